@@ -1,0 +1,83 @@
+# The CPU addon. `flrc_tests=true` (set by `npm test`) adds the C++ unit tests, once plain and once under
+# AddressSanitizer and UndefinedBehaviorSanitizer.
+{
+  'variables': {
+    'flrc_tests%': 'false',
+    'openblas_library%': '<!(node scripts/native/openblas.mjs library)',
+    'openblas_include%': '<!(node scripts/native/openblas.mjs include)',
+  },
+  'target_defaults': {
+    'include_dirs': ['native'],
+    'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++17', '-std=gnu++20'],
+    # -Wrestrict: GCC 12 warns of its own std::string (GCC bug 105651).
+    'cflags_cc': ['-std=c++20', '-fexceptions', '-Wall', '-Wextra', '-Wno-restrict'],
+    'cflags': [
+      '-fvisibility=hidden',
+      '-ffunction-sections',
+      '-fdata-sections',
+      # No path of the building machine in the binary.
+      '-ffile-prefix-map="<(module_root_dir)"=.',
+      # BLAS and LAPACK headers are another project's: their warnings are not ours to mend.
+      '-isystem', '<(openblas_include)',
+    ],
+  },
+  'targets': [
+    {
+      'target_name': 'flrc_core',
+      'type': 'static_library',
+      'sources': ['<!@(node scripts/native/sources.mjs core)'],
+      'link_settings': {
+        'libraries': ['<(openblas_library)', '-lpthread', '-lm'],
+        'ldflags': [
+          '-Wl,--gc-sections',
+          # OpenBLAS, which comes after our archive on the command line, wants the Fortran run-time of
+          # native/linalg/fortran.cc; this has the linker take it in time.
+          '-Wl,-u,_gfortran_concat_string',
+        ],
+      },
+    },
+    {
+      'target_name': 'flrc',
+      'type': 'loadable_module',
+      'dependencies': ['flrc_core'],
+      'sources': ['<!@(node scripts/native/sources.mjs addon)'],
+      'include_dirs': ['<!(node -p "require(\'node-addon-api\').include_dir")'],
+      'defines': ['NAPI_VERSION=9', 'NODE_ADDON_API_CPP_EXCEPTIONS'],
+      'ldflags': [
+        # Nothing of the libraries inside may meet another addon's copy of them.
+        '-Wl,--version-script=../scripts/native/exports.map',
+        '-static-libstdc++',
+        '-static-libgcc',
+        # The end of a worker thread would otherwise unload the code under our pool's feet.
+        '-Wl,-z,nodelete',
+      ],
+    },
+  ],
+  'conditions': [
+    ['flrc_tests=="true"', {
+      'targets': [
+        {
+          'target_name': 'flrc_test',
+          'type': 'executable',
+          'dependencies': ['flrc_core'],
+          'sources': ['<!@(node scripts/native/sources.mjs tests)'],
+          'include_dirs': ['test/native'],
+        },
+        {
+          'target_name': 'flrc_test_sanitized',
+          'type': 'executable',
+          'sources': [
+            '<!@(node scripts/native/sources.mjs core)',
+            '<!@(node scripts/native/sources.mjs tests)',
+          ],
+          'include_dirs': ['test/native'],
+          'libraries': ['<(openblas_library)', '-lpthread', '-lm'],
+          'defines': ['_GLIBCXX_ASSERTIONS', 'FLRC_SANITIZED'],
+          'cflags!': ['-O3'],
+          'cflags': ['-O1', '-g1', '-fsanitize=address,undefined', '-fno-sanitize-recover=all'],
+          'ldflags': ['-Wl,--gc-sections', '-fsanitize=address,undefined'],
+        },
+      ],
+    }],
+  ],
+}

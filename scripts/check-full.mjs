@@ -1,0 +1,50 @@
+// Everything `npm test` does, and what is too slow for every day. The list below is the one place for it.
+import { spawnSync } from 'node:child_process'
+import path from 'node:path'
+import { root, runStep, StepError } from './setup/log.mjs'
+
+const script = (name) => path.join(root, 'scripts', name)
+
+const jobs = [
+  { name: 'all tests', run: () => node(process.execPath, [script('test.mjs')]) },
+  {
+    name: 'long fuzzing under the sanitizers',
+    run: () => node(process.execPath, [script('test.mjs'), 'flrc_test_sanitized'], { FLRC_LONG: '1' }),
+  },
+  { name: 'all tests on Node 22', run: () => onNode(22) },
+  { name: 'all tests on Node 24', run: () => onNode(24) },
+]
+
+let failed = 0
+for (const { name, run } of jobs) {
+  console.log(`\n== ${name}`)
+  if (!(await succeeds(run))) failed += 1
+}
+console.log(`\n${jobs.length - failed} passed, ${failed} failed`)
+if (failed > 0) process.exitCode = 1
+
+async function succeeds(run) {
+  try {
+    return await run()
+  } catch (error) {
+    if (!(error instanceof StepError)) throw error
+    console.log(error.explain())
+    return false
+  }
+}
+
+function node(executable, args, env = {}) {
+  return (
+    spawnSync(executable, args, { cwd: root, stdio: 'inherit', env: { ...process.env, ...env } }).status === 0
+  )
+}
+
+/** Another Node, as npm ships it; the addon is the same one, built once against Node-API. */
+async function onNode(major) {
+  const name = `node-linux-${process.arch}`
+  const folder = path.join(root, 'build', `node-${major}`)
+  const options = ['--no-save', '--no-package-lock', '--ignore-scripts', '--no-audit', '--no-fund']
+  const args = ['install', '--prefix', folder, ...options, `${name}@${major}`]
+  await runStep(`Node ${major}`, 'npm', args, { name: `node-${major}` })
+  return node(path.join(folder, 'node_modules', name, 'bin/node'), [script('test.mjs')])
+}

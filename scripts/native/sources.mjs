@@ -1,0 +1,41 @@
+// Lists C++ sources for binding.gyp, so that a new file needs no entry there:
+// `node sources.mjs core|addon|tests` prints their paths from the repository's root, one a line.
+import { existsSync, readdirSync } from 'node:fs'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+
+const groups = {
+  // Everything that knows nothing of Node.
+  core: () => subfolders('native').flatMap((folder) => sourcesUnder(folder, true)),
+  addon: () => sourcesUnder('native', false),
+  tests: () => sourcesUnder('test/native', true),
+}
+
+function subfolders(folder) {
+  return entriesOf(folder)
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => path.posix.join(folder, entry.name))
+    .sort()
+}
+
+function sourcesUnder(folder, deep) {
+  const own = entriesOf(folder)
+    .filter((entry) => entry.isFile() && entry.name.endsWith('.cc'))
+    .map((entry) => path.posix.join(folder, entry.name))
+    .sort()
+  return deep ? [...own, ...subfolders(folder).flatMap((inner) => sourcesUnder(inner, true))] : own
+}
+
+function entriesOf(folder) {
+  const absolute = path.join(root, folder)
+  return existsSync(absolute) ? readdirSync(absolute, { withFileTypes: true }) : []
+}
+
+const group = groups[process.argv[2]]
+if (group === undefined) {
+  console.error(`sources.mjs: give one of ${Object.keys(groups).join(', ')}`)
+  process.exit(2)
+}
+console.log(group().join('\n'))

@@ -1,0 +1,255 @@
+"""Tiny random models of every supported architecture, with transformers' answers in float64."""
+
+import json
+import math
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import calibration_reference
+
+SEQUENCES, LENGTH, GREEDY = 4, 40, 12
+
+COMMON = {
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "hidden_act": "silu",
+    "hidden_size": 32,
+    "initializer_range": 0.02,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 100.0,
+    "tie_word_embeddings": True,
+    "torch_dtype": "float32",
+    "use_cache": True,
+    "vocab_size": 96,
+}
+
+LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False, "mlp_bias": False}
+
+# config.json as such models are published. rope_theta is small so that a head of 8 has frequencies on
+# both sides of every scaling's boundaries within 40 positions.
+VARIANTS = {
+    "llama": {**COMMON, **LLAMA, "rope_theta": 10000.0, "rope_scaling": None},
+    "llama3-scaled": {
+        **COMMON,
+        **LLAMA,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": False,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    },
+    # "type" is the older spelling of "rope_type".
+    "llama-linear": {**COMMON, **LLAMA, "head_dim": 8, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    # The form that transformers 5 writes: everything about positions in rope_parameters.
+    "llama-yarn": {
+        **{k: v for k, v in COMMON.items() if k != "rope_theta"},
+        **LLAMA,
+        "tie_word_embeddings": False,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 100.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    },
+    "mistral": {
+        **COMMON,
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "sliding_window": 8,
+        "tie_word_embeddings": False,
+    },
+    # A sliding_window that use_sliding_window switches off, as published Qwen configurations have.
+    "qwen2": {
+        **COMMON,
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "rms_norm_eps": 1e-6,
+        "sliding_window": 8,
+        "use_sliding_window": False,
+        "max_window_layers": 2,
+    },
+    "qwen3": {
+        **COMMON,
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "attention_bias": False,
+        "head_dim": 16,
+        "intermediate_size": 40,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": None,
+        "sliding_window": None,
+        "use_sliding_window": False,
+        "max_window_layers": 2,
+        "tie_word_embeddings": False,
+    },
+}
+
+
+# Seeds whose model passes make_variant's checks (no close calls, no endless repetition).
+SEEDS = {"llama": 2, "llama3-scaled": 3, "llama-linear": 2, "llama-yarn": 1, "mistral": 1, "qwen2": 2, "qwen3": 1}
+
+
+def randomise(model, generator):
+    """Random weights that leave no term trivial: peaked logits, uneven norm weights, non-zero biases."""
+    for name, tensor in model.named_parameters():
+        noise = torch.randn(tensor.shape, generator=generator)
+        if name == "model.norm.weight":
+            tensor.data = noise  # of either sign, or a tied model would mostly repeat its last token
+        elif name.endswith("norm.weight"):
+            tensor.data = 1 + 0.3 * noise
+        elif name.endswith("bias"):
+            tensor.data = 0.3 * noise
+        elif name.endswith("proj.weight"):
+            tensor.data = 1.2 * noise / math.sqrt(tensor.shape[1])
+        else:
+            tensor.data = 0.8 * noise  # embedding and lm_head
+
+
+def norm_forward(module, x):
+    return module.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + module.variance_epsilon))
+
+
+def rotary_forward(module, x, position_ids):
+    """cos and sin [B, T, head_dim] in x's own precision; frequencies as rounded by transformers (float32)."""
+    angles = position_ids[..., None].to(x.dtype) * module.inv_freq.to(x.dtype)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos() * module.attention_scaling, angles.sin() * module.attention_scaling
+
+
+def in_float64(model):
+    """The model in true float64: transformers' norms, rotary angles and eager softmax fall back to float32."""
+    model = model.double()
+    model.set_attn_implementation("sdpa")
+    for module in model.modules():
+        kind = type(module).__name__
+        if kind.endswith("RMSNorm"):
+            module.forward = norm_forward.__get__(module)
+        elif kind.endswith("RotaryEmbedding"):
+            module.forward = rotary_forward.__get__(module)
+    return model
+
+
+def projections(model):
+    return {name: module for name, module in model.named_modules() if name.endswith("_proj")}
+
+
+@torch.no_grad()
+def continuation(model, ids, count):
+    """`count` greedy tokens after ids [n], and the smallest lead of a winner over its runner-up."""
+    ids, lead = ids.clone(), math.inf
+    for _ in range(count):
+        best = model(ids[None], use_cache=False).logits[0, -1].topk(2)
+        lead = min(lead, (best.values[0] - best.values[1]).item())
+        ids = torch.cat([ids, best.indices[:1]])
+    return ids[-count:], lead
+
+
+def make_tokens(model, generator):
+    """int64 [S, T]: random tokens; every second sequence is the model's own greedy text from token 10 on,
+    so that well-predicted tokens (small gradients, which the clip raises) occur beside surprising ones."""
+    tokens = torch.randint(model.config.vocab_size, (SEQUENCES, LENGTH), generator=generator)
+    for s in range(1, SEQUENCES, 2):
+        tokens[s, 10:], _ = continuation(model, tokens[s, :10], LENGTH - 10)
+    return tokens
+
+
+def token_losses(logits, tokens):
+    """[S, T - 1]: next-token cross-entropy of logits [S, T, V]."""
+    flat = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+    return flat.view(len(tokens), -1)
+
+
+def trace(model, tokens):
+    """Logits and, per projection, its inputs X [S, T, n] and output gradients G [S, T, m].
+
+    Sequences do not see each other, so one backward of the total loss gives each its own gradient."""
+    inputs, outputs = {}, {}
+
+    def keep(name):
+        def hook(_, args, output):
+            output.retain_grad()
+            inputs[name], outputs[name] = args[0].detach(), output
+
+        return hook
+
+    hooks = [module.register_forward_hook(keep(name)) for name, module in projections(model).items()]
+    logits = model(tokens, use_cache=False).logits
+    token_losses(logits, tokens).sum().backward()
+    for hook in hooks:
+        hook.remove()
+    return logits.detach(), inputs, {name: output.grad for name, output in outputs.items()}
+
+
+def make_variant(name, config, directory, seed):
+    """Write one variant's folder; returns a line of facts that show the fixture tests what it should."""
+    generator = torch.Generator().manual_seed(seed)
+    loaded = AutoConfig.for_model(**config)
+    model = AutoModelForCausalLM.from_config(loaded, attn_implementation="eager", dtype=torch.float32).eval()
+    randomise(model, generator)
+    weights = {n: t.detach().clone() for n, t in model.state_dict().items()}
+    if config["tie_word_embeddings"]:
+        del weights["lm_head.weight"]
+    tokens = make_tokens(model, generator)
+    with torch.no_grad():
+        eager = model(tokens, use_cache=False).logits
+
+    model = in_float64(model)
+    logits, X, G = trace(model, tokens)
+    greedy, lead = continuation(model, tokens[0], GREEDY)
+    # The patches above must not have changed the model, and no greedy choice may hang on rounding.
+    difference = (eager - logits).abs().max().item()
+    assert difference < 1e-3, f"{name}: float64 is {difference} from transformers' own float32"
+    assert lead > 0.01, f"{name}: a greedy token leads by {lead} only"
+    assert len(set(greedy.tolist())) >= GREEDY // 2, f"{name}: greedy tokens {greedy.tolist()} repeat too much"
+
+    expected = {
+        "tokens": tokens.int(),
+        "logits": logits.float(),
+        "greedy": greedy.int(),
+        "loss": token_losses(logits, tokens).mean().reshape(1),
+    }
+    score, raised = {}, 0
+    for projection, module in projections(model).items():
+        tensors, score[projection] = calibration_reference.references(X[projection], G[projection], module.weight.detach())
+        norms = G[projection].norm(dim=-1)
+        raised += ((norms > 0) & (norms < 0.1 * norms.mean(1, keepdim=True))).sum().item()
+        # The moments of layer 0, whose gradients passed through all others, are enough and keep this small.
+        first = projection.startswith("model.layers.0.")
+        expected |= {f"{projection}.{k}": v for k, v in tensors.items() if first or k not in "AB"}
+    assert raised > 0, f"{name}: no gradient was clipped"
+
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    save_file({k: v.contiguous() for k, v in expected.items()}, directory / "expected.safetensors")
+    facts = {
+        "seed": seed,
+        "loss": expected["loss"].item(),
+        "greedy": greedy.tolist(),
+        "scores": score,
+    }
+    (directory / "expected.json").write_text(json.dumps(facts, indent=2) + "\n")
+    for file in directory.glob("*.safetensors"):
+        file.chmod(0o644)  # save_file makes it readable by the owner alone
+    size = sum(file.stat().st_size for file in directory.iterdir())
+    probability = logits.softmax(-1).amax(-1).mean().item()
+    return f"{name}: loss {facts['loss']:.3f}, mean top probability {probability:.2f}, greedy lead {lead:.3f}, raised {raised}, |f32 - f64| {difference:.1e}, {size} bytes"
+
+
+def make_all(out):
+    for name, config in VARIANTS.items():
+        print(make_variant(name, config, out / name, SEEDS[name]), flush=True)

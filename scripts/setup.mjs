@@ -1,0 +1,48 @@
+#!/usr/bin/env node
+// Makes what is missing, then runs a command: what stands behind `npm run build`, `npm run demo` and the
+// others, from a bare clone on. Needs nothing but Node itself.
+import path from 'node:path'
+import { handOver, root, StepError } from './setup/log.mjs'
+import { ensureAddon } from './setup/native.mjs'
+import { ensureNodeModules } from './setup/packages.mjs'
+import { ensureSystemPackages } from './setup/system.mjs'
+import { ensureLibrary, ensureTestCode } from './setup/typescript.mjs'
+
+const prepared = [ensureSystemPackages, ensureNodeModules]
+const built = [...prepared, ensureAddon, ensureLibrary]
+
+const commands = {
+  build: { steps: built },
+  demo: { steps: built, run: ['dist/cli/main.js', 'demo'] },
+  // The runner builds for itself, so that a file that does not compile is counted like any failed test.
+  test: { steps: prepared, run: ['scripts/test.mjs'] },
+  'check:full': { steps: prepared, run: ['scripts/check-full.mjs'] },
+  bench: { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs'] },
+}
+
+async function main([name, ...args]) {
+  const command = Object.hasOwn(commands, name ?? '') ? commands[name] : undefined
+  if (command === undefined) {
+    process.stderr.write(`usage: node scripts/setup.mjs ${Object.keys(commands).join('|')} [arguments]\n`)
+    return 2
+  }
+  const [major, minor] = process.versions.node.split('.').map(Number)
+  if (major < 20 || (major === 20 && minor < 19)) {
+    process.stderr.write(`flrc needs Node 20.19 or newer; this is ${process.versions.node}\n`)
+    return 1
+  }
+  for (const step of command.steps) await step()
+  if (command.run === undefined) return 0
+  const [script, ...first] = command.run
+  return handOver(process.execPath, [path.join(root, script), ...first, ...args])
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2))
+} catch (error) {
+  if (!(error instanceof StepError)) throw error
+  process.stderr.write(`${error.explain()}\n`)
+  // Whoever counts tests must see that these did not run.
+  if (process.argv[2] === 'test' || process.argv[2] === 'check:full') console.log('0 passed, 1 failed')
+  process.exitCode = 1
+}

@@ -1,0 +1,42 @@
+import { spawnSync } from 'node:child_process'
+import { formatNative } from '../format-native.mjs'
+import { root, StepError } from '../setup/log.mjs'
+import { ensureAddon, ensureNativeTests } from '../setup/native.mjs'
+import { clangFormat } from '../setup/system.mjs'
+import { ensureLibrary, ensureTestCode } from '../setup/typescript.mjs'
+
+/**
+ * Checks that are no test programs; each counts as one test. `run` resolves to undefined when all is well, to
+ * `{ problem, output }`, or to `{ skip }`. Those that build come in the order in which they need each other.
+ */
+export const checks = [
+  { name: 'biome', run: biome },
+  { name: 'clang-format', run: nativeFormat },
+  { name: 'addon', builds: true, run: () => builds(ensureAddon) },
+  { name: 'types', builds: true, run: () => builds(ensureLibrary) },
+  { name: 'test types', builds: true, run: () => builds(ensureTestCode) },
+  { name: 'native tests', builds: true, run: () => builds(ensureNativeTests) },
+]
+
+function biome() {
+  const args = ['node_modules/@biomejs/biome/bin/biome', 'ci', '--error-on-warnings', '--colors=off', '.']
+  const { status, stdout, stderr } = spawnSync(process.execPath, args, { cwd: root, encoding: 'utf8' })
+  if (status === 0) return undefined
+  return { problem: 'format or lint; `npm run format` mends what it can', output: `${stdout}${stderr}` }
+}
+
+function nativeFormat() {
+  const result = formatNative({ write: false })
+  if (result === undefined) return { skip: `${clangFormat} is not installed` }
+  return result.ok ? undefined : { problem: 'format; `npm run format` mends it', output: result.output }
+}
+
+async function builds(ensure) {
+  try {
+    await ensure()
+    return undefined
+  } catch (error) {
+    if (!(error instanceof StepError)) throw error
+    return { problem: 'does not build', output: error.explain() }
+  }
+}

@@ -1,0 +1,8 @@
+/** Seconds a test program may take; those not named here get `standard`. */
+export const limits = {
+  standard: 120,
+  flrc_test_sanitized: 600,
+}
+
+/** Test files that need the machine to themselves: they time something, or fill memory. Also *.serial.test.ts. */
+export const alone = []
