@@ -1,0 +1,485 @@
+// The N-API face of the native core: converts between lib/native-types.ts and plain structs, nothing more.
+
+#include <napi.h>
+#include <sys/resource.h>
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "calibrate/calibrate.h"
+#include "calibrate/factorize.h"
+#include "core/thread_pool.h"
+#include "cpu/kernels.h"
+#include "linalg/gemm.h"
+#include "model/loader.h"
+#include "model/session.h"
+#include "model/window_losses.h"
+#include "model/writer.h"
+#include "worker.h"
+
+namespace flrc {
+namespace {
+
+// A native object held by a JavaScript one: freed on release, or when JavaScript forgets it.
+template <typename T>
+struct Handle {
+  std::shared_ptr<T> value;
+  int64_t external = 0;  // bytes told to V8
+
+  static const napi_type_tag tag;
+
+  static Napi::Value wrap(Napi::Env env, std::shared_ptr<T> value, int64_t external) {
+    Napi::Object object = Napi::Object::New(env);
+    auto* handle = new Handle{std::move(value), external};
+    Napi::MemoryManagement::AdjustExternalMemory(env, external);
+    napi_wrap(
+        env, object, handle,
+        [](napi_env of, void* data, void*) {
+          auto* self = static_cast<Handle*>(data);
+          self->release(of);
+          delete self;
+        },
+        nullptr, nullptr);
+    napi_type_tag_object(env, object, &tag);
+    return object;
+  }
+
+  static Handle& from(const Napi::Value& value) {
+    bool matches = false;
+    void* data = nullptr;
+    if (!value.IsObject() || napi_check_object_type_tag(value.Env(), value, &tag, &matches) != napi_ok || !matches ||
+        napi_unwrap(value.Env(), value, &data) != napi_ok) {
+      throw Error(code::internal, "a native handle of another kind was expected");
+    }
+    return *static_cast<Handle*>(data);
+  }
+
+  static std::shared_ptr<T> get(const Napi::Value& value) {
+    Handle& handle = from(value);
+    if (!handle.value) throw Error("E_DISPOSED", "the native object was released already");
+    return handle.value;
+  }
+
+  void release(Napi::Env env) {
+    if (!value) return;
+    value.reset();
+    Napi::MemoryManagement::AdjustExternalMemory(env, -external);
+  }
+};
+
+template <>
+const napi_type_tag Handle<const Model>::tag = {0x6f1c2d9a54b34e01, 0x9d3a7f6612c84e11};
+template <>
+const napi_type_tag Handle<Session>::tag = {0x6f1c2d9a54b34e02, 0x9d3a7f6612c84e12};
+template <>
+const napi_type_tag Handle<const Calibration>::tag = {0x6f1c2d9a54b34e03, 0x9d3a7f6612c84e13};
+
+// ---- values from JavaScript -------------------------------------------------------------------------------
+
+double number(const Napi::Object& object, const char* key) {
+  const Napi::Value value = object.Get(key);
+  if (!value.IsNumber()) throw Error(code::internal, std::string(key) + " is not a number");
+  return value.As<Napi::Number>().DoubleValue();
+}
+
+int64_t toInteger(double value, const char* what) {
+  if (!(std::abs(value) <= 9007199254740991.0) || value != std::floor(value)) {
+    throw Error(code::internal, std::string(what) + " is not an integer");
+  }
+  return static_cast<int64_t>(value);
+}
+
+int64_t integer(const Napi::Object& object, const char* key) { return toInteger(number(object, key), key); }
+
+int64_t integer(const Napi::Value& value, const char* what) {
+  if (!value.IsNumber()) throw Error(code::internal, std::string(what) + " is not a number");
+  return toInteger(value.As<Napi::Number>().DoubleValue(), what);
+}
+
+bool boolean(const Napi::Object& object, const char* key) { return object.Get(key).ToBoolean(); }
+
+std::string text(const Napi::Object& object, const char* key) {
+  const Napi::Value value = object.Get(key);
+  if (!value.IsString()) throw Error(code::internal, std::string(key) + " is not a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+
+Napi::Object object(const Napi::Value& value, const char* what) {
+  if (!value.IsObject()) throw Error(code::internal, std::string(what) + " is not an object");
+  return value.As<Napi::Object>();
+}
+
+std::vector<int32_t> integers(const Napi::Value& value, const char* what) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
+    throw Error(code::internal, std::string(what) + " is not an Int32Array");
+  }
+  const auto array = value.As<Napi::Int32Array>();
+  return std::vector<int32_t>(array.Data(), array.Data() + array.ElementLength());
+}
+
+std::vector<double> doubles(const Napi::Value& value, const char* what) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
+    throw Error(code::internal, std::string(what) + " is not a Float64Array");
+  }
+  const auto array = value.As<Napi::Float64Array>();
+  return std::vector<double>(array.Data(), array.Data() + array.ElementLength());
+}
+
+template <typename Convert>
+auto list(const Napi::Value& value, const char* what, const Convert& convert) {
+  if (!value.IsArray()) throw Error(code::internal, std::string(what) + " is not an array");
+  const auto array = value.As<Napi::Array>();
+  std::vector<decltype(convert(Napi::Value()))> values;
+  values.reserve(array.Length());
+  for (uint32_t i = 0; i < array.Length(); ++i) values.push_back(convert(array.Get(i)));
+  return values;
+}
+
+Dtype dtype(const std::string& name) {
+  if (name == "f32") return Dtype::f32;
+  if (name == "bf16") return Dtype::bf16;
+  if (name == "int8") return Dtype::int8;
+  if (name == "int4") return Dtype::int4;
+  throw Error(code::internal, "unknown dtype " + name);
+}
+
+ModelConfig modelConfig(const Napi::Object& from) {
+  ModelConfig config;
+  config.architecture = text(from, "architecture");
+  config.layers = integer(from, "layers");
+  config.hidden = integer(from, "hiddenSize");
+  config.heads = integer(from, "heads");
+  config.kvHeads = integer(from, "kvHeads");
+  config.headDim = integer(from, "headDim");
+  config.intermediate = integer(from, "intermediateSize");
+  config.vocab = integer(from, "vocabSize");
+  config.context = integer(from, "contextLength");
+  config.eps = static_cast<float>(number(from, "rmsNormEps"));
+  config.tieEmbeddings = boolean(from, "tieEmbeddings");
+  config.qkvBias = boolean(from, "qkvBias");
+  config.outputBias = boolean(from, "outputBias");
+  config.mlpBias = boolean(from, "mlpBias");
+  config.qkNorm = boolean(from, "qkNorm");
+  config.slidingWindow = integers(from.Get("slidingWindow"), "slidingWindow");
+  config.ropeFrequencies = doubles(from.Get("ropeFrequencies"), "ropeFrequencies");
+  config.ropeScale = static_cast<float>(number(from, "ropeScale"));
+  return config;
+}
+
+TensorSource tensorSource(const Napi::Value& value) {
+  const Napi::Object from = object(value, "a tensor");
+  TensorSource source;
+  source.name = text(from, "name");
+  source.file = text(from, "file");
+  source.offset = integer(from, "offset");
+  source.byteLength = integer(from, "byteLength");
+  source.type = sourceType(text(from, "type"));
+  source.shape = list(from.Get("shape"), "shape", [](const Napi::Value& v) { return integer(v, "an extent"); });
+  if (from.Get("interleavedHeads").IsNumber()) source.interleavedHeads = integer(from, "interleavedHeads");
+  return source;
+}
+
+std::vector<std::vector<int32_t>> levels(const Napi::Object& from) {
+  return list(from.Get("levels"), "levels", [](const Napi::Value& v) { return integers(v, "a level"); });
+}
+
+Sampling sampling(const Napi::Value& value) {
+  const Napi::Object from = object(value, "sampling");
+  return {number(from, "temperature"),
+          integer(from, "topK"),
+          number(from, "topP"),
+          number(from, "minP"),
+          static_cast<uint64_t>(integer(from, "seed")),
+          static_cast<uint64_t>(integer(from, "draw"))};
+}
+
+CalibrationOptions calibrationOptions(const Napi::Object& from) {
+  CalibrationOptions options;
+  options.tokens = integers(from.Get("tokens"), "tokens");
+  options.lengths = integers(from.Get("lengths"), "lengths");
+  options.labels = text(from, "labels") == "data" ? Labels::data : Labels::model;
+  options.seed = static_cast<uint64_t>(integer(from, "seed"));
+  const std::string whitening = text(from, "whitening");
+  options.whitening = whitening == "none"    ? Whitening::none
+                      : whitening == "input" ? Whitening::input
+                                             : Whitening::twoSided;
+  options.curves = boolean(from, "curves");
+  options.jitter = number(from, "jitter");
+  options.shrinkage = number(from, "shrinkage");
+  options.memory = integer(from, "memory");
+  options.scratch = text(from, "scratch");
+  options.randomisedRank = integer(from, "randomisedRank");
+  return options;
+}
+
+// ---- values to JavaScript ---------------------------------------------------------------------------------
+
+Napi::Value toArray(Napi::Env env, const std::vector<double>& values) {
+  auto array = Napi::Float64Array::New(env, values.size());
+  std::copy(values.begin(), values.end(), array.Data());
+  return array;
+}
+
+Napi::Value toArray(Napi::Env env, const std::vector<int32_t>& values) {
+  auto array = Napi::Int32Array::New(env, values.size());
+  std::copy(values.begin(), values.end(), array.Data());
+  return array;
+}
+
+template <typename T, typename Convert>
+Napi::Array toList(Napi::Env env, const std::vector<T>& values, const Convert& convert) {
+  auto array = Napi::Array::New(env, values.size());
+  for (size_t i = 0; i < values.size(); ++i) array.Set(static_cast<uint32_t>(i), convert(values[i]));
+  return array;
+}
+
+Napi::Value toNumber(Napi::Env env, double value) { return Napi::Number::New(env, value); }
+
+Napi::Value step(Napi::Env env, const Sampled& sampled) {
+  Napi::Object to = Napi::Object::New(env);
+  to.Set("tokenId", toNumber(env, sampled.token));
+  to.Set("logprob", toNumber(env, sampled.logprob));
+  to.Set("entropy", toNumber(env, sampled.entropy));
+  return to;
+}
+
+Napi::Value wrapModel(Napi::Env env, const std::shared_ptr<const Model>& model) {
+  return Handle<const Model>::wrap(env, model, static_cast<int64_t>(model->bytes()));
+}
+
+double peakBytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) * 1024.0;
+}
+
+Napi::Value calibrationResult(Napi::Env env, const std::shared_ptr<const Calibration>& calibration) {
+  auto scores = [&](double FisherScore::*part) {
+    std::vector<double> values;
+    for (const FisherScore& score : calibration->scores) values.push_back(score.*part);
+    return toArray(env, values);
+  };
+  Napi::Object byName = Napi::Object::New(env);
+  byName.Set("fisher", scores(&FisherScore::weighted));
+  byName.Set("gradient", scores(&FisherScore::gradient));
+  byName.Set("taylor", scores(&FisherScore::taylor));
+  const CalibrationSeconds& spent = calibration->seconds;
+  Napi::Object seconds = Napi::Object::New(env);
+  seconds.Set("forward", toNumber(env, spent.forward));
+  seconds.Set("backward", toNumber(env, spent.backward));
+  seconds.Set("moments", toNumber(env, spent.moments));
+  seconds.Set("factorize", toNumber(env, spent.factorize));
+  seconds.Set("curves", toNumber(env, spent.curves));
+
+  const auto array = [&](const std::vector<double>& values) { return toArray(env, values); };
+  Napi::Object to = Napi::Object::New(env);
+  to.Set("calibration", Handle<const Calibration>::wrap(env, calibration, 0));
+  to.Set("scores", byName);
+  to.Set("singular", toList(env, calibration->singular, array));
+  to.Set("curves", toList(env, calibration->curves, array));
+  to.Set("lossTokens", toNumber(env, static_cast<double>(calibration->lossTokens)));
+  to.Set("meanLoss", toNumber(env, calibration->meanLoss));
+  to.Set("seconds", seconds);
+  to.Set("peakBytes", toNumber(env, peakBytes()));
+  return to;
+}
+
+// ---- the surface ------------------------------------------------------------------------------------------
+
+Napi::Value info(const Napi::CallbackInfo& call) {
+  Napi::Object to = Napi::Object::New(call.Env());
+  to.Set("target", cpu::kernels().target);
+  to.Set("cores", ThreadPool::availableCores());
+  to.Set("blas", blasName());
+  return to;
+}
+
+Napi::Value load(const Napi::CallbackInfo& call) {
+  const Napi::Object from = object(call[0], "spec");
+  ModelSpec spec;
+  spec.config = modelConfig(object(from.Get("config"), "config"));
+  spec.tensors = list(from.Get("tensors"), "tensors", tensorSource);
+  spec.dtype = dtype(text(from, "dtype"));
+  spec.threads = static_cast<int>(integer(from, "threads"));
+  spec.levels = levels(from);
+  return startWork<std::shared_ptr<const Model>>(
+      call.Env(), call[1], [spec](const Job& job) { return loadModel(spec, job); }, wrapModel);
+}
+
+Napi::Value modelInfo(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  const auto model = Handle<const Model>::get(call[0]);
+  Napi::Array projections = Napi::Array::New(env), shapes = Napi::Array::New(env), levels = Napi::Array::New(env);
+  for (int64_t i = 0; i < model->projectionCount(); ++i) {
+    const auto at = static_cast<uint32_t>(i);
+    projections.Set(at, projectionName(i / kProjections, static_cast<int>(i % kProjections)));
+    Napi::Array shape = Napi::Array::New(env, 2);
+    shape.Set(0u, toNumber(env, static_cast<double>(model->projection(i).outputs)));
+    shape.Set(1u, toNumber(env, static_cast<double>(model->projection(i).inputs)));
+    shapes.Set(at, shape);
+  }
+  for (size_t l = 0; l < model->levels.size(); ++l) {
+    Napi::Object level = Napi::Object::New(env);
+    level.Set("parameters", toNumber(env, static_cast<double>(model->levelParameters(static_cast<int64_t>(l)))));
+    level.Set("bytesPerToken", toNumber(env, static_cast<double>(model->levelBytes(static_cast<int64_t>(l)))));
+    level.Set("ranks", toArray(env, model->levels[l]));
+    levels.Set(static_cast<uint32_t>(l), level);
+  }
+  Napi::Object to = Napi::Object::New(env);
+  to.Set("projections", projections);
+  to.Set("shapes", shapes);
+  to.Set("bytes", toNumber(env, static_cast<double>(model->bytes())));
+  to.Set("levels", levels);
+  return to;
+}
+
+template <typename T>
+Napi::Value release(const Napi::CallbackInfo& call) {
+  Handle<T>::from(call[0]).release(call.Env());
+  return call.Env().Undefined();
+}
+
+Napi::Value createSession(const Napi::CallbackInfo& call) {
+  return Handle<Session>::wrap(call.Env(), std::make_shared<Session>(Handle<const Model>::get(call[0])), 0);
+}
+
+Napi::Value prefill(const Napi::CallbackInfo& call) {
+  const auto session = Handle<Session>::get(call[0]);
+  const auto tokens = integers(call[1], "tokens");
+  const int64_t level = integer(call[2], "level");
+  return startWork<int64_t>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) {
+        return session->append(tokens.data(), static_cast<int64_t>(tokens.size()), level, job);
+      },
+      [](Napi::Env env, int64_t& length) { return toNumber(env, static_cast<double>(length)); });
+}
+
+Napi::Value sample(const Napi::CallbackInfo& call) {
+  return step(call.Env(), Handle<Session>::get(call[0])->sample(sampling(call[1])));
+}
+
+Napi::Value decode(const Napi::CallbackInfo& call) {
+  const auto session = Handle<Session>::get(call[0]);
+  const auto token = static_cast<int32_t>(integer(call[1], "token"));
+  const int64_t level = integer(call[2], "level");
+  const Sampling how = sampling(call[3]);
+  return startWork<Sampled>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) {
+        session->append(&token, 1, level, job);
+        return session->sample(how);
+      },
+      step);
+}
+
+Napi::Value rewind(const Napi::CallbackInfo& call) {
+  Handle<Session>::get(call[0])->rewind(integer(call[1], "length"));
+  return call.Env().Undefined();
+}
+
+Napi::Value startWindowLosses(const Napi::CallbackInfo& call) {
+  const auto model = Handle<const Model>::get(call[0]);
+  const auto tokens = integers(call[1], "tokens");
+  const int64_t seqLen = integer(call[2], "seqLen"), level = integer(call[3], "level");
+  return startWork<std::vector<double>>(
+      call.Env(), call[4], [=](const Job& job) { return windowLosses(*model, tokens, seqLen, level, job); },
+      [](Napi::Env env, std::vector<double>& losses) { return toArray(env, losses); });
+}
+
+Napi::Value startCalibrate(const Napi::CallbackInfo& call) {
+  const auto model = Handle<const Model>::get(call[0]);
+  const CalibrationOptions options = calibrationOptions(object(call[1], "options"));
+  return startWork<std::shared_ptr<const Calibration>>(
+      call.Env(), call[2],
+      [=](const Job& job) { return std::shared_ptr<const Calibration>(calibrate(model, options, job)); },
+      calibrationResult);
+}
+
+Napi::Value startFactorize(const Napi::CallbackInfo& call) {
+  const auto calibration = Handle<const Calibration>::get(call[0]);
+  const Napi::Object from = object(call[1], "options");
+  FactorizeOptions options;
+  options.levels = levels(from);
+  options.pivoted = text(from, "storage") == "pivoted";
+  options.dtype = dtype(text(from, "dtype"));
+  return startWork<std::shared_ptr<const Model>>(
+      call.Env(), call[2], [=](const Job& job) { return factorize(*calibration, options, job); }, wrapModel);
+}
+
+Napi::Value listTensors(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  const auto model = Handle<const Model>::get(call[0]);
+  return toList(env, tensorEntries(*model, call[1].ToBoolean()), [&](const TensorEntry& entry) {
+    Napi::Object to = Napi::Object::New(env);
+    to.Set("name", entry.name);
+    to.Set("type", entry.type);
+    to.Set("shape", toList(env, entry.shape, [&](int64_t extent) { return toNumber(env, static_cast<double>(extent)); }));
+    to.Set("byteLength", toNumber(env, static_cast<double>(entry.byteLength)));
+    return to;
+  });
+}
+
+Napi::Value startWriteTensors(const Napi::CallbackInfo& call) {
+  const auto model = Handle<const Model>::get(call[0]);
+  if (!call[1].IsString()) throw Error(code::internal, "file is not a string");
+  const std::string file = call[1].As<Napi::String>();
+  const auto names = list(call[2], "names", [](const Napi::Value& v) { return v.ToString().Utf8Value(); });
+  const auto places = doubles(call[3], "offsets");
+  if (names.size() != places.size()) throw Error(code::internal, "one offset per tensor is expected");
+  std::vector<int64_t> offsets;
+  for (double place : places) offsets.push_back(toInteger(place, "an offset"));
+  const bool dense = call[4].ToBoolean();
+  return startWork<bool>(
+      call.Env(), call[5],
+      [=](const Job& job) {
+        writeTensors(*model, dense, file, names, offsets, job);
+        return true;
+      },
+      [](Napi::Env env, bool&) { return env.Undefined(); });
+}
+
+// Native failures on the JavaScript thread become JavaScript errors with a code.
+template <Napi::Value (*function)(const Napi::CallbackInfo&)>
+Napi::Value guarded(const Napi::CallbackInfo& call) {
+  Napi::Value result;
+  const auto failure = failureOf([&] { result = function(call); });
+  if (failure) {
+    const Napi::Value error = toJavaScript(call.Env(), *failure);
+    napi_throw(call.Env(), error);
+    return call.Env().Undefined();
+  }
+  return result;
+}
+
+Napi::Object initialise(Napi::Env env, Napi::Object exports) {
+  Environment::attach(env);
+  auto add = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
+    exports.Set(name, Napi::Function::New(env, function, name));
+  };
+  add("info", guarded<info>);
+  add("loadModel", guarded<load>);
+  add("modelInfo", guarded<modelInfo>);
+  add("releaseModel", guarded<release<const Model>>);
+  add("createSession", guarded<createSession>);
+  add("prefill", guarded<prefill>);
+  add("sample", guarded<sample>);
+  add("decode", guarded<decode>);
+  add("rewind", guarded<rewind>);
+  add("releaseSession", guarded<release<Session>>);
+  add("windowLosses", guarded<startWindowLosses>);
+  add("calibrate", guarded<startCalibrate>);
+  add("factorize", guarded<startFactorize>);
+  add("releaseCalibration", guarded<release<const Calibration>>);
+  add("tensorEntries", guarded<listTensors>);
+  add("writeTensors", guarded<startWriteTensors>);
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(flrc, initialise)
+
+}  // namespace flrc

@@ -1,0 +1,328 @@
+#include "calibrate/calibrate.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <numeric>
+#include <string>
+
+#include "calibrate/curves.h"
+#include "calibrate/moments.h"
+#include "core/error.h"
+#include "core/recycled.h"
+#include "core/thread_pool.h"
+#include "linalg/factors.h"
+#include "model/layer_pass.h"
+#include "model/wide_layer.h"
+
+namespace flrc {
+namespace {
+
+constexpr int kInputs = 4;
+constexpr int kTapes = kInputs + kProjections;
+// The projection whose input stands for each distinct input.
+constexpr int kInputOwner[kInputs] = {kQ, kO, kGate, kDown};
+
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& seconds) : seconds_(seconds), start_(std::chrono::steady_clock::now()) {}
+  ~Stopwatch() {
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  double& seconds_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+struct Scratch {
+  LayerActivations kept;
+  ProjectionGradients gradients;
+  std::vector<float> x, y, dy, dx, product;
+};
+
+class Run {
+ public:
+  Run(std::shared_ptr<const Model> model, const CalibrationOptions& options, const Job& job,
+      const MomentObserver& observer)
+      : model_(std::move(model)),
+        config_(model_->config),
+        options_(options),
+        job_(job),
+        observer_(observer),
+        pool_(ThreadPool::shared()),
+        space_(std::make_shared<SpillSpace>(options.memory, options.scratch)),
+        sequences_(static_cast<int64_t>(options.lengths.size())),
+        result_(std::make_unique<Calibration>()) {
+    check();
+    int64_t start = 0;
+    for (int32_t length : options.lengths) {
+      starts_.push_back(start);
+      start += length;
+    }
+    rope_.grow(config_, *std::max_element(options.lengths.begin(), options.lengths.end()));
+    const auto projections = static_cast<size_t>(model_->projectionCount());
+    result_->model = model_;
+    result_->scores.resize(projections);
+    result_->curves.resize(projections);
+    result_->singular.resize(projections);
+    result_->ranks.resize(projections);
+    result_->factors = std::make_unique<SpillStore>(space_, projections * 2);
+  }
+
+  std::unique_ptr<Calibration> run() {
+    boundaries_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(config_.layers * sequences_));
+    gradients_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(sequences_));
+    tapes_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(sequences_ * kTapes));
+    forward();
+    for (int64_t l = config_.layers - 1; l >= 0; --l) {
+      visit(l);
+      job_.report("calibrate", config_.layers + (config_.layers - l) * 3, config_.layers * 4);
+    }
+    return std::move(result_);
+  }
+
+ private:
+  void check() const {
+    for (int64_t i = 0; i < model_->projectionCount(); ++i) {
+      if (model_->projection(i).factored()) {
+        throw Error(code::internal, "calibration needs a dense model, not one that is factored already");
+      }
+    }
+    int64_t total = 0;
+    for (int32_t length : options_.lengths) {
+      if (length < 2) throw Error(code::internal, "a calibration sequence has fewer than 2 tokens");
+      total += length;
+    }
+    if (options_.lengths.empty() || total != static_cast<int64_t>(options_.tokens.size())) {
+      throw Error(code::internal, "the calibration sequences do not add up to the tokens");
+    }
+    for (int32_t token : options_.tokens) {
+      if (token < 0 || token >= config_.vocab) throw Error(code::internal, "a token is outside the vocabulary");
+    }
+  }
+
+  int64_t length(int64_t s) const { return options_.lengths[static_cast<size_t>(s)]; }
+  size_t boundary(int64_t layer, int64_t s) const { return static_cast<size_t>(layer * sequences_ + s); }
+  size_t tape(int64_t s, int index) const { return static_cast<size_t>(s * kTapes + index); }
+
+  template <typename Body>
+  void eachSequence(const Body& body) {
+    pool_.parallelFor(sequences_, model_->threads, [&](int64_t s) {
+      job_.check();
+      auto work = scratch_.take();
+      body(s, *work);
+    });
+  }
+
+  // Hidden states of all sequences through all layers, then the head: the boundary gradients of the last layer.
+  void forward() {
+    Stopwatch time(result_->seconds.forward);
+    const int64_t d = config_.hidden;
+    SpillStore hidden(space_, static_cast<size_t>(sequences_));
+    for (int64_t l = 0; l < config_.layers; ++l) {
+      const WideLayer layer = widen(*model_, l, 0);
+      eachSequence([&](int64_t s, Scratch& work) {
+        const int64_t tokens = length(s);
+        if (l == 0) embed(s, work.x);
+        const float* x = l == 0 ? work.x.data() : hidden.get(static_cast<size_t>(s), work.x);
+        boundaries_->put(boundary(l, s), x, static_cast<size_t>(tokens * d));
+        work.y.resize(static_cast<size_t>(tokens * d));
+        layerForward(config_, layer, rope_, tokens, x, work.kept, work.y.data());
+        hidden.put(static_cast<size_t>(s), work.y.data(), work.y.size());
+      });
+      job_.report("calibrate", l + 1, config_.layers * 4);
+    }
+    const HeadPass head(*model_);
+    std::vector<double> losses(static_cast<size_t>(sequences_));
+    eachSequence([&](int64_t s, Scratch& work) {
+      const int64_t tokens = length(s), start = starts_[static_cast<size_t>(s)];
+      const float* x = hidden.get(static_cast<size_t>(s), work.x);
+      work.dx.resize(static_cast<size_t>(tokens * d));
+      losses[static_cast<size_t>(s)] =
+          head.lossAndGradient(x, options_.tokens.data() + start, tokens, options_.labels, options_.seed,
+                               static_cast<uint64_t>(start), job_, work.dx.data());
+      gradients_->put(static_cast<size_t>(s), work.dx.data(), work.dx.size());
+    });
+    result_->lossTokens = static_cast<int64_t>(options_.tokens.size()) - sequences_;
+    result_->meanLoss =
+        std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(result_->lossTokens);
+  }
+
+  void embed(int64_t s, std::vector<float>& x) const {
+    const int64_t d = config_.hidden;
+    x.resize(static_cast<size_t>(length(s) * d));
+    for (int64_t t = 0; t < length(s); ++t) {
+      getRow(*model_->embedding, options_.tokens[static_cast<size_t>(starts_[static_cast<size_t>(s)] + t)],
+             x.data() + t * d);
+    }
+  }
+
+  void visit(int64_t l) {
+    const WideLayer layer = widen(*model_, l, 0);
+    backward(l, layer);
+    if (!options_.factors) return;
+    {
+      const LayerMoments moments = sumMoments();
+      if (observer_) observer_(l, moments);
+      factorize(l, layer, moments);
+    }
+    if (options_.curves) curves(l, layer);
+  }
+
+  // Gradients and scores of one layer; inputs and gradients of the projections go to the tapes.
+  void backward(int64_t l, const WideLayer& layer) {
+    Stopwatch time(result_->seconds.backward);
+    std::vector<std::array<FisherScore, kProjections>> scores(static_cast<size_t>(sequences_));
+    eachSequence([&](int64_t s, Scratch& work) {
+      const int64_t tokens = length(s), d = config_.hidden;
+      const float* x = boundaries_->get(boundary(l, s), work.x);
+      const float* dy = gradients_->get(static_cast<size_t>(s), work.dy);
+      work.y.resize(static_cast<size_t>(tokens * d));
+      work.dx.resize(static_cast<size_t>(tokens * d));
+      layerForward(config_, layer, rope_, tokens, x, work.kept, work.y.data());
+      layerBackward(config_, layer, rope_, tokens, x, work.kept, dy, work.gradients, work.dx.data());
+      for (int p = 0; p < kProjections; ++p) {
+        const Linear& linear = *layer.projections[p].linear;
+        scores[static_cast<size_t>(s)][static_cast<size_t>(p)] =
+            fisherScore(work.kept.input(p).data(), work.gradients[p].data(), layer.projections[p].dense.data(), tokens,
+                        linear.outputs, linear.inputs);
+        if (options_.factors) tapes_->put(tape(s, kInputs + p), work.gradients[p].data(), work.gradients[p].size());
+      }
+      for (int i = 0; options_.factors && i < kInputs; ++i) {
+        const auto& input = work.kept.input(kInputOwner[i]);
+        tapes_->put(tape(s, i), input.data(), input.size());
+      }
+      gradients_->put(static_cast<size_t>(s), work.dx.data(), work.dx.size());
+    });
+    for (const auto& ofSequence : scores) {
+      for (int p = 0; p < kProjections; ++p) {
+        result_->scores[static_cast<size_t>(l * kProjections + p)] += ofSequence[static_cast<size_t>(p)];
+      }
+    }
+  }
+
+  LayerMoments sumMoments() {
+    Stopwatch time(result_->seconds.moments);
+    LayerMoments moments;
+    if (options_.whitening == Whitening::none) return moments;
+    const int kinds = options_.whitening == Whitening::twoSided ? kTapes : kInputs;
+    std::vector<MomentSum> sums;
+    for (int i = 0; i < kinds; ++i) {
+      const Shape shape = projectionShape(config_, i < kInputs ? kInputOwner[i] : i - kInputs);
+      sums.emplace_back(i < kInputs ? shape.cols : shape.rows);
+    }
+    struct Task {
+      int kind;
+      int64_t tile;
+    };
+    std::vector<Task> tasks;
+    for (int i = 0; i < kinds; ++i) {
+      for (int64_t tile = 0; tile < sums[static_cast<size_t>(i)].tiles(); ++tile) tasks.push_back({i, tile});
+    }
+    std::array<std::vector<float>, kTapes> buffers;
+    std::array<const float*, kTapes> data{};
+    for (int64_t s = 0; s < sequences_; ++s) {
+      pool_.parallelFor(kinds, model_->threads, [&](int64_t i) {
+        auto& buffer = buffers[static_cast<size_t>(i)];
+        const float* values = tapes_->get(tape(s, static_cast<int>(i)), buffer);
+        if (i >= kInputs) {
+          const int64_t m = sums[static_cast<size_t>(i)].size();
+          buffer.resize(static_cast<size_t>(length(s) * m));
+          clipTokenGradients(values, length(s), m, buffer.data());
+          values = buffer.data();
+        }
+        data[static_cast<size_t>(i)] = values;
+      });
+      pool_.parallelFor(static_cast<int64_t>(tasks.size()), model_->threads, [&](int64_t index) {
+        job_.check();
+        auto work = scratch_.take();
+        const Task task = tasks[static_cast<size_t>(index)];
+        sums[static_cast<size_t>(task.kind)].addTile(task.tile, data[static_cast<size_t>(task.kind)], length(s),
+                                                     work->product);
+      });
+    }
+    for (int i = 0; i < kInputs; ++i) moments.inputs[static_cast<size_t>(i)] = sums[static_cast<size_t>(i)].finish();
+    for (int p = 0; kinds == kTapes && p < kProjections; ++p) {
+      moments.gradients[static_cast<size_t>(p)] = sums[static_cast<size_t>(kInputs + p)].finish();
+    }
+    return moments;
+  }
+
+  void factorize(int64_t l, const WideLayer& layer, const LayerMoments& moments) {
+    Stopwatch time(result_->seconds.factorize);
+    pool_.parallelFor(kProjections, model_->threads, [&](int64_t p) {
+      const Linear& linear = *layer.projections[static_cast<size_t>(p)].linear;
+      const int64_t most = std::min(linear.outputs, linear.inputs);
+      FactorOptions options;
+      options.jitter = options_.jitter;
+      options.shrinkage = options_.shrinkage;
+      options.randomised = options_.randomisedRank > 0 && options_.randomisedRank < most;
+      options.rank = options.randomised ? options_.randomisedRank : 0;
+      options.seed = options_.seed;
+      const PackedSymmetric* a = nullptr;
+      const PackedSymmetric* b = nullptr;
+      if (options_.whitening != Whitening::none) {
+        a = &moments.inputs[static_cast<size_t>(inputIndex(static_cast<int>(p)))];
+      }
+      if (options_.whitening == Whitening::twoSided) b = &moments.gradients[static_cast<size_t>(p)];
+      const NestedFactors factors = nestedFactors(layer.projections[static_cast<size_t>(p)].dense.data(),
+                                                  linear.outputs, linear.inputs, a, b, options, job_);
+      const auto index = static_cast<size_t>(l * kProjections + p);
+      result_->ranks[index] = factors.rank;
+      result_->singular[index] = factors.singular;
+      result_->factors->put(index * 2, factors.u.data(), factors.u.size());
+      result_->factors->put(index * 2 + 1, factors.v.data(), factors.v.size());
+    });
+  }
+
+  void curves(int64_t l, const WideLayer& layer) {
+    Stopwatch time(result_->seconds.curves);
+    for (int p = 0; p < kProjections; ++p) {
+      const auto index = static_cast<size_t>(l * kProjections + p);
+      const Linear& linear = *layer.projections[p].linear;
+      const int64_t rank = result_->ranks[index];
+      const bool all = rank == std::min(linear.outputs, linear.inputs);
+      std::vector<float> uScratch, vScratch;
+      const float* u = result_->factors->get(index * 2, uScratch);
+      const float* v = result_->factors->get(index * 2 + 1, vScratch);
+      std::vector<std::vector<double>> ofSequence(static_cast<size_t>(sequences_));
+      eachSequence([&](int64_t s, Scratch& work) {
+        const float* x = tapes_->get(tape(s, inputIndex(p)), work.x);
+        const float* g = tapes_->get(tape(s, kInputs + p), work.dy);
+        auto& curve = ofSequence[static_cast<size_t>(s)];
+        curve.assign(static_cast<size_t>(rank + 1), 0.0);
+        addTruncationCurve(x, g, u, v, all ? nullptr : layer.projections[p].dense.data(), length(s), linear.outputs,
+                           linear.inputs, rank, curve.data());
+      });
+      auto& total = result_->curves[index];
+      total.assign(static_cast<size_t>(rank + 1), 0.0);
+      for (const auto& curve : ofSequence) {
+        for (size_t r = 0; r < total.size(); ++r) total[r] += curve[r];
+      }
+    }
+  }
+
+  std::shared_ptr<const Model> model_;
+  const ModelConfig& config_;
+  const CalibrationOptions& options_;
+  const Job& job_;
+  const MomentObserver& observer_;
+  ThreadPool& pool_;
+  std::shared_ptr<SpillSpace> space_;
+  int64_t sequences_;
+  std::vector<int64_t> starts_;
+  RopeTable rope_;
+  Recycled<Scratch> scratch_;
+  std::unique_ptr<SpillStore> boundaries_, gradients_, tapes_;
+  std::unique_ptr<Calibration> result_;
+};
+
+}  // namespace
+
+std::unique_ptr<Calibration> calibrate(std::shared_ptr<const Model> model, const CalibrationOptions& options,
+                                       const Job& job, const MomentObserver& observer) {
+  return Run(std::move(model), options, job, observer).run();
+}
+
+}  // namespace flrc

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "calibrate/fisher.h"
+#include "calibrate/spill_store.h"
+#include "core/job.h"
+#include "linalg/symmetric.h"
+#include "model/head_pass.h"
+#include "model/model.h"
+
+namespace flrc {
+
+enum class Whitening { none, input, twoSided };
+
+struct CalibrationOptions {
+  std::vector<int32_t> tokens;   // all sequences, one after another
+  std::vector<int32_t> lengths;  // tokens in each, at least 2
+  Labels labels = Labels::model;
+  uint64_t seed = 0;
+  Whitening whitening = Whitening::twoSided;
+  bool factors = true;  // false: scores only
+  bool curves = true;
+  double jitter = 1e-8;
+  double shrinkage = 0;
+  int64_t memory = 0;        // bytes that activations, gradients and factors may hold in memory
+  std::string scratch;       // directory for the rest
+  int64_t randomisedRank = 0;  // factors of this many ranks by randomised SVD; 0: all ranks
+};
+
+struct CalibrationSeconds {
+  double forward = 0, backward = 0, moments = 0, factorize = 0, curves = 0;
+};
+
+// What a calibration leaves: scores and curves to allocate by, and nested factors to cut from.
+struct Calibration {
+  std::shared_ptr<const Model> model;
+  std::vector<FisherScore> scores;            // [projections]
+  std::vector<std::vector<double>> curves;    // [projections][rank + 1], nats over the whole text
+  std::vector<std::vector<double>> singular;  // [projections][rank]
+  std::vector<int64_t> ranks;                 // ranks held of each projection
+  std::unique_ptr<SpillStore> factors;        // slot 2 p: U [rank, m]; slot 2 p + 1: V [rank, n]
+  int64_t lossTokens = 0;
+  double meanLoss = 0;  // nats a token, under the text's own next token
+  CalibrationSeconds seconds;
+};
+
+// The moments of one layer: A of the inputs of (q, k, v), o, (gate, up), down; B of every projection.
+struct LayerMoments {
+  std::array<PackedSymmetric, 4> inputs;
+  std::array<PackedSymmetric, kProjections> gradients;
+};
+inline int inputIndex(int projection) {
+  constexpr int index[kProjections] = {0, 0, 0, 1, 2, 2, 3};
+  return index[projection];
+}
+
+// Called with every layer's moments before they are freed (tests).
+using MomentObserver = std::function<void(int64_t layer, const LayerMoments&)>;
+
+// One forward pass that keeps the layers' boundaries, then one visit of each layer from the last to the first:
+// backward for all sequences, scores, moments, factors, curves; what a layer needed is freed before the next, so
+// memory does not grow with depth beyond the boundaries (which spill to `scratch`). Dense models only.
+std::unique_ptr<Calibration> calibrate(std::shared_ptr<const Model> model, const CalibrationOptions& options,
+                                       const Job& job, const MomentObserver& observer = {});
+
+}  // namespace flrc

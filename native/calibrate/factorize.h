@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "calibrate/calibrate.h"
+
+namespace flrc {
+
+struct FactorizeOptions {
+  // Ranks per level, level 0 first, over all projections; -1 leaves a projection dense (on every level).
+  std::vector<std::vector<int32_t>> levels;
+  bool pivoted = true;
+  Dtype dtype = Dtype::bf16;
+};
+
+// The compressed model: factors cut to the levels' ranks, pivoted block by block or plain. What stays dense is
+// shared with the calibrated model when the dtype is the same.
+std::shared_ptr<const Model> factorize(const Calibration& calibration, const FactorizeOptions& options,
+                                       const Job& job);
+
+}  // namespace flrc

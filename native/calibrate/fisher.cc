@@ -1,0 +1,35 @@
+#include "calibrate/fisher.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "linalg/gemm.h"
+
+namespace flrc {
+namespace {
+
+// Rows of G formed at once: a tile of 64 x 1536 floats still fits L2.
+constexpr int64_t kTileRows = 64;
+
+}  // namespace
+
+FisherScore& FisherScore::operator+=(const FisherScore& other) {
+  weighted += other.weighted;
+  gradient += other.gradient;
+  taylor += other.taylor;
+  return *this;
+}
+
+FisherScore fisherScore(const float* x, const float* g, const float* w, int64_t tokens, int64_t m, int64_t n) {
+  std::vector<float> tile(static_cast<size_t>(std::min(kTileRows, m) * n));
+  double sums[3] = {0, 0, 0};
+  for (int64_t row = 0; row < m; row += kTileRows) {
+    const int64_t rows = std::min(kTileRows, m - row);
+    gemm(true, false, rows, n, tokens, 1.0f, g + row, m, x, n, 0.0f, tile.data(), n);
+    cpu::kernels().fisherReduce(tile.data(), w + row * n, rows * n, sums);
+  }
+  return {sums[0], sums[1], sums[2]};
+}
+
+}  // namespace flrc

@@ -1,0 +1,66 @@
+#include "calibrate/moments.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/kernels.h"
+#include "linalg/gemm.h"
+
+namespace flrc {
+namespace {
+
+constexpr int64_t kTile = 256;
+constexpr double kLeastNorm = 0.1, kMostNorm = 10.0;
+// Gradients below this share of the mean norm are rounding (a first token has no other to attend to, a last one
+// predicts nothing): raising them would add noise in a direction that means nothing.
+constexpr double kNoise = 1e-5;
+
+}  // namespace
+
+MomentSum::MomentSum(int64_t n) : n_(n) {
+  for (int64_t row = 0; row < n; row += kTile) {
+    for (int64_t col = 0; col <= row; col += kTile) {
+      const int64_t rows = std::min(kTile, n - row), cols = std::min(kTile, n - col);
+      tiles_.push_back({row, col, rows, cols, std::vector<double>(static_cast<size_t>(rows * cols))});
+    }
+  }
+}
+
+void MomentSum::addTile(int64_t index, const float* x, int64_t tokens, std::vector<float>& product) {
+  Tile& tile = tiles_[static_cast<size_t>(index)];
+  product.resize(tile.sum.size());
+  gemm(true, false, tile.rows, tile.cols, tokens, 1.0f, x + tile.row, n_, x + tile.col, n_, 0.0f, product.data(),
+       tile.cols);
+  for (size_t i = 0; i < product.size(); ++i) tile.sum[i] += product[i];
+}
+
+PackedSymmetric MomentSum::finish() const {
+  PackedSymmetric packed(n_);
+  for (const Tile& tile : tiles_) {
+    for (int64_t r = 0; r < tile.rows; ++r) {
+      const int64_t row = tile.row + r;
+      double* out = packed.values.data() + row * (row + 1) / 2;
+      for (int64_t c = 0; c < tile.cols && tile.col + c <= row; ++c) {
+        out[tile.col + c] = tile.sum[static_cast<size_t>(r * tile.cols + c)];
+      }
+    }
+  }
+  return packed;
+}
+
+void clipTokenGradients(const float* g, int64_t tokens, int64_t m, float* out) {
+  std::vector<double> norm(static_cast<size_t>(tokens));
+  double mean = 0;
+  for (int64_t t = 0; t < tokens; ++t) {
+    norm[static_cast<size_t>(t)] = std::sqrt(static_cast<double>(cpu::kernels().dot(g + t * m, g + t * m, m)));
+    mean += norm[static_cast<size_t>(t)] / static_cast<double>(tokens);
+  }
+  for (int64_t t = 0; t < tokens; ++t) {
+    const double length = norm[static_cast<size_t>(t)];
+    const double factor =
+        length > kNoise * mean ? std::clamp(length, kLeastNorm * mean, kMostNorm * mean) / length : 1;
+    for (int64_t i = 0; i < m; ++i) out[t * m + i] = static_cast<float>(g[t * m + i] * factor);
+  }
+}
+
+}  // namespace flrc

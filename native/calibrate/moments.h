@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "linalg/symmetric.h"
+
+namespace flrc {
+
+// Sums x x^T over tokens: f32 products of one sequence, added up in fp64, so that a million tokens lose
+// nothing. Split into tiles of the lower triangle; different tiles may be added to from different threads,
+// and each sums its sequences in the caller's order, whatever the thread count.
+class MomentSum {
+ public:
+  explicit MomentSum(int64_t n);
+  int64_t size() const { return n_; }
+  int64_t tiles() const { return static_cast<int64_t>(tiles_.size()); }
+  // x: [tokens, n], row-major. `product` is working memory.
+  void addTile(int64_t tile, const float* x, int64_t tokens, std::vector<float>& product);
+  PackedSymmetric finish() const;
+
+ private:
+  struct Tile {
+    int64_t row, col, rows, cols;
+    std::vector<double> sum;
+  };
+  int64_t n_;
+  std::vector<Tile> tiles_;
+};
+
+// Scales each token's gradient so that its norm lies within .1 and 10 times the mean norm of its sequence
+// (design 3, for the moment B). Those that are zero but for rounding stay as they are. g and out: [tokens, m];
+// may be the same.
+void clipTokenGradients(const float* g, int64_t tokens, int64_t m, float* out);
+
+}  // namespace flrc

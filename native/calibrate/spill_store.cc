@@ -1,0 +1,113 @@
+#include "calibrate/spill_store.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace flrc {
+namespace {
+
+[[noreturn]] void fail(const std::string& directory, const char* what) {
+  throw Error(code::io,
+              "scratch file in " + directory + ": " + what + ": " + std::strerror(errno) +
+                  "; free some space, set TMPDIR to a larger disk, or allow more memory",
+              directory);
+}
+
+}  // namespace
+
+SpillSpace::~SpillSpace() {
+  if (fd_ >= 0) close(fd_);
+}
+
+bool SpillSpace::takeMemory(int64_t bytes) {
+  int64_t left = left_.load();
+  while (left >= bytes) {
+    if (left_.compare_exchange_weak(left, left - bytes)) return true;
+  }
+  return false;
+}
+
+int SpillSpace::file() {
+  if (fd_ < 0) {
+    std::string path = directory_ + "/flrc-XXXXXX";
+    fd_ = mkstemp(path.data());
+    if (fd_ < 0) fail(directory_, "cannot be made");
+    fcntl(fd_, F_SETFD, FD_CLOEXEC);
+    unlink(path.c_str());
+  }
+  return fd_;
+}
+
+int64_t SpillSpace::takeFile(int64_t bytes) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  file();
+  const int64_t offset = end_;
+  end_ += bytes;
+  return offset;
+}
+
+void SpillSpace::write(int64_t offset, const void* data, int64_t bytes) {
+  const auto* at = static_cast<const uint8_t*>(data);
+  while (bytes > 0) {
+    const ssize_t done = pwrite(fd_, at, static_cast<size_t>(bytes), offset);
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) fail(directory_, "cannot be written");
+    at += done;
+    offset += done;
+    bytes -= done;
+  }
+}
+
+void SpillSpace::read(int64_t offset, void* data, int64_t bytes) {
+  auto* at = static_cast<uint8_t*>(data);
+  while (bytes > 0) {
+    const ssize_t done = pread(fd_, at, static_cast<size_t>(bytes), offset);
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) fail(directory_, "cannot be read back");
+    at += done;
+    offset += done;
+    bytes -= done;
+  }
+}
+
+SpillStore::~SpillStore() {
+  for (const Slot& slot : slots_) space_->giveMemory(static_cast<int64_t>(slot.memory.size() * sizeof(float)));
+}
+
+void SpillStore::put(size_t index, const float* data, size_t count) {
+  Slot& slot = slots_[index];
+  const auto bytes = static_cast<int64_t>(count * sizeof(float));
+  const bool placed = slot.count == count && (slot.offset >= 0 || !slot.memory.empty());
+  if (!placed) {
+    if (!slot.memory.empty()) space_->giveMemory(static_cast<int64_t>(slot.memory.size() * sizeof(float)));
+    slot.memory.clear();
+    slot.offset = -1;
+    if (space_->takeMemory(bytes)) {
+      slot.memory.resize(count);
+    } else {
+      slot.offset = space_->takeFile(bytes);
+    }
+    slot.count = count;
+  }
+  if (slot.offset >= 0) {
+    space_->write(slot.offset, data, bytes);
+  } else if (count > 0) {
+    std::memcpy(slot.memory.data(), data, static_cast<size_t>(bytes));
+  }
+}
+
+const float* SpillStore::get(size_t index, std::vector<float>& scratch) const {
+  const Slot& slot = slots_[index];
+  if (slot.offset < 0) return slot.memory.data();
+  scratch.resize(slot.count);
+  space_->read(slot.offset, scratch.data(), static_cast<int64_t>(slot.count * sizeof(float)));
+  return scratch.data();
+}
+
+}  // namespace flrc

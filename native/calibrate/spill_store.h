@@ -1,0 +1,62 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace flrc {
+
+// How many bytes a calibration may hold in memory, shared by its stores, and the scratch file for the rest:
+// unlinked from the start, so that a killed process leaves nothing.
+class SpillSpace {
+ public:
+  SpillSpace(int64_t memory, std::string directory) : left_(memory), directory_(std::move(directory)) {}
+  ~SpillSpace();
+  SpillSpace(const SpillSpace&) = delete;
+  SpillSpace& operator=(const SpillSpace&) = delete;
+
+  bool takeMemory(int64_t bytes);
+  void giveMemory(int64_t bytes) { left_.fetch_add(bytes); }
+  int64_t takeFile(int64_t bytes);
+  void write(int64_t offset, const void* data, int64_t bytes);
+  void read(int64_t offset, void* data, int64_t bytes);
+
+ private:
+  int file();
+
+  std::atomic<int64_t> left_;
+  std::string directory_;
+  std::mutex mutex_;
+  int fd_ = -1;
+  int64_t end_ = 0;
+};
+
+// Numbered arrays of floats, each in memory while the space has room, in the scratch file otherwise.
+// Different slots may be used from different threads at once.
+class SpillStore {
+ public:
+  SpillStore(std::shared_ptr<SpillSpace> space, size_t slots) : space_(std::move(space)), slots_(slots) {}
+  ~SpillStore();
+  SpillStore(const SpillStore&) = delete;
+  SpillStore& operator=(const SpillStore&) = delete;
+
+  // A slot keeps its place when written again with the same length.
+  void put(size_t slot, const float* data, size_t count);
+  // The slot's values: in place when in memory, otherwise read into `scratch`.
+  const float* get(size_t slot, std::vector<float>& scratch) const;
+  size_t count(size_t slot) const { return slots_[slot].count; }
+
+ private:
+  struct Slot {
+    size_t count = 0;
+    std::vector<float> memory;
+    int64_t offset = -1;
+  };
+  std::shared_ptr<SpillSpace> space_;
+  std::vector<Slot> slots_;
+};
+
+}  // namespace flrc

@@ -1,0 +1,298 @@
+#include "core/thread_pool.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <exception>
+#include <fstream>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace flrc {
+namespace {
+
+constexpr int kMaxThreads = 256;
+constexpr auto kSpin = std::chrono::microseconds(40);
+
+// Set while this thread runs tasks of a region: a nested call must not wait for the region it is part of.
+thread_local bool insideRegion = false;
+
+class RegionScope {
+ public:
+  RegionScope() : before_(insideRegion) { insideRegion = true; }
+  ~RegionScope() { insideRegion = before_; }
+
+ private:
+  bool before_;
+};
+
+void pauseCore() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Spins until ready() or the time for spinning is over; says which.
+template <typename Ready>
+bool spinUntil(Ready ready) {
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    // The clock costs as much as several pauses, so it is read once in a while.
+    for (int i = 0; i < 32; ++i) {
+      if (ready()) return true;
+      pauseCore();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return ready();
+}
+
+// First come, first served: decoding calls again at once, and would starve a waiter on a std::mutex.
+class TurnLock {
+ public:
+  void lock() {
+    std::unique_lock<std::mutex> guard(mutex_);
+    const uint64_t turn = last_++;
+    if (turn != serving_) changed_.wait(guard, [&] { return turn == serving_; });
+  }
+  void unlock() {
+    bool waiters;
+    {
+      std::lock_guard<std::mutex> guard(mutex_);
+      ++serving_;
+      waiters = serving_ != last_;
+    }
+    if (waiters) changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  uint64_t last_ = 0, serving_ = 0;
+};
+
+#if defined(__linux__)
+
+constexpr int kUnlimited = 1 << 20;
+
+int quotaCores(double quota, double period) {
+  if (quota <= 0 || period <= 0) return kUnlimited;
+  return std::max(1, static_cast<int>(std::min<double>(quota / period, kUnlimited)));
+}
+
+int quotaV2(const std::string& directory) {
+  std::ifstream file(directory + "/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (!(file >> quota >> period) || quota == "max") return kUnlimited;
+  return quotaCores(std::strtod(quota.c_str(), nullptr), period);
+}
+
+int quotaV1(const std::string& directory) {
+  std::ifstream quotaFile(directory + "/cpu.cfs_quota_us"), periodFile(directory + "/cpu.cfs_period_us");
+  double quota = 0, period = 0;
+  if (!(quotaFile >> quota) || !(periodFile >> period)) return kUnlimited;
+  return quotaCores(quota, period);
+}
+
+// The tightest limit from the group itself up to the root: a parent's quota binds its children.
+template <typename Quota>
+int tightestQuota(const std::string& mount, std::string path, Quota quota) {
+  int cores = kUnlimited;
+  for (;;) {
+    cores = std::min(cores, quota(mount + path));
+    if (path.empty()) return cores;
+    const size_t parent = path.find_last_of('/');
+    path.resize(parent == std::string::npos ? 0 : parent);
+  }
+}
+
+// Lines of /proc/self/cgroup are "hierarchy:controllers:path"; version 2 has no controllers.
+int cgroupCores() {
+  std::ifstream groups("/proc/self/cgroup");
+  int cores = kUnlimited;
+  for (std::string line; std::getline(groups, line);) {
+    const size_t first = line.find(':');
+    const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    const std::string path = line.substr(second + 1);
+    if (controllers.empty()) {
+      cores = std::min(cores, tightestQuota("/sys/fs/cgroup", path, quotaV2));
+    } else if (("," + controllers + ",").find(",cpu,") != std::string::npos) {
+      cores = std::min(cores, tightestQuota("/sys/fs/cgroup/" + controllers, path, quotaV1));
+    }
+  }
+  return cores;
+}
+
+int affinityCores() {
+  // Machines with more processors than a cpu_set_t holds answer EINVAL until the set is large enough.
+  for (int processors = 1024; processors <= 1 << 20; processors *= 4) {
+    cpu_set_t* set = CPU_ALLOC(processors);
+    if (set == nullptr) break;
+    const size_t size = CPU_ALLOC_SIZE(processors);
+    const int cores = sched_getaffinity(0, size, set) == 0 ? CPU_COUNT_S(size, set) : 0;
+    CPU_FREE(set);
+    if (cores > 0) return cores;
+  }
+  return static_cast<int>(std::thread::hardware_concurrency());
+}
+
+int countCores() { return std::max(1, std::min(affinityCores(), cgroupCores())); }
+
+#else
+
+int countCores() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
+
+#endif
+
+}  // namespace
+
+// A helper joins the open region by taking a seat: `gate` holds the free seats in its high half and the
+// helpers inside in its low half, so one compare-and-swap both checks that the region is still open and
+// makes the caller wait for this helper. Region fields are written before the gate opens and read only
+// from inside, so a late helper never sees a region that is over.
+struct ThreadPool::State {
+  static constexpr uint32_t kSeat = 1u << 16;
+
+  TurnLock turn;
+
+  std::atomic<uint32_t> gate{0};
+  const std::function<void(int64_t)>* body = nullptr;
+  int64_t tasks = 0;
+  std::atomic<int64_t> next{0};
+  std::mutex failureMutex;
+  std::exception_ptr failure;
+
+  std::mutex parkMutex;
+  std::condition_variable opened, emptied;
+  std::atomic<int> parked{0};
+  std::atomic<bool> callerParked{false};
+
+  int helpers = 0;
+
+  void grow(int wanted) {
+    for (; helpers < wanted; ++helpers) {
+      try {
+        std::thread([this] { help(); }).detach();
+      } catch (const std::system_error&) {
+        return;  // The caller does what missing helpers would have done.
+      }
+    }
+  }
+
+  [[noreturn]] void help() {
+    insideRegion = true;
+    for (;;) {
+      if (!spinUntil([&] { return gate.load(std::memory_order_acquire) >= kSeat; })) park();
+      if (!takeSeat()) continue;
+      work();
+      leave();
+    }
+  }
+
+  void park() {
+    std::unique_lock<std::mutex> guard(parkMutex);
+    // Sequentially consistent with open(): either the opener sees this helper parked or the helper sees the
+    // gate open.
+    parked.fetch_add(1);
+    opened.wait(guard, [&] { return gate.load() >= kSeat; });
+    parked.fetch_sub(1);
+  }
+
+  bool takeSeat() {
+    uint32_t seen = gate.load(std::memory_order_relaxed);
+    while (seen >= kSeat) {
+      if (gate.compare_exchange_weak(seen, seen - kSeat + 1, std::memory_order_acquire)) return true;
+    }
+    return false;
+  }
+
+  void leave() {
+    if (gate.fetch_sub(1) == 1 && callerParked.load()) {
+      std::lock_guard<std::mutex> guard(parkMutex);
+      emptied.notify_one();
+    }
+  }
+
+  void open(int seats) {
+    gate.store(static_cast<uint32_t>(seats) * kSeat);
+    if (parked.load() == 0) return;
+    std::lock_guard<std::mutex> guard(parkMutex);
+    for (int i = 0; i < seats; ++i) opened.notify_one();
+  }
+
+  // Takes back the free seats and waits for the helpers inside.
+  void close() {
+    if (gate.fetch_and(kSeat - 1) % kSeat == 0) return;
+    const auto empty = [&] { return gate.load() == 0; };
+    if (spinUntil(empty)) return;
+    std::unique_lock<std::mutex> guard(parkMutex);
+    callerParked.store(true);
+    emptied.wait(guard, empty);
+    callerParked.store(false);
+  }
+
+  void work() {
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+      try {
+        (*body)(task);
+      } catch (...) {
+        std::lock_guard<std::mutex> guard(failureMutex);
+        if (!failure) failure = std::current_exception();
+        next.store(tasks, std::memory_order_relaxed);
+      }
+    }
+  }
+};
+
+ThreadPool::ThreadPool() : state_(new State) {}
+
+ThreadPool& ThreadPool::shared() {
+  static ThreadPool* const pool = new ThreadPool;
+  return *pool;
+}
+
+int ThreadPool::availableCores() {
+  static const int cores = countCores();
+  return cores;
+}
+
+void ThreadPool::parallelFor(int64_t tasks, int threads, const std::function<void(int64_t task)>& body) {
+  if (tasks <= 0) return;
+  const int wanted = std::clamp(threads > 0 ? threads : availableCores(), 1, kMaxThreads);
+  const int working = static_cast<int>(std::min<int64_t>(wanted, tasks));
+  if (working == 1 || insideRegion) {
+    RegionScope scope;
+    for (int64_t task = 0; task < tasks; ++task) body(task);
+    return;
+  }
+
+  State& state = *state_;
+  std::lock_guard<TurnLock> turn(state.turn);
+  state.grow(working - 1);
+  state.body = &body;
+  state.tasks = tasks;
+  state.next.store(0, std::memory_order_relaxed);
+  state.failure = nullptr;
+  state.open(working - 1);
+  {
+    RegionScope scope;
+    state.work();
+  }
+  state.close();
+  if (state.failure) std::rethrow_exception(std::exchange(state.failure, nullptr));
+}
+
+}  // namespace flrc

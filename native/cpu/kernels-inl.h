@@ -1,0 +1,46 @@
+// Compiled once per target by kernels.cc: Highway flips HWY_TARGET_TOGGLE before each inclusion.
+#if defined(FLRC_CPU_KERNELS_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef FLRC_CPU_KERNELS_INL
+#undef FLRC_CPU_KERNELS_INL
+#else
+#define FLRC_CPU_KERNELS_INL
+#endif
+
+#include "cpu/dequantise-inl.h"
+#include "cpu/elementwise-inl.h"
+#include "cpu/kernels.h"
+#include "cpu/panels-inl.h"
+#include "cpu/reduce-inl.h"
+#include "cpu/rows-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace flrc::cpu::HWY_NAMESPACE {
+
+constexpr Kernels kernelTable = {
+#if HWY_TARGET == HWY_AVX3
+    .target = "avx512",
+#elif HWY_TARGET == HWY_AVX2
+    .target = "avx2",
+#elif HWY_TARGET == HWY_SSE4
+    .target = "sse4",
+#else
+    .target = "neon",
+#endif
+    .rowsTimes = rowsTimes,
+    .panelsTimes = panelsTimes,
+    .rmsNorm = rmsNorm,
+    .siluTimes = siluTimes,
+    .siluTimesBackward = siluTimesBackward,
+    .add = add,
+    .softmax = softmax,
+    .dot = dot,
+    .axpy = axpy,
+    .fisherReduce = fisherReduce,
+    .dequantiseRows = dequantiseRows,
+    .dequantisePanel = dequantisePanel,
+};
+
+}  // namespace flrc::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

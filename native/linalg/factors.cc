@@ -1,0 +1,274 @@
+#include "linalg/factors.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <string>
+#include <utility>
+
+#include "core/error.h"
+#include "core/random.h"
+#include "linalg/blas.h"
+#include "linalg/gemm.h"
+
+namespace flrc {
+namespace {
+
+// Work between two looks at the job: some 30 ms of one core.
+constexpr double kFlopsPerCheck = 1e9;
+
+// How many rows, each `flopsPerRow` of work, fit between two checks; a few at least, or BLAS runs cold.
+int64_t rowsPerCheck(double flopsPerRow) {
+  return std::max<int64_t>(16, static_cast<int64_t>(kFlopsPerCheck / std::max(1.0, flopsPerRow)));
+}
+
+// body(first, count) over all rows in stretches with a check before each.
+template <typename Body>
+void forStretches(const Job& job, int64_t rows, double flopsPerRow, Body body) {
+  const int64_t most = rowsPerCheck(flopsPerRow);
+  for (int64_t first = 0; first < rows; first += most) {
+    job.check();
+    body(first, std::min(most, rows - first));
+  }
+}
+
+// C [m, n] = A [m, k] B, B [k, n].
+std::vector<double> product(const Job& job, int64_t m, int64_t n, int64_t k, const double* a, const double* b) {
+  std::vector<double> c(static_cast<size_t>(m * n));
+  forStretches(job, m, 2.0 * static_cast<double>(n * k), [&](int64_t first, int64_t count) {
+    gemm(false, false, count, n, k, 1.0, a + first * k, k, b, n, 0.0, c.data() + first * n, n);
+  });
+  return c;
+}
+
+// C [n, n] = A B^T for A, B [n, k] whose product is symmetric; only the lower triangle is of use.
+std::vector<double> lowerProduct(const Job& job, int64_t n, int64_t k, const double* a, const double* b) {
+  std::vector<double> c(static_cast<size_t>(n * n));
+  constexpr int64_t kBand = 128;
+  for (int64_t first = 0; first < n; first += kBand) {
+    const int64_t rows = std::min(kBand, n - first), columns = first + rows;
+    forStretches(job, rows, 2.0 * static_cast<double>(columns * k), [&](int64_t from, int64_t count) {
+      const int64_t row = first + from;
+      gemm(false, true, count, columns, k, 1.0, a + row * k, k, b, k, 0.0, c.data() + row * n, n);
+    });
+  }
+  return c;
+}
+
+double dot(const std::vector<double>& x, const std::vector<double>& y) {
+  double sum = 0;
+  for (size_t i = 0; i < x.size(); ++i) sum += x[i] * y[i];
+  return sum;
+}
+
+// (1 - a) M + a mean(diag M) I
+PackedSymmetric shrunk(const PackedSymmetric& moment, double a) {
+  PackedSymmetric out = moment;
+  if (a == 0) return out;
+  const double mean = moment.meanDiagonal();
+  for (double& value : out.values) value *= 1 - a;
+  for (int64_t i = 0; i < out.n; ++i) out.values[static_cast<size_t>(i * (i + 1) / 2 + i)] += a * mean;
+  return out;
+}
+
+// W with its thin side first ([thin, wide]: W itself, or W^T when m > n), and the moment of each side.
+// Transposed so, both cases of design 3 are one: only the thin side's moment is inverted.
+struct ThinProblem {
+  int64_t thin = 0, wide = 0;
+  std::vector<double> w;
+  const PackedSymmetric* thinMoment = nullptr;
+  const PackedSymmetric* wideMoment = nullptr;
+};
+
+ThinProblem thinFirst(const float* w, int64_t m, int64_t n, const PackedSymmetric* a,
+                      const PackedSymmetric* b) {
+  ThinProblem problem;
+  if (m <= n) {
+    problem = {m, n, std::vector<double>(w, w + m * n), b, a};
+    return problem;
+  }
+  problem = {n, m, std::vector<double>(static_cast<size_t>(m * n)), a, b};
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j)
+      problem.w[static_cast<size_t>(j * m + i)] = static_cast<double>(w[i * n + j]);
+  }
+  return problem;
+}
+
+// X [thin, wide] = L^T X
+void timesLowerTransposed(const Job& job, const std::vector<double>& lower, int64_t thin, int64_t wide,
+                          std::vector<double>& x) {
+  const double flopsPerColumn = static_cast<double>(thin) * static_cast<double>(thin);
+  forStretches(job, wide, flopsPerColumn, [&](int64_t first, int64_t count) {
+    cblas_dtrmm(CblasRowMajor, CblasLeft, CblasLower, CblasTrans, CblasNonUnit, blasInt(thin), blasInt(count),
+                1.0, lower.data(), blasInt(thin), x.data() + first, blasInt(wide));
+  });
+}
+
+// E [rank, thin] = E L^-1
+void timesLowerInverse(const Job& job, const std::vector<double>& lower, int64_t rank, int64_t thin,
+                       std::vector<double>& e) {
+  const double flopsPerRow = static_cast<double>(thin) * static_cast<double>(thin);
+  forStretches(job, rank, flopsPerRow, [&](int64_t first, int64_t count) {
+    cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, blasInt(count),
+                blasInt(thin), 1.0, lower.data(), blasInt(thin), e.data() + first * thin, blasInt(thin));
+  });
+}
+
+// Standard normal values that are the same in every version (std::normal_distribution promises nothing).
+void fillGaussian(uint64_t seed, std::vector<double>& values) {
+  for (size_t i = 0; i < values.size(); i += 2) {
+    const double radius = std::sqrt(-2 * std::log(1 - randomUniform(seed, i)));
+    const double angle = 2 * std::numbers::pi * randomUniform(seed, i + 1);
+    values[i] = radius * std::cos(angle);
+    if (i + 1 < values.size()) values[i + 1] = radius * std::sin(angle);
+  }
+}
+
+// Replaces the rows of y [k, n], k <= n, by an orthonormal basis of what they span.
+void orthonormaliseRows(const Job& job, int64_t k, int64_t n, std::vector<double>& y) {
+  const int rows = blasInt(n), columns = blasInt(k), query = -1;
+  std::vector<double> tau(static_cast<size_t>(k));
+  double best = 0, bestQ = 0;
+  int info = 0;
+  dgeqrf_(&rows, &columns, y.data(), &rows, tau.data(), &best, &query, &info);
+  dorgqr_(&rows, &columns, &columns, y.data(), &rows, tau.data(), &bestQ, &query, &info);
+  const int workSize = blasInt(static_cast<int64_t>(std::max(best, bestQ)));
+  std::vector<double> work(static_cast<size_t>(workSize));
+  job.check();
+  dgeqrf_(&rows, &columns, y.data(), &rows, tau.data(), work.data(), &workSize, &info);
+  job.check();
+  dorgqr_(&rows, &columns, &columns, y.data(), &rows, tau.data(), work.data(), &workSize, &info);
+  job.check();
+}
+
+struct Eigen {
+  std::vector<double> values;   // [rank], falling
+  std::vector<double> vectors;  // [rank, n]
+};
+
+// The largest `rank` eigenpairs of a symmetric matrix given by its lower triangle.
+Eigen largestEigen(const Job& job, int64_t n, std::vector<double> matrix, int64_t rank) {
+  Eigen eigen;
+  job.check();
+  eigenSymmetric(n, matrix, eigen.values, eigen.vectors);
+  job.check();
+  eigen.values.resize(static_cast<size_t>(rank));
+  eigen.vectors.resize(static_cast<size_t>(rank * n));
+  return eigen;
+}
+
+// The same by a Gaussian sketch of k >= rank rows, power iterations with re-orthogonalisation, and
+// Rayleigh-Ritz in the subspace found (Halko, Martinsson and Tropp 2011).
+Eigen sketchedEigen(const Job& job, int64_t n, const std::vector<double>& matrix, int64_t rank, int64_t k,
+                    const FactorOptions& options) {
+  std::vector<double> q(static_cast<size_t>(k * n)), image(q.size());
+  fillGaussian(options.seed, q);
+
+  const double flopsPerRow = 2.0 * static_cast<double>(n) * static_cast<double>(n);
+  const auto applyMatrix = [&] {
+    forStretches(job, k, flopsPerRow, [&](int64_t first, int64_t count) {
+      cblas_dsymm(CblasRowMajor, CblasRight, CblasLower, blasInt(count), blasInt(n), 1.0, matrix.data(),
+                  blasInt(n), q.data() + first * n, blasInt(n), 0.0, image.data() + first * n, blasInt(n));
+    });
+  };
+  for (int i = 0; i <= options.powerIterations; ++i) {
+    applyMatrix();
+    std::swap(q, image);
+    orthonormaliseRows(job, k, n, q);
+  }
+  applyMatrix();
+  Eigen ritz = largestEigen(job, k, lowerProduct(job, k, n, image.data(), q.data()), rank);
+  return {std::move(ritz.values), product(job, rank, n, k, ritz.vectors.data(), q.data())};
+}
+
+std::vector<float> toFloat(const std::vector<double>& values) { return {values.begin(), values.end()}; }
+
+void checkMoment(const PackedSymmetric* moment, int64_t size) {
+  if (moment != nullptr && moment->n != size) {
+    throw Error(code::internal, "a moment matrix of size " + std::to_string(moment->n) +
+                                    " does not belong to a side of length " + std::to_string(size));
+  }
+}
+
+}  // namespace
+
+NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, const PackedSymmetric* a,
+                            const PackedSymmetric* b, const FactorOptions& options, const Job& job) {
+  useOneBlasThread();
+  checkMoment(a, n);
+  checkMoment(b, m);
+  ThinProblem problem = thinFirst(w, m, n, a, b);
+  const int64_t thin = problem.thin, wide = problem.wide;
+  const int64_t rank = options.rank > 0 ? std::min(options.rank, thin) : thin;
+
+  // X = L^T W, and then G = X M X^T with M the wide side's moment: the eigenvectors of G are the left
+  // singular vectors of the whitened matrix, and M is never factored, so that it may be singular.
+  std::vector<double> lower, x = std::move(problem.w);
+  if (problem.thinMoment != nullptr) {
+    job.check();
+    lower = cholesky(shrunk(*problem.thinMoment, options.shrinkage), options.jitter);
+    timesLowerTransposed(job, lower, thin, wide, x);
+  }
+  std::vector<double> gram;
+  NestedFactors factors;
+  {
+    std::vector<double> weighted;
+    if (problem.wideMoment != nullptr) {
+      const std::vector<double> moment = shrunk(*problem.wideMoment, options.shrinkage).dense();
+      weighted = product(job, thin, wide, wide, x.data(), moment.data());
+    }
+    const std::vector<double>& y = problem.wideMoment != nullptr ? weighted : x;
+    factors.totalSquares = dot(x, y);
+    if (!std::isfinite(factors.totalSquares)) {
+      throw Error(code::numeric, "a weight or a moment is not finite");
+    }
+    gram = lowerProduct(job, thin, wide, y.data(), x.data());
+  }
+
+  const int64_t sketch = rank + std::max(0, options.oversampling);
+  Eigen eigen = options.randomised && sketch < thin ? sketchedEigen(job, thin, gram, rank, sketch, options)
+                                                    : largestEigen(job, thin, std::move(gram), rank);
+  std::vector<double> wideFactor = product(job, rank, wide, thin, eigen.vectors.data(), x.data());
+  if (problem.thinMoment != nullptr) timesLowerInverse(job, lower, rank, thin, eigen.vectors);
+
+  factors.m = m;
+  factors.n = n;
+  factors.rank = rank;
+  factors.u = toFloat(m <= n ? eigen.vectors : wideFactor);
+  factors.v = toFloat(m <= n ? wideFactor : eigen.vectors);
+  factors.singular = std::move(eigen.values);
+  // Eigenvalues that are 0 come out a rounding error to either side.
+  for (double& value : factors.singular) value = std::sqrt(std::max(value, 0.0));
+  return factors;
+}
+
+std::vector<double> truncationErrors(const float* w, const NestedFactors& factors, const PackedSymmetric* a,
+                                     const PackedSymmetric* b, const std::vector<int64_t>& ranks) {
+  const int64_t m = factors.m, n = factors.n;
+  checkMoment(a, n);
+  checkMoment(b, m);
+  const Job job;
+  const std::vector<double> u(factors.u.begin(), factors.u.end()), v(factors.v.begin(), factors.v.end());
+  const std::vector<double> inputs = a != nullptr ? a->dense() : std::vector<double>();
+  const std::vector<double> outputs = b != nullptr ? b->dense() : std::vector<double>();
+
+  std::vector<double> errors;
+  for (const int64_t rank : ranks) {
+    if (rank < 0 || rank > factors.rank) {
+      throw Error(code::internal,
+                  "rank " + std::to_string(rank) + " of factors with " + std::to_string(factors.rank));
+    }
+    std::vector<double> residual(w, w + m * n);
+    gemm(true, false, m, n, rank, -1.0, u.data(), m, v.data(), n, 1.0, residual.data(), n);
+    // || Lb^T R La ||^2 = sum (R A) o (B R), which needs no factor of A or B.
+    const std::vector<double> right =
+        a != nullptr ? product(job, m, n, n, residual.data(), inputs.data()) : residual;
+    const std::vector<double> left =
+        b != nullptr ? product(job, m, n, m, outputs.data(), residual.data()) : residual;
+    errors.push_back(std::sqrt(std::max(0.0, dot(right, left))));
+  }
+  return errors;
+}
+
+}  // namespace flrc

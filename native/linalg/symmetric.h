@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/job.h"
+
+namespace flrc {
+
+// A symmetric n x n matrix in fp64, lower triangle packed by rows: element (i, j), j <= i, at
+// i (i + 1) / 2 + j.
+struct PackedSymmetric {
+  int64_t n = 0;
+  std::vector<double> values;
+
+  explicit PackedSymmetric(int64_t size = 0) : n(size), values(static_cast<size_t>(size * (size + 1) / 2)) {}
+  double meanDiagonal() const;
+  // Full row-major [n, n].
+  std::vector<double> dense() const;
+};
+
+// The lower Cholesky factor, row-major [n, n], of M + jitter * mean(diag M) I. Raises the jitter tenfold
+// (at most 1e-2) while the matrix is not numerically positive definite; E_NUMERIC if it never is.
+std::vector<double> cholesky(const PackedSymmetric& matrix, double jitter);
+
+// Eigenvalues in falling order with eigenvectors as rows of `vectors` ([n, n], row-major); input row-major
+// [n, n], only its lower triangle read, destroyed. LAPACK dsyevd, one thread.
+void eigenSymmetric(int64_t n, std::vector<double>& matrix, std::vector<double>& values,
+                    std::vector<double>& vectors);
+
+}  // namespace flrc

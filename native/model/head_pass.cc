@@ -1,0 +1,82 @@
+#include "model/head_pass.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/random.h"
+#include "cpu/kernels.h"
+#include "linalg/gemm.h"
+#include "model/layer_pass.h"
+#include "model/wide_layer.h"
+
+namespace flrc {
+namespace {
+
+// Positions whose logits are held at once.
+constexpr int64_t kChunk = 128;
+
+int32_t draw(const float* probabilities, int64_t vocab, double uniform) {
+  double left = uniform;
+  int32_t last = 0;
+  for (int64_t i = 0; i < vocab; ++i) {
+    if (probabilities[i] > 0) last = static_cast<int32_t>(i);
+    left -= probabilities[i];
+    if (left < 0) return static_cast<int32_t>(i);
+  }
+  // Rounding may leave a sliver beyond the sum.
+  return last;
+}
+
+}  // namespace
+
+HeadPass::HeadPass(const Model& of) : model(&of), weights(widenRows(*of.head, of.threads)) {}
+
+double HeadPass::loss(const float* x, const int32_t* tokens, int64_t count, const Job& job) const {
+  return lossAndGradient(x, tokens, count, Labels::data, 0, 0, job, nullptr);
+}
+
+double HeadPass::lossAndGradient(const float* x, const int32_t* tokens, int64_t count, Labels labels, uint64_t seed,
+                                 uint64_t firstDraw, const Job& job, float* dx) const {
+  const ModelConfig& config = model->config;
+  const cpu::Kernels& kernel = cpu::kernels();
+  const int64_t d = config.hidden, vocab = config.vocab;
+  const std::vector<float>& norm = *model->finalNorm;
+  std::vector<float> normed(static_cast<size_t>(kChunk * d)), logits(static_cast<size_t>(kChunk * vocab));
+  std::vector<float> dNormed(dx ? static_cast<size_t>(kChunk * d) : 0);
+  double total = 0;
+  for (int64_t first = 0; first < count; first += kChunk) {
+    job.check();
+    const int64_t rows = std::min(kChunk, count - first);
+    for (int64_t r = 0; r < rows; ++r) {
+      kernel.rmsNorm(x + (first + r) * d, norm.data(), config.eps, d, normed.data() + r * d);
+    }
+    gemm(false, true, rows, vocab, d, 1.0f, normed.data(), d, weights.data(), d, 0.0f, logits.data(), vocab);
+    for (int64_t r = 0; r < rows; ++r) {
+      float* row = logits.data() + r * vocab;
+      const int64_t position = first + r;
+      if (position + 1 == count) {
+        std::fill(row, row + vocab, 0.0f);  // nothing follows: no loss, no gradient
+        continue;
+      }
+      const int32_t next = tokens[position + 1];
+      const float nextLogit = row[next];
+      const float logSum = kernel.softmax(row, vocab, 1.0f);
+      const double loss = static_cast<double>(logSum) - nextLogit;
+      if (!std::isfinite(loss)) {
+        throw Error(code::numeric, "a logit is not finite; the model's weights overflow in this dtype, try f32");
+      }
+      total += loss;
+      if (!dx) continue;
+      const int32_t label =
+          labels == Labels::data ? next : draw(row, vocab, randomUniform(seed, firstDraw + static_cast<uint64_t>(position)));
+      row[label] -= 1.0f;
+    }
+    if (!dx) continue;
+    gemm(false, false, rows, d, vocab, 1.0f, logits.data(), vocab, weights.data(), d, 0.0f, dNormed.data(), d);
+    rmsNormBackward(x + first * d, norm.data(), config.eps, rows, d, dNormed.data(), false, dx + first * d);
+  }
+  return total;
+}
+
+}  // namespace flrc

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/job.h"
+#include "model/model.h"
+
+namespace flrc {
+
+// Whose labels the losses are taken against: the text's own next token, or one drawn from the model's own
+// distribution at every position (the true Fisher information).
+enum class Labels { data, model };
+
+// Final norm and lm_head over one sequence, with lm_head as f32 [vocab, hidden].
+struct HeadPass {
+  const Model* model = nullptr;
+  std::vector<float> weights;
+
+  explicit HeadPass(const Model& of);
+
+  // Sum over positions 0..tokens-2 of -log p(next token), nats, from hidden states x [tokens, hidden].
+  // E_NUMERIC if a logit is not finite.
+  double loss(const float* x, const int32_t* tokens, int64_t count, const Job& job) const;
+
+  // The same sum, and dx [tokens, hidden], the gradient of the summed loss against `labels`. Draw i of `seed`
+  // labels position i - firstDraw.
+  double lossAndGradient(const float* x, const int32_t* tokens, int64_t count, Labels labels, uint64_t seed,
+                         uint64_t firstDraw, const Job& job, float* dx) const;
+};
+
+}  // namespace flrc

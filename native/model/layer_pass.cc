@@ -1,0 +1,220 @@
+#include "model/layer_pass.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/kernels.h"
+#include "linalg/gemm.h"
+
+namespace flrc {
+namespace {
+
+// Queries of one attention tile: its scores stay in cache, and keys beyond the diagonal are never touched.
+constexpr int64_t kQueryTile = 128;
+
+struct Tile {
+  int64_t first, rows;   // queries
+  int64_t begin, length; // keys
+};
+
+template <typename Body>
+void eachTile(int64_t tokens, int64_t window, Body body) {
+  for (int64_t first = 0; first < tokens; first += kQueryTile) {
+    const int64_t rows = std::min(kQueryTile, tokens - first);
+    const int64_t begin = window > 0 ? std::max<int64_t>(0, first - window + 1) : 0;
+    body(Tile{first, rows, begin, first + rows - begin});
+  }
+}
+
+// softmax(scale Q K^T) of one head's tile, masked, [rows, length].
+void attentionWeights(const ModelConfig& config, const LayerActivations& kept, int64_t head, int64_t window,
+                      const Tile& tile, std::vector<float>& weights) {
+  const int64_t hd = config.headDim, qWidth = config.queryWidth(), kvWidth = config.kvWidth();
+  const int64_t kvOffset = head / (config.heads / config.kvHeads) * hd;
+  weights.resize(static_cast<size_t>(tile.rows * tile.length));
+  gemm(false, true, tile.rows, tile.length, hd, 1.0f, kept.q.data() + tile.first * qWidth + head * hd, qWidth,
+       kept.k.data() + tile.begin * kvWidth + kvOffset, kvWidth, 0.0f, weights.data(), tile.length);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(hd));
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    float* row = weights.data() + r * tile.length;
+    const int64_t position = tile.first + r;
+    const int64_t from = (window > 0 ? std::max<int64_t>(0, position - window + 1) : 0) - tile.begin;
+    const int64_t to = position + 1 - tile.begin;
+    std::fill(row, row + from, 0.0f);
+    cpu::kernels().softmax(row + from, to - from, scale);
+    std::fill(row + to, row + tile.length, 0.0f);
+  }
+}
+
+void attentionForward(const ModelConfig& config, int64_t tokens, int64_t window, LayerActivations& kept) {
+  const int64_t hd = config.headDim, qWidth = config.queryWidth(), kvWidth = config.kvWidth();
+  kept.attended.resize(static_cast<size_t>(tokens * qWidth));
+  std::vector<float> weights;
+  for (int64_t head = 0; head < config.heads; ++head) {
+    const int64_t kvOffset = head / (config.heads / config.kvHeads) * hd;
+    eachTile(tokens, window, [&](const Tile& tile) {
+      attentionWeights(config, kept, head, window, tile, weights);
+      gemm(false, false, tile.rows, hd, tile.length, 1.0f, weights.data(), tile.length,
+           kept.v.data() + tile.begin * kvWidth + kvOffset, kvWidth, 0.0f,
+           kept.attended.data() + tile.first * qWidth + head * hd, qWidth);
+    });
+  }
+}
+
+// From d(attended) to d(q), d(k), d(v) after rotary; the weights are computed again tile by tile.
+void attentionBackward(const ModelConfig& config, int64_t tokens, int64_t window, const LayerActivations& kept,
+                       const float* dAttended, std::vector<float>& dq, std::vector<float>& dk,
+                       std::vector<float>& dv) {
+  const cpu::Kernels& kernel = cpu::kernels();
+  const int64_t hd = config.headDim, qWidth = config.queryWidth(), kvWidth = config.kvWidth();
+  const float scale = 1.0f / std::sqrt(static_cast<float>(hd));
+  dq.resize(static_cast<size_t>(tokens * qWidth));
+  dk.assign(static_cast<size_t>(tokens * kvWidth), 0.0f);
+  dv.assign(static_cast<size_t>(tokens * kvWidth), 0.0f);
+  std::vector<float> weights, dWeights;
+  for (int64_t head = 0; head < config.heads; ++head) {
+    const int64_t kvOffset = head / (config.heads / config.kvHeads) * hd;
+    eachTile(tokens, window, [&](const Tile& tile) {
+      attentionWeights(config, kept, head, window, tile, weights);
+      const float* dOut = dAttended + tile.first * qWidth + head * hd;
+      const int64_t keys = tile.begin * kvWidth + kvOffset;
+      gemm(true, false, tile.length, hd, tile.rows, 1.0f, weights.data(), tile.length, dOut, qWidth, 1.0f,
+           dv.data() + keys, kvWidth);
+      dWeights.resize(weights.size());
+      gemm(false, true, tile.rows, tile.length, hd, 1.0f, dOut, qWidth, kept.v.data() + keys, kvWidth, 0.0f,
+           dWeights.data(), tile.length);
+      for (int64_t r = 0; r < tile.rows; ++r) {
+        const float* p = weights.data() + r * tile.length;
+        float* dp = dWeights.data() + r * tile.length;
+        const float mean = kernel.dot(p, dp, tile.length);
+        for (int64_t i = 0; i < tile.length; ++i) dp[i] = p[i] * (dp[i] - mean) * scale;
+      }
+      gemm(false, false, tile.rows, hd, tile.length, 1.0f, dWeights.data(), tile.length, kept.k.data() + keys,
+           kvWidth, 0.0f, dq.data() + tile.first * qWidth + head * hd, qWidth);
+      gemm(true, false, tile.length, hd, tile.rows, 1.0f, dWeights.data(), tile.length,
+           kept.q.data() + tile.first * qWidth + head * hd, qWidth, 1.0f, dk.data() + keys, kvWidth);
+    });
+  }
+}
+
+void normRows(const float* x, const std::vector<float>& weight, float eps, int64_t rows, float* y) {
+  const auto n = static_cast<int64_t>(weight.size());
+  for (int64_t r = 0; r < rows; ++r) cpu::kernels().rmsNorm(x + r * n, weight.data(), eps, n, y + r * n);
+}
+
+// dx [tokens, n] (+)= dy [tokens, m] W
+void inputGradient(const WideLinear& w, const float* dy, int64_t tokens, bool accumulate, float* dx) {
+  const int64_t m = w.linear->outputs, n = w.linear->inputs;
+  gemm(false, false, tokens, n, m, 1.0f, dy, m, w.dense.data(), n, accumulate ? 1.0f : 0.0f, dx, n);
+}
+
+}  // namespace
+
+const std::vector<float>& LayerActivations::input(int projection) const {
+  if (projection <= kV) return attentionInput;
+  if (projection == kO) return attended;
+  return projection == kDown ? product : mlpInput;
+}
+
+void rmsNormBackward(const float* x, const float* weight, float eps, int64_t rows, int64_t n, const float* dy,
+                     bool accumulate, float* dx) {
+  const cpu::Kernels& kernel = cpu::kernels();
+  std::vector<float> weighted(static_cast<size_t>(n));
+  for (int64_t r = 0; r < rows; ++r, x += n, dy += n, dx += n) {
+    for (int64_t i = 0; i < n; ++i) weighted[static_cast<size_t>(i)] = dy[i] * weight[i];
+    const float inverse = 1.0f / std::sqrt(kernel.dot(x, x, n) / static_cast<float>(n) + eps);
+    const float along = kernel.dot(weighted.data(), x, n) * inverse * inverse / static_cast<float>(n);
+    for (int64_t i = 0; i < n; ++i) {
+      const float value = inverse * (weighted[static_cast<size_t>(i)] - along * x[i]);
+      dx[i] = accumulate ? dx[i] + value : value;
+    }
+  }
+}
+
+void layerForward(const ModelConfig& config, const WideLayer& wide, const RopeTable& rope, int64_t tokens,
+                  const float* x, LayerActivations& kept, float* y) {
+  const cpu::Kernels& kernel = cpu::kernels();
+  const Layer& layer = *wide.layer;
+  const int64_t d = config.hidden, ff = config.intermediate;
+  const int64_t qWidth = config.queryWidth(), kvWidth = config.kvWidth();
+
+  kept.attentionInput.resize(static_cast<size_t>(tokens * d));
+  normRows(x, *layer.attentionNorm, config.eps, tokens, kept.attentionInput.data());
+  kept.q.resize(static_cast<size_t>(tokens * qWidth));
+  kept.k.resize(static_cast<size_t>(tokens * kvWidth));
+  kept.v.resize(static_cast<size_t>(tokens * kvWidth));
+  wide.projections[kQ].apply(kept.attentionInput.data(), tokens, kept.q.data());
+  wide.projections[kK].apply(kept.attentionInput.data(), tokens, kept.k.data());
+  wide.projections[kV].apply(kept.attentionInput.data(), tokens, kept.v.data());
+  if (config.qkNorm) {
+    kept.qRaw = kept.q;
+    kept.kRaw = kept.k;
+    normRows(kept.qRaw.data(), *layer.queryNorm, config.eps, tokens * config.heads, kept.q.data());
+    normRows(kept.kRaw.data(), *layer.keyNorm, config.eps, tokens * config.kvHeads, kept.k.data());
+  }
+  for (int64_t t = 0; t < tokens; ++t) {
+    rope.rotate(kept.q.data() + t * qWidth, config.heads, t);
+    rope.rotate(kept.k.data() + t * kvWidth, config.kvHeads, t);
+  }
+  attentionForward(config, tokens, wide.window, kept);
+  kept.middle.resize(static_cast<size_t>(tokens * d));
+  wide.projections[kO].apply(kept.attended.data(), tokens, kept.middle.data());
+  kernel.add(x, tokens * d, kept.middle.data());
+
+  kept.mlpInput.resize(static_cast<size_t>(tokens * d));
+  normRows(kept.middle.data(), *layer.mlpNorm, config.eps, tokens, kept.mlpInput.data());
+  kept.gate.resize(static_cast<size_t>(tokens * ff));
+  kept.up.resize(static_cast<size_t>(tokens * ff));
+  kept.product.resize(static_cast<size_t>(tokens * ff));
+  wide.projections[kGate].apply(kept.mlpInput.data(), tokens, kept.gate.data());
+  wide.projections[kUp].apply(kept.mlpInput.data(), tokens, kept.up.data());
+  kernel.siluTimes(kept.gate.data(), kept.up.data(), tokens * ff, kept.product.data());
+  wide.projections[kDown].apply(kept.product.data(), tokens, y);
+  kernel.add(kept.middle.data(), tokens * d, y);
+}
+
+void layerBackward(const ModelConfig& config, const WideLayer& wide, const RopeTable& rope, int64_t tokens,
+                   const float* x, LayerActivations& kept, const float* dy, ProjectionGradients& gradients,
+                   float* dx) {
+  const cpu::Kernels& kernel = cpu::kernels();
+  const Layer& layer = *wide.layer;
+  const int64_t d = config.hidden, ff = config.intermediate;
+  const int64_t qWidth = config.queryWidth(), kvWidth = config.kvWidth();
+
+  gradients[kDown].assign(dy, dy + tokens * d);
+  std::vector<float> dProduct(static_cast<size_t>(tokens * ff));
+  inputGradient(wide.projections[kDown], dy, tokens, false, dProduct.data());
+  kernel.siluTimesBackward(kept.gate.data(), kept.up.data(), dProduct.data(), tokens * ff, kept.gate.data(),
+                           kept.up.data());
+  gradients[kGate].swap(kept.gate);
+  gradients[kUp].swap(kept.up);
+  std::vector<float> dNormed(static_cast<size_t>(tokens * d));
+  inputGradient(wide.projections[kGate], gradients[kGate].data(), tokens, false, dNormed.data());
+  inputGradient(wide.projections[kUp], gradients[kUp].data(), tokens, true, dNormed.data());
+
+  std::vector<float>& dMiddle = gradients[kO];
+  dMiddle.assign(dy, dy + tokens * d);
+  rmsNormBackward(kept.middle.data(), layer.mlpNorm->data(), config.eps, tokens, d, dNormed.data(), true,
+                  dMiddle.data());
+  std::vector<float> dAttended(static_cast<size_t>(tokens * qWidth));
+  inputGradient(wide.projections[kO], dMiddle.data(), tokens, false, dAttended.data());
+  std::vector<float>&dq = gradients[kQ], &dk = gradients[kK], &dv = gradients[kV];
+  attentionBackward(config, tokens, wide.window, kept, dAttended.data(), dq, dk, dv);
+  for (int64_t t = 0; t < tokens; ++t) {
+    rope.rotate(dq.data() + t * qWidth, config.heads, t, true);
+    rope.rotate(dk.data() + t * kvWidth, config.kvHeads, t, true);
+  }
+  if (config.qkNorm) {
+    rmsNormBackward(kept.qRaw.data(), layer.queryNorm->data(), config.eps, tokens * config.heads, config.headDim,
+                    dq.data(), false, dq.data());
+    rmsNormBackward(kept.kRaw.data(), layer.keyNorm->data(), config.eps, tokens * config.kvHeads, config.headDim,
+                    dk.data(), false, dk.data());
+  }
+  inputGradient(wide.projections[kQ], dq.data(), tokens, false, dNormed.data());
+  inputGradient(wide.projections[kK], dk.data(), tokens, true, dNormed.data());
+  inputGradient(wide.projections[kV], dv.data(), tokens, true, dNormed.data());
+  std::copy(dMiddle.begin(), dMiddle.end(), dx);
+  rmsNormBackward(x, layer.attentionNorm->data(), config.eps, tokens, d, dNormed.data(), true, dx);
+}
+
+}  // namespace flrc

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "model/rope.h"
+#include "model/wide_layer.h"
+
+namespace flrc {
+
+// What one layer keeps of one sequence for its backward pass. All [tokens, width], f32.
+struct LayerActivations {
+  std::vector<float> attentionInput;  // norm of x: input of q, k, v [hidden]
+  std::vector<float> qRaw, kRaw;      // before q/k norm, with qkNorm only
+  std::vector<float> q, k, v;         // after norm and rotary
+  std::vector<float> attended;        // input of o [heads * headDim]
+  std::vector<float> middle;          // x + attention [hidden]
+  std::vector<float> mlpInput;        // norm of middle: input of gate, up [hidden]
+  std::vector<float> gate, up;        // [intermediate]
+  std::vector<float> product;         // silu(gate) * up: input of down [intermediate]
+
+  // The input of a projection, [tokens, n].
+  const std::vector<float>& input(int projection) const;
+};
+
+// Gradients at the outputs of the seven projections, [tokens, m].
+using ProjectionGradients = std::array<std::vector<float>, kProjections>;
+
+// y = layer(x) for one sequence of `tokens` tokens from position 0, x and y [tokens, hidden]; on the calling
+// thread (callers spread sequences over the pool). The rope table holds at least `tokens` positions.
+void layerForward(const ModelConfig& config, const WideLayer& layer, const RopeTable& rope, int64_t tokens,
+                  const float* x, LayerActivations& kept, float* y);
+
+// Given dy at the layer's output, the gradients at every projection's output and dx at its input. Dense
+// layers only. `kept` is what layerForward left for the same x; gate and up are overwritten.
+void layerBackward(const ModelConfig& config, const WideLayer& layer, const RopeTable& rope, int64_t tokens,
+                   const float* x, LayerActivations& kept, const float* dy, ProjectionGradients& gradients,
+                   float* dx);
+
+// dx of y = rmsNorm(x) * weight for `rows` rows of n values; dx is added to when `accumulate`.
+void rmsNormBackward(const float* x, const float* weight, float eps, int64_t rows, int64_t n, const float* dy,
+                     bool accumulate, float* dx);
+
+}  // namespace flrc

@@ -1,0 +1,316 @@
+#include "model/linear.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "core/error.h"
+#include "core/thread_pool.h"
+#include "cpu/kernels.h"
+#include "linalg/gemm.h"
+
+namespace flrc {
+namespace {
+
+// Outputs of a prefill tile: small enough that its dequantised weights stay in L2 for n up to about 1500.
+constexpr int64_t kTileRows = 128;
+// Work below this is not worth waking a thread for.
+constexpr int64_t kTaskBytes = 16 * 1024;
+
+int64_t rowsPerTask(const RowMatrix& w, int threads) {
+  const int64_t bytesPerRow = std::max<int64_t>(1, static_cast<int64_t>(w.bytes()) / std::max<int64_t>(1, w.rows));
+  const int64_t fewest = std::max<int64_t>(1, kTaskBytes / bytesPerRow);
+  const int64_t even = (w.rows + threads * 4 - 1) / (threads * 4);
+  return std::max(fewest, even);
+}
+
+int64_t panelsPerTask(const PanelMatrix& c, int threads) {
+  const int64_t bytesPerPanel = std::max<int64_t>(1, static_cast<int64_t>(c.bytes()) / std::max<int64_t>(1, c.panels()));
+  const int64_t fewest = std::max<int64_t>(1, kTaskBytes / bytesPerPanel);
+  const int64_t even = (c.panels() + threads * 4 - 1) / (threads * 4);
+  return std::max(fewest, even);
+}
+
+// Where each call's blocks put t and u in the scratch, in floats per column.
+struct Place {
+  int64_t t = 0, u = 0;
+};
+
+struct Layout {
+  std::vector<std::vector<Place>> blocks;  // [call][block]
+  int64_t tWidth = 0, uWidth = 0;
+};
+
+int64_t activeRank(const LinearCall& call, const FactorBlock& block) {
+  return call.linear->pivoted ? block.rank() : std::min(call.rank, block.rank());
+}
+
+Layout layOut(const LinearCall* calls, int count) {
+  Layout layout;
+  layout.blocks.resize(static_cast<size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    const Linear& linear = *calls[i].linear;
+    if (!linear.factored()) continue;
+    const int64_t blocks = linear.blocksFor(calls[i].rank);
+    for (int64_t b = 0; b < blocks; ++b) {
+      const FactorBlock& block = *linear.blocks[b];
+      layout.blocks[i].push_back({layout.tWidth, layout.uWidth});
+      layout.tWidth += activeRank(calls[i], block);
+      if (linear.pivoted) layout.uWidth += block.c.outputs;
+    }
+  }
+  return layout;
+}
+
+// y[o] = bias[o] + sum over blocks of (t, u)[gather[o]], for one column.
+void gatherColumn(const LinearCall& call, const std::vector<Place>& places, const float* t, const float* u,
+                  float* y) {
+  const Linear& linear = *call.linear;
+  const int64_t m = linear.outputs;
+  if (linear.factored() && (linear.pivoted || places.empty())) {
+    std::fill(y, y + m, 0.0f);
+    for (size_t b = 0; b < places.size(); ++b) {
+      const FactorBlock& block = *linear.blocks[b];
+      const float* tb = t + places[b].t;
+      const float* ub = u + places[b].u - block.rank();
+      for (int64_t o = 0; o < m; ++o) {
+        const int32_t at = block.gather[o];
+        y[o] += at < block.rank() ? tb[at] : ub[at];
+      }
+    }
+  }
+  if (!linear.bias.empty()) {
+    for (int64_t o = 0; o < m; ++o) y[o] += linear.bias[o];
+  }
+}
+
+bool needsGather(const LinearCall& call) {
+  return !call.linear->bias.empty() || (call.linear->factored() && (call.linear->pivoted || call.rank == 0));
+}
+
+void gatherAll(const LinearCall* calls, int count, const Layout& layout, int64_t columns, int threads,
+               LinearScratch& scratch) {
+  bool any = false;
+  for (int i = 0; i < count; ++i) any = any || needsGather(calls[i]);
+  if (!any) return;
+  auto column = [&](int64_t c) {
+    for (int i = 0; i < count; ++i) {
+      if (!needsGather(calls[i])) continue;
+      gatherColumn(calls[i], layout.blocks[i], scratch.t.data() + c * layout.tWidth,
+                   scratch.u.data() + c * layout.uWidth, calls[i].y + c * calls[i].linear->outputs);
+    }
+  };
+  if (columns == 1) {
+    column(0);
+  } else {
+    ThreadPool::shared().parallelFor(columns, threads, column);
+  }
+}
+
+void decodeLinears(const LinearCall* calls, int count, const float* x, int columns, int threads,
+                   LinearScratch& scratch) {
+  const cpu::Kernels& k = cpu::kernels();
+  const Layout layout = layOut(calls, count);
+  scratch.t.resize(static_cast<size_t>(layout.tWidth * columns));
+  scratch.u.resize(static_cast<size_t>(layout.uWidth * columns));
+  auto& tasks = scratch.tasks;
+
+  tasks.clear();
+  for (int i = 0; i < count; ++i) {
+    const Linear& linear = *calls[i].linear;
+    auto split = [&](const RowMatrix& w, int64_t rows, int block) {
+      const int64_t step = rowsPerTask(w, threads);
+      for (int64_t r = 0; r < rows; r += step) tasks.push_back({i, block, r, std::min(rows, r + step)});
+    };
+    if (!linear.factored()) {
+      split(*linear.dense, linear.outputs, -1);
+    } else {
+      for (size_t b = 0; b < layout.blocks[i].size(); ++b) {
+        split(linear.blocks[b]->p, activeRank(calls[i], *linear.blocks[b]), static_cast<int>(b));
+      }
+    }
+  }
+  const int64_t n = count > 0 ? calls[0].linear->inputs : 0;
+  ThreadPool::shared().parallelFor(static_cast<int64_t>(tasks.size()), threads, [&](int64_t index) {
+    const auto& task = tasks[index];
+    const LinearCall& call = calls[task.linear];
+    if (task.block < 0) {
+      k.rowsTimes(*call.linear->dense, task.begin, task.end, x, n, columns, call.y, call.linear->outputs);
+    } else {
+      float* t = scratch.t.data() + layout.blocks[task.linear][task.block].t;
+      k.rowsTimes(call.linear->blocks[task.block]->p, task.begin, task.end, x, n, columns, t, layout.tWidth);
+    }
+  });
+
+  tasks.clear();
+  for (int i = 0; i < count; ++i) {
+    for (size_t b = 0; b < layout.blocks[i].size(); ++b) {
+      const PanelMatrix& c = calls[i].linear->blocks[b]->c;
+      const int64_t step = panelsPerTask(c, threads);
+      for (int64_t p = 0; p < c.panels(); p += step) {
+        tasks.push_back({i, static_cast<int32_t>(b), p, std::min(c.panels(), p + step)});
+      }
+    }
+  }
+  if (!tasks.empty()) {
+    ThreadPool::shared().parallelFor(static_cast<int64_t>(tasks.size()), threads, [&](int64_t index) {
+      const auto& task = tasks[index];
+      const LinearCall& call = calls[task.linear];
+      const FactorBlock& block = *call.linear->blocks[task.block];
+      const Place place = layout.blocks[task.linear][task.block];
+      const bool pivoted = call.linear->pivoted;
+      k.panelsTimes(block.c, task.begin, task.end, 0, activeRank(call, block), scratch.t.data() + place.t,
+                    layout.tWidth, columns, pivoted ? scratch.u.data() + place.u : call.y,
+                    pivoted ? layout.uWidth : call.linear->outputs);
+    });
+  }
+  gatherAll(calls, count, layout, columns, threads, scratch);
+}
+
+void prefillRows(const RowMatrix& w, int64_t begin, int64_t end, const float* x, int64_t columns, float* y,
+                 int64_t ldy) {
+  std::vector<float> wide;
+  const float* tile = reinterpret_cast<const float*>(w.data.data()) + begin * w.stride;
+  int64_t ld = w.stride;
+  if (w.dtype != Dtype::f32) {
+    wide.resize(static_cast<size_t>((end - begin) * w.cols));
+    cpu::kernels().dequantiseRows(w, begin, end, wide.data(), w.cols);
+    tile = wide.data();
+    ld = w.cols;
+  }
+  gemm(false, true, columns, end - begin, w.cols, 1.0f, x, w.cols, tile, ld, 0.0f, y + begin, ldy);
+}
+
+void prefillPanel(const PanelMatrix& c, int64_t panel, int64_t rank, const float* t, int64_t ldt, int64_t columns,
+                  float* y, int64_t ldy) {
+  std::vector<float> wide(static_cast<size_t>(rank * kPanel));
+  cpu::kernels().dequantisePanel(c, panel, 0, rank, wide.data(), kPanel);
+  const int64_t outputs = std::min(kPanel, c.outputs - panel * kPanel);
+  gemm(false, false, columns, outputs, rank, 1.0f, t, ldt, wide.data(), kPanel, 0.0f, y + panel * kPanel, ldy);
+}
+
+void prefillLinears(const LinearCall* calls, int count, const float* x, int64_t columns, int threads,
+                    LinearScratch& scratch) {
+  const Layout layout = layOut(calls, count);
+  scratch.t.resize(static_cast<size_t>(layout.tWidth * columns));
+  scratch.u.resize(static_cast<size_t>(layout.uWidth * columns));
+  auto& tasks = scratch.tasks;
+
+  tasks.clear();
+  for (int i = 0; i < count; ++i) {
+    const Linear& linear = *calls[i].linear;
+    auto split = [&](int64_t rows, int block) {
+      for (int64_t r = 0; r < rows; r += kTileRows) tasks.push_back({i, block, r, std::min(rows, r + kTileRows)});
+    };
+    if (!linear.factored()) split(linear.outputs, -1);
+    for (size_t b = 0; b < layout.blocks[i].size(); ++b) {
+      split(activeRank(calls[i], *linear.blocks[b]), static_cast<int>(b));
+    }
+  }
+  ThreadPool::shared().parallelFor(static_cast<int64_t>(tasks.size()), threads, [&](int64_t index) {
+    const auto& task = tasks[index];
+    const LinearCall& call = calls[task.linear];
+    if (task.block < 0) {
+      prefillRows(*call.linear->dense, task.begin, task.end, x, columns, call.y, call.linear->outputs);
+    } else {
+      prefillRows(call.linear->blocks[task.block]->p, task.begin, task.end, x, columns,
+                  scratch.t.data() + layout.blocks[task.linear][task.block].t, layout.tWidth);
+    }
+  });
+
+  tasks.clear();
+  for (int i = 0; i < count; ++i) {
+    for (size_t b = 0; b < layout.blocks[i].size(); ++b) {
+      const int64_t panels = calls[i].linear->blocks[b]->c.panels();
+      for (int64_t p = 0; p < panels; ++p) tasks.push_back({i, static_cast<int32_t>(b), p, p + 1});
+    }
+  }
+  if (!tasks.empty()) {
+    ThreadPool::shared().parallelFor(static_cast<int64_t>(tasks.size()), threads, [&](int64_t index) {
+      const auto& task = tasks[index];
+      const LinearCall& call = calls[task.linear];
+      const FactorBlock& block = *call.linear->blocks[task.block];
+      const Place place = layout.blocks[task.linear][task.block];
+      const bool pivoted = call.linear->pivoted;
+      prefillPanel(block.c, task.begin, activeRank(call, block), scratch.t.data() + place.t, layout.tWidth, columns,
+                   pivoted ? scratch.u.data() + place.u : call.y,
+                   pivoted ? layout.uWidth : call.linear->outputs);
+    });
+  }
+  gatherAll(calls, count, layout, columns, threads, scratch);
+}
+
+}  // namespace
+
+void finishBlock(FactorBlock& block, int64_t outputs) {
+  const int64_t s = block.rank();
+  block.gather.assign(static_cast<size_t>(outputs), -1);
+  int32_t before = -1;
+  for (int64_t j = 0; j < s; ++j) {
+    const int32_t at = block.pivot[j];
+    if (at <= before || at >= outputs) {
+      throw Error(code::modelFormat, "pivot " + std::to_string(at) + " is out of order or outside the " +
+                                         std::to_string(outputs) + " outputs");
+    }
+    before = at;
+    block.gather[at] = static_cast<int32_t>(j);
+  }
+  int32_t rest = static_cast<int32_t>(s);
+  for (auto& at : block.gather) {
+    if (at < 0) at = rest++;
+  }
+}
+
+int64_t Linear::storedRank() const {
+  int64_t rank = 0;
+  for (const auto& block : blocks) rank += block->rank();
+  return rank;
+}
+
+int64_t Linear::blocksFor(int64_t rank) const {
+  if (!pivoted) return rank > 0 ? 1 : 0;
+  int64_t count = 0, sum = 0;
+  for (const auto& block : blocks) {
+    if (sum + block->rank() > rank) break;
+    sum += block->rank();
+    ++count;
+  }
+  return count;
+}
+
+int64_t Linear::parameters(int64_t rank) const {
+  if (!factored()) return outputs * inputs;
+  if (!pivoted) return rank * (outputs + inputs);
+  int64_t total = 0;
+  for (int64_t b = 0; b < blocksFor(rank); ++b) {
+    const int64_t s = blocks[b]->rank();
+    total += s * (outputs + inputs - s);
+  }
+  return total;
+}
+
+size_t Linear::weightBytes(int64_t rank) const {
+  const size_t biasBytes = bias.size() * sizeof(float);
+  if (!factored()) return dense->bytes() + biasBytes;
+  size_t total = biasBytes;
+  for (int64_t b = 0; b < blocksFor(rank); ++b) {
+    const FactorBlock& block = *blocks[b];
+    if (pivoted || rank >= block.rank()) {
+      total += block.bytes();
+    } else {
+      total += (block.p.bytes() + block.c.bytes()) * static_cast<size_t>(rank) / static_cast<size_t>(block.rank());
+    }
+  }
+  return total;
+}
+
+void applyLinears(const LinearCall* calls, int count, const float* x, int64_t columns, int threads,
+                  LinearScratch& scratch) {
+  if (columns <= cpu::kMaxColumns) {
+    decodeLinears(calls, count, x, static_cast<int>(columns), threads, scratch);
+  } else {
+    prefillLinears(calls, count, x, columns, threads, scratch);
+  }
+}
+
+}  // namespace flrc

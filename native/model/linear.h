@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "tensor/matrix.h"
+
+namespace flrc {
+
+// Ranks of one projection stored together. Pivoted: y[pivot] = t, y[rest] = C t with t = P x, where `p` is
+// P [s, n] and `c` holds C for the m - s other outputs. Plain: t = V x, y = U t, where `p` is V and `c` is U
+// over all m outputs, and any prefix of the ranks may be used.
+struct FactorBlock {
+  RowMatrix p;
+  PanelMatrix c;
+  std::vector<int32_t> pivot;   // [s], rising; empty for plain factors
+  std::vector<int32_t> gather;  // [m]: where output o lies in (t, u), u = C t; empty for plain factors
+
+  int64_t rank() const { return p.rows; }
+  size_t bytes() const { return p.bytes() + c.bytes() + pivot.size() * sizeof(int32_t); }
+};
+
+// Fills `gather` from `pivot` for m outputs; E_MODEL_FORMAT unless pivots are rising and inside [0, m).
+void finishBlock(FactorBlock& block, int64_t outputs);
+
+// One projection y = W x (+ bias), dense or factored. Immutable once built, shared between models.
+struct Linear {
+  int64_t outputs = 0;  // m
+  int64_t inputs = 0;   // n
+  std::shared_ptr<const RowMatrix> dense;                    // [m, n]; null when factored
+  std::vector<std::shared_ptr<const FactorBlock>> blocks;    // lowest level first
+  bool pivoted = true;
+  std::vector<float> bias;  // [m] or empty
+
+  bool factored() const { return dense == nullptr; }
+  int64_t storedRank() const;
+  // Blocks that make up rank r of pivoted storage; plain storage always has one.
+  int64_t blocksFor(int64_t rank) const;
+  // Block parameters read at this rank (rank is ignored when dense).
+  int64_t parameters(int64_t rank) const;
+  size_t weightBytes(int64_t rank) const;
+};
+
+// Working memory of applyLinears, kept by the session so that decoding allocates nothing.
+struct LinearScratch {
+  std::vector<float> t, u;
+  struct Task {
+    int32_t linear, block;
+    int64_t begin, end;
+  };
+  std::vector<Task> tasks;
+};
+
+struct LinearCall {
+  const Linear* linear;
+  int64_t rank;  // the level's rank; ignored when dense
+  float* y;      // [columns, outputs]
+};
+
+// y = W x for several projections of the same input x [columns, n] (q/k/v, gate/up). Up to 16 columns go
+// through the decode kernels, where a column's result is bitwise the same in any batch, split and thread
+// count; more go through tiles of dequantised weights and sgemm.
+void applyLinears(const LinearCall* calls, int count, const float* x, int64_t columns, int threads,
+                  LinearScratch& scratch);
+
+}  // namespace flrc

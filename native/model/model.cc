@@ -1,0 +1,114 @@
+#include "model/model.h"
+
+#include <cmath>
+
+#include "core/error.h"
+
+namespace flrc {
+namespace {
+
+constexpr const char* kProjectionNames[kProjections] = {
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj",
+};
+
+void requireSize(int64_t value, int64_t most, const char* name) {
+  if (value < 1 || value > most) {
+    throw Error(code::modelFormat, std::string("config: ") + name + " is " + std::to_string(value) +
+                                       ", expected 1 to " + std::to_string(most));
+  }
+}
+
+}  // namespace
+
+std::string layerName(int64_t layer, const char* tensor) {
+  return "model.layers." + std::to_string(layer) + "." + tensor;
+}
+
+std::string projectionName(int64_t layer, int projection) {
+  return layerName(layer, kProjectionNames[projection]);
+}
+
+Shape projectionShape(const ModelConfig& config, int projection) {
+  switch (projection) {
+    case kQ:
+      return {config.queryWidth(), config.hidden};
+    case kK:
+    case kV:
+      return {config.kvWidth(), config.hidden};
+    case kO:
+      return {config.hidden, config.queryWidth()};
+    case kGate:
+    case kUp:
+      return {config.intermediate, config.hidden};
+    default:
+      return {config.hidden, config.intermediate};
+  }
+}
+
+bool projectionHasBias(const ModelConfig& config, int projection) {
+  if (projection <= kV) return config.qkvBias;
+  return projection == kO ? config.outputBias : config.mlpBias;
+}
+
+size_t Model::bytes() const {
+  size_t total = embedding->bytes() + (head == embedding ? 0 : head->bytes()) + finalNorm->size() * sizeof(float);
+  for (const Layer& layer : layers) {
+    for (const Vector* vector : {&layer.attentionNorm, &layer.mlpNorm, &layer.queryNorm, &layer.keyNorm}) {
+      if (*vector) total += (*vector)->size() * sizeof(float);
+    }
+    for (const Linear& linear : layer.projections) total += linear.weightBytes(linear.storedRank());
+  }
+  return total;
+}
+
+int64_t Model::levelParameters(int64_t level) const {
+  int64_t total = 0;
+  for (int64_t i = 0; i < projectionCount(); ++i) {
+    total += projection(i).parameters(levels[static_cast<size_t>(level)][static_cast<size_t>(i)]);
+  }
+  return total;
+}
+
+size_t Model::levelBytes(int64_t level) const {
+  size_t total = embedding->bytes() / static_cast<size_t>(config.vocab) + head->bytes() +
+                 finalNorm->size() * sizeof(float);
+  for (int64_t l = 0; l < config.layers; ++l) {
+    total += 2 * static_cast<size_t>(config.hidden) * sizeof(float);
+    if (config.qkNorm) total += 2 * static_cast<size_t>(config.headDim) * sizeof(float);
+  }
+  for (int64_t i = 0; i < projectionCount(); ++i) {
+    total += projection(i).weightBytes(levels[static_cast<size_t>(level)][static_cast<size_t>(i)]);
+  }
+  return total;
+}
+
+void checkConfig(const ModelConfig& config) {
+  constexpr int64_t kMost = 1 << 22;
+  requireSize(config.layers, 1 << 14, "layers");
+  requireSize(config.hidden, 1 << 20, "hidden size");
+  requireSize(config.heads, 1 << 14, "heads");
+  requireSize(config.kvHeads, config.heads, "key/value heads");
+  requireSize(config.headDim, 1 << 14, "head dimension");
+  requireSize(config.queryWidth(), kMost, "query width");
+  requireSize(config.intermediate, kMost, "intermediate size");
+  requireSize(config.vocab, kMost, "vocabulary size");
+  requireSize(config.context, int64_t{1} << 30, "context length");
+  if (config.heads % config.kvHeads != 0) {
+    throw Error(code::modelFormat, "config: heads are not a multiple of key/value heads");
+  }
+  if (config.headDim % 2 != 0 || static_cast<int64_t>(config.ropeFrequencies.size()) != config.headDim / 2) {
+    throw Error(code::modelFormat, "config: rotary frequencies do not match the head dimension");
+  }
+  if (static_cast<int64_t>(config.slidingWindow.size()) != config.layers) {
+    throw Error(code::modelFormat, "config: one attention window per layer is expected");
+  }
+  for (double frequency : config.ropeFrequencies) {
+    if (!std::isfinite(frequency)) throw Error(code::modelFormat, "config: a rotary frequency is not finite");
+  }
+  if (!(config.eps >= 0) || !std::isfinite(config.ropeScale)) {
+    throw Error(code::modelFormat, "config: rms_norm_eps or the rotary scale is not a finite number");
+  }
+}
+
+}  // namespace flrc

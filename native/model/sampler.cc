@@ -1,0 +1,87 @@
+#include "model/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/random.h"
+
+namespace flrc {
+namespace {
+
+struct Candidate {
+  int32_t token;
+  double logprob;
+};
+
+bool likelier(const Candidate& a, const Candidate& b) {
+  return a.logprob != b.logprob ? a.logprob > b.logprob : a.token < b.token;
+}
+
+// The candidates that the filters leave, likeliest first.
+std::vector<Candidate> filtered(const float* logits, int64_t vocab, double logSum, const Sampling& sampling) {
+  std::vector<Candidate> all(static_cast<size_t>(vocab));
+  for (int64_t i = 0; i < vocab; ++i) all[static_cast<size_t>(i)] = {static_cast<int32_t>(i), logits[i] - logSum};
+  size_t keep = all.size();
+  if (sampling.topK > 0) keep = std::min(keep, static_cast<size_t>(sampling.topK));
+  std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(keep), all.end(), likelier);
+  all.resize(keep);
+
+  if (sampling.topP < 1) {
+    double total = 0;
+    for (const Candidate& c : all) total += std::exp(c.logprob);
+    double sum = 0;
+    size_t n = 0;
+    while (n < all.size() && (n == 0 || sum < sampling.topP * total)) sum += std::exp(all[n++].logprob);
+    all.resize(n);
+  }
+  if (sampling.minP > 0) {
+    const double least = all.front().logprob + std::log(sampling.minP);
+    while (all.size() > 1 && all.back().logprob < least) all.pop_back();
+  }
+  return all;
+}
+
+}  // namespace
+
+Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling) {
+  int64_t best = 0;
+  double finite = 0;
+  for (int64_t i = 0; i < vocab; ++i) {
+    finite += logits[i] * 0.0f;
+    if (logits[i] > logits[best]) best = i;
+  }
+  if (!std::isfinite(finite)) {
+    throw Error(code::numeric, "a logit is not finite; the model's weights overflow in this dtype, try f32");
+  }
+  const double top = logits[best];
+  double sum = 0, weighted = 0;
+  for (int64_t i = 0; i < vocab; ++i) {
+    const double shifted = logits[i] - top;
+    const double e = std::exp(shifted);
+    sum += e;
+    weighted += e * shifted;
+  }
+  const double logSum = top + std::log(sum);
+
+  Sampled result;
+  result.entropy = std::log(sum) - weighted / sum;
+  result.token = static_cast<int32_t>(best);
+  if (sampling.temperature > 0) {
+    const std::vector<Candidate> candidates = filtered(logits, vocab, logSum, sampling);
+    const double highest = candidates.front().logprob;
+    std::vector<double> weight(candidates.size());
+    for (size_t i = 0; i < weight.size(); ++i) {
+      weight[i] = std::exp((candidates[i].logprob - highest) / sampling.temperature);
+    }
+    double left = randomUniform(sampling.seed, sampling.draw) * std::accumulate(weight.begin(), weight.end(), 0.0);
+    size_t pick = 0;
+    while (pick + 1 < weight.size() && left >= weight[pick]) left -= weight[pick++];
+    result.token = candidates[pick].token;
+  }
+  result.logprob = logits[result.token] - logSum;
+  return result;
+}
+
+}  // namespace flrc

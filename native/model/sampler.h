@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace flrc {
+
+struct Sampling {
+  double temperature = 0;  // 0 is greedy
+  int64_t topK = 0;        // 0 is off
+  double topP = 1;         // 1 is off
+  double minP = 0;         // 0 is off
+  uint64_t seed = 0;
+  uint64_t draw = 0;  // which draw of the seed this is
+};
+
+struct Sampled {
+  int32_t token = 0;
+  double logprob = 0;  // under the model's own distribution, before temperature and filters
+  double entropy = 0;  // of that distribution, nats
+};
+
+// Picks a token from logits [vocab]. Filters in llama.cpp's order: top-k, top-p, min-p (all on the untempered
+// distribution), then temperature. Greedy ties go to the lowest id. E_NUMERIC if a logit is not finite.
+Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling);
+
+}  // namespace flrc

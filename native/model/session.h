@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "core/job.h"
+#include "model/linear.h"
+#include "model/model.h"
+#include "model/rope.h"
+#include "model/sampler.h"
+
+namespace flrc {
+
+// One generation's own state: the KV cache and the last logits. Calls take turns under the session's lock.
+class Session {
+ public:
+  explicit Session(std::shared_ptr<const Model> model);
+
+  // Appends tokens at `level`, in chunks, and keeps the logits of the last one. Returns the new length.
+  // E_CONTEXT if the context would overflow. On an error or abort the session keeps its former length.
+  int64_t append(const int32_t* tokens, int64_t count, int64_t level, const Job& job);
+  Sampled sample(const Sampling& sampling);
+  // Forgets positions from `length` on; the logits are gone with them.
+  void rewind(int64_t length);
+  int64_t length() const { return length_; }
+  // Of the last appended token, [vocab]; empty before the first append and after a rewind.
+  const std::vector<float>& logits() const { return logits_; }
+  const Model& model() const { return *model_; }
+
+ private:
+  // [position, kvHeads * headDim] of one layer, rotary applied to keys.
+  struct Cache {
+    std::vector<float> keys, values;
+  };
+
+  void forward(const int32_t* tokens, int64_t count, int64_t level, bool last);
+  void attention(int64_t layer, int64_t count);
+  void attendOne(const Cache& cache, int64_t position, int64_t head, int64_t window, const float* q, float* out,
+                 std::vector<float>& scores) const;
+  void attendTile(const Cache& cache, int64_t first, int64_t rows, int64_t head, int64_t window, const float* q,
+                  float* out) const;
+  void headLogits(const float* hidden);
+
+  std::shared_ptr<const Model> model_;
+  std::mutex mutex_;
+  int64_t length_ = 0;
+  std::vector<Cache> cache_;
+  RopeTable rope_;
+  std::vector<float> logits_;
+  LinearScratch scratch_;
+  // Activations of the tokens being appended, [count, width].
+  std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, out_;
+};
+
+}  // namespace flrc

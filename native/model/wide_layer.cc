@@ -1,0 +1,91 @@
+#include "model/wide_layer.h"
+
+#include <algorithm>
+
+#include "core/thread_pool.h"
+#include "cpu/kernels.h"
+#include "linalg/gemm.h"
+
+namespace flrc {
+namespace {
+
+constexpr int64_t kRowsPerTask = 64;
+
+}  // namespace
+
+std::vector<float> widenRows(const RowMatrix& matrix, int threads) {
+  std::vector<float> wide(static_cast<size_t>(matrix.rows * matrix.cols));
+  const int64_t tasks = (matrix.rows + kRowsPerTask - 1) / kRowsPerTask;
+  ThreadPool::shared().parallelFor(tasks, threads, [&](int64_t task) {
+    const int64_t begin = task * kRowsPerTask, end = std::min(matrix.rows, begin + kRowsPerTask);
+    cpu::kernels().dequantiseRows(matrix, begin, end, wide.data() + begin * matrix.cols, matrix.cols);
+  });
+  return wide;
+}
+
+WideLayer widen(const Model& model, int64_t layerIndex, int64_t level) {
+  WideLayer wide;
+  wide.layer = &model.layers[static_cast<size_t>(layerIndex)];
+  wide.window = model.config.slidingWindow[static_cast<size_t>(layerIndex)];
+  for (int p = 0; p < kProjections; ++p) {
+    const Linear& linear = wide.layer->projections[p];
+    WideLinear& to = wide.projections[p];
+    to.linear = &linear;
+    if (!linear.factored()) {
+      to.dense = widenRows(*linear.dense, model.threads);
+      continue;
+    }
+    const int64_t rank = model.rank(level, layerIndex, p);
+    for (int64_t b = 0; b < linear.blocksFor(rank); ++b) {
+      const FactorBlock& stored = *linear.blocks[static_cast<size_t>(b)];
+      WideLinear::Block block;
+      block.stored = &stored;
+      block.rank = linear.pivoted ? stored.rank() : std::min(rank, stored.rank());
+      block.p = widenRows(stored.p, model.threads);
+      block.c.resize(static_cast<size_t>(block.rank * stored.c.outputs));
+      ThreadPool::shared().parallelFor(block.rank, model.threads, [&](int64_t j) {
+        getRank(stored.c, j, block.c.data() + j * stored.c.outputs);
+      });
+      to.blocks.push_back(std::move(block));
+    }
+  }
+  return wide;
+}
+
+void WideLinear::apply(const float* x, int64_t tokens, float* y) const {
+  const int64_t m = linear->outputs, n = linear->inputs;
+  if (!linear->factored()) {
+    gemm(false, true, tokens, m, n, 1.0f, x, n, dense.data(), n, 0.0f, y, m);
+  } else {
+    std::fill(y, y + tokens * m, 0.0f);
+    std::vector<float> t, u;
+    for (const Block& block : blocks) {
+      const int64_t s = block.rank, others = block.stored->c.outputs;
+      t.resize(static_cast<size_t>(tokens * s));
+      gemm(false, true, tokens, s, n, 1.0f, x, n, block.p.data(), n, 0.0f, t.data(), s);
+      if (!linear->pivoted) {
+        gemm(false, false, tokens, m, s, 1.0f, t.data(), s, block.c.data(), others, 0.0f, y, m);
+        continue;
+      }
+      u.resize(static_cast<size_t>(tokens * others));
+      if (others > 0) {
+        gemm(false, false, tokens, others, s, 1.0f, t.data(), s, block.c.data(), others, 0.0f, u.data(), others);
+      }
+      const auto& gather = block.stored->gather;
+      for (int64_t token = 0; token < tokens; ++token) {
+        const float* tRow = t.data() + token * s;
+        const float* uRow = u.data() + token * others - s;
+        for (int64_t o = 0; o < m; ++o) {
+          const int32_t at = gather[static_cast<size_t>(o)];
+          y[token * m + o] += at < s ? tRow[at] : uRow[at];
+        }
+      }
+    }
+  }
+  if (linear->bias.empty()) return;
+  for (int64_t token = 0; token < tokens; ++token) {
+    cpu::kernels().add(linear->bias.data(), m, y + token * m);
+  }
+}
+
+}  // namespace flrc

@@ -1,0 +1,251 @@
+#include "model/writer.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <functional>
+#include <unordered_map>
+
+#include "core/error.h"
+#include "linalg/gemm.h"
+#include "model/wide_layer.h"
+
+namespace flrc {
+namespace {
+
+using Bytes = std::vector<uint8_t>;
+
+struct Output {
+  TensorEntry entry;
+  std::function<Bytes()> bytes;
+};
+
+const char* typeName(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::f32:
+      return "F32";
+    case Dtype::bf16:
+      return "BF16";
+    case Dtype::int8:
+      return "I8";
+    default:
+      return "U8";
+  }
+}
+
+int64_t valueBytes(const char* type) {
+  switch (type[0]) {
+    case 'F':
+      return 4;
+    case 'B':
+      return 2;
+    case 'I':
+      return type[1] == '3' ? 4 : 1;
+    default:
+      return 1;
+  }
+}
+
+class Listing {
+ public:
+  Listing(const Model& model, bool dense) : model_(model), dense_(dense) {
+    exported_ = model.dtype == Dtype::f32 ? Dtype::f32 : Dtype::bf16;
+    rows(std::string(kEmbeddingName) + ".weight", model.embedding);
+    if (model.head != model.embedding) rows(std::string(kHeadName) + ".weight", model.head);
+    vector(kFinalNormName, model.finalNorm);
+    for (int64_t l = 0; l < model.config.layers; ++l) layer(l);
+  }
+
+  std::vector<Output> outputs;
+
+ private:
+  void add(std::string name, const char* type, std::vector<int64_t> shape, std::function<Bytes()> bytes) {
+    int64_t length = valueBytes(type);
+    for (int64_t extent : shape) length *= extent;
+    outputs.push_back({{std::move(name), type, std::move(shape), length}, std::move(bytes)});
+  }
+
+  // A vector stays f32: norms and biases are small, and bf16 sources are restored exactly by rounding back.
+  void vector(const std::string& name, const Vector& values) {
+    add(name, "F32", {static_cast<int64_t>(values->size())}, [values] { return raw(*values); });
+  }
+
+  template <typename T>
+  static Bytes raw(const std::vector<T>& values) {
+    const auto* at = reinterpret_cast<const uint8_t*>(values.data());
+    return Bytes(at, at + values.size() * sizeof(T));
+  }
+
+  // `count` stored rows of `cols` values, given by store(row, out); split in its parts when quantised.
+  void stored(const std::string& name, Dtype dtype, int64_t count, int64_t cols,
+              std::function<void(int64_t, StoredRow&)> store) {
+    auto collect = [count, store](Bytes StoredRow::*part) {
+      return [count, store, part] {
+        Bytes all;
+        StoredRow row;
+        for (int64_t r = 0; r < count; ++r) {
+          store(r, row);
+          const Bytes& bytes = row.*part;
+          all.insert(all.end(), bytes.begin(), bytes.end());
+        }
+        return all;
+      };
+    };
+    if (dtype == Dtype::f32 || dtype == Dtype::bf16) {
+      add(name, typeName(dtype), {count, cols}, collect(&StoredRow::data));
+      return;
+    }
+    const int64_t groups = (cols + kGroup - 1) / kGroup;
+    add(name + ".q", typeName(dtype), {count, dtype == Dtype::int4 ? (cols + 1) / 2 : cols}, collect(&StoredRow::data));
+    add(name + ".scale", "BF16", {count, groups}, collect(&StoredRow::scale));
+    if (dtype == Dtype::int4) add(name + ".zero", "U8", {count, groups}, collect(&StoredRow::zero));
+  }
+
+  void rows(const std::string& name, std::shared_ptr<const RowMatrix> matrix) {
+    if (dense_) {
+      wide(name, matrix->rows, matrix->cols, [matrix](float* out) {
+        for (int64_t r = 0; r < matrix->rows; ++r) getRow(*matrix, r, out + r * matrix->cols);
+      });
+      return;
+    }
+    stored(name, matrix->dtype, matrix->rows, matrix->cols,
+           [matrix](int64_t row, StoredRow& out) { storeRow(*matrix, row, out); });
+  }
+
+  // An exported weight, in f32 or bf16.
+  void wide(const std::string& name, int64_t m, int64_t n, std::function<void(float*)> fill) {
+    const Dtype dtype = exported_;
+    add(name, typeName(dtype), {m, n}, [=] {
+      std::vector<float> values(static_cast<size_t>(m * n));
+      fill(values.data());
+      if (dtype == Dtype::f32) return raw(values);
+      std::vector<uint16_t> narrow(values.size());
+      for (size_t i = 0; i < values.size(); ++i) narrow[i] = floatToBf16(values[i]);
+      return raw(narrow);
+    });
+  }
+
+  void layer(int64_t l) {
+    const Layer& layer = model_.layers[static_cast<size_t>(l)];
+    vector(layerName(l, kAttentionNormName), layer.attentionNorm);
+    vector(layerName(l, kMlpNormName), layer.mlpNorm);
+    if (layer.queryNorm) vector(layerName(l, kQueryNormName), layer.queryNorm);
+    if (layer.keyNorm) vector(layerName(l, kKeyNormName), layer.keyNorm);
+    for (int p = 0; p < kProjections; ++p) projection(l, p, layer.projections[p]);
+  }
+
+  void projection(int64_t l, int p, const Linear& linear) {
+    const std::string name = projectionName(l, p);
+    if (!linear.bias.empty()) {
+      add(name + ".bias", "F32", {linear.outputs}, [&linear] { return raw(linear.bias); });
+    }
+    if (!linear.factored()) {
+      rows(name + ".weight", linear.dense);
+    } else if (dense_) {
+      const Model& model = model_;
+      wide(name + ".weight", linear.outputs, linear.inputs, [&model, &linear, l, p](float* out) {
+        multiplyOut(linear, model.rank(0, l, p), out);
+      });
+    } else {
+      for (size_t b = 0; b < linear.blocks.size(); ++b) factors(name, linear, b);
+    }
+  }
+
+  void factors(const std::string& name, const Linear& linear, size_t b) {
+    const auto block = linear.blocks[b];
+    const std::string suffix = "." + std::to_string(b);
+    auto p = [block](int64_t row, StoredRow& out) { storeRow(block->p, row, out); };
+    auto c = [block](int64_t rank, StoredRow& out) { storeRank(block->c, rank, out); };
+    stored(linear.pivoted ? name + ".P" + suffix : name + ".V", block->p.dtype, block->rank(), linear.inputs, p);
+    stored(linear.pivoted ? name + ".C" + suffix : name + ".U", block->c.dtype, block->rank(), block->c.outputs, c);
+    if (linear.pivoted) add(name + ".I" + suffix, "I32", {block->rank()}, [block] { return raw(block->pivot); });
+  }
+
+  // W [m, n] of the factors: the columns of W are the products with unit vectors.
+  static void multiplyOut(const Linear& linear, int64_t rank, float* out) {
+    const int64_t m = linear.outputs, n = linear.inputs;
+    std::fill(out, out + m * n, 0.0f);
+    for (int64_t b = 0; b < linear.blocksFor(rank); ++b) {
+      const FactorBlock& block = *linear.blocks[static_cast<size_t>(b)];
+      const int64_t s = block.rank(), others = block.c.outputs;
+      std::vector<float> p(static_cast<size_t>(s * n)), c(static_cast<size_t>(s * others));
+      for (int64_t j = 0; j < s; ++j) {
+        getRow(block.p, j, p.data() + j * n);
+        if (others > 0) getRank(block.c, j, c.data() + j * others);
+      }
+      std::vector<float> rest(static_cast<size_t>(others * n));
+      if (others > 0) gemm(true, false, others, n, s, 1.0f, c.data(), others, p.data(), n, 0.0f, rest.data(), n);
+      for (int64_t o = 0; o < m; ++o) {
+        const int64_t at = linear.pivoted ? block.gather[static_cast<size_t>(o)] : s + o;
+        const float* row = at < s ? p.data() + at * n : rest.data() + (at - s) * n;
+        for (int64_t i = 0; i < n; ++i) out[o * n + i] += row[i];
+      }
+    }
+  }
+
+  const Model& model_;
+  bool dense_;
+  Dtype exported_;
+};
+
+class OutputFile {
+ public:
+  explicit OutputFile(const std::string& path) : path_(path), fd_(open(path.c_str(), O_WRONLY | O_CLOEXEC)) {
+    if (fd_ < 0) fail("cannot be opened");
+  }
+  ~OutputFile() { close(fd_); }
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+
+  void write(int64_t offset, const Bytes& bytes) {
+    size_t done = 0;
+    while (done < bytes.size()) {
+      const ssize_t got = pwrite(fd_, bytes.data() + done, bytes.size() - done, offset + static_cast<int64_t>(done));
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) fail("cannot be written");
+      done += static_cast<size_t>(got);
+    }
+  }
+  void sync() {
+    if (fsync(fd_) != 0) fail("cannot be flushed to disk");
+  }
+
+ private:
+  [[noreturn]] void fail(const char* what) const {
+    throw Error(code::io, path_ + " " + what + ": " + std::strerror(errno) + "; nothing was kept of it", path_);
+  }
+  std::string path_;
+  int fd_;
+};
+
+}  // namespace
+
+std::vector<TensorEntry> tensorEntries(const Model& model, bool dense) {
+  std::vector<TensorEntry> entries;
+  for (auto& output : Listing(model, dense).outputs) entries.push_back(std::move(output.entry));
+  return entries;
+}
+
+void writeTensors(const Model& model, bool dense, const std::string& file, const std::vector<std::string>& names,
+                  const std::vector<int64_t>& offsets, const Job& job) {
+  const Listing listing(model, dense);
+  std::unordered_map<std::string, const Output*> byName;
+  for (const Output& output : listing.outputs) byName.emplace(output.entry.name, &output);
+  OutputFile to(file);
+  for (size_t i = 0; i < names.size(); ++i) {
+    job.check();
+    const auto found = byName.find(names[i]);
+    if (found == byName.end()) throw Error(code::internal, "the model has no tensor " + names[i], file, names[i]);
+    const Bytes bytes = found->second->bytes();
+    if (static_cast<int64_t>(bytes.size()) != found->second->entry.byteLength) {
+      throw Error(code::internal, "the stored size of " + names[i] + " is wrong", file, names[i]);
+    }
+    to.write(offsets[i], bytes);
+    job.report("save", static_cast<int64_t>(i) + 1, static_cast<int64_t>(names.size()));
+  }
+  to.sync();
+}
+
+}  // namespace flrc

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "tensor/dtype.h"
+
+namespace flrc {
+
+// 64-byte aligned, zero-filled, freed with its owner; throws E_OUT_OF_MEMORY with the size asked for.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t bytes);
+  uint8_t* data() { return data_.get(); }
+  const uint8_t* data() const { return data_.get(); }
+  size_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(uint8_t* p) const;
+  };
+  std::unique_ptr<uint8_t, Free> data_;
+  size_t size_ = 0;
+};
+
+// A matrix kept by rows, y[r] = sum_c w[r, c] x[c]. Rows are padded with zeros to a multiple of kGroup
+// columns (`stride`), so kernels never meet half a group.
+//   f32  [rows][stride] float        bf16 [rows][stride] uint16
+//   int8 [rows][stride] int8,        value = q * scale
+//   int4 [rows][stride / 2] bytes, low nibble first, value = (q - zero) * scale, q in 0..15
+//   scale: [rows][stride / kGroup] bf16 bits; zero: [rows][stride / kGroup] uint8 (int4 only)
+struct RowMatrix {
+  Dtype dtype = Dtype::f32;
+  int64_t rows = 0, cols = 0, stride = 0;
+  Buffer data, scale, zero;
+
+  size_t bytes() const { return data.size() + scale.size() + zero.size(); }
+};
+
+// A matrix kept for y[o] = sum_j w[j, o] t[j], j over ranks in order: panels of kPanel outputs, in each
+// panel all ranks in order, in each rank the panel's outputs ([panel][rank][kPanel]). The first r ranks
+// of a panel are contiguous, so a lower level reads a prefix. Outputs are padded with zeros.
+//   scale: [panel][rank][kPanel / kGroup] bf16 bits; zero likewise uint8 (int4 only)
+struct PanelMatrix {
+  Dtype dtype = Dtype::f32;
+  int64_t outputs = 0, rank = 0;
+  Buffer data, scale, zero;
+
+  int64_t panels() const { return (outputs + kPanel - 1) / kPanel; }
+  size_t bytes() const { return data.size() + scale.size() + zero.size(); }
+};
+
+// From f32, row-major [rows, cols] with leading dimension ld. int8: symmetric, scale = max|w| / 127 of the
+// group, rounded to bf16 before quantising; int4: asymmetric, min..max of the group on 0..15.
+RowMatrix makeRows(const float* w, int64_t rows, int64_t cols, int64_t ld, Dtype dtype);
+// One row of an allocated matrix, so that rows can be filled in parallel from a file.
+RowMatrix allocateRows(int64_t rows, int64_t cols, Dtype dtype);
+void setRow(RowMatrix& matrix, int64_t row, const float* w);
+
+// From f32 [rank, outputs] (rank-major, the layout on disk) with leading dimension ld.
+PanelMatrix makePanels(const float* w, int64_t rank, int64_t outputs, int64_t ld, Dtype dtype);
+
+// Back to f32: row `row` (cols values).
+void getRow(const RowMatrix& matrix, int64_t row, float* out);
+// Rank j of all outputs (outputs values).
+void getRank(const PanelMatrix& matrix, int64_t rank, float* out);
+
+// The storage on disk and back (design 5). A stored row is `cols` values in groups of kGroup (the last may
+// be short): f32/bf16 as they are; int8 `q` [rows, cols]; int4 `q` [rows, ceil(cols / 2)] low nibble first;
+// `scale` bf16 [rows, ceil(cols / kGroup)]; `zero` uint8 of the same shape.
+// Both layouts write the same form: a PanelMatrix's stored rows are its ranks.
+struct StoredRow {
+  std::vector<uint8_t> data, scale, zero;
+};
+size_t storedRowBytes(Dtype dtype, int64_t cols);
+void storeRow(const RowMatrix& matrix, int64_t row, StoredRow& out);
+void storeRank(const PanelMatrix& matrix, int64_t rank, StoredRow& out);
+void loadRow(RowMatrix& matrix, int64_t row, const uint8_t* data, const uint8_t* scale, const uint8_t* zero);
+void loadRank(PanelMatrix& matrix, int64_t rank, const uint8_t* data, const uint8_t* scale,
+              const uint8_t* zero);
+PanelMatrix allocatePanels(int64_t rank, int64_t outputs, Dtype dtype);
+
+}  // namespace flrc

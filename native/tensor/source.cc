@@ -1,0 +1,132 @@
+#include "tensor/source.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace flrc {
+namespace {
+
+constexpr struct {
+  const char* name;
+  SourceType type;
+  TypeLayout layout;
+} kTypes[] = {
+    {"F32", SourceType::f32, {1, 4}},       {"F16", SourceType::f16, {1, 2}},
+    {"BF16", SourceType::bf16, {1, 2}},     {"I32", SourceType::i32, {1, 4}},
+    {"I8", SourceType::i8, {1, 1}},         {"U8", SourceType::u8, {1, 1}},
+    {"Q8_0", SourceType::q8_0, {32, 34}},   {"Q4_0", SourceType::q4_0, {32, 18}},
+    {"Q4_1", SourceType::q4_1, {32, 20}},   {"Q5_0", SourceType::q5_0, {32, 22}},
+    {"Q5_1", SourceType::q5_1, {32, 24}},   {"Q4_K", SourceType::q4_k, {256, 144}},
+    {"Q5_K", SourceType::q5_k, {256, 176}}, {"Q6_K", SourceType::q6_k, {256, 210}},
+};
+
+std::string remedy() { return "; the file is damaged or still being written: fetch it again"; }
+
+}  // namespace
+
+SourceType sourceType(const std::string& name) {
+  for (const auto& entry : kTypes) {
+    if (name == entry.name) return entry.type;
+  }
+  throw Error(code::modelFormat, "unknown tensor type " + name);
+}
+
+TypeLayout typeLayout(SourceType type) { return kTypes[static_cast<int>(type)].layout; }
+
+int64_t TensorSource::cols() const { return shape.empty() ? 1 : shape.back(); }
+
+int64_t TensorSource::rows() const {
+  int64_t rows = 1;
+  for (size_t i = 0; i + 1 < shape.size(); ++i) {
+    if (shape[i] < 0 || __builtin_mul_overflow(rows, shape[i], &rows)) {
+      throw Error(code::modelFormat, "the shape of " + name + " is impossible", file, name);
+    }
+  }
+  return rows;
+}
+
+SourceFile::SourceFile(const std::string& path) : path_(path), fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  if (fd_ < 0) throw Error(code::io, path + " cannot be opened: " + std::strerror(errno), path);
+}
+
+SourceFile::~SourceFile() { close(fd_); }
+
+void SourceFile::read(int64_t offset, int64_t bytes, void* out, const std::string& tensor) const {
+  auto* at = static_cast<uint8_t*>(out);
+  while (bytes > 0) {
+    const ssize_t got = pread(fd_, at, static_cast<size_t>(bytes), offset);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      throw Error(code::io, path_ + ": reading " + tensor + " failed: " + std::strerror(errno), path_, tensor);
+    }
+    if (got == 0) {
+      throw Error(code::modelFormat, path_ + " ends inside tensor " + tensor + remedy(), path_, tensor);
+    }
+    at += got;
+    offset += got;
+    bytes -= got;
+  }
+}
+
+TensorReader::TensorReader(TensorSource source, std::shared_ptr<const SourceFile> file)
+    : source_(std::move(source)), file_(std::move(file)), rowBytes_(0) {
+  // A bias is reordered like the rows of its weight.
+  if (source_.interleavedHeads != 0 && source_.shape.size() == 1) source_.shape.push_back(1);
+  const TypeLayout layout = typeLayout(source_.type);
+  const int64_t cols = source_.cols(), rows = source_.rows();
+  int64_t need = 0;
+  const bool whole = cols >= 0 && cols % layout.blockValues == 0;
+  if (!whole || __builtin_mul_overflow(cols / layout.blockValues, layout.blockBytes, &rowBytes_) ||
+      __builtin_mul_overflow(rowBytes_, rows, &need) || need != source_.byteLength || source_.offset < 0) {
+    throw Error(code::modelFormat, source_.file + ": the size of " + source_.name + " does not fit its shape and type",
+                source_.file, source_.name);
+  }
+  if (source_.interleavedHeads != 0 &&
+      (source_.interleavedHeads < 0 || source_.interleavedHeads > rows || rows % (2 * source_.interleavedHeads) != 0)) {
+    throw Error(code::modelFormat, source_.file + ": the rows of " + source_.name + " do not divide into heads",
+                source_.file, source_.name);
+  }
+}
+
+// llama.cpp stores row pairs (i, i + half) of a head side by side; Hugging Face keeps the halves apart.
+int64_t TensorReader::fileRow(int64_t row) const {
+  if (source_.interleavedHeads == 0) return row;
+  const int64_t perHead = source_.rows() / source_.interleavedHeads;
+  const int64_t head = row / perHead, inHead = row % perHead, half = perHead / 2;
+  return head * perHead + (inHead % half) * 2 + inHead / half;
+}
+
+void TensorReader::readBytes(int64_t begin, int64_t count, std::vector<uint8_t>& out) const {
+  out.resize(static_cast<size_t>(count * rowBytes_));
+  if (source_.interleavedHeads == 0) {
+    file_->read(source_.offset + begin * rowBytes_, count * rowBytes_, out.data(), source_.name);
+    return;
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    file_->read(source_.offset + fileRow(begin + r) * rowBytes_, rowBytes_, out.data() + r * rowBytes_,
+                source_.name);
+  }
+}
+
+void TensorReader::readRows(int64_t begin, int64_t count, float* out) const {
+  std::vector<uint8_t> bytes;
+  readBytes(begin, count, bytes);
+  const int64_t values = count * source_.cols();
+  toFloat(source_.type, bytes.data(), values, out);
+  // A sum is finite only if every term is, and is far cheaper than a test of each.
+  float sum = 0;
+  for (int64_t i = 0; i < values; ++i) sum += out[i] * 0.0f;
+  if (!std::isfinite(sum)) {
+    throw Error(code::numeric,
+                source_.file + ": " + source_.name + " holds NaN or infinite weights; the model is damaged",
+                source_.file, source_.name);
+  }
+}
+
+}  // namespace flrc

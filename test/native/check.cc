@@ -1,0 +1,56 @@
+#include "check.h"
+
+#include <cstdio>
+#include <exception>
+#include <mutex>
+
+namespace check {
+namespace {
+
+constexpr int kPrintedFailures = 10;
+
+std::mutex failureMutex;
+int failures = 0;
+
+}  // namespace
+
+std::vector<Test>& tests() {
+  static std::vector<Test> all;
+  return all;
+}
+
+void fail(const char* file, int line, const std::string& message) {
+  std::lock_guard<std::mutex> guard(failureMutex);
+  ++failures;
+  if (failures <= kPrintedFailures) std::printf("  %s:%d: %s\n", file, line, message.c_str());
+  if (failures == kPrintedFailures + 1) std::printf("  further failures of this test are not shown\n");
+}
+
+namespace {
+
+bool passes(const Test& test) {
+  failures = 0;
+  try {
+    test.body();
+  } catch (const flrc::Error& error) {
+    fail(test.name, 0, std::string("threw ") + error.code + ": " + error.what());
+  } catch (const std::exception& error) {
+    fail(test.name, 0, std::string("threw ") + error.what());
+  }
+  return failures == 0;
+}
+
+}  // namespace
+}  // namespace check
+
+int main() {
+  int passed = 0, failed = 0;
+  for (const check::Test& test : check::tests()) {
+    const bool ok = check::passes(test);
+    std::printf("%s: %s\n", test.name, ok ? "ok" : "FAILED");
+    std::fflush(stdout);
+    ++(ok ? passed : failed);
+  }
+  std::printf("%d passed, %d failed\n", passed, failed);
+  return failed == 0 ? 0 : 1;
+}

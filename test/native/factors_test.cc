@@ -1,0 +1,243 @@
+#include "linalg/factors.h"
+
+#include <cmath>
+#include <limits>
+
+#include "check.h"
+#include "reference.h"
+
+using namespace flrc;
+using reference::Matrix;
+
+namespace {
+
+// A projection with samples of its inputs and gradients. Since A = X^T X and B = G^T G, the whitened norm of
+// R is the norm of G R X^T, whatever square roots are taken, and even where A or B is singular.
+struct Problem {
+  int64_t m, n;
+  std::vector<float> w;
+  Matrix x, g;
+  bool useA, useB;
+  PackedSymmetric a, b;
+
+  // tokens: samples on each side. decay: how many powers of ten the input features' scales span.
+  Problem(uint64_t seed, int64_t rows, int64_t cols, int64_t tokensX, int64_t tokensG, double decay,
+          int whitening)
+      : m(rows),
+        n(cols),
+        x(tokensX, cols),
+        g(tokensG, rows),
+        useA((whitening & 1) != 0),
+        useB((whitening & 2) != 0) {
+    check::Random random(seed);
+    w = random.floats(m * n);
+    fill(random, x, decay);
+    fill(random, g, decay);
+    a = reference::moment(x);
+    b = reference::moment(g);
+  }
+
+  const PackedSymmetric* momentA() const { return useA ? &a : nullptr; }
+  const PackedSymmetric* momentB() const { return useB ? &b : nullptr; }
+
+  Matrix whitened(const Matrix& residual) const {
+    const Matrix left = useB ? reference::product(g, residual) : residual;
+    return useA ? reference::product(left, reference::transpose(x)) : left;
+  }
+
+  double error(const NestedFactors& factors, int64_t rank) const {
+    const Matrix u = reference::fromFloats(factors.u.data(), rank, m),
+                 v = reference::fromFloats(factors.v.data(), rank, n);
+    const Matrix weight = reference::fromFloats(w.data(), m, n);
+    return reference::norm(
+        whitened(reference::difference(weight, reference::product(reference::transpose(u), v))));
+  }
+
+  std::vector<double> singular() const {
+    return reference::singularValues(whitened(reference::fromFloats(w.data(), m, n)));
+  }
+
+ private:
+  // Correlated features, as real activations are.
+  static void fill(check::Random& random, Matrix& samples, double decay) {
+    const int64_t width = samples.cols;
+    Matrix latent(samples.rows, width), mix(width, width);
+    for (double& value : mix.values) value = random.normal();
+    for (int64_t t = 0; t < samples.rows; ++t) {
+      for (int64_t j = 0; j < width; ++j) {
+        latent.at(t, j) =
+            random.normal() * std::pow(10, -decay * static_cast<double>(j) / static_cast<double>(width));
+      }
+    }
+    samples = reference::product(latent, mix);
+  }
+};
+
+// e_r* for every r: the norms of the singular values' tails.
+std::vector<double> optimalErrors(const std::vector<double>& singular, int64_t ranks) {
+  std::vector<double> errors(static_cast<size_t>(ranks + 1));
+  double squares = 0;
+  for (int64_t r = static_cast<int64_t>(singular.size()); r-- > 0;) {
+    squares += singular[static_cast<size_t>(r)] * singular[static_cast<size_t>(r)];
+    if (r <= ranks) errors[static_cast<size_t>(r)] = std::sqrt(squares);
+  }
+  return errors;
+}
+
+// The contract of the all-rank route: |e_r - e_r*| <= 1e-4 e_r* + 1e-6 || Lb^T W La || at every rank.
+void checkAllRanks(const Problem& problem) {
+  const Job job;
+  const NestedFactors factors =
+      nestedFactors(problem.w.data(), problem.m, problem.n, problem.momentA(), problem.momentB(), {}, job);
+  const int64_t thin = std::min(problem.m, problem.n);
+  CHECK_EQUAL(factors.rank, thin);
+  const std::vector<double> singular = problem.singular();
+  const std::vector<double> best = optimalErrors(singular, thin);
+  for (int64_t r = 0; r <= thin; ++r) {
+    const double optimum = best[static_cast<size_t>(r)];
+    CHECK_NEAR(problem.error(factors, r), optimum, 1e-4 * optimum + 1e-6 * best[0]);
+  }
+  // Squares are found to a few n eps of the largest, and up to the jitter.
+  CHECK_NEAR(std::sqrt(factors.totalSquares), best[0], 1e-6 * best[0]);
+  for (size_t i = 0; i < singular.size() && i < factors.singular.size(); ++i) {
+    CHECK_NEAR(factors.singular[i], singular[i], 1e-5 * singular[0]);
+  }
+}
+
+}  // namespace
+
+TEST("factors: every rank is optimal, for all whitenings and shapes") {
+  const int64_t shapes[][2] = {{1, 1}, {1, 9}, {9, 1}, {24, 40}, {40, 24}, {32, 32}, {70, 50}};
+  for (const auto& [m, n] : shapes) {
+    for (int whitening = 0; whitening < 4; ++whitening) {
+      checkAllRanks(Problem(7, m, n, 2 * n + 2, 2 * m + 2, 0, whitening));
+    }
+  }
+}
+
+TEST("factors: ill-conditioned moments (eight powers of ten between eigenvalues)") {
+  for (int whitening = 0; whitening < 4; ++whitening) {
+    checkAllRanks(Problem(8, 30, 50, 120, 120, 4, whitening));
+    checkAllRanks(Problem(9, 50, 30, 120, 120, 4, whitening));
+  }
+}
+
+TEST("factors: the moment of the wide side may be singular") {
+  for (int whitening = 1; whitening < 4; ++whitening) {
+    checkAllRanks(Problem(10, 20, 48, 11, 50, 0, whitening));
+    checkAllRanks(Problem(11, 48, 20, 50, 11, 0, whitening));
+  }
+}
+
+TEST("factors: the moment of the thin side may be singular too, within the jitter") {
+  const Problem problem(12, 20, 48, 100, 8, 0, 3);
+  const NestedFactors factors = nestedFactors(problem.w.data(), 20, 48, &problem.a, &problem.b, {}, Job());
+  const std::vector<double> best = optimalErrors(problem.singular(), 20);
+  for (int64_t r = 0; r <= 20; ++r) {
+    // The jitter of 1e-8 adds that much of the mean diagonal to every squared error.
+    CHECK_NEAR(problem.error(factors, r), best[static_cast<size_t>(r)],
+               1e-4 * best[static_cast<size_t>(r)] + 1e-4 * best[0]);
+  }
+}
+
+TEST("factors: a weight of low rank, and of zeros") {
+  for (int whitening = 0; whitening < 4; ++whitening) {
+    Problem problem(13, 26, 37, 80, 60, 0, whitening);
+    check::Random random(14);
+    const Matrix left = reference::fromFloats(random.floats(26 * 5).data(), 26, 5);
+    const Matrix right = reference::fromFloats(random.floats(5 * 37).data(), 5, 37);
+    const Matrix low = reference::product(left, right);
+    problem.w.assign(low.values.begin(), low.values.end());
+    checkAllRanks(problem);
+    problem.w.assign(problem.w.size(), 0.0f);
+    checkAllRanks(problem);
+  }
+}
+
+TEST("factors: fewer ranks are a prefix of all of them") {
+  const Problem problem(15, 24, 31, 70, 70, 1, 3);
+  FactorOptions options;
+  const NestedFactors all = nestedFactors(problem.w.data(), 24, 31, &problem.a, &problem.b, options, Job());
+  options.rank = 7;
+  const NestedFactors some = nestedFactors(problem.w.data(), 24, 31, &problem.a, &problem.b, options, Job());
+  CHECK_EQUAL(some.rank, 7);
+  CHECK_EQUAL(some.u.size(), 7u * 24u);
+  CHECK_EQUAL(some.v.size(), 7u * 31u);
+  const std::vector<double> best = optimalErrors(problem.singular(), 24);
+  for (int64_t r = 0; r <= 7; ++r)
+    CHECK_NEAR(problem.error(some, r), best[static_cast<size_t>(r)], 1e-4 * best[0]);
+  CHECK_EQUAL(some.totalSquares, all.totalSquares);
+}
+
+TEST("factors: shrinkage is that of both moments") {
+  const Problem problem(16, 18, 25, 60, 60, 2, 3);
+  const auto shrunk = [](PackedSymmetric moment) {
+    const double mean = moment.meanDiagonal();
+    for (double& value : moment.values) value *= 0.9;
+    for (int64_t i = 0; i < moment.n; ++i)
+      moment.values[static_cast<size_t>(i * (i + 1) / 2 + i)] += 0.1 * mean;
+    return moment;
+  };
+  const PackedSymmetric a = shrunk(problem.a), b = shrunk(problem.b);
+  FactorOptions options;
+  const NestedFactors expected = nestedFactors(problem.w.data(), 18, 25, &a, &b, options, Job());
+  options.shrinkage = 0.1;
+  const NestedFactors got = nestedFactors(problem.w.data(), 18, 25, &problem.a, &problem.b, options, Job());
+  for (size_t i = 0; i < expected.singular.size(); ++i) {
+    CHECK_NEAR(got.singular[i], expected.singular[i], 1e-9 * expected.singular[0]);
+  }
+}
+
+TEST("factors: the randomised route stays within 1.01 of the optimum at every rank") {
+  const int64_t shapes[][2] = {{110, 150}, {150, 110}};
+  for (const auto& [m, n] : shapes) {
+    for (const double decay : {0.0, 0.5, 2.0, 4.0}) {
+      const Problem problem(17, m, n, 200, 200, decay, 3);
+      FactorOptions options;
+      options.rank = 27;
+      options.randomised = true;
+      options.seed = 5;
+      const NestedFactors factors =
+          nestedFactors(problem.w.data(), m, n, &problem.a, &problem.b, options, Job());
+      CHECK_EQUAL(factors.rank, 27);
+      const std::vector<double> best = optimalErrors(problem.singular(), 27);
+      for (int64_t r = 0; r <= 27; ++r) {
+        CHECK_AT_MOST(problem.error(factors, r), 1.01 * best[static_cast<size_t>(r)] + 1e-6 * best[0]);
+      }
+      const NestedFactors again = nestedFactors(problem.w.data(), m, n, &problem.a, &problem.b, options, Job());
+      CHECK(again.u == factors.u && again.v == factors.v);
+    }
+  }
+}
+
+TEST("factors: truncation errors are those of the definition") {
+  for (int whitening = 0; whitening < 4; ++whitening) {
+    const Problem problem(18, 21, 17, 12, 50, 1, whitening);
+    const NestedFactors factors =
+        nestedFactors(problem.w.data(), 21, 17, problem.momentA(), problem.momentB(), {}, Job());
+    const std::vector<int64_t> ranks = {17, 0, 3, 9};
+    const std::vector<double> errors =
+        truncationErrors(problem.w.data(), factors, problem.momentA(), problem.momentB(), ranks);
+    const double whole = problem.error(factors, 0);
+    for (size_t i = 0; i < ranks.size(); ++i)
+      CHECK_NEAR(errors[i], problem.error(factors, ranks[i]), 1e-7 * whole);
+    CHECK_THROWS(code::internal, truncationErrors(problem.w.data(), factors, nullptr, nullptr, {18}));
+  }
+}
+
+TEST("factors: a cancelled job, a wrong moment and a broken weight are refused") {
+  Problem problem(19, 20, 30, 80, 80, 0, 3);
+  Job cancelled;
+  cancelled.cancel();
+  for (const bool randomised : {false, true}) {
+    FactorOptions options;
+    options.rank = 3;
+    options.oversampling = 4;
+    options.randomised = randomised;
+    CHECK_THROWS(code::aborted,
+                 nestedFactors(problem.w.data(), 20, 30, &problem.a, &problem.b, options, cancelled));
+  }
+  CHECK_THROWS(code::internal, nestedFactors(problem.w.data(), 20, 30, &problem.b, &problem.a, {}, Job()));
+  problem.w[5] = std::numeric_limits<float>::quiet_NaN();
+  CHECK_THROWS(code::numeric, nestedFactors(problem.w.data(), 20, 30, &problem.a, &problem.b, {}, Job()));
+}

@@ -1,0 +1,143 @@
+#include <cmath>
+#include <limits>
+
+#include "check.h"
+#include "linalg/gemm.h"
+#include "linalg/symmetric.h"
+#include "reference.h"
+
+using namespace flrc;
+using reference::Matrix;
+
+namespace {
+
+Matrix randomMatrix(check::Random& random, int64_t rows, int64_t cols) {
+  Matrix a(rows, cols);
+  for (double& value : a.values) value = random.normal();
+  return a;
+}
+
+template <typename Real>
+void checkGemm(double epsilon) {
+  check::Random random(1);
+  const int64_t shapes[][3] = {{1, 1, 1}, {3, 5, 7}, {17, 9, 33}, {40, 64, 12}};
+  for (const auto& [m, n, k] : shapes) {
+    for (int transposes = 0; transposes < 4; ++transposes) {
+      const bool transA = (transposes & 1) != 0, transB = (transposes & 2) != 0;
+      const Matrix a = randomMatrix(random, m, k), b = randomMatrix(random, k, n),
+                   c = randomMatrix(random, m, n);
+      const Matrix storedA = transA ? reference::transpose(a) : a,
+                   storedB = transB ? reference::transpose(b) : b;
+      const std::vector<Real> realA(storedA.values.begin(), storedA.values.end());
+      const std::vector<Real> realB(storedB.values.begin(), storedB.values.end());
+      std::vector<Real> realC(c.values.begin(), c.values.end());
+      gemm(transA, transB, m, n, k, Real(2), realA.data(), storedA.cols, realB.data(), storedB.cols, Real(0.5),
+           realC.data(), n);
+      const Matrix ab = reference::product(a, b);
+      for (int64_t i = 0; i < m; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+          // Inputs and each of k + 2 roundings, over the sum of absolute terms.
+          double terms = std::abs(c.at(i, j)) / 2;
+          for (int64_t l = 0; l < k; ++l) terms += 2 * std::abs(a.at(i, l) * b.at(l, j));
+          CHECK_NEAR(realC[static_cast<size_t>(i * n + j)], 2 * ab.at(i, j) + 0.5 * c.at(i, j),
+                     static_cast<double>(k + 4) * epsilon * terms);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST("gemm: all transposes in fp32 and fp64, with alpha and beta") {
+  checkGemm<float>(0x1p-24);
+  checkGemm<double>(0x1p-53);
+}
+
+TEST("gemm: a dimension beyond int is refused") {
+  float one = 1;
+  const int64_t beyond = int64_t{1} << 31;
+  CHECK_THROWS(code::internal, gemm(false, false, 1, 1, beyond, 1.0f, &one, beyond, &one, 1, 0.0f, &one, 1));
+}
+
+TEST("packed symmetric: dense form and mean diagonal") {
+  for (const int64_t n : {0, 1, 5, 64, 130}) {
+    PackedSymmetric packed(n);
+    for (size_t i = 0; i < packed.values.size(); ++i) packed.values[i] = static_cast<double>(i);
+    const std::vector<double> dense = packed.dense();
+    double diagonal = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        const int64_t low = std::max(i, j), high = std::min(i, j);
+        CHECK_EQUAL(dense[static_cast<size_t>(i * n + j)], static_cast<double>(low * (low + 1) / 2 + high));
+      }
+      diagonal += dense[static_cast<size_t>(i * n + i)];
+    }
+    if (n > 0) CHECK_NEAR(packed.meanDiagonal(), diagonal / static_cast<double>(n), 1e-9 * diagonal);
+  }
+}
+
+TEST("cholesky: L L^T is the matrix with its jitter, L is lower triangular") {
+  check::Random random(2);
+  for (const int64_t n : {1, 2, 33, 90}) {
+    const PackedSymmetric packed = reference::moment(randomMatrix(random, 2 * n, n));
+    for (const double jitter : {0.0, 1e-8, 1e-2}) {
+      Matrix lower(n, n);
+      lower.values = cholesky(packed, jitter);
+      Matrix expected(n, n);
+      expected.values = packed.dense();
+      for (int64_t i = 0; i < n; ++i) {
+        expected.at(i, i) += jitter * packed.meanDiagonal();
+        for (int64_t j = i + 1; j < n; ++j) CHECK_EQUAL(lower.at(i, j), 0.0);
+      }
+      const Matrix back = reference::product(lower, reference::transpose(lower));
+      // Backward error of Cholesky: (n + 1) eps |L| |L|^T.
+      CHECK_AT_MOST(reference::norm(reference::difference(back, expected)),
+                    static_cast<double>(n + 1) * 0x1p-52 * reference::norm(expected));
+    }
+  }
+}
+
+TEST("cholesky: a singular matrix gets more jitter, an indefinite or broken one is E_NUMERIC") {
+  check::Random random(3);
+  const int64_t n = 40;
+  const PackedSymmetric singular = reference::moment(randomMatrix(random, 10, n));
+  for (const double value : cholesky(singular, 0)) CHECK(std::isfinite(value));
+
+  PackedSymmetric indefinite(n);
+  for (int64_t i = 0; i < n; ++i)
+    indefinite.values[static_cast<size_t>(i * (i + 1) / 2 + i)] = i == 3 ? -1.0 : 1.0;
+  CHECK_THROWS(code::numeric, cholesky(indefinite, 1e-8));
+  CHECK_THROWS(code::numeric, cholesky(PackedSymmetric(n), 1e-8));
+  PackedSymmetric broken = singular;
+  broken.values[7] = std::numeric_limits<double>::quiet_NaN();
+  CHECK_THROWS(code::numeric, cholesky(broken, 1e-8));
+}
+
+TEST("eigen: orthonormal rows in falling order that give the matrix back; only the lower triangle is read") {
+  check::Random random(4);
+  for (const int64_t n : {1, 2, 30, 75}) {
+    Matrix a(n, n);
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j <= i; ++j) a.at(i, j) = a.at(j, i) = random.normal();
+    }
+    std::vector<double> matrix = a.values, values, vectors;
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = i + 1; j < n; ++j) matrix[static_cast<size_t>(i * n + j)] = 1e30;
+    }
+    eigenSymmetric(n, matrix, values, vectors);
+    for (int64_t i = 1; i < n; ++i) CHECK(values[static_cast<size_t>(i)] <= values[static_cast<size_t>(i - 1)]);
+    Matrix e(n, n), scaled(n, n), identity(n, n);
+    e.values = vectors;
+    for (int64_t i = 0; i < n; ++i) {
+      identity.at(i, i) = 1;
+      for (int64_t j = 0; j < n; ++j) scaled.at(i, j) = values[static_cast<size_t>(i)] * e.at(i, j);
+    }
+    const Matrix transposed = reference::transpose(e);
+    // Backward error of a symmetric eigensolver: a small multiple of n eps, in norm.
+    const double small = 10 * static_cast<double>(n) * 0x1p-52;
+    CHECK_AT_MOST(reference::norm(reference::difference(reference::product(e, transposed), identity)), small);
+    CHECK_AT_MOST(reference::norm(reference::difference(reference::product(transposed, scaled), a)),
+                  small * reference::norm(a));
+  }
+}

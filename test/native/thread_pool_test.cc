@@ -1,0 +1,150 @@
+#include "core/thread_pool.h"
+
+#include <atomic>
+#include <chrono>
+#include <ctime>
+#include <mutex>
+#include <numeric>
+#include <set>
+#include <stdexcept>
+#include <thread>
+
+#include "check.h"
+
+using flrc::ThreadPool;
+
+namespace {
+
+double processCpuSeconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
+
+}  // namespace
+
+TEST("thread pool: every task runs exactly once, for any count of tasks and threads") {
+  for (const int threads : {0, 1, 2, 3, 8}) {
+    for (const int64_t tasks : {0, 1, 2, 7, 64, 1000}) {
+      std::vector<std::atomic<int>> runs(static_cast<size_t>(tasks));
+      ThreadPool::shared().parallelFor(tasks, threads,
+                                       [&](int64_t task) { ++runs[static_cast<size_t>(task)]; });
+      for (const auto& count : runs) CHECK_EQUAL(count.load(), 1);
+    }
+  }
+}
+
+TEST("thread pool: what tasks write is seen by the caller, region after region") {
+  std::vector<int64_t> values(64);
+  for (int64_t round = 0; round < 5000; ++round) {
+    ThreadPool::shared().parallelFor(64, 4, [&](int64_t task) { values[static_cast<size_t>(task)] += task; });
+  }
+  for (int64_t i = 0; i < 64; ++i) CHECK_EQUAL(values[static_cast<size_t>(i)], i * 5000);
+}
+
+TEST("thread pool: no more threads work than asked for, and several do") {
+  std::mutex mutex;
+  std::set<std::thread::id> workers;
+  ThreadPool::shared().parallelFor(200, 3, [&](int64_t) {
+    {
+      std::lock_guard<std::mutex> guard(mutex);
+      workers.insert(std::this_thread::get_id());
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  });
+  CHECK_AT_MOST(static_cast<double>(workers.size()), 3);
+  CHECK(workers.size() > 1);
+}
+
+TEST("thread pool: a single task or thread stays on the caller") {
+  const auto caller = std::this_thread::get_id();
+  ThreadPool::shared().parallelFor(1, 8, [&](int64_t) { CHECK(std::this_thread::get_id() == caller); });
+  ThreadPool::shared().parallelFor(20, 1, [&](int64_t) { CHECK(std::this_thread::get_id() == caller); });
+}
+
+TEST("thread pool: nested calls run on the thread that makes them") {
+  std::atomic<int64_t> sum{0};
+  ThreadPool::shared().parallelFor(16, 4, [&](int64_t outer) {
+    const auto here = std::this_thread::get_id();
+    ThreadPool::shared().parallelFor(10, 4, [&](int64_t inner) {
+      CHECK(std::this_thread::get_id() == here);
+      sum += outer * 10 + inner;
+    });
+  });
+  CHECK_EQUAL(sum.load(), 159 * 160 / 2);
+}
+
+TEST("thread pool: the first exception reaches the caller, later tasks are not started, the pool goes on") {
+  for (int round = 0; round < 200; ++round) {
+    std::atomic<int64_t> started{0};
+    bool caught = false;
+    try {
+      ThreadPool::shared().parallelFor(100000, 4, [&](int64_t task) {
+        ++started;
+        if (task == 5) throw std::runtime_error("task 5");
+      });
+    } catch (const std::runtime_error& error) {
+      caught = std::string(error.what()) == "task 5";
+    }
+    CHECK(caught);
+    CHECK(started.load() < 100000);
+  }
+  std::atomic<int> runs{0};
+  ThreadPool::shared().parallelFor(50, 4, [&](int64_t) { ++runs; });
+  CHECK_EQUAL(runs.load(), 50);
+}
+
+TEST("thread pool: an exception of a lone thread or of a nested call passes through") {
+  for (const int threads : {1, 4}) {
+    bool caught = false;
+    try {
+      ThreadPool::shared().parallelFor(4, threads, [&](int64_t) {
+        ThreadPool::shared().parallelFor(3, threads, [](int64_t) { throw std::runtime_error("inner"); });
+      });
+    } catch (const std::runtime_error&) {
+      caught = true;
+    }
+    CHECK(caught);
+  }
+}
+
+TEST("thread pool: concurrent callers take turns and all finish") {
+  constexpr int kCallers = 6, kRounds = 300;
+  std::vector<int64_t> sums(kCallers);
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < kCallers; ++caller) {
+    callers.emplace_back([&, caller] {
+      std::vector<int64_t> values(32);
+      for (int round = 0; round < kRounds; ++round) {
+        ThreadPool::shared().parallelFor(
+            32, 3, [&](int64_t task) { values[static_cast<size_t>(task)] += caller + 1; });
+      }
+      sums[static_cast<size_t>(caller)] = std::accumulate(values.begin(), values.end(), int64_t{0});
+    });
+  }
+  for (std::thread& thread : callers) thread.join();
+  for (int caller = 0; caller < kCallers; ++caller) {
+    CHECK_EQUAL(sums[static_cast<size_t>(caller)], int64_t{32} * kRounds * (caller + 1));
+  }
+}
+
+TEST("thread pool: helpers that slept wake for the next region") {
+  for (int round = 0; round < 20; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    std::atomic<int> runs{0};
+    ThreadPool::shared().parallelFor(8, 4, [&](int64_t) {
+      ++runs;
+      std::this_thread::sleep_for(std::chrono::microseconds(300));
+    });
+    CHECK_EQUAL(runs.load(), 8);
+  }
+}
+
+TEST("thread pool: an idle pool uses no processor time") {
+  ThreadPool::shared().parallelFor(64, 8, [](int64_t) {});
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  const double before = processCpuSeconds();
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  CHECK_AT_MOST(processCpuSeconds() - before, 0.03);
+}
+
+TEST("thread pool: at least one core is available") {
+  CHECK(ThreadPool::availableCores() >= 1);
+  CHECK(ThreadPool::availableCores() <= static_cast<int>(std::thread::hardware_concurrency()));
+}
