@@ -194,6 +194,37 @@ def trace(model, tokens):
     return logits.detach(), inputs, {name: output.grad for name, output in outputs.items()}
 
 
+def native_config(model):
+    """What the C++ tests need of the config, which they do not parse: test/native/fixture.cc reads this order."""
+    config = model.config
+    layer = model.model.layers[0]
+    has = lambda module: getattr(module, "bias", None) is not None
+    integers = [
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        layer.self_attn.head_dim,
+        config.intermediate_size,
+        config.vocab_size,
+        config.max_position_embeddings,
+        config.tie_word_embeddings,
+        has(layer.self_attn.q_proj),
+        has(layer.self_attn.o_proj),
+        has(layer.mlp.up_proj),
+        hasattr(layer.self_attn, "q_norm"),
+        getattr(layer.self_attn, "sliding_window", None) or getattr(config, "sliding_window", None) or 0,
+    ]
+    if config.model_type.startswith("qwen") and not config.use_sliding_window:
+        integers[-1] = 0
+    rotary = model.model.rotary_emb
+    return {
+        "config.integers": torch.tensor([int(i) for i in integers], dtype=torch.int32),
+        "config.eps": torch.tensor([config.rms_norm_eps], dtype=torch.float64),
+        "config.rope": torch.cat([rotary.inv_freq.double(), torch.tensor([rotary.attention_scaling], dtype=torch.float64)]),
+    }
+
+
 def make_variant(name, config, directory, seed):
     """Write one variant's folder; returns a line of facts that show the fixture tests what it should."""
     generator = torch.Generator().manual_seed(seed)
@@ -217,6 +248,7 @@ def make_variant(name, config, directory, seed):
     assert len(set(greedy.tolist())) >= GREEDY // 2, f"{name}: greedy tokens {greedy.tolist()} repeat too much"
 
     expected = {
+        **native_config(model),
         "tokens": tokens.int(),
         "logits": logits.float(),
         "greedy": greedy.int(),
@@ -230,6 +262,7 @@ def make_variant(name, config, directory, seed):
         # The moments of layer 0, whose gradients passed through all others, are enough and keep this small.
         first = projection.startswith("model.layers.0.")
         expected |= {f"{projection}.{k}": v for k, v in tensors.items() if first or k not in "AB"}
+        expected[f"{projection}.scores"] = torch.tensor(list(score[projection].values()), dtype=torch.float64)
     assert raised > 0, f"{name}: no gradient was clipped"
 
     directory.mkdir(parents=True, exist_ok=True)

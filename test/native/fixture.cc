@@ -1,0 +1,183 @@
+#include "fixture.h"
+
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <stdexcept>
+
+#include "core/job.h"
+#include "model/loader.h"
+
+namespace fixture {
+namespace {
+
+// The headers are ours, written by the safetensors library without spaces: enough of JSON to read them.
+class Header {
+ public:
+  explicit Header(const std::string& text) : text_(text) {}
+
+  struct Entry {
+    std::string name, type;
+    std::vector<int64_t> shape, offsets;
+  };
+
+  std::vector<Entry> entries() {
+    std::vector<Entry> all;
+    expect('{');
+    do {
+      Entry entry;
+      entry.name = string();
+      expect(':');
+      if (entry.name == "__metadata__") {
+        at_ = text_.find('}', at_) + 1;
+        continue;
+      }
+      expect('{');
+      do {
+        const std::string key = string();
+        expect(':');
+        if (key == "dtype") {
+          entry.type = string();
+        } else {
+          (key == "shape" ? entry.shape : entry.offsets) = integers();
+        }
+      } while (next(','));
+      expect('}');
+      all.push_back(entry);
+    } while (next(','));
+    return all;
+  }
+
+ private:
+  bool next(char wanted) {
+    if (text_.at(at_) != wanted) return false;
+    ++at_;
+    return true;
+  }
+  void expect(char wanted) {
+    if (!next(wanted)) throw std::runtime_error("fixture header: unexpected form at " + std::to_string(at_));
+  }
+  std::string string() {
+    expect('"');
+    const size_t end = text_.find('"', at_);
+    std::string value = text_.substr(at_, end - at_);
+    at_ = end + 1;
+    return value;
+  }
+  std::vector<int64_t> integers() {
+    std::vector<int64_t> values;
+    expect('[');
+    if (next(']')) return values;
+    do {
+      size_t used = 0;
+      values.push_back(std::stoll(text_.substr(at_, 20), &used));
+      at_ += used;
+    } while (next(','));
+    expect(']');
+    return values;
+  }
+
+  const std::string& text_;
+  size_t at_ = 0;
+};
+
+struct File {
+  std::string bytes;
+  int64_t data = 0;
+  std::vector<Header::Entry> entries;
+};
+
+File read(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) throw std::runtime_error(path + " is missing; run from the repository's root");
+  File file;
+  file.bytes.assign(std::istreambuf_iterator<char>(stream), {});
+  uint64_t length = 0;
+  std::memcpy(&length, file.bytes.data(), sizeof length);
+  const std::string header = file.bytes.substr(8, length);
+  file.data = static_cast<int64_t>(8 + length);
+  file.entries = Header(header).entries();
+  return file;
+}
+
+template <typename T>
+std::vector<double> widen(const char* from, size_t bytes) {
+  std::vector<T> values(bytes / sizeof(T));
+  std::memcpy(values.data(), from, bytes);
+  return std::vector<double>(values.begin(), values.end());
+}
+
+std::map<std::string, Array> arrays(const std::string& path) {
+  const File file = read(path);
+  std::map<std::string, Array> all;
+  for (const auto& entry : file.entries) {
+    const char* from = file.bytes.data() + file.data + entry.offsets.at(0);
+    const auto bytes = static_cast<size_t>(entry.offsets.at(1) - entry.offsets.at(0));
+    all[entry.name] = {entry.shape, entry.type == "F64"   ? widen<double>(from, bytes)
+                                    : entry.type == "F32" ? widen<float>(from, bytes)
+                                                          : widen<int32_t>(from, bytes)};
+  }
+  return all;
+}
+
+flrc::ModelConfig config(const Fixture& fixture) {
+  const std::vector<double>& values = fixture.at("config.integers").values;
+  size_t i = 0;
+  auto next = [&] { return static_cast<int64_t>(values.at(i++)); };
+  flrc::ModelConfig config;
+  config.layers = next();
+  config.hidden = next();
+  config.heads = next();
+  config.kvHeads = next();
+  config.headDim = next();
+  config.intermediate = next();
+  config.vocab = next();
+  config.context = next();
+  config.tieEmbeddings = next() != 0;
+  config.qkvBias = next() != 0;
+  config.outputBias = next() != 0;
+  config.mlpBias = next() != 0;
+  config.qkNorm = next() != 0;
+  config.slidingWindow.assign(static_cast<size_t>(config.layers), static_cast<int32_t>(next()));
+  config.eps = static_cast<float>(fixture.at("config.eps").values.at(0));
+  config.ropeFrequencies = fixture.at("config.rope").values;
+  config.ropeScale = static_cast<float>(config.ropeFrequencies.back());
+  config.ropeFrequencies.pop_back();
+  return config;
+}
+
+}  // namespace
+
+std::vector<std::string> names() {
+  return {"llama", "llama3-scaled", "llama-linear", "llama-yarn", "mistral", "qwen2", "qwen3"};
+}
+
+Fixture load(const std::string& name, int threads) {
+  const std::string folder = "test/fixtures/pytorch/" + name + "/";
+  Fixture fixture;
+  fixture.expected = arrays(folder + "expected.safetensors");
+  const Array& tokens = fixture.at("tokens");
+  fixture.sequences = tokens.extent(0);
+  fixture.length = tokens.extent(1);
+  fixture.tokens.assign(tokens.values.begin(), tokens.values.end());
+
+  flrc::ModelSpec spec;
+  spec.config = config(fixture);
+  spec.dtype = flrc::Dtype::f32;
+  spec.threads = threads;
+  const std::string path = folder + "model.safetensors";
+  const File file = read(path);
+  for (const auto& entry : file.entries) {
+    flrc::TensorSource source;
+    source.name = entry.name;
+    source.file = path;
+    source.offset = file.data + entry.offsets.at(0);
+    source.byteLength = entry.offsets.at(1) - entry.offsets.at(0);
+    source.shape = entry.shape;
+    spec.tensors.push_back(source);
+  }
+  fixture.model = flrc::loadModel(spec, flrc::Job());
+  return fixture;
+}
+
+}  // namespace fixture

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/model.h"
+
+// A folder of test/fixtures/pytorch: a tiny random model and what PyTorch says about it in float64
+// (scripts/pytorch/model_fixtures.py). Found from the repository's root, where the tests run.
+namespace fixture {
+
+struct Array {
+  std::vector<int64_t> shape;
+  std::vector<double> values;
+
+  int64_t extent(size_t axis) const { return shape.at(axis); }
+};
+
+struct Fixture {
+  std::shared_ptr<const flrc::Model> model;  // f32
+  std::vector<int32_t> tokens;               // [sequences, length]
+  int64_t sequences = 0, length = 0;
+  std::map<std::string, Array> expected;
+
+  const Array& at(const std::string& name) const { return expected.at(name); }
+};
+
+std::vector<std::string> names();
+Fixture load(const std::string& name, int threads);
+
+}  // namespace fixture

@@ -1,0 +1,213 @@
+// The model's passes and its calibration against PyTorch in float64 (test/fixtures/pytorch).
+#include <algorithm>
+#include <cmath>
+
+#include "calibrate/calibrate.h"
+#include "calibrate/factorize.h"
+#include "check.h"
+#include "fixture.h"
+#include "linalg/factors.h"
+#include "model/session.h"
+#include "model/window_losses.h"
+
+using flrc::Calibration;
+using flrc::CalibrationOptions;
+using flrc::Job;
+using flrc::Labels;
+using flrc::PackedSymmetric;
+using flrc::Session;
+using flrc::Whitening;
+
+namespace {
+
+constexpr double kLogits = 1e-4;   // absolute, logits of unit scale and some tens of terms each
+constexpr double kMoments = 1e-3;  // relative
+
+CalibrationOptions options(const fixture::Fixture& of, Whitening whitening) {
+  CalibrationOptions options;
+  options.tokens = of.tokens;
+  options.lengths.assign(static_cast<size_t>(of.sequences), static_cast<int32_t>(of.length));
+  options.labels = Labels::data;
+  options.whitening = whitening;
+  options.memory = 1 << 30;
+  options.scratch = "/tmp";
+  return options;
+}
+
+double logit(const fixture::Fixture& of, int64_t s, int64_t t, int64_t v) {
+  const fixture::Array& logits = of.at("logits");
+  return logits.values[static_cast<size_t>((s * of.length + t) * logits.extent(2) + v)];
+}
+
+void checkLogits(const fixture::Fixture& of, const Session& session, int64_t s, int64_t t) {
+  const auto& got = session.logits();
+  for (size_t v = 0; v < got.size(); ++v) {
+    CHECK_NEAR(got[v], logit(of, s, t, static_cast<int64_t>(v)), kLogits);
+  }
+}
+
+const char* word(Whitening whitening) { return whitening == Whitening::input ? "input" : "two-sided"; }
+
+void checkMoment(const PackedSymmetric& got, const fixture::Array& expected) {
+  double norm = 0, difference = 0;
+  for (int64_t i = 0; i < got.n; ++i) {
+    for (int64_t j = 0; j <= i; ++j) {
+      const double want = expected.values[static_cast<size_t>(i * got.n + j)];
+      norm += want * want;
+      difference += std::pow(got.values[static_cast<size_t>(i * (i + 1) / 2 + j)] - want, 2);
+    }
+  }
+  CHECK_AT_MOST(std::sqrt(difference), kMoments * std::sqrt(norm));
+}
+
+// || y - y' || / || y' || of one projection of two models, over 16 random inputs.
+double difference(const flrc::Model& a, const flrc::Model& b, int64_t level, int64_t projection) {
+  constexpr int64_t kColumns = 16;
+  const flrc::Linear& linear = a.projection(projection);
+  check::Random random(static_cast<uint64_t>(projection));
+  std::vector<float> x(static_cast<size_t>(linear.inputs * kColumns));
+  for (float& value : x) value = static_cast<float>(random.normal());
+  std::vector<float> y[2];
+  const flrc::Model* models[] = {&a, &b};
+  for (int i = 0; i < 2; ++i) {
+    y[i].resize(static_cast<size_t>(linear.outputs * kColumns));
+    flrc::LinearScratch scratch;
+    const flrc::LinearCall call = {
+        &models[i]->projection(projection),
+        models[i]->levels[static_cast<size_t>(level)][static_cast<size_t>(projection)], y[i].data()};
+    flrc::applyLinears(&call, 1, x.data(), kColumns, 2, scratch);
+  }
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < y[0].size(); ++i) {
+    error += std::pow(static_cast<double>(y[0][i]) - y[1][i], 2);
+    norm += std::pow(static_cast<double>(y[1][i]), 2);
+  }
+  return std::sqrt(error / norm);
+}
+
+}  // namespace
+
+TEST("reference: prefill and cached decoding give PyTorch's logits at every position") {
+  for (const std::string& name : fixture::names()) {
+    const fixture::Fixture of = fixture::load(name, 2);
+    for (int64_t s = 0; s < of.sequences; ++s) {
+      const int32_t* tokens = of.tokens.data() + s * of.length;
+      Session cached(of.model);
+      for (int64_t t = 0; t < of.length; ++t) {
+        cached.append(tokens + t, 1, 0, Job());
+        checkLogits(of, cached, s, t);
+      }
+      // 3 columns of the decode kernels, then a prefill of many, then a rewind into the middle.
+      Session mixed(of.model);
+      mixed.append(tokens, 3, 0, Job());
+      checkLogits(of, mixed, s, 2);
+      mixed.append(tokens + 3, of.length - 3, 0, Job());
+      checkLogits(of, mixed, s, of.length - 1);
+      mixed.rewind(20);
+      mixed.append(tokens + 20, 1, 0, Job());
+      checkLogits(of, mixed, s, 20);
+    }
+  }
+}
+
+TEST("reference: window losses are PyTorch's next-token losses") {
+  for (const std::string& name : fixture::names()) {
+    const fixture::Fixture of = fixture::load(name, 2);
+    double total = 0;
+    for (double loss : flrc::windowLosses(*of.model, of.tokens, of.length, 0, Job())) total += loss;
+    CHECK_NEAR(total / static_cast<double>(of.sequences * (of.length - 1)), of.at("loss").values[0], 1e-5);
+  }
+}
+
+TEST("reference: scores, moments, factor errors and truncation curves are PyTorch's") {
+  for (const std::string& name : fixture::names()) {
+    const fixture::Fixture of = fixture::load(name, 2);
+    for (Whitening whitening : {Whitening::input, Whitening::twoSided}) {
+      const auto observe = [&](int64_t layer, const flrc::LayerMoments& moments) {
+        for (int p = 0; layer == 0 && p < flrc::kProjections; ++p) {
+          const std::string projection = flrc::projectionName(layer, p);
+          checkMoment(moments.inputs[static_cast<size_t>(flrc::inputIndex(p))], of.at(projection + ".A"));
+          if (whitening == Whitening::twoSided) {
+            checkMoment(moments.gradients[static_cast<size_t>(p)], of.at(projection + ".B"));
+          }
+        }
+      };
+      const auto result = flrc::calibrate(of.model, options(of, whitening), Job(), observe);
+      CHECK_NEAR(result->meanLoss, of.at("loss").values[0], 1e-5);
+      for (int64_t i = 0; i < of.model->projectionCount(); ++i) {
+        const auto at = static_cast<size_t>(i);
+        const std::string projection =
+            flrc::projectionName(i / flrc::kProjections, static_cast<int>(i % flrc::kProjections));
+        const auto& scores = of.at(projection + ".scores").values;
+        CHECK_NEAR(result->scores[at].weighted, scores[0], kMoments * scores[0]);
+        CHECK_NEAR(result->scores[at].gradient, scores[1], kMoments * scores[1]);
+        CHECK_NEAR(result->scores[at].taylor, scores[2], kMoments * scores[2]);
+
+        const auto& errors = of.at(projection + ".error." + word(whitening)).values;
+        double tail = 0;
+        for (size_t r = errors.size(); r-- > 0;) {
+          if (r < result->singular[at].size()) tail += result->singular[at][r] * result->singular[at][r];
+          CHECK_NEAR(std::sqrt(tail), errors[r], 1e-4 * errors[r] + 1e-6 * errors[0]);
+        }
+        // A q or k before a norm does not feel its own scale, so E(0) is 0 there: the scale is the largest E.
+        const auto& curve = of.at(projection + ".curve." + word(whitening)).values;
+        const double most = *std::max_element(curve.begin(), curve.end());
+        CHECK_EQUAL(result->curves[at].size(), curve.size());
+        for (size_t r = 0; r < curve.size(); ++r) {
+          CHECK_NEAR(result->curves[at][r], curve[r], 1e-3 * curve[r] + 1e-6 * most);
+        }
+      }
+    }
+  }
+}
+
+TEST("reference: scratch files and other thread counts change no byte of a calibration") {
+  const fixture::Fixture one = fixture::load("llama", 1), two = fixture::load("llama", 2);
+  const auto inMemory = flrc::calibrate(one.model, options(one, Whitening::twoSided), Job());
+  CalibrationOptions spilling = options(two, Whitening::twoSided);
+  spilling.memory = 20000;
+  const auto spilled = flrc::calibrate(two.model, spilling, Job());
+  CHECK(inMemory->curves == spilled->curves);
+  CHECK(inMemory->singular == spilled->singular);
+  for (size_t i = 0; i < inMemory->ranks.size() * 2; ++i) {
+    std::vector<float> a, b;
+    const size_t count = inMemory->factors->count(i);
+    CHECK_EQUAL(count, spilled->factors->count(i));
+    const float* left = inMemory->factors->get(i, a);
+    const float* right = spilled->factors->get(i, b);
+    CHECK(std::equal(left, left + count, right));
+  }
+}
+
+TEST("reference: pivoted blocks of every dtype are the product of the plain f32 factors at every level") {
+  const struct {
+    flrc::Dtype dtype;
+    double tolerance;  // of the output's norm; int8 rounding alone takes 0.5% in each factor
+  } cases[] = {{flrc::Dtype::f32, 1e-5}, {flrc::Dtype::bf16, 1e-2}, {flrc::Dtype::int8, 1.5e-2}};
+  for (const std::string& name : {std::string("llama"), std::string("qwen3")}) {
+    const fixture::Fixture of = fixture::load(name, 2);
+    const auto calibration = flrc::calibrate(of.model, options(of, Whitening::twoSided), Job());
+    flrc::FactorizeOptions cut;
+    for (double share : {0.9, 0.7, 0.4}) {
+      std::vector<int32_t> ranks;
+      for (int64_t rank : calibration->ranks)
+        ranks.push_back(static_cast<int32_t>(share * static_cast<double>(rank)));
+      ranks[3] = -1;  // one projection stays dense
+      cut.levels.push_back(ranks);
+    }
+    cut.dtype = flrc::Dtype::f32;
+    cut.pivoted = false;
+    const auto plain = flrc::factorize(*calibration, cut, Job());
+    cut.pivoted = true;
+    for (const auto& [dtype, tolerance] : cases) {
+      cut.dtype = dtype;
+      const auto pivoted = flrc::factorize(*calibration, cut, Job());
+      for (int64_t level = 0; level < 3; ++level) {
+        CHECK(pivoted->levelParameters(level) < plain->levelParameters(level));
+        for (int64_t i = 0; i < of.model->projectionCount(); ++i) {
+          CHECK_AT_MOST(difference(*pivoted, *plain, level, i), tolerance);
+        }
+      }
+    }
+  }
+}
