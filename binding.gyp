@@ -10,7 +10,7 @@
     'include_dirs': ['native'],
     'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++17', '-std=gnu++20'],
     # -Wrestrict: GCC 12 warns of its own std::string (GCC bug 105651).
-    'cflags_cc': ['-std=c++20', '-fexceptions', '-Wall', '-Wextra', '-Wno-restrict'],
+    'cflags_cc': ['-std=c++20', '-fexceptions', '-ffp-contract=off', '-Wall', '-Wextra', '-Wno-restrict'],
     'cflags': [
       '-fvisibility=hidden',
       '-ffunction-sections',

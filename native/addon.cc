@@ -49,8 +49,8 @@ struct Handle {
   static Handle& from(const Napi::Value& value) {
     bool matches = false;
     void* data = nullptr;
-    if (!value.IsObject() || napi_check_object_type_tag(value.Env(), value, &tag, &matches) != napi_ok || !matches ||
-        napi_unwrap(value.Env(), value, &data) != napi_ok) {
+    if (!value.IsObject() || napi_check_object_type_tag(value.Env(), value, &tag, &matches) != napi_ok ||
+        !matches || napi_unwrap(value.Env(), value, &data) != napi_ok) {
       throw Error(code::internal, "a native handle of another kind was expected");
     }
     return *static_cast<Handle*>(data);
@@ -311,7 +311,8 @@ Napi::Value load(const Napi::CallbackInfo& call) {
 Napi::Value modelInfo(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
   const auto model = Handle<const Model>::get(call[0]);
-  Napi::Array projections = Napi::Array::New(env), shapes = Napi::Array::New(env), levels = Napi::Array::New(env);
+  Napi::Array projections = Napi::Array::New(env), shapes = Napi::Array::New(env),
+              levels = Napi::Array::New(env);
   for (int64_t i = 0; i < model->projectionCount(); ++i) {
     const auto at = static_cast<uint32_t>(i);
     projections.Set(at, projectionName(i / kProjections, static_cast<int>(i % kProjections)));
@@ -322,7 +323,8 @@ Napi::Value modelInfo(const Napi::CallbackInfo& call) {
   }
   for (size_t l = 0; l < model->levels.size(); ++l) {
     Napi::Object level = Napi::Object::New(env);
-    level.Set("parameters", toNumber(env, static_cast<double>(model->levelParameters(static_cast<int64_t>(l)))));
+    level.Set("parameters",
+              toNumber(env, static_cast<double>(model->levelParameters(static_cast<int64_t>(l)))));
     level.Set("bytesPerToken", toNumber(env, static_cast<double>(model->levelBytes(static_cast<int64_t>(l)))));
     level.Set("ranks", toArray(env, model->levels[l]));
     levels.Set(static_cast<uint32_t>(l), level);
@@ -416,7 +418,8 @@ Napi::Value listTensors(const Napi::CallbackInfo& call) {
     Napi::Object to = Napi::Object::New(env);
     to.Set("name", entry.name);
     to.Set("type", entry.type);
-    to.Set("shape", toList(env, entry.shape, [&](int64_t extent) { return toNumber(env, static_cast<double>(extent)); }));
+    to.Set("shape", toList(env, entry.shape,
+                           [&](int64_t extent) { return toNumber(env, static_cast<double>(extent)); }));
     to.Set("byteLength", toNumber(env, static_cast<double>(entry.byteLength)));
     return to;
   });

@@ -116,8 +116,8 @@ std::unique_ptr<Error> failureOf(const Work& work) {
   } catch (const Error& error) {
     return std::make_unique<Error>(error);
   } catch (const std::bad_alloc&) {
-    return std::make_unique<Error>(code::outOfMemory,
-                                   "not enough memory; use a smaller dtype, fewer tokens or a smaller --memory");
+    return std::make_unique<Error>(
+        code::outOfMemory, "not enough memory; use a smaller dtype, fewer tokens or a smaller --memory");
   } catch (const std::exception& error) {
     return std::make_unique<Error>(code::internal, error.what());
   }

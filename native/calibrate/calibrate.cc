@@ -26,9 +26,7 @@ constexpr int kInputOwner[kInputs] = {kQ, kO, kGate, kDown};
 class Stopwatch {
  public:
   explicit Stopwatch(double& seconds) : seconds_(seconds), start_(std::chrono::steady_clock::now()) {}
-  ~Stopwatch() {
-    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
+  ~Stopwatch() { seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
 
  private:
   double& seconds_;
@@ -161,7 +159,6 @@ class Run {
   void visit(int64_t l) {
     const WideLayer layer = widen(*model_, l, 0);
     backward(l, layer);
-    if (!options_.factors) return;
     {
       const LayerMoments moments = sumMoments();
       if (observer_) observer_(l, moments);
@@ -185,11 +182,11 @@ class Run {
       for (int p = 0; p < kProjections; ++p) {
         const Linear& linear = *layer.projections[p].linear;
         scores[static_cast<size_t>(s)][static_cast<size_t>(p)] =
-            fisherScore(work.kept.input(p).data(), work.gradients[p].data(), layer.projections[p].dense.data(), tokens,
-                        linear.outputs, linear.inputs);
-        if (options_.factors) tapes_->put(tape(s, kInputs + p), work.gradients[p].data(), work.gradients[p].size());
+            fisherScore(work.kept.input(p).data(), work.gradients[p].data(), layer.projections[p].dense.data(),
+                        tokens, linear.outputs, linear.inputs);
+        tapes_->put(tape(s, kInputs + p), work.gradients[p].data(), work.gradients[p].size());
       }
-      for (int i = 0; options_.factors && i < kInputs; ++i) {
+      for (int i = 0; i < kInputs; ++i) {
         const auto& input = work.kept.input(kInputOwner[i]);
         tapes_->put(tape(s, i), input.data(), input.size());
       }
@@ -242,7 +239,8 @@ class Run {
                                                      work->product);
       });
     }
-    for (int i = 0; i < kInputs; ++i) moments.inputs[static_cast<size_t>(i)] = sums[static_cast<size_t>(i)].finish();
+    for (int i = 0; i < kInputs; ++i)
+      moments.inputs[static_cast<size_t>(i)] = sums[static_cast<size_t>(i)].finish();
     for (int p = 0; kinds == kTapes && p < kProjections; ++p) {
       moments.gradients[static_cast<size_t>(p)] = sums[static_cast<size_t>(kInputs + p)].finish();
     }
@@ -292,8 +290,8 @@ class Run {
         const float* g = tapes_->get(tape(s, kInputs + p), work.dy);
         auto& curve = ofSequence[static_cast<size_t>(s)];
         curve.assign(static_cast<size_t>(rank + 1), 0.0);
-        addTruncationCurve(x, g, u, v, all ? nullptr : layer.projections[p].dense.data(), length(s), linear.outputs,
-                           linear.inputs, rank, curve.data());
+        addTruncationCurve(x, g, u, v, all ? nullptr : layer.projections[p].dense.data(), length(s),
+                           linear.outputs, linear.inputs, rank, curve.data());
       });
       auto& total = result_->curves[index];
       total.assign(static_cast<size_t>(rank + 1), 0.0);

@@ -23,12 +23,11 @@ struct CalibrationOptions {
   Labels labels = Labels::model;
   uint64_t seed = 0;
   Whitening whitening = Whitening::twoSided;
-  bool factors = true;  // false: scores only
   bool curves = true;
   double jitter = 1e-8;
   double shrinkage = 0;
-  int64_t memory = 0;        // bytes that activations, gradients and factors may hold in memory
-  std::string scratch;       // directory for the rest
+  int64_t memory = 0;          // bytes that activations, gradients and factors may hold in memory
+  std::string scratch;         // directory for the rest
   int64_t randomisedRank = 0;  // factors of this many ranks by randomised SVD; 0: all ranks
 };
 
@@ -63,8 +62,8 @@ inline int inputIndex(int projection) {
 using MomentObserver = std::function<void(int64_t layer, const LayerMoments&)>;
 
 // One forward pass that keeps the layers' boundaries, then one visit of each layer from the last to the first:
-// backward for all sequences, scores, moments, factors, curves; what a layer needed is freed before the next, so
-// memory does not grow with depth beyond the boundaries (which spill to `scratch`). Dense models only.
+// backward for all sequences, scores, moments, factors, curves; what a layer needed is freed before the next,
+// so memory does not grow with depth beyond the boundaries (which spill to `scratch`). Dense models only.
 std::unique_ptr<Calibration> calibrate(std::shared_ptr<const Model> model, const CalibrationOptions& options,
                                        const Job& job, const MomentObserver& observer = {});
 

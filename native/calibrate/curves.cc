@@ -34,7 +34,8 @@ void addTruncationCurve(const float* x, const float* g, const float* u, const fl
           const int64_t row = t + i;
           cut[i] = cpu::kernels().dot(g + (first + row) * m, wx.data() + row * m, m);
           for (int64_t j = 0; j < rank; ++j) {
-            cut[i] -= static_cast<double>(ug[static_cast<size_t>(row * rank + j)]) * vx[static_cast<size_t>(row * rank + j)];
+            cut[i] -= static_cast<double>(ug[static_cast<size_t>(row * rank + j)]) *
+                      vx[static_cast<size_t>(row * rank + j)];
           }
         }
       }

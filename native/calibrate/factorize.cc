@@ -14,7 +14,8 @@ namespace {
 // Entries of C stay below this, so that bf16 and int8 hold them well (design 3).
 constexpr double kPivotBound = 2.0;
 
-std::shared_ptr<const RowMatrix> convert(const std::shared_ptr<const RowMatrix>& from, Dtype dtype, int threads) {
+std::shared_ptr<const RowMatrix> convert(const std::shared_ptr<const RowMatrix>& from, Dtype dtype,
+                                         int threads) {
   if (from->dtype == dtype) return from;
   auto to = std::make_shared<RowMatrix>(allocateRows(from->rows, from->cols, dtype));
   ThreadPool::shared().parallelFor(from->rows, threads, [&](int64_t row) {
@@ -82,15 +83,17 @@ void check(const Calibration& calibration, const FactorizeOptions& options) {
   const auto count = static_cast<size_t>(calibration.model->projectionCount());
   if (options.levels.empty()) throw Error(code::internal, "a compressed model needs at least one level");
   for (size_t l = 0; l < options.levels.size(); ++l) {
-    if (options.levels[l].size() != count) throw Error(code::internal, "a level does not name every projection");
+    if (options.levels[l].size() != count)
+      throw Error(code::internal, "a level does not name every projection");
     for (size_t i = 0; i < count; ++i) {
       const int32_t rank = options.levels[l][i];
       const int32_t above = l == 0 ? rank : options.levels[l - 1][i];
       const bool dense = options.levels[0][i] == -1;
       if (dense ? rank != -1 : rank < 0 || rank > above || rank > calibration.ranks[i]) {
-        throw Error(code::internal, "level " + std::to_string(l) + " has rank " + std::to_string(rank) + " for " +
-                                        projectionName(static_cast<int64_t>(i) / kProjections,
-                                                       static_cast<int>(i % kProjections)));
+        throw Error(
+            code::internal,
+            "level " + std::to_string(l) + " has rank " + std::to_string(rank) + " for " +
+                projectionName(static_cast<int64_t>(i) / kProjections, static_cast<int>(i % kProjections)));
       }
     }
   }

@@ -29,8 +29,8 @@ MomentSum::MomentSum(int64_t n) : n_(n) {
 void MomentSum::addTile(int64_t index, const float* x, int64_t tokens, std::vector<float>& product) {
   Tile& tile = tiles_[static_cast<size_t>(index)];
   product.resize(tile.sum.size());
-  gemm(true, false, tile.rows, tile.cols, tokens, 1.0f, x + tile.row, n_, x + tile.col, n_, 0.0f, product.data(),
-       tile.cols);
+  gemm(true, false, tile.rows, tile.cols, tokens, 1.0f, x + tile.row, n_, x + tile.col, n_, 0.0f,
+       product.data(), tile.cols);
   for (size_t i = 0; i < product.size(); ++i) tile.sum[i] += product[i];
 }
 

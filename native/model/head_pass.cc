@@ -36,8 +36,8 @@ double HeadPass::loss(const float* x, const int32_t* tokens, int64_t count, cons
   return lossAndGradient(x, tokens, count, Labels::data, 0, 0, job, nullptr);
 }
 
-double HeadPass::lossAndGradient(const float* x, const int32_t* tokens, int64_t count, Labels labels, uint64_t seed,
-                                 uint64_t firstDraw, const Job& job, float* dx) const {
+double HeadPass::lossAndGradient(const float* x, const int32_t* tokens, int64_t count, Labels labels,
+                                 uint64_t seed, uint64_t firstDraw, const Job& job, float* dx) const {
   const ModelConfig& config = model->config;
   const cpu::Kernels& kernel = cpu::kernels();
   const int64_t d = config.hidden, vocab = config.vocab;
@@ -64,12 +64,15 @@ double HeadPass::lossAndGradient(const float* x, const int32_t* tokens, int64_t 
       const float logSum = kernel.softmax(row, vocab, 1.0f);
       const double loss = static_cast<double>(logSum) - nextLogit;
       if (!std::isfinite(loss)) {
-        throw Error(code::numeric, "a logit is not finite; the model's weights overflow in this dtype, try f32");
+        throw Error(code::numeric,
+                    "a logit is not finite; the model's weights overflow in this dtype, try f32");
       }
       total += loss;
       if (!dx) continue;
       const int32_t label =
-          labels == Labels::data ? next : draw(row, vocab, randomUniform(seed, firstDraw + static_cast<uint64_t>(position)));
+          labels == Labels::data
+              ? next
+              : draw(row, vocab, randomUniform(seed, firstDraw + static_cast<uint64_t>(position)));
       row[label] -= 1.0f;
     }
     if (!dx) continue;

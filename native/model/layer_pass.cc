@@ -13,8 +13,8 @@ namespace {
 constexpr int64_t kQueryTile = 128;
 
 struct Tile {
-  int64_t first, rows;   // queries
-  int64_t begin, length; // keys
+  int64_t first, rows;    // queries
+  int64_t begin, length;  // keys
 };
 
 template <typename Body>
@@ -205,10 +205,10 @@ void layerBackward(const ModelConfig& config, const WideLayer& wide, const RopeT
     rope.rotate(dk.data() + t * kvWidth, config.kvHeads, t, true);
   }
   if (config.qkNorm) {
-    rmsNormBackward(kept.qRaw.data(), layer.queryNorm->data(), config.eps, tokens * config.heads, config.headDim,
-                    dq.data(), false, dq.data());
-    rmsNormBackward(kept.kRaw.data(), layer.keyNorm->data(), config.eps, tokens * config.kvHeads, config.headDim,
-                    dk.data(), false, dk.data());
+    rmsNormBackward(kept.qRaw.data(), layer.queryNorm->data(), config.eps, tokens * config.heads,
+                    config.headDim, dq.data(), false, dq.data());
+    rmsNormBackward(kept.kRaw.data(), layer.keyNorm->data(), config.eps, tokens * config.kvHeads,
+                    config.headDim, dk.data(), false, dk.data());
   }
   inputGradient(wide.projections[kQ], dq.data(), tokens, false, dNormed.data());
   inputGradient(wide.projections[kK], dk.data(), tokens, true, dNormed.data());

@@ -18,14 +18,16 @@ constexpr int64_t kTileRows = 128;
 constexpr int64_t kTaskBytes = 16 * 1024;
 
 int64_t rowsPerTask(const RowMatrix& w, int threads) {
-  const int64_t bytesPerRow = std::max<int64_t>(1, static_cast<int64_t>(w.bytes()) / std::max<int64_t>(1, w.rows));
+  const int64_t bytesPerRow =
+      std::max<int64_t>(1, static_cast<int64_t>(w.bytes()) / std::max<int64_t>(1, w.rows));
   const int64_t fewest = std::max<int64_t>(1, kTaskBytes / bytesPerRow);
   const int64_t even = (w.rows + threads * 4 - 1) / (threads * 4);
   return std::max(fewest, even);
 }
 
 int64_t panelsPerTask(const PanelMatrix& c, int threads) {
-  const int64_t bytesPerPanel = std::max<int64_t>(1, static_cast<int64_t>(c.bytes()) / std::max<int64_t>(1, c.panels()));
+  const int64_t bytesPerPanel =
+      std::max<int64_t>(1, static_cast<int64_t>(c.bytes()) / std::max<int64_t>(1, c.panels()));
   const int64_t fewest = std::max<int64_t>(1, kTaskBytes / bytesPerPanel);
   const int64_t even = (c.panels() + threads * 4 - 1) / (threads * 4);
   return std::max(fewest, even);
@@ -181,8 +183,8 @@ void prefillRows(const RowMatrix& w, int64_t begin, int64_t end, const float* x,
   gemm(false, true, columns, end - begin, w.cols, 1.0f, x, w.cols, tile, ld, 0.0f, y + begin, ldy);
 }
 
-void prefillPanel(const PanelMatrix& c, int64_t panel, int64_t rank, const float* t, int64_t ldt, int64_t columns,
-                  float* y, int64_t ldy) {
+void prefillPanel(const PanelMatrix& c, int64_t panel, int64_t rank, const float* t, int64_t ldt,
+                  int64_t columns, float* y, int64_t ldy) {
   std::vector<float> wide(static_cast<size_t>(rank * kPanel));
   cpu::kernels().dequantisePanel(c, panel, 0, rank, wide.data(), kPanel);
   const int64_t outputs = std::min(kPanel, c.outputs - panel * kPanel);
@@ -200,7 +202,8 @@ void prefillLinears(const LinearCall* calls, int count, const float* x, int64_t 
   for (int i = 0; i < count; ++i) {
     const Linear& linear = *calls[i].linear;
     auto split = [&](int64_t rows, int block) {
-      for (int64_t r = 0; r < rows; r += kTileRows) tasks.push_back({i, block, r, std::min(rows, r + kTileRows)});
+      for (int64_t r = 0; r < rows; r += kTileRows)
+        tasks.push_back({i, block, r, std::min(rows, r + kTileRows)});
     };
     if (!linear.factored()) split(linear.outputs, -1);
     for (size_t b = 0; b < layout.blocks[i].size(); ++b) {
@@ -232,8 +235,8 @@ void prefillLinears(const LinearCall* calls, int count, const float* x, int64_t 
       const FactorBlock& block = *call.linear->blocks[task.block];
       const Place place = layout.blocks[task.linear][task.block];
       const bool pivoted = call.linear->pivoted;
-      prefillPanel(block.c, task.begin, activeRank(call, block), scratch.t.data() + place.t, layout.tWidth, columns,
-                   pivoted ? scratch.u.data() + place.u : call.y,
+      prefillPanel(block.c, task.begin, activeRank(call, block), scratch.t.data() + place.t, layout.tWidth,
+                   columns, pivoted ? scratch.u.data() + place.u : call.y,
                    pivoted ? layout.uWidth : call.linear->outputs);
     });
   }
@@ -298,7 +301,8 @@ size_t Linear::weightBytes(int64_t rank) const {
     if (pivoted || rank >= block.rank()) {
       total += block.bytes();
     } else {
-      total += (block.p.bytes() + block.c.bytes()) * static_cast<size_t>(rank) / static_cast<size_t>(block.rank());
+      total +=
+          (block.p.bytes() + block.c.bytes()) * static_cast<size_t>(rank) / static_cast<size_t>(block.rank());
     }
   }
   return total;

@@ -26,10 +26,10 @@ void finishBlock(FactorBlock& block, int64_t outputs);
 
 // One projection y = W x (+ bias), dense or factored. Immutable once built, shared between models.
 struct Linear {
-  int64_t outputs = 0;  // m
-  int64_t inputs = 0;   // n
-  std::shared_ptr<const RowMatrix> dense;                    // [m, n]; null when factored
-  std::vector<std::shared_ptr<const FactorBlock>> blocks;    // lowest level first
+  int64_t outputs = 0;                                     // m
+  int64_t inputs = 0;                                      // n
+  std::shared_ptr<const RowMatrix> dense;                  // [m, n]; null when factored
+  std::vector<std::shared_ptr<const FactorBlock>> blocks;  // lowest level first
   bool pivoted = true;
   std::vector<float> bias;  // [m] or empty
 

@@ -77,9 +77,7 @@ class Loader {
   std::shared_ptr<const std::vector<float>> vector(const std::string& name, int64_t length) {
     auto values = std::make_shared<std::vector<float>>(static_cast<size_t>(length));
     TensorReader source = reader(name, {length});
-    tasks_.push_back([source, values] {
-      source.readRows(0, source.source().rows(), values->data());
-    });
+    tasks_.push_back([source, values] { source.readRows(0, source.source().rows(), values->data()); });
     return values;
   }
 
@@ -104,7 +102,8 @@ class Loader {
   }
   static void expectType(const TensorReader& reader, SourceType type) {
     if (reader.source().type != type) {
-      throw Error(code::modelFormat, reader.source().file + ": " + reader.source().name + " has an unexpected type",
+      throw Error(code::modelFormat,
+                  reader.source().file + ": " + reader.source().name + " has an unexpected type",
                   reader.source().file, reader.source().name);
     }
   }
@@ -144,18 +143,20 @@ class Loader {
       forRowRanges(shape.rows, [=](int64_t begin, int64_t end) {
         (void)owner;
         if (into->dtype == from->dtype) {
-          eachQuantisedRow(*from, begin, end, [&](int64_t row, const uint8_t* d, const uint8_t* s, const uint8_t* z) {
-            loadRow(*into, row, d, s, z);
-          });
+          eachQuantisedRow(*from, begin, end,
+                           [&](int64_t row, const uint8_t* d, const uint8_t* s, const uint8_t* z) {
+                             loadRow(*into, row, d, s, z);
+                           });
           return;
         }
         RowMatrix one = allocateRows(1, shape.cols, from->dtype);
         std::vector<float> wide(static_cast<size_t>(shape.cols));
-        eachQuantisedRow(*from, begin, end, [&](int64_t row, const uint8_t* d, const uint8_t* s, const uint8_t* z) {
-          loadRow(one, 0, d, s, z);
-          getRow(one, 0, wide.data());
-          setRow(*into, row, wide.data());
-        });
+        eachQuantisedRow(*from, begin, end,
+                         [&](int64_t row, const uint8_t* d, const uint8_t* s, const uint8_t* z) {
+                           loadRow(one, 0, d, s, z);
+                           getRow(one, 0, wide.data());
+                           setRow(*into, row, wide.data());
+                         });
       });
       return;
     }
@@ -176,9 +177,10 @@ class Loader {
       tasks_.push_back([=] {
         PanelMatrix stored = allocatePanels(shape.rows, shape.cols, from->dtype);
         if (shape.rows > 0 && shape.cols > 0) {
-          eachQuantisedRow(*from, 0, shape.rows, [&](int64_t row, const uint8_t* d, const uint8_t* s, const uint8_t* z) {
-            loadRank(stored, row, d, s, z);
-          });
+          eachQuantisedRow(*from, 0, shape.rows,
+                           [&](int64_t row, const uint8_t* d, const uint8_t* s, const uint8_t* z) {
+                             loadRank(stored, row, d, s, z);
+                           });
         }
         if (dtype == from->dtype) {
           owner->c = std::move(stored);
@@ -307,7 +309,8 @@ class Loader {
     const std::vector<int32_t>* above = nullptr;
     for (const auto& level : spec_.levels) {
       if (level.size() != count) throw Error(code::modelFormat, "a level does not name every projection");
-      for (size_t i = 0; i < count; ++i) checkRank(model, static_cast<int64_t>(i), level[i], above ? (*above)[i] : -2);
+      for (size_t i = 0; i < count; ++i)
+        checkRank(model, static_cast<int64_t>(i), level[i], above ? (*above)[i] : -2);
       above = &level;
     }
     return spec_.levels;
@@ -322,13 +325,15 @@ class Loader {
       fits = above == -2 ? rank == linear.storedRank() : rank <= above;
       if (linear.pivoted) {
         int64_t sum = 0;
-        for (int64_t b = 0; b < linear.blocksFor(rank); ++b) sum += linear.blocks[static_cast<size_t>(b)]->rank();
+        for (int64_t b = 0; b < linear.blocksFor(rank); ++b)
+          sum += linear.blocks[static_cast<size_t>(b)]->rank();
         fits = fits && sum == rank;
       }
     }
     if (!fits) {
       throw Error(code::modelFormat,
-                  "rank " + std::to_string(rank) + " of " + name + " does not fit the stored factors", {}, name);
+                  "rank " + std::to_string(rank) + " of " + name + " does not fit the stored factors", {},
+                  name);
     }
   }
 
@@ -342,6 +347,8 @@ class Loader {
 
 }  // namespace
 
-std::shared_ptr<const Model> loadModel(const ModelSpec& spec, const Job& job) { return Loader(spec, job).load(); }
+std::shared_ptr<const Model> loadModel(const ModelSpec& spec, const Job& job) {
+  return Loader(spec, job).load();
+}
 
 }  // namespace flrc

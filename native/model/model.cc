@@ -52,7 +52,8 @@ bool projectionHasBias(const ModelConfig& config, int projection) {
 }
 
 size_t Model::bytes() const {
-  size_t total = embedding->bytes() + (head == embedding ? 0 : head->bytes()) + finalNorm->size() * sizeof(float);
+  size_t total =
+      embedding->bytes() + (head == embedding ? 0 : head->bytes()) + finalNorm->size() * sizeof(float);
   for (const Layer& layer : layers) {
     for (const Vector* vector : {&layer.attentionNorm, &layer.mlpNorm, &layer.queryNorm, &layer.keyNorm}) {
       if (*vector) total += (*vector)->size() * sizeof(float);

@@ -22,7 +22,8 @@ bool likelier(const Candidate& a, const Candidate& b) {
 // The candidates that the filters leave, likeliest first.
 std::vector<Candidate> filtered(const float* logits, int64_t vocab, double logSum, const Sampling& sampling) {
   std::vector<Candidate> all(static_cast<size_t>(vocab));
-  for (int64_t i = 0; i < vocab; ++i) all[static_cast<size_t>(i)] = {static_cast<int32_t>(i), logits[i] - logSum};
+  for (int64_t i = 0; i < vocab; ++i)
+    all[static_cast<size_t>(i)] = {static_cast<int32_t>(i), logits[i] - logSum};
   size_t keep = all.size();
   if (sampling.topK > 0) keep = std::min(keep, static_cast<size_t>(sampling.topK));
   std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(keep), all.end(), likelier);
@@ -75,7 +76,8 @@ Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling
     for (size_t i = 0; i < weight.size(); ++i) {
       weight[i] = std::exp((candidates[i].logprob - highest) / sampling.temperature);
     }
-    double left = randomUniform(sampling.seed, sampling.draw) * std::accumulate(weight.begin(), weight.end(), 0.0);
+    double left =
+        randomUniform(sampling.seed, sampling.draw) * std::accumulate(weight.begin(), weight.end(), 0.0);
     size_t pick = 0;
     while (pick + 1 < weight.size() && left >= weight[pick]) left -= weight[pick++];
     result.token = candidates[pick].token;

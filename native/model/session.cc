@@ -131,7 +131,8 @@ void Session::forward(const int32_t* tokens, int64_t count, int64_t level, bool 
       rope_.rotate(key, config.kvHeads, length_ + t);
       const auto at = static_cast<size_t>((length_ + t) * kvWidth);
       std::memcpy(cache.keys.data() + at, key, static_cast<size_t>(kvWidth) * sizeof(float));
-      std::memcpy(cache.values.data() + at, v_.data() + t * kvWidth, static_cast<size_t>(kvWidth) * sizeof(float));
+      std::memcpy(cache.values.data() + at, v_.data() + t * kvWidth,
+                  static_cast<size_t>(kvWidth) * sizeof(float));
     });
 
     attention(l, count);
@@ -221,8 +222,8 @@ void Session::attendTile(const Cache& cache, int64_t first, int64_t rows, int64_
   const int64_t begin = window > 0 ? std::max<int64_t>(0, first - window + 1) : 0;
   const int64_t length = first + rows - begin;
   std::vector<float> scores(static_cast<size_t>(rows * length));
-  gemm(false, true, rows, length, hd, 1.0f, q, qWidth, cache.keys.data() + begin * kvWidth + offset, kvWidth, 0.0f,
-       scores.data(), length);
+  gemm(false, true, rows, length, hd, 1.0f, q, qWidth, cache.keys.data() + begin * kvWidth + offset, kvWidth,
+       0.0f, scores.data(), length);
   for (int64_t r = 0; r < rows; ++r) {
     float* row = scores.data() + r * length;
     const int64_t position = first + r;

@@ -69,7 +69,8 @@ void WideLinear::apply(const float* x, int64_t tokens, float* y) const {
       }
       u.resize(static_cast<size_t>(tokens * others));
       if (others > 0) {
-        gemm(false, false, tokens, others, s, 1.0f, t.data(), s, block.c.data(), others, 0.0f, u.data(), others);
+        gemm(false, false, tokens, others, s, 1.0f, t.data(), s, block.c.data(), others, 0.0f, u.data(),
+             others);
       }
       const auto& gather = block.stored->gather;
       for (int64_t token = 0; token < tokens; ++token) {

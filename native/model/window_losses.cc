@@ -64,7 +64,8 @@ std::vector<double> windowLosses(const Model& model, const std::vector<int32_t>&
         job.check();
         auto work = scratch.take();
         work->y.resize(static_cast<size_t>(seqLen * d));
-        layerForward(config, layer, rope, seqLen, hidden[static_cast<size_t>(w)].data(), work->kept, work->y.data());
+        layerForward(config, layer, rope, seqLen, hidden[static_cast<size_t>(w)].data(), work->kept,
+                     work->y.data());
         hidden[static_cast<size_t>(w)].swap(work->y);
         job.report("evaluate", done.fetch_add(1) + 1, steps);
       });

@@ -98,7 +98,8 @@ class Listing {
       return;
     }
     const int64_t groups = (cols + kGroup - 1) / kGroup;
-    add(name + ".q", typeName(dtype), {count, dtype == Dtype::int4 ? (cols + 1) / 2 : cols}, collect(&StoredRow::data));
+    add(name + ".q", typeName(dtype), {count, dtype == Dtype::int4 ? (cols + 1) / 2 : cols},
+        collect(&StoredRow::data));
     add(name + ".scale", "BF16", {count, groups}, collect(&StoredRow::scale));
     if (dtype == Dtype::int4) add(name + ".zero", "U8", {count, groups}, collect(&StoredRow::zero));
   }
@@ -145,9 +146,8 @@ class Listing {
       rows(name + ".weight", linear.dense);
     } else if (dense_) {
       const Model& model = model_;
-      wide(name + ".weight", linear.outputs, linear.inputs, [&model, &linear, l, p](float* out) {
-        multiplyOut(linear, model.rank(0, l, p), out);
-      });
+      wide(name + ".weight", linear.outputs, linear.inputs,
+           [&model, &linear, l, p](float* out) { multiplyOut(linear, model.rank(0, l, p), out); });
     } else {
       for (size_t b = 0; b < linear.blocks.size(); ++b) factors(name, linear, b);
     }
@@ -158,9 +158,12 @@ class Listing {
     const std::string suffix = "." + std::to_string(b);
     auto p = [block](int64_t row, StoredRow& out) { storeRow(block->p, row, out); };
     auto c = [block](int64_t rank, StoredRow& out) { storeRank(block->c, rank, out); };
-    stored(linear.pivoted ? name + ".P" + suffix : name + ".V", block->p.dtype, block->rank(), linear.inputs, p);
-    stored(linear.pivoted ? name + ".C" + suffix : name + ".U", block->c.dtype, block->rank(), block->c.outputs, c);
-    if (linear.pivoted) add(name + ".I" + suffix, "I32", {block->rank()}, [block] { return raw(block->pivot); });
+    stored(linear.pivoted ? name + ".P" + suffix : name + ".V", block->p.dtype, block->rank(), linear.inputs,
+           p);
+    stored(linear.pivoted ? name + ".C" + suffix : name + ".U", block->c.dtype, block->rank(), block->c.outputs,
+           c);
+    if (linear.pivoted)
+      add(name + ".I" + suffix, "I32", {block->rank()}, [block] { return raw(block->pivot); });
   }
 
   // W [m, n] of the factors: the columns of W are the products with unit vectors.
@@ -176,7 +179,8 @@ class Listing {
         if (others > 0) getRank(block.c, j, c.data() + j * others);
       }
       std::vector<float> rest(static_cast<size_t>(others * n));
-      if (others > 0) gemm(true, false, others, n, s, 1.0f, c.data(), others, p.data(), n, 0.0f, rest.data(), n);
+      if (others > 0)
+        gemm(true, false, others, n, s, 1.0f, c.data(), others, p.data(), n, 0.0f, rest.data(), n);
       for (int64_t o = 0; o < m; ++o) {
         const int64_t at = linear.pivoted ? block.gather[static_cast<size_t>(o)] : s + o;
         const float* row = at < s ? p.data() + at * n : rest.data() + (at - s) * n;
@@ -202,7 +206,8 @@ class OutputFile {
   void write(int64_t offset, const Bytes& bytes) {
     size_t done = 0;
     while (done < bytes.size()) {
-      const ssize_t got = pwrite(fd_, bytes.data() + done, bytes.size() - done, offset + static_cast<int64_t>(done));
+      const ssize_t got =
+          pwrite(fd_, bytes.data() + done, bytes.size() - done, offset + static_cast<int64_t>(done));
       if (got < 0 && errno == EINTR) continue;
       if (got <= 0) fail("cannot be written");
       done += static_cast<size_t>(got);
@@ -228,8 +233,8 @@ std::vector<TensorEntry> tensorEntries(const Model& model, bool dense) {
   return entries;
 }
 
-void writeTensors(const Model& model, bool dense, const std::string& file, const std::vector<std::string>& names,
-                  const std::vector<int64_t>& offsets, const Job& job) {
+void writeTensors(const Model& model, bool dense, const std::string& file,
+                  const std::vector<std::string>& names, const std::vector<int64_t>& offsets, const Job& job) {
   const Listing listing(model, dense);
   std::unordered_map<std::string, const Output*> byName;
   for (const Output& output : listing.outputs) byName.emplace(output.entry.name, &output);
@@ -237,7 +242,8 @@ void writeTensors(const Model& model, bool dense, const std::string& file, const
   for (size_t i = 0; i < names.size(); ++i) {
     job.check();
     const auto found = byName.find(names[i]);
-    if (found == byName.end()) throw Error(code::internal, "the model has no tensor " + names[i], file, names[i]);
+    if (found == byName.end())
+      throw Error(code::internal, "the model has no tensor " + names[i], file, names[i]);
     const Bytes bytes = found->second->bytes();
     if (static_cast<int64_t>(bytes.size()) != found->second->entry.byteLength) {
       throw Error(code::internal, "the stored size of " + names[i] + " is wrong", file, names[i]);

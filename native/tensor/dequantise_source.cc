@@ -135,7 +135,8 @@ void blockQ6_K(const uint8_t* b, float* out) {
         const uint8_t byte = low[(j % 2) * 32 + i];
         const int nibble = j < 2 ? byte & 15 : byte >> 4;
         const int value = (nibble | (((high[i] >> (2 * j)) & 3) << 4)) - 32;
-        out[part * 128 + j * 32 + i] = d * static_cast<float>(scales[j * 2 + i / 16]) * static_cast<float>(value);
+        out[part * 128 + j * 32 + i] =
+            d * static_cast<float>(scales[j * 2 + i / 16]) * static_cast<float>(value);
       }
     }
   }
@@ -164,7 +165,8 @@ void toFloat(SourceType type, const uint8_t* bytes, int64_t count, float* out) {
       for (int64_t i = 0; i < count; ++i) out[i] = bf16ToFloat(half(bytes + 2 * i));
       break;
     case SourceType::i32:
-      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(static_cast<int32_t>(word(bytes + 4 * i)));
+      for (int64_t i = 0; i < count; ++i)
+        out[i] = static_cast<float>(static_cast<int32_t>(word(bytes + 4 * i)));
       break;
     case SourceType::i8:
       for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(static_cast<int8_t>(bytes[i]));

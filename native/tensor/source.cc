@@ -84,11 +84,12 @@ TensorReader::TensorReader(TensorSource source, std::shared_ptr<const SourceFile
   const bool whole = cols >= 0 && cols % layout.blockValues == 0;
   if (!whole || __builtin_mul_overflow(cols / layout.blockValues, layout.blockBytes, &rowBytes_) ||
       __builtin_mul_overflow(rowBytes_, rows, &need) || need != source_.byteLength || source_.offset < 0) {
-    throw Error(code::modelFormat, source_.file + ": the size of " + source_.name + " does not fit its shape and type",
+    throw Error(code::modelFormat,
+                source_.file + ": the size of " + source_.name + " does not fit its shape and type",
                 source_.file, source_.name);
   }
-  if (source_.interleavedHeads != 0 &&
-      (source_.interleavedHeads < 0 || source_.interleavedHeads > rows || rows % (2 * source_.interleavedHeads) != 0)) {
+  if (source_.interleavedHeads != 0 && (source_.interleavedHeads < 0 || source_.interleavedHeads > rows ||
+                                        rows % (2 * source_.interleavedHeads) != 0)) {
     throw Error(code::modelFormat, source_.file + ": the rows of " + source_.name + " do not divide into heads",
                 source_.file, source_.name);
   }

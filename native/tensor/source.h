@@ -26,7 +26,7 @@ struct TensorSource {
   int64_t offset = 0;
   int64_t byteLength = 0;
   SourceType type = SourceType::f32;
-  std::vector<int64_t> shape;  // outermost first
+  std::vector<int64_t> shape;    // outermost first
   int64_t interleavedHeads = 0;  // rows are llama.cpp's rotary pairs over this many heads; 0: as they are
 
   int64_t rows() const;  // product of all but the last dimension

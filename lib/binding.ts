@@ -1,0 +1,135 @@
+import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { abortedError, type ErrorCode, errorCodes, FlrcError } from './errors.js'
+import type { NativeBinding, NativeTask } from './native-types.js'
+
+/** The package's own folder: where the addon is built and where `models/tiny` lies. */
+export const packageRoot = fileURLToPath(new URL('..', import.meta.url))
+
+const packageJson = JSON.parse(readFileSync(path.join(packageRoot, 'package.json'), 'utf8')) as {
+  version: string
+  description: string
+}
+
+export const { version: packageVersion, description: packageDescription } = packageJson
+
+interface NodeGypBuild {
+  (folder: string): NativeBinding
+  resolve(folder: string): string
+}
+
+const require = createRequire(import.meta.url)
+let loaded: NativeBinding | undefined
+
+/** The addon, loaded at first use. E_BINDING where it is missing or does not load. */
+export function binding(): NativeBinding {
+  loaded ??= loadBinding()
+  return loaded
+}
+
+function loadBinding(): NativeBinding {
+  const nodeGypBuild = require('node-gyp-build') as NodeGypBuild
+  let file: string
+  try {
+    file = nodeGypBuild.resolve(packageRoot)
+  } catch (cause) {
+    const tried = ['build/Release', 'build/Debug', `prebuilds/${process.platform}-${process.arch}`]
+      .map((folder) => path.join(packageRoot, folder, '*.node'))
+      .join(', ')
+    throw new FlrcError(
+      'E_BINDING',
+      `no native addon for ${process.platform}-${process.arch}, Node ${process.versions.node}; tried ${tried}; run \`npm run build\` in ${packageRoot}`,
+      { cause },
+    )
+  }
+  try {
+    return require(file) as NativeBinding
+  } catch (cause) {
+    throw new FlrcError(
+      'E_BINDING',
+      `the native addon does not load: ${messageOf(cause)}; run \`npm run build\` in ${packageRoot}`,
+      { file, cause },
+    )
+  }
+}
+
+/** A native failure as an FlrcError; anything that carries no code of ours is E_INTERNAL. */
+export function toFlrcError(error: unknown): FlrcError {
+  if (error instanceof FlrcError) return error
+  const { code, file, tensor } = (typeof error === 'object' && error !== null ? error : {}) as {
+    code?: unknown
+    file?: unknown
+    tensor?: unknown
+  }
+  const known = errorCodes.find((candidate): candidate is ErrorCode => candidate === code)
+  return new FlrcError(known ?? 'E_INTERNAL', messageOf(error), {
+    file: typeof file === 'string' && file !== '' ? file : undefined,
+    tensor: typeof tensor === 'string' && tensor !== '' ? tensor : undefined,
+    cause: error,
+  })
+}
+
+/** Calls into the addon, turning what it throws into an FlrcError. */
+export function callNative<T>(call: (native: NativeBinding) => T): T {
+  const native = binding()
+  try {
+    return call(native)
+  } catch (error) {
+    throw toFlrcError(error)
+  }
+}
+
+/**
+ * Starts native work and waits for it. When one of the signals fires, the work is cancelled and the promise
+ * rejects with E_ABORTED at once, without waiting for the native side; a result that still arrives is given
+ * to `releaseLate`, and a late failure is dropped.
+ */
+export function runTask<T>(
+  start: (native: NativeBinding) => NativeTask<T>,
+  signals: readonly (AbortSignal | undefined)[],
+  releaseLate?: (result: T) => void,
+): Promise<T> {
+  if (signals.some((signal) => signal?.aborted)) return Promise.reject(abortedError())
+  let task: NativeTask<T>
+  try {
+    task = callNative(start)
+  } catch (error) {
+    return Promise.reject(error)
+  }
+  return new Promise<T>((resolve, reject) => {
+    let aborted = false
+    const onAbort = () => {
+      if (aborted) return
+      aborted = true
+      forget()
+      task.cancel()
+      reject(abortedError())
+    }
+    // Listeners rather than AbortSignal.any: a decode step is short, and composed signals live on.
+    const forget = () => {
+      for (const signal of signals) signal?.removeEventListener('abort', onAbort)
+    }
+    for (const signal of signals) signal?.addEventListener('abort', onAbort)
+    task.promise.then(
+      (result) => {
+        if (aborted) {
+          releaseLate?.(result)
+          return
+        }
+        forget()
+        resolve(result)
+      },
+      (error) => {
+        if (aborted) return
+        forget()
+        reject(toFlrcError(error))
+      },
+    )
+  })
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}

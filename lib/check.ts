@@ -1,0 +1,23 @@
+import { FlrcError } from './errors.js'
+
+/** Checks of what a caller passes in; each throws E_USAGE naming the option, its value and what it may be. */
+
+export function refuse(name: string, value: unknown, wanted: string): never {
+  throw new FlrcError('E_USAGE', `${name} is ${String(value)}; it must be ${wanted}`)
+}
+
+export function checkWhole(name: string, value: unknown, from: number): void {
+  if (Number.isSafeInteger(value) && (value as number) >= from) return
+  refuse(name, value, `a whole number from ${from}`)
+}
+
+/** `range` says in words what [from, to] is. */
+export function checkRange(name: string, value: unknown, from: number, to: number, range: string): void {
+  if (typeof value === 'number' && value >= from && value <= to) return
+  refuse(name, value, range)
+}
+
+export function checkOneOf(name: string, value: unknown, allowed: readonly string[]): void {
+  if (allowed.some((candidate) => candidate === value)) return
+  refuse(name, value, `one of ${allowed.join(', ')}`)
+}

@@ -1,0 +1,243 @@
+import { randomBytes } from 'node:crypto'
+import { constants } from 'node:fs'
+import { access, lstat, mkdir, open, readdir, realpath, rename, rm, rmdir, stat } from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
+import { abortedError, FlrcError } from '../errors.js'
+import { ioError, renamed, systemCode } from './io.js'
+import { checkReplaceable } from './replaceable.js'
+
+export interface DirectoryOptions {
+  /** Replace a checkpoint or model directory that is already there. Default false. */
+  overwrite?: boolean
+  /** Rejects with E_ABORTED and leaves nothing. */
+  signal?: AbortSignal
+}
+
+/** Where a target really lies. */
+interface Place {
+  /** As the user named it. */
+  target: string
+  path: string
+  parent: string
+  name: string
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    await lstat(path)
+    return true
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return false
+    throw error
+  }
+}
+
+/** Links are followed, so that what a link names is replaced and the link stays. */
+async function placeOf(target: string): Promise<Place> {
+  if (target === '') throw new FlrcError('E_USAGE', 'the target directory has no name; give a path to write to')
+  let path = resolve(target)
+  try {
+    path = await realpath(path)
+  } catch (error) {
+    if (systemCode(error) !== 'ENOENT') throw error
+    if (await exists(path)) {
+      throw new FlrcError('E_EXISTS', `${target}: a link to nothing; remove it or choose another name`, {
+        file: target,
+      })
+    }
+  }
+  const name = basename(path)
+  if (name === '')
+    throw new FlrcError('E_EXISTS', `${target}: cannot be replaced; choose another name`, { file: target })
+  return { target, path, parent: dirname(path), name }
+}
+
+/** Runs file-system work on a place and names the target in what goes wrong. */
+async function atTarget<T>(target: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work()
+  } catch (error) {
+    throw ioError(error, target)
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return systemCode(error) === 'EPERM'
+  }
+}
+
+/** Whether the run that made a leftover is over. */
+async function isStale(path: string, pid: number): Promise<boolean> {
+  if (pid !== process.pid) return !isAlive(pid)
+  // In a container a new run often gets the old one's id.
+  try {
+    const { birthtimeMs } = await stat(path)
+    return birthtimeMs > 0 && birthtimeMs < Date.now() - process.uptime() * 1000 - 1000
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return false
+    throw error
+  }
+}
+
+/**
+ * Removes what killed runs for the same target left beside it. One killed between its two renames has put the
+ * old directory aside and nothing in its place: that is put back.
+ */
+async function removeLeftovers({ path, parent, name }: Place): Promise<void> {
+  let entries: string[]
+  try {
+    entries = await readdir(parent)
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return
+    throw error
+  }
+  for (const entry of entries.sort()) {
+    if (!entry.startsWith(`.${name}.`)) continue
+    const match = /^(tmp|old)-(\d+)-[0-9a-f]{12}$/.exec(entry.slice(name.length + 2))
+    const leftover = join(parent, entry)
+    if (!match || !(await isStale(leftover, Number(match[2])))) continue
+    if (match[1] === 'old' && !(await exists(path))) await rename(leftover, path)
+    else await rm(leftover, { recursive: true, force: true })
+  }
+}
+
+async function checkTarget({ target, path, parent }: Place, overwrite: boolean): Promise<void> {
+  if (await exists(path)) {
+    if (!overwrite) {
+      throw new FlrcError(
+        'E_EXISTS',
+        `${target}: already there; choose another name, or replace it with --overwrite`,
+        { file: target },
+      )
+    }
+    await checkReplaceable(path, target)
+  }
+  let ancestor = parent
+  while (!(await exists(ancestor))) ancestor = dirname(ancestor)
+  if (!(await stat(ancestor)).isDirectory()) {
+    throw new FlrcError('E_IO', `${target}: ${basename(ancestor)} is not a directory; choose another path`, {
+      file: target,
+    })
+  }
+  await access(ancestor, constants.W_OK | constants.X_OK)
+}
+
+/**
+ * Fails early where `writeDirectory` would fail late: before the long work, not after it. Also removes what
+ * killed runs for this target left.
+ *
+ * @throws E_EXISTS where something is there that may not be replaced, E_IO where nothing can be written
+ */
+export async function prepareTarget(
+  target: string,
+  { overwrite = false }: DirectoryOptions = {},
+): Promise<void> {
+  await preparePlace(target, overwrite)
+}
+
+function preparePlace(target: string, overwrite: boolean): Promise<Place> {
+  return atTarget(target, async () => {
+    const place = await placeOf(target)
+    await removeLeftovers(place)
+    await checkTarget(place, overwrite)
+    return place
+  })
+}
+
+/** Flushes a file or directory to the disk. */
+async function flush(path: string): Promise<void> {
+  const handle = await open(path, 'r')
+  try {
+    await handle.sync()
+  } catch (error) {
+    // Some file systems know no flushing of directories.
+    const code = systemCode(error)
+    if (code !== 'EINVAL' && code !== 'ENOTSUP') throw error
+  } finally {
+    await handle.close()
+  }
+}
+
+async function flushTree(directory: string): Promise<void> {
+  for (const entry of await readdir(directory, { withFileTypes: true })) {
+    const path = join(directory, entry.name)
+    if (entry.isDirectory()) await flushTree(path)
+    else await flush(path)
+  }
+  await flush(directory)
+}
+
+/** Puts the finished directory in its place. Whatever fails, the old one is there, or back. */
+async function commit(place: Place, temporary: string, suffix: string, overwrite: boolean): Promise<void> {
+  await checkTarget(place, overwrite)
+  const aside = join(place.parent, `.${place.name}.old-${suffix}`)
+  const replaces = await exists(place.path)
+  if (replaces) await rename(place.path, aside)
+  try {
+    await rename(temporary, place.path)
+  } catch (error) {
+    if (replaces) await rename(aside, place.path)
+    const code = systemCode(error)
+    if (code !== 'ENOTEMPTY' && code !== 'EEXIST' && code !== 'ENOTDIR') throw error
+    throw new FlrcError('E_EXISTS', `${place.target}: came to be while it was written; choose another name`, {
+      file: place.target,
+      cause: error,
+    })
+  }
+  await flush(place.parent)
+  // The new directory is complete and in place; should this fail, the next run removes the rest.
+  if (replaces) await rm(aside, { recursive: true, force: true }).catch(() => undefined)
+}
+
+/** Removes the still empty parents that were made for a target that then failed. */
+async function removeParents(parent: string, firstMade: string | undefined): Promise<void> {
+  if (firstMade === undefined) return
+  for (let path = parent; path.startsWith(firstMade); path = dirname(path)) {
+    try {
+      await rmdir(path)
+    } catch {
+      return
+    }
+  }
+}
+
+/**
+ * Writes a whole directory or nothing: `fill` writes into a temporary directory beside the target, all of it
+ * is flushed to the disk and then renamed into place. A killed run leaves no target (its temporary directory
+ * is removed by the next run for the same target); an aborted or failed one leaves nothing.
+ *
+ * Missing parents are made. With `overwrite`, the old directory is moved aside and removed only once the new
+ * one is in place.
+ *
+ * @returns what `fill` returns
+ * @throws E_EXISTS, E_IO naming the file, E_ABORTED, and what `fill` throws
+ */
+export async function writeDirectory<T>(
+  target: string,
+  { overwrite = false, signal }: DirectoryOptions,
+  fill: (directory: string) => Promise<T>,
+): Promise<T> {
+  if (signal?.aborted) throw abortedError()
+  const place = await preparePlace(target, overwrite)
+  const suffix = `${process.pid}-${randomBytes(6).toString('hex')}`
+  const temporary = join(place.parent, `.${place.name}.tmp-${suffix}`)
+  let firstMade: string | undefined
+  try {
+    firstMade = await mkdir(place.parent, { recursive: true })
+    await mkdir(temporary)
+    const result = await fill(temporary)
+    await flushTree(temporary)
+    if (signal?.aborted) throw abortedError()
+    await commit(place, temporary, suffix, overwrite)
+    return result
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true, maxRetries: 3 }).catch(() => undefined)
+    await removeParents(place.parent, firstMade)
+    if (signal?.aborted) throw abortedError()
+    throw renamed(ioError(error, target), temporary, target)
+  }
+}

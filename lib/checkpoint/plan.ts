@@ -1,0 +1,93 @@
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { basename } from 'node:path'
+import { FlrcError } from '../errors.js'
+import type { StorageDtype } from '../format/types.js'
+import { ioError } from './io.js'
+
+/**
+ * `flrc-plan.json`: what a checkpoint was made from and why each rank is what it is; enough to make it again.
+ * Holds nothing that differs between equal runs (no times, no paths), so that equal runs give equal bytes.
+ */
+export interface CompressionPlan {
+  version: 1
+  method: string
+  storage: 'pivoted' | 'plain'
+  dtype: StorageDtype
+  /** Active budgets asked for, level 0 (keep) first. */
+  budgets: number[]
+  /** Every other option that decides the result: whitening, labels, seed, samples, rank floor, ... */
+  options: Record<string, string | number | boolean | null | readonly (string | number)[]>
+  model: {
+    /** Hub id, where it came from the hub. */
+    id?: string
+    revision?: string
+    /** `sha256OfFiles` of its weight files. */
+    sha256: string
+  }
+  calibration: { sha256: string; tokens: number; windows: number }
+  /** Fisher score per projection. */
+  scores: Record<string, number>
+  /** E(0..R) per projection, in nats over the calibration text; empty for methods without curves. */
+  curves: Record<string, ArrayLike<number>>
+  /** Such as flrc, node, native, blas. */
+  versions: Record<string, string>
+}
+
+/** Nine digits tell any two fp32 numbers apart. */
+function rounded(value: number, name: string): number {
+  if (!Number.isFinite(value)) {
+    throw new FlrcError(
+      'E_NUMERIC',
+      `the plan has the value ${value} for ${name}; check the model's weights for NaN`,
+      {
+        tensor: name,
+      },
+    )
+  }
+  return Number(value.toPrecision(9))
+}
+
+/** The plan as JSON text, one curve a line. */
+export function planJson(plan: CompressionPlan): string {
+  const { scores, curves, ...rest } = plan
+  const scoreEntries = Object.entries(scores).map(([name, score]) => [name, rounded(score, name)])
+  const curveLines = Object.entries(curves).map(([name, curve]) => {
+    const values = Array.from(curve, (value) => rounded(value, name))
+    return `\n    ${JSON.stringify(name)}: ${JSON.stringify(values)}`
+  })
+  const head = JSON.stringify({ ...rest, scores: Object.fromEntries(scoreEntries) }, undefined, 2)
+  return `${head.slice(0, -2)},\n  "curves": {${curveLines.join(',')}\n  }\n}\n`
+}
+
+/** SHA-256 of a text's UTF-8 bytes, in hexadecimal. */
+export function sha256OfText(text: string): string {
+  return createHash('sha256').update(text, 'utf8').digest('hex')
+}
+
+async function sha256OfFile(file: string, signal: AbortSignal | undefined): Promise<string> {
+  const hash = createHash('sha256')
+  try {
+    for await (const chunk of createReadStream(file, { signal, highWaterMark: 1 << 20 }))
+      hash.update(chunk as Buffer)
+  } catch (error) {
+    throw ioError(error, file)
+  }
+  return hash.digest('hex')
+}
+
+/**
+ * SHA-256 of a model's weight files: of one file its own, as the hub shows it; of several that of the lines
+ * `<sha256>  <file name>\n` sorted by name, as sha256sum prints them.
+ *
+ * @throws E_IO, E_ABORTED
+ */
+export async function sha256OfFiles(files: readonly string[], signal?: AbortSignal): Promise<string> {
+  const hashes = await Promise.all(
+    files.map(async (file) => ({ name: basename(file), hash: await sha256OfFile(file, signal) })),
+  )
+  const [only, ...others] = hashes
+  if (only !== undefined && others.length === 0) return only.hash
+  const lines = hashes.sort((a, b) => (a.name < b.name ? -1 : 1)).map(({ name, hash }) => `${hash}  ${name}\n`)
+  return sha256OfText(lines.join(''))
+}

@@ -1,0 +1,90 @@
+import { join } from 'node:path'
+import type { HeaderEntry } from '../format/safetensors.js'
+import type { FlrcHeader, TokenizerSource } from '../format/types.js'
+import { type CardContents, modelCard } from './card.js'
+import { type DirectoryOptions, writeDirectory } from './directory.js'
+import { createFile } from './io.js'
+import { type CompressionPlan, planJson } from './plan.js'
+import { type WeightsOptions, type WriteTensors, type WrittenWeights, writeWeights } from './weights.js'
+
+/** What every model directory holds. */
+export interface ModelContents {
+  tokenizer: TokenizerSource
+  /** generation_config.json, where the source has one. */
+  generation: Record<string, unknown> | undefined
+  /** The tensors, in the order they are to lie in the file. */
+  entries: readonly HeaderEntry[]
+  writeTensors: WriteTensors
+}
+
+export interface CheckpointContents extends ModelContents {
+  /** With the source's config in `source`. */
+  header: FlrcHeader & { source: Record<string, unknown> }
+  plan: CompressionPlan
+  card: Omit<CardContents, 'header' | 'method'>
+}
+
+export interface DenseContents extends ModelContents {
+  /** The Hugging Face config.json of the dense model. */
+  config: Record<string, unknown>
+}
+
+export type WriteOptions = DirectoryOptions & Pick<WeightsOptions, 'shardBytes'>
+
+function json(value: unknown): string {
+  return `${JSON.stringify(value, undefined, 2)}\n`
+}
+
+async function writeModel(
+  directory: string,
+  config: Record<string, unknown>,
+  { tokenizer, generation, entries, writeTensors }: ModelContents,
+  options: WriteOptions,
+): Promise<WrittenWeights> {
+  const { chatTemplate } = tokenizer
+  const tokenizerConfig =
+    chatTemplate === undefined ? tokenizer.config : { ...tokenizer.config, chat_template: chatTemplate }
+  await createFile(join(directory, 'config.json'), json(config))
+  await createFile(join(directory, 'tokenizer.json'), json(tokenizer.tokenizer))
+  await createFile(join(directory, 'tokenizer_config.json'), json(tokenizerConfig))
+  if (generation !== undefined) await createFile(join(directory, 'generation_config.json'), json(generation))
+  return writeWeights(directory, entries, writeTensors, options)
+}
+
+/**
+ * Writes an FLRC checkpoint: a whole directory or nothing (see `writeDirectory`).
+ *
+ * @throws E_EXISTS, E_IO naming the file, E_ABORTED, E_NUMERIC for scores or curves that are not finite, and
+ *   what `writeTensors` throws
+ */
+export async function writeCheckpoint(
+  target: string,
+  contents: CheckpointContents,
+  options: WriteOptions = {},
+): Promise<WrittenWeights> {
+  const { header, plan, card } = contents
+  return writeDirectory(target, options, async (directory) => {
+    await createFile(join(directory, 'flrc-plan.json'), planJson(plan))
+    await createFile(join(directory, 'README.md'), modelCard({ ...card, header, method: plan.method }))
+    return writeModel(directory, { model_type: 'flrc', flrc: header }, contents, options)
+  })
+}
+
+const torchTypes: Record<string, string> = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' }
+
+/**
+ * Writes a dense Hugging Face model directory, which transformers, vLLM and llama.cpp's converter read.
+ *
+ * @throws as `writeCheckpoint`
+ */
+export async function writeDenseModel(
+  target: string,
+  contents: DenseContents,
+  options: WriteOptions = {},
+): Promise<WrittenWeights> {
+  const { dtype: _, ...config } = contents.config
+  const type = torchTypes[contents.entries[0]?.type ?? '']
+  return writeDirectory(target, options, (directory) =>
+    writeModel(directory, type === undefined ? config : { ...config, torch_dtype: type }, contents, options),
+  )
+}

@@ -1,0 +1,180 @@
+import { type Command, Option } from 'commander'
+import type { AllocationMethod, FactorStorage } from '../allocate.js'
+import type { CalibrateOptions, CalibrationText } from '../calibrate.js'
+import { prepareTarget } from '../checkpoint/directory.js'
+import { checkCompressOptions, compress } from '../compress.js'
+import { FlrcError } from '../errors.js'
+import { type CompressionReport, Model } from '../public-model.js'
+import { readTextFile } from './files.js'
+import {
+  addCommonOptions,
+  type CommonOptions,
+  numberIn,
+  parseBytes,
+  parseFraction,
+  parseFractions,
+  wholeNumber,
+} from './options.js'
+import { formatBytes, formatTable, note, print, printJson } from './output.js'
+import { step } from './steps.js'
+
+interface CompressFlags extends CommonOptions {
+  output: string
+  keep: number
+  method: AllocationMethod
+  whitening: NonNullable<CalibrateOptions['whitening']>
+  calibration?: string[]
+  samples: number
+  seqLen?: number
+  seed: number
+  levels?: number[]
+  levelWeights?: number[]
+  power: number
+  rankFloor?: number
+  rankMultiple: number
+  dense: boolean
+  storage: FactorStorage
+  labels: NonNullable<CalibrateOptions['labels']>
+  memory?: number
+  overwrite: boolean
+}
+
+export function registerCompress(program: Command, signal: AbortSignal): void {
+  const command = program
+    .command('compress')
+    .description('compress a model into an FLRC checkpoint')
+    .argument('<model>', 'Hugging Face directory or .gguf file')
+    .requiredOption('-o, --output <dir>', 'directory to write')
+    .requiredOption('--keep <share>', 'block parameters to keep, above 0, at most 1', parseFraction)
+    .addOption(
+      new Option('--method <method>', 'how rank is shared out')
+        .choices(['curve', 'fisher', 'uniform'])
+        .default('curve'),
+    )
+    .addOption(
+      new Option('--whitening <kind>', 'what the factors are optimal under')
+        .choices(['none', 'input', 'two-sided'])
+        .default('two-sided'),
+    )
+    .option(
+      '--calibration <files...>',
+      'text files to calibrate on, FILE or FILE:WEIGHT with its share of the samples',
+    )
+    .option('--samples <n>', 'windows of calibration text', wholeNumber(1), 64)
+    .option(
+      '--seq-len <n>',
+      'tokens in a window (default: 512, or the context where that is less)',
+      wholeNumber(2),
+    )
+    .option('--seed <n>', 'seed of the drawn labels', wholeNumber(0), 0)
+    .option('--levels <budgets>', 'falling active budgets, such as .8,.75,.7', parseFractions)
+    .option('--level-weights <weights>', 'share of tokens spent at each level, such as 2,1,1', parseWeights)
+    .option(
+      '--power <p>',
+      'method fisher: rank in proportion to score^p',
+      numberIn(0, Number.POSITIVE_INFINITY),
+      1,
+    )
+    .option(
+      '--rank-floor <r>',
+      'least rank: whole, or a share of full rank',
+      numberIn(0, Number.POSITIVE_INFINITY),
+    )
+    .option('--rank-multiple <n>', 'ranks are multiples of this', wholeNumber(1), 1)
+    .option('--no-dense', 'leave no projection dense')
+    .addOption(
+      new Option('--storage <kind>', 'how factors are stored').choices(['pivoted', 'plain']).default('pivoted'),
+    )
+    .addOption(
+      new Option('--labels <source>', 'labels of the Fisher information')
+        .choices(['model', 'data'])
+        .default('model'),
+    )
+    .option(
+      '--memory <size>',
+      'memory for activations, such as 8GB (default: half of what there is)',
+      parseBytes,
+    )
+    .option('--overwrite', 'replace an existing checkpoint', false)
+  addCommonOptions(command).action((path: string, flags: CompressFlags) => run(path, flags, signal))
+}
+
+async function run(path: string, flags: CompressFlags, signal: AbortSignal): Promise<void> {
+  const { dtype, device, threads, json, output, overwrite, calibration: files, ...options } = flags
+  checkCompressOptions({ ...options, dtype })
+  // Saying so at the end would cost the whole run.
+  await prepareTarget(output, { overwrite })
+  const calibration = await readCalibration(files)
+  const seconds = { load: 0, save: 0 }
+  const begin = performance.now()
+  const model = await step('load', (onProgress) =>
+    // Factors narrower than bf16 are still cut from weights of full width.
+    Model.load(path, { dtype: dtype === 'f32' ? 'f32' : undefined, device, threads, signal, onProgress }),
+  )
+  seconds.load = elapsed(begin)
+  const small = await step('compress', (onProgress) =>
+    compress(model, { ...options, dtype, calibration, signal, onProgress }),
+  )
+  const saveBegin = performance.now()
+  await step(`save ${output}`, (onProgress) => small.save(output, { overwrite, signal, onProgress }))
+  seconds.save = elapsed(saveBegin)
+  const report = small.report as CompressionReport
+  const result = {
+    ...report,
+    seconds: { ...report.seconds, ...seconds, total: elapsed(begin) },
+  }
+  if (json) await printJson(result)
+  else await print(`${describe(output, report)}\n`)
+  if (report.storedBytes > report.sourceBytes) {
+    note(
+      `note: the checkpoint (${formatBytes(report.storedBytes)}) is larger than its source ` +
+        `(${formatBytes(report.sourceBytes)}), whose weights are stored in fewer bits; try --dtype int8 or int4`,
+    )
+  }
+}
+
+function elapsed(begin: number): number {
+  return (performance.now() - begin) / 1000
+}
+
+function parseWeights(text: string): number[] {
+  return text.split(',').map((part) => numberIn(0, Number.MAX_VALUE)(part.trim()))
+}
+
+async function readCalibration(files: readonly string[] | undefined): Promise<CalibrationText[]> {
+  if (!files) {
+    throw new FlrcError(
+      'E_CALIBRATION',
+      'no calibration text; give --calibration FILE, a text like what the model is for',
+    )
+  }
+  const texts: CalibrationText[] = []
+  for (const given of files) {
+    const { file, weight } = splitWeight(given)
+    if (file === 'self') {
+      throw new FlrcError(
+        'E_CALIBRATION',
+        'text written by the model itself (self) is not supported yet; give --calibration FILE',
+      )
+    }
+    texts.push({ text: await readTextFile(file), weight })
+  }
+  return texts
+}
+
+function splitWeight(given: string): { file: string; weight: number } {
+  const match = /^(.+):([^:/]*)$/.exec(given)
+  const weight = Number(match?.[2] || Number.NaN)
+  if (!match?.[1] || Number.isNaN(weight)) return { file: given, weight: 1 }
+  return { file: match[1], weight }
+}
+
+function describe(output: string, report: CompressionReport): string {
+  const { keep, storedParameters, denseParameters, storedBytes, levels, ranks, dense } = report
+  const factored = Object.keys(ranks).length
+  const head =
+    `${output}: ${formatBytes(storedBytes)}, keeps ${(keep * 100).toFixed(2)}% of the block parameters ` +
+    `(${storedParameters} of ${denseParameters}); ${factored} projections factored, ${dense.length} left dense`
+  const rows = levels.map((level, index) => [String(index), level.budget.toFixed(4)])
+  return `${head}\n${formatTable(['level', 'active budget'], rows)}`
+}

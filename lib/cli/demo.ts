@@ -1,0 +1,145 @@
+import path from 'node:path'
+import type { Command } from 'commander'
+import { packageRoot } from '../binding.js'
+import { type Calibration, calibrate } from '../calibrate.js'
+import { compress } from '../compress.js'
+import { perplexity } from '../evaluate.js'
+import { type Completion, complete, type GenerateOptions } from '../generate.js'
+import { Model } from '../public-model.js'
+import { progressive } from '../schedule.js'
+import { scoreChart } from './chart.js'
+import { readTextFile } from './files.js'
+import { addCommonOptions, type CommonOptions } from './options.js'
+import { formatBytes, formatTable, print, printJson } from './output.js'
+import { step } from './steps.js'
+
+const keep = 0.8
+const levels = [0.8, 0.7, 0.6]
+const seqLen = 256
+const prompt = 'Once upon a time there was a king who'
+const maxTokens = 48
+const repeats = 7
+/** Tokens over which the progressive run goes from the first level to the last. */
+const fallOver = 32
+const folder = 'flrc-demo'
+
+interface Row {
+  name: string
+  perplexity: number
+  storedBytes: number
+  meanActiveBudget: number
+  tokensPerSecond: number
+  text: string
+}
+
+export function registerDemo(program: Command, signal: AbortSignal): void {
+  const command = program
+    .command('demo')
+    .description(`compress the embedded model, compare, and save a checkpoint to ./${folder}`)
+  addCommonOptions(command).action((flags: CommonOptions) => demo(flags, signal))
+}
+
+async function demo({ dtype, device, threads, json }: CommonOptions, signal: AbortSignal): Promise<void> {
+  const begin = performance.now()
+  const tiny = path.join(packageRoot, 'models', 'tiny')
+  const say = async (text: string) => {
+    if (!json) await print(`${text}\n`)
+  }
+  const heldout = await readTextFile(path.join(tiny, 'heldout.txt'))
+  const text = await readTextFile(path.join(tiny, 'calibration.txt'))
+  const dense = await step('load models/tiny', (onProgress) =>
+    Model.load(tiny, { dtype, device, threads, signal, onProgress }),
+  )
+  const calibration = await step('calibrate', (onProgress) =>
+    calibrate(dense, { calibration: [text], seqLen, signal, onProgress }),
+  )
+  const scores = fisherScores(calibration)
+  await say(
+    `Fisher score of each projection, as a share of the largest:\n\n${scoreChart(dense.projections, scores)}\n`,
+  )
+
+  const measure = async (name: string, model: Model, options: GenerateOptions = {}): Promise<Row> => {
+    const quality = await step(`measure ${name}`, (onProgress) =>
+      perplexity(model, heldout, { seqLen, signal, onProgress }),
+    )
+    const run = await generateRepeatedly(model, { ...options, signal })
+    return {
+      name,
+      perplexity: quality.perplexity,
+      storedBytes: model.storedBytes,
+      meanActiveBudget: run.meanActiveBudget,
+      tokensPerSecond: run.tokensPerSecond,
+      text: run.text,
+    }
+  }
+  const rows = [await measure('dense', dense)]
+  for (const method of ['uniform', 'fisher', 'curve'] as const) {
+    const small = await step(`compress by ${method}`, (onProgress) =>
+      compress(dense, { keep, method, calibration, signal, onProgress }),
+    )
+    rows.push(await measure(method, small))
+    small.dispose()
+  }
+  const falling = await step('compress by curve, three levels', (onProgress) =>
+    compress(dense, { keep, levels, method: 'curve', calibration, signal, onProgress }),
+  )
+  const schedule = progressive({ from: keep, to: levels.at(-1) ?? keep, over: fallOver })
+  rows.push(await measure('curve, progressive', falling, { schedule }))
+  const byLevel = await levelPerplexities(falling, heldout, signal)
+  await step(`save ./${folder}`, (onProgress) => falling.save(folder, { overwrite: true, signal, onProgress }))
+  const seconds = (performance.now() - begin) / 1000
+
+  if (json) {
+    await printJson({ keep, scores, rows, levels: byLevel, checkpoint: folder, seconds })
+    return
+  }
+  await say(describe(rows))
+  await say(
+    byLevel
+      .map(
+        ({ budget, perplexity: value }, level) =>
+          `level ${level}: active budget ${budget.toFixed(3)}, perplexity ${value.toFixed(2)}`,
+      )
+      .join('\n'),
+  )
+  for (const row of rows) await say(`\n${row.name}:\n  ${prompt}${row.text.replaceAll('\n', '\n  ')}`)
+  await say(
+    `\nsaved the progressive model to ./${folder} (${formatBytes(falling.storedBytes)}); ${seconds.toFixed(1)} s in all`,
+  )
+}
+
+function fisherScores(calibration: Calibration): Record<string, number> {
+  return Object.fromEntries(Object.entries(calibration.scores).map(([name, { fisher }]) => [name, fisher]))
+}
+
+/** The run of median speed; greedy, so all of them have the same text. */
+async function generateRepeatedly(model: Model, options: GenerateOptions): Promise<Completion> {
+  const runs: Completion[] = []
+  for (let run = 0; run < repeats; run++)
+    runs.push(await complete(model.generate(prompt, { ...options, maxTokens })))
+  runs.sort((a, b) => a.tokensPerSecond - b.tokensPerSecond)
+  return runs[repeats >> 1] as Completion
+}
+
+async function levelPerplexities(model: Model, text: string, signal: AbortSignal) {
+  const results: { budget: number; perplexity: number }[] = []
+  for (const [level, { budget }] of model.levels.entries()) {
+    const { perplexity: value } = await perplexity(model, text, { seqLen, level, signal })
+    results.push({ budget, perplexity: value })
+  }
+  return results
+}
+
+function describe(rows: readonly Row[]): string {
+  const table = formatTable(
+    ['method', 'perplexity', 'stored', 'active budget', 'tokens/s *'],
+    rows.map((row) => [
+      row.name,
+      row.perplexity.toFixed(2),
+      formatBytes(row.storedBytes),
+      row.meanActiveBudget.toFixed(3),
+      row.tokensPerSecond.toFixed(0),
+    ]),
+  )
+  return `${table}\n* no claim of speed: this model fits the processor's cache, so fewer bytes read save little`
+}

@@ -1,0 +1,65 @@
+import type { Command } from 'commander'
+import { complete } from '../generate.js'
+import { Model } from '../public-model.js'
+import { parseSchedule } from '../schedule.js'
+import { addCommonOptions, type CommonOptions, collect, numberIn, wholeNumber } from './options.js'
+import { note, print, printJson } from './output.js'
+import { step } from './steps.js'
+
+interface GenerateFlags extends CommonOptions {
+  prompt: string
+  chat: boolean
+  maxTokens: number
+  schedule: string
+  temperature: number
+  topK: number
+  topP: number
+  minP: number
+  seed: number
+  stop?: string[]
+}
+
+export function registerGenerate(program: Command, signal: AbortSignal): void {
+  const command = program
+    .command('generate')
+    .description('continue a text, with a rank that may fall as it goes')
+    .argument('<model>', 'Hugging Face directory, .gguf file or FLRC directory')
+    .requiredOption('-p, --prompt <text>', 'text to continue')
+    .option('--chat', "put the prompt into the model's chat template", false)
+    .option('--max-tokens <n>', 'tokens to generate at most', wholeNumber(0), 64)
+    .option(
+      '--schedule <schedule>',
+      'active budget by step: full, constant:B, or step, linear, cosine, exponential with :A:B:K',
+      'full',
+    )
+    .option('--temperature <t>', '0 is greedy', numberIn(0, Number.POSITIVE_INFINITY), 0)
+    .option('--top-k <k>', 'sample from the k likeliest tokens; 0 is off', wholeNumber(0), 0)
+    .option(
+      '--top-p <p>',
+      'sample from the likeliest tokens of this probability; 1 is off',
+      numberIn(0, 1, true),
+      1,
+    )
+    .option('--min-p <p>', 'leave out tokens less likely than this share of the likeliest', numberIn(0, 1), 0)
+    .option('--seed <n>', 'seed of the sampling', wholeNumber(0), 0)
+    .option('--stop <text>', 'end before this text; may be given several times', collect)
+  addCommonOptions(command).action(async (path: string, flags: GenerateFlags) => {
+    const { dtype, device, threads, json, prompt, chat, ...options } = flags
+    const schedule = parseSchedule(flags.schedule)
+    const model = await step('load', (onProgress) =>
+      Model.load(path, { dtype, device, threads, signal, onProgress }),
+    )
+    const settings = { ...options, schedule, signal }
+    const generation = chat ? model.chat().send(prompt, settings) : model.generate(prompt, settings)
+    const completion = await complete(generation, json ? undefined : (piece) => print(piece.text))
+    if (json) {
+      await printJson({ ...completion, drafted: 0, accepted: 0 })
+      return
+    }
+    await print('\n')
+    const speed = completion.tokensPerSecond > 0 ? `, ${completion.tokensPerSecond.toFixed(1)} tokens/s` : ''
+    note(
+      `${completion.tokenIds.length} tokens, mean active budget ${completion.meanActiveBudget.toFixed(3)}${speed}`,
+    )
+  })
+}

@@ -1,0 +1,45 @@
+import type { Command } from 'commander'
+import { type Inspection, inspect } from '../inspect.js'
+import { addCommonOptions, type CommonOptions } from './options.js'
+import { formatBytes, formatTable, print, printJson } from './output.js'
+
+export function registerInspect(program: Command): void {
+  const command = program
+    .command('inspect')
+    .description("shapes, ranks, scores, levels and bytes of a model, from its files' headers")
+    .argument('<model>', 'Hugging Face directory, .gguf file or FLRC directory')
+  addCommonOptions(command).action(async (path: string, flags: CommonOptions) => {
+    const inspection = await inspect(path)
+    if (flags.json) await printJson(inspection)
+    else await print(`${describe(inspection)}\n`)
+  })
+}
+
+function describe(inspection: Inspection): string {
+  const { config, levels, projections, types, bytes, denseParameters, keep, dtype, storage } = inspection
+  const head = [
+    `${inspection.path}: ${inspection.format}, ${config.architecture}, ${formatBytes(bytes)}`,
+    `${config.layers} layers, hidden ${config.hiddenSize}, ${config.heads} heads (${config.kvHeads} key-value) of ${config.headDim}, ` +
+      `feed-forward ${config.intermediateSize}, vocabulary ${config.vocabSize}, context ${config.contextLength}`,
+    `tensor bytes: ${Object.entries(types)
+      .map(([type, size]) => `${type} ${formatBytes(size)}`)
+      .join(', ')}`,
+    `dense block parameters: ${denseParameters}`,
+  ]
+  if (keep !== undefined) head.push(`keep ${keep.toFixed(4)}, ${storage} factors in ${dtype}`)
+  const levelTable = formatTable(
+    ['level', 'active budget'],
+    levels.map(({ budget }, level) => [String(level), budget.toFixed(4)]),
+  )
+  const scored = projections.some(({ score }) => score !== undefined)
+  const projectionTable = formatTable(
+    ['projection', 'shape', 'rank', ...(scored ? ['Fisher score'] : [])],
+    projections.map(({ name, shape, ranks, score }) => [
+      name,
+      shape.join(' x '),
+      [...new Set(ranks)].join(' > '),
+      ...(scored ? [score?.toExponential(3) ?? ''] : []),
+    ]),
+  )
+  return [head.join('\n'), levelTable, projectionTable].join('\n\n')
+}

@@ -1,0 +1,81 @@
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { StorageDtype } from '../format/types.js'
+import type { Device } from '../public-model.js'
+
+/** What every command takes. */
+export interface CommonOptions {
+  dtype?: StorageDtype
+  device: Device
+  threads: number
+  json: boolean
+}
+
+const numberPattern = /^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i
+
+/** A whole number or decimal, nothing after it, finite. */
+export function parseNumber(text: string): number {
+  const value = numberPattern.test(text) ? Number(text) : Number.NaN
+  if (!Number.isFinite(value)) throw new InvalidArgumentError('It must be a number.')
+  return value
+}
+
+/** A parser of whole numbers from `minimum` on. */
+export function wholeNumber(minimum: number, maximum = Number.MAX_SAFE_INTEGER) {
+  return (text: string): number => {
+    const value = parseNumber(text)
+    if (!Number.isSafeInteger(value) || value < minimum || value > maximum) {
+      const upper = maximum === Number.MAX_SAFE_INTEGER ? '' : ` up to ${maximum}`
+      throw new InvalidArgumentError(`It must be a whole number from ${minimum}${upper}.`)
+    }
+    return value
+  }
+}
+
+/** A parser of numbers in [minimum, maximum], or (minimum, maximum] where `open`. */
+export function numberIn(minimum: number, maximum: number, open = false) {
+  return (text: string): number => {
+    const value = parseNumber(text)
+    if (value < minimum || value > maximum || (open && value === minimum)) {
+      const range = maximum === Number.POSITIVE_INFINITY ? `${minimum}` : `${minimum} to ${maximum}`
+      throw new InvalidArgumentError(`It must be a number from ${range}${open ? `, ${minimum} excluded` : ''}.`)
+    }
+    return value
+  }
+}
+
+export const parseFraction = numberIn(0, 1, true)
+
+/** Budgets with commas between them, such as `.9,.8,.7`. */
+export function parseFractions(text: string): number[] {
+  return text.split(',').map((part) => parseFraction(part.trim()))
+}
+
+const units: Record<string, number> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 }
+
+/** Bytes, as `8GB`, `512MB` or a plain number. */
+export function parseBytes(text: string): number {
+  const match = /^(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)(?:i?B)?$/i.exec(text.trim())
+  const unit = units[match?.[2]?.toUpperCase() ?? '']
+  const bytes = match && unit ? Math.floor(Number(match[1]) * unit) : 0
+  if (!Number.isSafeInteger(bytes) || bytes < 1) {
+    throw new InvalidArgumentError('It must be a size such as 8GB or 512MB.')
+  }
+  return bytes
+}
+
+/** Gathers an option that may be given several times. */
+export function collect(value: string, previous: string[] | undefined): string[] {
+  return [...(previous ?? []), value]
+}
+
+export function addCommonOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--dtype <type>', 'type that weights are held in').choices(['f32', 'bf16', 'int8', 'int4']),
+    )
+    .addOption(
+      new Option('--device <device>', 'where to compute').choices(['auto', 'cpu', 'cuda']).default('auto'),
+    )
+    .option('--threads <n>', 'compute threads; 0 is all cores', wholeNumber(0, 4096), 0)
+    .option('--json', 'print exactly one JSON document', false)
+}

@@ -1,0 +1,140 @@
+import { type AllocationMethod, allocate, type FactorStorage, levelBudgets } from './allocate.js'
+import { callNative, packageVersion } from './binding.js'
+import { type CalibrateOptions, Calibration, type CalibrationText, calibrate } from './calibrate.js'
+import { checkOneOf, checkRange } from './check.js'
+import type { CompressionPlan } from './checkpoint/plan.js'
+import { FlrcError } from './errors.js'
+import type { StorageDtype } from './format/types.js'
+import type { LoadedModel, Projection, TaskOptions } from './model.js'
+import { dtypes, Model } from './public-model.js'
+
+const methods: readonly AllocationMethod[] = ['curve', 'fisher', 'uniform']
+const storages: readonly FactorStorage[] = ['pivoted', 'plain']
+
+export interface AllocateOptions {
+  /** Stored block parameters / dense block parameters, in (0, 1]. */
+  keep: number
+  /** Active budgets of the levels, falling, at most `keep`; one level of budget `keep` by default. */
+  levels?: readonly number[]
+  /** `curve` by default. */
+  method?: AllocationMethod
+  /** How factors are stored: `pivoted` (default) needs the fewest numbers, `plain` is for research. */
+  storage?: FactorStorage
+  /** Type that factors are stored in; the model's own by default. */
+  dtype?: StorageDtype
+  /** Exponent of `fisher`: rank in proportion to score^power; 1 by default. */
+  power?: number
+  /** Least rank of a factored projection: whole ranks, or a share of full rank below 1. */
+  rankFloor?: number
+  /** Ranks are multiples of this; 1 by default. */
+  rankMultiple?: number
+  /** Whether a projection may be left dense; true by default. */
+  dense?: boolean
+  /** Share of tokens spent at each level, any scale; equal by default. */
+  levelWeights?: readonly number[]
+}
+
+export interface CompressOptions extends AllocateOptions, Omit<CalibrateOptions, 'calibration' | 'curves'> {
+  /** Texts, or the result of `calibrate` on this model, whose options then hold. */
+  calibration: readonly CalibrationText[] | Calibration
+}
+
+/** Rejects options that no model could satisfy, before any work. E_USAGE names the option. */
+export function checkCompressOptions(options: AllocateOptions): void {
+  const { keep, levels, method = 'curve', storage = 'pivoted', dtype = 'bf16' } = options
+  checkRange('keep', keep, Number.MIN_VALUE, 1, 'a number above 0, at most 1')
+  levelBudgets(keep, levels)
+  checkOneOf('method', method, methods)
+  checkOneOf('storage', storage, storages)
+  checkOneOf('dtype', dtype, dtypes)
+}
+
+/**
+ * Compresses a model: calibrates it (unless a calibration is given), shares the rank out, cuts the factors. The
+ * model given stays as it was. Errors: E_USAGE, E_CALIBRATION, E_CONTEXT, E_NUMERIC, E_DISPOSED, E_ABORTED.
+ */
+export async function compress(model: LoadedModel, options: CompressOptions): Promise<Model> {
+  checkCompressOptions(options)
+  refuseCompressed(model)
+  const begin = performance.now()
+  const given = options.calibration
+  if (given instanceof Calibration) {
+    if (given.model === model) return cut(given, options, begin)
+    throw new FlrcError('E_USAGE', 'the calibration is of another model; calibrate this one')
+  }
+  const curves = (options.method ?? 'curve') === 'curve'
+  const calibration = await calibrate(model, { ...options, calibration: given, curves })
+  try {
+    return await cut(calibration, options, begin)
+  } finally {
+    calibration.dispose()
+  }
+}
+
+function refuseCompressed(model: LoadedModel): void {
+  const factored = model.levels.some(({ ranks }) => Object.values(ranks).some((rank) => rank !== 'dense'))
+  if (!factored) return
+  throw new FlrcError('E_USAGE', `${model.source.path} is compressed already; compress the original model`, {
+    file: model.source.path,
+  })
+}
+
+/** Shares the rank out and cuts the model from the calibration's factors. */
+async function cut(
+  calibration: Calibration,
+  options: AllocateOptions & TaskOptions,
+  begin: number,
+): Promise<Model> {
+  const { model, figures } = calibration
+  const { projections } = model
+  const { keep, method = 'curve', storage = 'pivoted', dtype = model.dtype, levelWeights } = options
+  const { power = 1, rankFloor = 1, rankMultiple = 1, dense = true } = options
+  const budgets = levelBudgets(keep, options.levels)
+  const scores = projections.map(({ name }) => calibration.scores[name]?.fisher ?? 0)
+  const curves = calibration.curves.every((curve) => curve.length > 0) ? calibration.curves : undefined
+
+  const allocateBegin = performance.now()
+  const shared = { method, storage, budgets, scores, curves, levelWeights, power, rankFloor, rankMultiple }
+  const allocation = allocate(projections, { ...shared, allowDense: dense })
+  const factorizeBegin = performance.now()
+  const levels = allocation.levels.map((ranks) =>
+    Int32Array.from(ranks, (rank) => (rank === 'dense' ? -1 : rank)),
+  )
+  const parts = await calibration.factorize({ levels, storage, dtype }, keep, options)
+  const end = performance.now()
+
+  const { whitening, labels, seed, samples, seqLen, tokens } = calibration.options
+  const plan: CompressionPlan = {
+    version: 1,
+    method,
+    storage,
+    dtype,
+    budgets,
+    options: {
+      ...{ whitening, labels, seed, samples, seqLen, power, rankFloor, rankMultiple, dense },
+      ...(levelWeights ? { levelWeights } : {}),
+    },
+    model: { sha256: calibration.hashes.model },
+    calibration: { sha256: calibration.hashes.calibration, tokens, windows: samples },
+    scores: byName(projections, scores),
+    curves: byName(projections, curves ?? []),
+    versions: {
+      flrc: packageVersion,
+      node: process.versions.node,
+      blas: callNative((addon) => addon.info().blas),
+    },
+  }
+  const spent = figures.seconds
+  const seconds = {
+    calibrate: spent.forward + spent.backward + spent.moments,
+    factorize: spent.factorize + (end - factorizeBegin) / 1000,
+    curves: spent.curves,
+    allocate: (factorizeBegin - allocateBegin) / 1000,
+    total: (end - begin) / 1000,
+  }
+  return new Model(parts, { plan, seconds, peakBytes: figures.peakBytes })
+}
+
+function byName<T>(projections: readonly Projection[], values: readonly T[]): Record<string, T> {
+  return Object.fromEntries(values.map((value, index) => [projections[index]?.name ?? '', value]))
+}

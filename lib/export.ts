@@ -1,0 +1,38 @@
+import { writeDenseModel } from './checkpoint/write.js'
+import type { LoadedModel, TaskOptions } from './model.js'
+
+export interface ExportOptions extends TaskOptions {
+  /** Replaces a model directory that is already there; without it that is E_EXISTS. */
+  overwrite?: boolean
+}
+
+export interface ExportResult {
+  directory: string
+  /** Bytes of the weight files. */
+  bytes: number
+}
+
+/**
+ * Writes a model as a dense Hugging Face directory, factors multiplied out at level 0, for transformers, vLLM
+ * and llama.cpp's converter. Errors: E_EXISTS, E_IO, E_DISPOSED, E_ABORTED.
+ */
+export async function exportModel(
+  model: LoadedModel,
+  directory: string,
+  { overwrite, signal, onProgress }: ExportOptions = {},
+): Promise<ExportResult> {
+  const { source } = model
+  const { bytes } = await writeDenseModel(
+    directory,
+    {
+      config: source.config.source,
+      tokenizer: source.tokenizer,
+      generation: source.generation,
+      entries: model.tensorEntries(true),
+      writeTensors: (file, names, offsets) =>
+        model.writeTensors(file, names, offsets, true, { signal, onProgress }),
+    },
+    { overwrite, signal },
+  )
+  return { directory, bytes }
+}

@@ -1,0 +1,181 @@
+import * as v from 'valibot'
+import { FlrcError } from '../errors.js'
+import { issueText } from './files.js'
+import { ropeConfigEntries, ropeOf } from './rope.js'
+import type { Architecture, ModelConfig } from './types.js'
+
+export const architectures: readonly Architecture[] = ['llama', 'mistral', 'qwen2', 'qwen3']
+
+/** What a published config may leave out, as transformers' configuration classes fill it in. */
+const defaults = {
+  llama: { kvHeads: undefined, headDim: undefined, context: 2048, window: undefined },
+  mistral: { kvHeads: 8, headDim: undefined, context: 131_072, window: 4096 },
+  qwen2: { kvHeads: 32, headDim: undefined, context: 32_768, window: 4096 },
+  qwen3: { kvHeads: 32, headDim: 128, context: 32_768, window: 4096 },
+} as const satisfies Record<Architecture, unknown>
+
+/** Bounds far above any published model, so low that no size computed from them can overflow. */
+const upTo = (limit: number) => v.pipe(v.number(), v.safeInteger(), v.minValue(1), v.maxValue(limit))
+const tokenId = v.pipe(v.number(), v.safeInteger(), v.minValue(0))
+const tokenIds = v.nullish(v.union([tokenId, v.array(tokenId)]))
+const flag = v.nullish(v.boolean())
+
+const configSchema = v.object({
+  vocab_size: upTo(1 << 24),
+  hidden_size: upTo(1 << 17),
+  intermediate_size: upTo(1 << 20),
+  num_hidden_layers: upTo(1024),
+  num_attention_heads: upTo(4096),
+  num_key_value_heads: v.nullish(upTo(4096)),
+  head_dim: v.nullish(upTo(1024)),
+  max_position_embeddings: v.nullish(upTo(2 ** 31 - 1)),
+  rms_norm_eps: v.optional(v.pipe(v.number(), v.finite(), v.gtValue(0), v.maxValue(1)), 1e-6),
+  hidden_act: v.nullish(v.string()),
+  tie_word_embeddings: flag,
+  attention_bias: flag,
+  mlp_bias: flag,
+  sliding_window: v.nullish(upTo(2 ** 31 - 1)),
+  use_sliding_window: flag,
+  max_window_layers: v.nullish(tokenId),
+  layer_types: v.nullish(v.array(v.string())),
+  bos_token_id: tokenIds,
+  eos_token_id: tokenIds,
+  ...ropeConfigEntries,
+})
+type HuggingFaceConfig = v.InferOutput<typeof configSchema>
+
+const generationSchema = v.object({ bos_token_id: tokenIds, eos_token_id: tokenIds })
+
+function malformed(file: string, problem: string): FlrcError {
+  return new FlrcError('E_MODEL_FORMAT', `${file}: ${problem}; download the file again`, { file })
+}
+
+function unsupported(file: string, problem: string): FlrcError {
+  return new FlrcError('E_UNSUPPORTED_ARCH', `${file}: ${problem}`, { file })
+}
+
+function architectureOf(source: Record<string, unknown>, file: string): Architecture {
+  const type = source.model_type
+  if (typeof type !== 'string') throw malformed(file, 'no model_type')
+  const known = architectures.find((architecture) => architecture === type)
+  if (known) return known
+  throw unsupported(
+    file,
+    `architecture ${JSON.stringify(type)} is not supported; supported are ${architectures.join(', ')}`,
+  )
+}
+
+/** Window of each layer in tokens, 0 for full attention. [layers] */
+function slidingWindows(architecture: Architecture, config: HuggingFaceConfig, file: string): number[] {
+  const layers = config.num_hidden_layers
+  const window = config.sliding_window === undefined ? defaults[architecture].window : config.sliding_window
+  switch (architecture) {
+    case 'llama':
+      return new Array<number>(layers).fill(0)
+    case 'mistral':
+      return new Array<number>(layers).fill(window ?? 0)
+    case 'qwen2':
+    case 'qwen3': {
+      const types = config.layer_types
+      if (types && types.length !== layers) {
+        throw malformed(file, `${types.length} layer_types for ${layers} layers`)
+      }
+      const strange = types?.find((type) => type !== 'sliding_attention' && type !== 'full_attention')
+      if (strange !== undefined) {
+        throw unsupported(
+          file,
+          `layer type ${JSON.stringify(strange)} is not supported; supported are full_attention and sliding_attention`,
+        )
+      }
+      const active = config.use_sliding_window ? (window ?? 0) : 0
+      const first = config.max_window_layers ?? 28
+      return Array.from({ length: layers }, (_, i) => {
+        const slides = types ? types[i] === 'sliding_attention' : i >= first
+        return slides ? active : 0
+      })
+    }
+  }
+}
+
+function biases(architecture: Architecture, config: HuggingFaceConfig) {
+  const attention = config.attention_bias ?? false
+  switch (architecture) {
+    case 'llama':
+      return { qkvBias: attention, outputBias: attention, mlpBias: config.mlp_bias ?? false }
+    case 'mistral':
+      return { qkvBias: false, outputBias: false, mlpBias: false }
+    case 'qwen2':
+      return { qkvBias: true, outputBias: false, mlpBias: false }
+    case 'qwen3':
+      return { qkvBias: attention, outputBias: attention, mlpBias: false }
+  }
+}
+
+function headShape(architecture: Architecture, config: HuggingFaceConfig, file: string) {
+  const heads = config.num_attention_heads
+  const given = config.num_key_value_heads
+  const kvHeads = given === undefined ? (defaults[architecture].kvHeads ?? heads) : (given ?? heads)
+  if (heads % kvHeads !== 0) {
+    throw malformed(file, `${heads} attention heads cannot share ${kvHeads} key-value heads`)
+  }
+  const headDim = config.head_dim ?? defaults[architecture].headDim ?? config.hidden_size / heads
+  if (!Number.isInteger(headDim)) {
+    throw malformed(file, `hidden_size ${config.hidden_size} is no multiple of ${heads} attention heads`)
+  }
+  if (headDim % 2 !== 0) throw malformed(file, `head dimension ${headDim} is odd`)
+  if (heads * headDim > 1 << 20) throw malformed(file, `${heads} heads of ${headDim} are too many`)
+  return { heads, kvHeads, headDim }
+}
+
+const asList = (ids: v.InferOutput<typeof tokenIds>): number[] =>
+  ids === null || ids === undefined ? [] : [ids].flat()
+
+/**
+ * What the forward pass needs, from a Hugging Face config.json and, where there is one, the
+ * generation_config.json whose token ids come first. `file` names the config in errors. Throws
+ * E_MODEL_FORMAT for values that cannot be right, E_UNSUPPORTED_ARCH for models we cannot run.
+ */
+export function modelConfig(
+  source: Record<string, unknown>,
+  generation: Record<string, unknown> | undefined,
+  file: string,
+): ModelConfig {
+  const architecture = architectureOf(source, file)
+  const parsed = v.safeParse(configSchema, source)
+  if (!parsed.success) throw malformed(file, issueText(parsed.issues))
+  const config = parsed.output
+  const activation = config.hidden_act ?? 'silu'
+  if (activation !== 'silu' && activation !== 'swish') {
+    throw unsupported(file, `hidden_act ${JSON.stringify(activation)} is not supported; only silu is`)
+  }
+  const ids = v.safeParse(generationSchema, generation ?? {})
+  if (!ids.success) throw malformed(file, `generation config: ${issueText(ids.issues)}`)
+
+  const { heads, kvHeads, headDim } = headShape(architecture, config, file)
+  const contextLength = config.max_position_embeddings ?? defaults[architecture].context
+  const rope = ropeOf(config, { headDim, maxPositions: contextLength }, file)
+  if (!rope.frequencies.every(Number.isFinite) || !Number.isFinite(rope.scale)) {
+    throw malformed(file, 'rotary frequencies are not finite')
+  }
+  return {
+    architecture,
+    layers: config.num_hidden_layers,
+    hiddenSize: config.hidden_size,
+    heads,
+    kvHeads,
+    headDim,
+    intermediateSize: config.intermediate_size,
+    vocabSize: config.vocab_size,
+    contextLength,
+    rmsNormEps: config.rms_norm_eps,
+    tieEmbeddings: config.tie_word_embeddings ?? false,
+    ...biases(architecture, config),
+    qkNorm: architecture === 'qwen3',
+    slidingWindow: slidingWindows(architecture, config, file),
+    ropeFrequencies: rope.frequencies,
+    ropeScale: rope.scale,
+    bosTokenId: asList(ids.output.bos_token_id ?? config.bos_token_id)[0],
+    eosTokenIds: [...new Set(asList(ids.output.eos_token_id ?? config.eos_token_id))],
+    source,
+  }
+}

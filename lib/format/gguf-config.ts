@@ -1,0 +1,201 @@
+import { FlrcError } from '../errors.js'
+import { readBytes } from './files.js'
+import { type GgufFile, ggufNumber, ggufRequired, ggufString, ggufTypes } from './gguf.js'
+import { ropeOf } from './rope.js'
+
+const supported = ['llama', 'qwen2', 'qwen3'] as const
+type GgufArchitecture = (typeof supported)[number]
+
+const classes = {
+  llama: 'LlamaForCausalLM',
+  mistral: 'MistralForCausalLM',
+  qwen2: 'Qwen2ForCausalLM',
+  qwen3: 'Qwen3ForCausalLM',
+} as const
+
+function unsupported(gguf: GgufFile, problem: string): FlrcError {
+  return new FlrcError('E_UNSUPPORTED_ARCH', `${gguf.file}: ${problem}`, { file: gguf.file })
+}
+
+export function ggufArchitecture(gguf: GgufFile): GgufArchitecture {
+  const name = ggufString(gguf, 'general.architecture')
+  const known = supported.find((architecture) => architecture === name)
+  if (!known) {
+    throw unsupported(
+      gguf,
+      `architecture ${JSON.stringify(name ?? '')} is not supported; supported are ${supported.join(', ')} (mistral files say llama)`,
+    )
+  }
+  if ((ggufNumber(gguf, `${known}.expert_count`) ?? 0) > 0) {
+    throw unsupported(gguf, 'mixtures of experts are not supported; choose a dense model')
+  }
+  return known
+}
+
+/** Divisors of the rotary frequencies that llama.cpp stores for Llama 3.1's scaling. [headDim / 2] */
+async function ropeFactors(gguf: GgufFile, headDim: number): Promise<number[] | undefined> {
+  const tensor = gguf.tensors.get('rope_freqs.weight')
+  if (!tensor) return undefined
+  const wrong = (problem: string) =>
+    new FlrcError(
+      'E_MODEL_FORMAT',
+      `${gguf.file}: tensor ${tensor.name}: ${problem}; download the file again`,
+      { file: gguf.file, tensor: tensor.name },
+    )
+  if (tensor.type !== 'F32' || tensor.byteLength !== headDim * 2) {
+    throw wrong(`${tensor.type} [${tensor.shape}] where F32 [${headDim / 2}] belongs`)
+  }
+  const bytes = await readBytes(gguf.file, tensor.offset, tensor.byteLength)
+  const factors = Array.from({ length: headDim / 2 }, (_, i) => bytes.readFloatLE(4 * i))
+  if (!factors.every((factor) => Number.isFinite(factor) && factor > 0)) {
+    throw wrong('factors that are not finite and positive')
+  }
+  return factors
+}
+
+/**
+ * The published form of the factors: Llama 3.1's scaling with its own constants, where that gives them;
+ * else the factors themselves.
+ */
+function factorFields(factors: number[], headDim: number, theta: number, context: number, file: string) {
+  const scaling = {
+    rope_type: 'llama3',
+    factor: Number(Math.max(...factors).toPrecision(6)),
+    low_freq_factor: 1,
+    high_freq_factor: 4,
+    original_max_position_embeddings: 8192,
+  }
+  const shape = { headDim, maxPositions: context }
+  const plain = ropeOf({ rope_theta: theta }, shape, file).frequencies
+  const stretched = ropeOf({ rope_theta: theta, rope_scaling: scaling }, shape, file).frequencies
+  const same = factors.every((factor, i) => {
+    const ratio = (plain[i] ?? 0) / (stretched[i] ?? 1)
+    return Math.abs(ratio - factor) <= 1e-4 * factor
+  })
+  return same ? { rope_scaling: scaling } : { flrc_rope_factors: factors }
+}
+
+function scalingFields(gguf: GgufFile, arch: string, context: number): Record<string, unknown> {
+  const type = ggufString(gguf, `${arch}.rope.scaling.type`)
+  const factor = ggufNumber(gguf, `${arch}.rope.scaling.factor`)
+  switch (type) {
+    case undefined:
+    case 'none':
+    case 'linear': {
+      const linear = type === 'none' ? undefined : (factor ?? ggufNumber(gguf, `${arch}.rope.scale_linear`))
+      return linear === undefined || linear === 1
+        ? {}
+        : { rope_scaling: { rope_type: 'linear', factor: linear } }
+    }
+    case 'yarn': {
+      if (!factor) throw unsupported(gguf, 'yarn rope scaling without a factor; download the file again')
+      const attention = ggufNumber(gguf, `${arch}.rope.scaling.attn_factor`) ?? 1
+      const betaFast = ggufNumber(gguf, `${arch}.rope.scaling.yarn_beta_fast`)
+      const betaSlow = ggufNumber(gguf, `${arch}.rope.scaling.yarn_beta_slow`)
+      return {
+        rope_scaling: {
+          rope_type: 'yarn',
+          factor,
+          original_max_position_embeddings:
+            ggufNumber(gguf, `${arch}.rope.scaling.original_context_length`) ?? context,
+          // llama.cpp multiplies its own magnitude correction by this factor; transformers replaces it.
+          ...(attention === 1 ? {} : { attention_factor: attention * (0.1 * Math.log(factor) + 1) }),
+          ...(betaFast === undefined ? {} : { beta_fast: betaFast }),
+          ...(betaSlow === undefined ? {} : { beta_slow: betaSlow }),
+        },
+      }
+    }
+    default:
+      throw unsupported(
+        gguf,
+        `rope scaling ${JSON.stringify(type)} is not supported; supported are none, linear, yarn`,
+      )
+  }
+}
+
+function headDimension(gguf: GgufFile, arch: string, hidden: number, heads: number): number {
+  const headDim = ggufNumber(gguf, `${arch}.attention.key_length`) ?? hidden / heads
+  const values = ggufNumber(gguf, `${arch}.attention.value_length`) ?? headDim
+  const rotated = ggufNumber(gguf, `${arch}.rope.dimension_count`) ?? headDim
+  if (values !== headDim || rotated !== headDim) {
+    throw unsupported(
+      gguf,
+      `heads of ${headDim} keys, ${values} values and ${rotated} rotated dimensions; all three must be equal`,
+    )
+  }
+  return headDim
+}
+
+/** transformers loads the export in this type; quantised files come from models published in bf16. */
+function publishedType(gguf: GgufFile): string {
+  const type = gguf.tensors.get('token_embd.weight')?.type
+  return type === 'F32' ? 'float32' : type === 'F16' ? 'float16' : 'bfloat16'
+}
+
+/** Which Hugging Face architecture computes what the file describes. */
+function modelType(gguf: GgufFile, arch: GgufArchitecture, window: number | undefined): keyof typeof classes {
+  if (arch !== 'llama') return arch
+  if (window) return 'mistral'
+  // Llama's attention_bias puts a bias on the output projection too; Qwen2 is Llama with q, k and v's alone.
+  const { tensors } = gguf
+  return tensors.has('blk.0.attn_q.bias') && !tensors.has('blk.0.attn_output.bias') ? 'qwen2' : arch
+}
+
+/**
+ * A Hugging Face config.json of a GGUF file's metadata, such as transformers loads. The presence of tensors
+ * decides on tied embeddings and biases. Throws E_MODEL_FORMAT for missing or ill-typed metadata,
+ * E_UNSUPPORTED_ARCH for models we cannot run.
+ */
+export async function configFromGguf(gguf: GgufFile): Promise<Record<string, unknown>> {
+  const arch = ggufArchitecture(gguf)
+  const hidden = ggufRequired(gguf, `${arch}.embedding_length`)
+  const heads = ggufRequired(gguf, `${arch}.attention.head_count`)
+  const context = ggufRequired(gguf, `${arch}.context_length`)
+  const headDim = headDimension(gguf, arch, hidden, heads)
+  const theta = ggufNumber(gguf, `${arch}.rope.freq_base`) ?? 10_000
+  const window = ggufNumber(gguf, `${arch}.attention.sliding_window`)
+  const factors = await ropeFactors(gguf, headDim)
+  const type = modelType(gguf, arch, window)
+  const embedding = gguf.tensors.get('token_embd.weight')
+  if (!embedding) {
+    throw new FlrcError(
+      'E_MODEL_FORMAT',
+      `${gguf.file}: tensor token_embd.weight is missing; download the file again`,
+      { file: gguf.file, tensor: 'token_embd.weight' },
+    )
+  }
+  const eos = ['eos_token_id', 'eot_token_id', 'eom_token_id']
+    .map((key) => ggufNumber(gguf, `tokenizer.ggml.${key}`))
+    .filter((id) => id !== undefined)
+  const bos = ggufNumber(gguf, 'tokenizer.ggml.bos_token_id')
+  const ends = [...new Set(eos)]
+  return {
+    architectures: [classes[type]],
+    model_type: type,
+    vocab_size: embedding.shape[0],
+    hidden_size: hidden,
+    intermediate_size: ggufRequired(gguf, `${arch}.feed_forward_length`),
+    num_hidden_layers: ggufRequired(gguf, `${arch}.block_count`),
+    num_attention_heads: heads,
+    num_key_value_heads: ggufNumber(gguf, `${arch}.attention.head_count_kv`) ?? heads,
+    head_dim: headDim,
+    hidden_act: 'silu',
+    max_position_embeddings: context,
+    rms_norm_eps: ggufRequired(gguf, `${arch}.attention.layer_norm_rms_epsilon`),
+    rope_theta: theta,
+    ...scalingFields(gguf, arch, context),
+    ...(factors ? factorFields(factors, headDim, theta, context, gguf.file) : {}),
+    tie_word_embeddings: !gguf.tensors.has('output.weight'),
+    attention_bias: gguf.tensors.has('blk.0.attn_q.bias'),
+    mlp_bias: gguf.tensors.has('blk.0.ffn_down.bias'),
+    ...(type === 'mistral' ? { sliding_window: window } : {}),
+    ...(type === 'qwen2' || type === 'qwen3' ? { use_sliding_window: false } : {}),
+    ...(bos === undefined ? {} : { bos_token_id: bos }),
+    ...(ends.length === 0 ? {} : { eos_token_id: ends.length === 1 ? ends[0] : ends }),
+    torch_dtype: publishedType(gguf),
+  }
+}
+
+export function isGgufType(type: string): type is (typeof ggufTypes)[number] {
+  return ggufTypes.some((usable) => usable === type)
+}

@@ -1,0 +1,49 @@
+const outer: [ggml: string, huggingFace: string][] = [
+  ['token_embd', 'model.embed_tokens'],
+  ['output_norm', 'model.norm'],
+  ['output', 'lm_head'],
+]
+
+const inLayer: [ggml: string, huggingFace: string][] = [
+  ['attn_norm', 'input_layernorm'],
+  ['attn_q', 'self_attn.q_proj'],
+  ['attn_k', 'self_attn.k_proj'],
+  ['attn_v', 'self_attn.v_proj'],
+  ['attn_output', 'self_attn.o_proj'],
+  ['attn_q_norm', 'self_attn.q_norm'],
+  ['attn_k_norm', 'self_attn.k_norm'],
+  ['ffn_norm', 'post_attention_layernorm'],
+  ['ffn_gate', 'mlp.gate_proj'],
+  ['ffn_up', 'mlp.up_proj'],
+  ['ffn_down', 'mlp.down_proj'],
+]
+
+const outerFromGgml = new Map(outer)
+const layerFromGgml = new Map(inLayer)
+const outerToGgml = new Map(outer.map(([ggml, name]) => [name, ggml]))
+const layerToGgml = new Map(inLayer.map(([ggml, name]) => [name, ggml]))
+
+/** `blk.0.attn_q.weight` -> `model.layers.0.self_attn.q_proj.weight`; undefined for tensors with no such name. */
+export function huggingFaceName(ggml: string): string | undefined {
+  const match = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(ggml)
+  if (!match) return undefined
+  const [, layer, stem = '', kind] = match
+  const name = layer === undefined ? outerFromGgml.get(stem) : layerFromGgml.get(stem)
+  if (name === undefined) return undefined
+  return layer === undefined ? `${name}.${kind}` : `model.layers.${Number(layer)}.${name}.${kind}`
+}
+
+/** The other way round. */
+export function ggufName(huggingFace: string): string | undefined {
+  const match = /^(?:model\.layers\.(\d+)\.)?(.+)\.(weight|bias)$/.exec(huggingFace)
+  if (!match) return undefined
+  const [, layer, stem = '', kind] = match
+  const name = layer === undefined ? outerToGgml.get(stem) : layerToGgml.get(stem)
+  if (name === undefined) return undefined
+  return layer === undefined ? `${name}.${kind}` : `blk.${layer}.${name}.${kind}`
+}
+
+/** Whether llama.cpp stores this tensor with each head's rows as interleaved pairs: q and k of `llama`. */
+export function isInterleaved(ggmlArchitecture: string, ggml: string): boolean {
+  return ggmlArchitecture === 'llama' && /^blk\.\d+\.attn_[qk]\.(weight|bias)$/.test(ggml)
+}

@@ -1,0 +1,57 @@
+import type { ModelConfig } from './types.js'
+
+export const projectionKinds = ['q', 'k', 'v', 'o', 'gate', 'up', 'down'] as const
+
+export type ProjectionKind = (typeof projectionKinds)[number]
+
+/** One linear layer that FLRC may factorise. */
+export interface Projection {
+  /** Hugging Face name without `.weight`, such as `model.layers.0.self_attn.q_proj`. */
+  name: string
+  layer: number
+  kind: ProjectionKind
+  /** Rows of the weight, [out, in]. */
+  out: number
+  in: number
+}
+
+/** What of a model's shape decides its projections. */
+export type ProjectionShape = Pick<
+  ModelConfig,
+  'layers' | 'hiddenSize' | 'heads' | 'kvHeads' | 'headDim' | 'intermediateSize'
+>
+
+/** All projections in the order used everywhere: layer by layer q, k, v, o, gate, up, down. */
+export function projectionNames(config: ProjectionShape): Projection[] {
+  const { layers, hiddenSize, heads, kvHeads, headDim, intermediateSize } = config
+  const block: [ProjectionKind, string, number, number][] = [
+    ['q', 'self_attn.q_proj', heads * headDim, hiddenSize],
+    ['k', 'self_attn.k_proj', kvHeads * headDim, hiddenSize],
+    ['v', 'self_attn.v_proj', kvHeads * headDim, hiddenSize],
+    ['o', 'self_attn.o_proj', hiddenSize, heads * headDim],
+    ['gate', 'mlp.gate_proj', intermediateSize, hiddenSize],
+    ['up', 'mlp.up_proj', intermediateSize, hiddenSize],
+    ['down', 'mlp.down_proj', hiddenSize, intermediateSize],
+  ]
+  return Array.from({ length: layers }, (_, layer) =>
+    block.map(([kind, path, out, width]) => ({
+      name: `model.layers.${layer}.${path}`,
+      layer,
+      kind,
+      out,
+      in: width,
+    })),
+  ).flat()
+}
+
+const layerTensor = /^model\.layers\.(\d+)\.(.+)$/
+const layerParts =
+  /^(input_layernorm\.weight|post_attention_layernorm\.weight|self_attn\.[qk]_norm\.weight|(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\..+)$/
+
+/** Whether the forward pass reads a tensor of this Hugging Face name. */
+export function isModelTensor(name: string, config: Pick<ModelConfig, 'layers' | 'tieEmbeddings'>): boolean {
+  if (name === 'model.embed_tokens.weight' || name === 'model.norm.weight') return true
+  if (name === 'lm_head.weight') return !config.tieEmbeddings
+  const match = layerTensor.exec(name)
+  return match !== null && Number(match[1]) < config.layers && layerParts.test(match[2] ?? '')
+}

@@ -1,0 +1,177 @@
+import * as v from 'valibot'
+import { FlrcError } from '../errors.js'
+import { isObject } from './files.js'
+
+const positive = v.pipe(v.number(), v.finite(), v.gtValue(0))
+const optionalPositive = v.nullish(positive)
+
+/** Fields of rope_scaling (`type` or `rope_type`) and of the newer rope_parameters (with rope_theta inside). */
+const parametersFields = v.looseObject({
+  rope_type: v.nullish(v.string()),
+  type: v.nullish(v.string()),
+  rope_theta: optionalPositive,
+  partial_rotary_factor: v.nullish(v.number()),
+  factor: optionalPositive,
+  original_max_position_embeddings: optionalPositive,
+  low_freq_factor: optionalPositive,
+  high_freq_factor: optionalPositive,
+  attention_factor: optionalPositive,
+  beta_fast: optionalPositive,
+  beta_slow: optionalPositive,
+  mscale: v.nullish(v.number()),
+  mscale_all_dim: v.nullish(v.number()),
+  truncate: v.nullish(v.boolean()),
+})
+
+/** Valibot's objects alone would take an array for an empty one. */
+const parametersSchema = v.pipe(
+  v.custom<Record<string, unknown>>(isObject, 'Expected Object'),
+  parametersFields,
+)
+
+/** The part of a Hugging Face config that decides the rotary embedding. */
+export const ropeConfigEntries = {
+  rope_theta: optionalPositive,
+  rope_scaling: v.nullish(parametersSchema),
+  rope_parameters: v.nullish(parametersSchema),
+  partial_rotary_factor: v.nullish(v.number()),
+  original_max_position_embeddings: optionalPositive,
+  /**
+   * Ours, for GGUF files whose frequency factors fit no published scaling: each pair's frequency is divided
+   * by its factor. [headDim / 2]
+   */
+  flrc_rope_factors: v.nullish(v.array(positive)),
+}
+const ropeConfigSchema = v.object(ropeConfigEntries)
+type RopeConfig = v.InferOutput<typeof ropeConfigSchema>
+type Parameters = v.InferOutput<typeof parametersSchema>
+
+export interface RopeShape {
+  headDim: number
+  maxPositions: number
+}
+
+export interface Rope {
+  /** Radians per position of each pair. [headDim / 2] */
+  frequencies: number[]
+  /** Factor on cos and sin. */
+  scale: number
+}
+
+export const ropeTypes = ['default', 'linear', 'llama3', 'yarn'] as const
+
+function missing(file: string, type: string, field: string): FlrcError {
+  return new FlrcError(
+    'E_MODEL_FORMAT',
+    `${file}: rope scaling ${type} without ${field}; download the file again`,
+    { file },
+  )
+}
+
+/** Wavelengths beyond the trained context are stretched, short ones kept, those between blended (Llama 3.1). */
+function llama3(base: number[], parameters: Parameters, original: number, file: string): number[] {
+  const { factor, low_freq_factor: low, high_freq_factor: high } = parameters
+  if (!factor) throw missing(file, 'llama3', 'factor')
+  if (!low || !high || high <= low) throw missing(file, 'llama3', 'low_freq_factor < high_freq_factor')
+  return base.map((frequency) => {
+    const wavelength = (2 * Math.PI) / frequency
+    if (wavelength < original / high) return frequency
+    if (wavelength > original / low) return frequency / factor
+    const smooth = (original / wavelength - low) / (high - low)
+    return ((1 - smooth) * frequency) / factor + smooth * frequency
+  })
+}
+
+/** NTK-by-parts interpolation, YaRN (Peng et al. 2023, arXiv 2309.00071), as transformers computes it. */
+function yarn(base: number[], theta: number, parameters: Parameters, original: number, shape: RopeShape): Rope {
+  const factor = parameters.factor ?? shape.maxPositions / original
+  const { mscale, mscale_all_dim: mscaleAllDim, attention_factor: attentionFactor } = parameters
+  const magnitude = (m: number) => (factor <= 1 ? 1 : 0.1 * m * Math.log(factor) + 1)
+  const scale =
+    attentionFactor ?? (mscale && mscaleAllDim ? magnitude(mscale) / magnitude(mscaleAllDim) : magnitude(1))
+
+  const dimension = shape.headDim
+  const correction = (rotations: number) =>
+    (dimension * Math.log(original / (rotations * 2 * Math.PI))) / (2 * Math.log(theta))
+  const truncate = parameters.truncate ?? true
+  const lowest = correction(parameters.beta_fast ?? 32)
+  const highest = correction(parameters.beta_slow ?? 1)
+  const low = Math.max(truncate ? Math.floor(lowest) : lowest, 0)
+  const high = Math.min(truncate ? Math.ceil(highest) : highest, dimension - 1)
+  // The small step is transformers' own guard against an empty range.
+  const width = high === low ? 0.001 : high - low
+  const frequencies = base.map((frequency, i) => {
+    const ramp = Math.min(1, Math.max(0, (i - low) / width))
+    return (frequency / factor) * ramp + frequency * (1 - ramp)
+  })
+  return { frequencies, scale }
+}
+
+function scaled(
+  parameters: Parameters,
+  theta: number,
+  config: RopeConfig,
+  shape: RopeShape,
+  file: string,
+): Rope {
+  const { headDim } = shape
+  const base = Array.from({ length: headDim / 2 }, (_, i) => theta ** ((-2 * i) / headDim))
+  const original =
+    parameters.original_max_position_embeddings ?? config.original_max_position_embeddings ?? shape.maxPositions
+  const type = parameters.rope_type ?? parameters.type ?? 'default'
+  switch (type) {
+    case 'default':
+      return { frequencies: base, scale: 1 }
+    case 'linear': {
+      const { factor } = parameters
+      if (!factor) throw missing(file, type, 'factor')
+      return { frequencies: base.map((frequency) => frequency / factor), scale: 1 }
+    }
+    case 'llama3':
+      return { frequencies: llama3(base, parameters, original, file), scale: 1 }
+    case 'yarn':
+      return yarn(base, theta, parameters, original, shape)
+    default:
+      throw new FlrcError(
+        'E_UNSUPPORTED_ARCH',
+        `${file}: rope scaling ${JSON.stringify(type)} is not supported; supported are ${ropeTypes.join(', ')}`,
+        { file },
+      )
+  }
+}
+
+/**
+ * Rotary frequencies of a Hugging Face config, as transformers' modeling_rope_utils computes them, rounded
+ * to float32 because that is how every published model has been run. `file` names the config in errors.
+ * Throws E_UNSUPPORTED_ARCH for other scalings, E_MODEL_FORMAT for missing parameters.
+ */
+export function ropeOf(config: RopeConfig, shape: RopeShape, file: string): Rope {
+  const parameters = config.rope_scaling ?? config.rope_parameters ?? {}
+  const theta = parameters.rope_theta ?? config.rope_theta ?? 10_000
+  const partial = parameters.partial_rotary_factor ?? config.partial_rotary_factor ?? 1
+  if (partial !== 1) {
+    throw new FlrcError(
+      'E_UNSUPPORTED_ARCH',
+      `${file}: partial_rotary_factor ${partial} is not supported; choose a model that rotates whole heads`,
+      { file },
+    )
+  }
+  const nested = Object.keys(parameters).find((key) => key.endsWith('_attention'))
+  if (nested !== undefined) {
+    throw new FlrcError(
+      'E_UNSUPPORTED_ARCH',
+      `${file}: rotary parameters per kind of layer (${nested}) are not supported; choose another model`,
+      { file },
+    )
+  }
+  const { frequencies, scale } = scaled(parameters, theta, config, shape, file)
+  const factors = config.flrc_rope_factors
+  if (factors && factors.length !== frequencies.length) {
+    throw new FlrcError(
+      'E_MODEL_FORMAT',
+      `${file}: ${factors.length} rope factors for ${frequencies.length} frequencies; download the file again`,
+      { file },
+    )
+  }
+  return { frequencies: frequencies.map((f, i) => Math.fround(f / (factors?.[i] ?? 1))), scale }
+}

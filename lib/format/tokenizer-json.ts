@@ -1,0 +1,117 @@
+import { isObject } from './files.js'
+
+type Json = Record<string, unknown>
+
+/** A tokenizer.json feature that the JavaScript library would silently compute otherwise. */
+export class UnportableTokenizer extends Error {}
+
+const gpt2Pattern = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+
+const isolated = (regex: string): Json => ({
+  type: 'Split',
+  pattern: { Regex: regex },
+  behavior: 'Isolated',
+  invert: false,
+})
+
+/**
+ * A pre-tokenizer in forms that @huggingface/tokenizers 0.2 evaluates as the Rust library does. The library
+ * takes digits and white space of JavaScript's regular expressions in Digits and ByteLevel (so that `²` or
+ * U+0085 split otherwise), ignores Metaspace's `split`, and isolates whatever a Split is told to do.
+ */
+function portablePreTokenizer(value: unknown): unknown {
+  if (!isObject(value)) return value
+  switch (value.type) {
+    case 'Sequence':
+      return {
+        ...value,
+        pretokenizers: Array.isArray(value.pretokenizers) ? value.pretokenizers.map(portablePreTokenizer) : [],
+      }
+    case 'Digits':
+      return isolated(value.individual_digits ? '\\p{N}' : '\\p{N}+')
+    case 'ByteLevel': {
+      if (value.use_regex === false) return value
+      // A prefix space must be there before the pattern splits.
+      if (value.add_prefix_space === true) return value
+      return { type: 'Sequence', pretokenizers: [isolated(gpt2Pattern), { ...value, use_regex: false }] }
+    }
+    case 'Metaspace': {
+      if (value.split === false) return value
+      const mark = typeof value.replacement === 'string' ? value.replacement : '\u2581'
+      const escaped = mark.replace(/[\\^\]-]/g, '\\$&')
+      return { type: 'Sequence', pretokenizers: [value, isolated(`${escaped}[^${escaped}]*|[^${escaped}]+`)] }
+    }
+    case 'Split': {
+      const behavior = String(value.behavior)
+      if (behavior === 'Isolated' || behavior === 'Removed') return value
+      throw new UnportableTokenizer(`Split with behavior ${behavior}`)
+    }
+    default:
+      return value
+  }
+}
+
+/**
+ * Where SentencePiece-style BPE may be cut without changing a single id. Such tokenizers have no
+ * pre-tokenizer and merge over the whole text at once, which is slow for a long one. If no merge makes a
+ * piece with a space mark after another character, no merge ever reaches over "x▁"; so texts on both sides
+ * merge independently, and may be split there. (Not with ignore_merges, which looks whole pieces up.)
+ */
+function splitAtSpaces(json: Json): Json {
+  const model = json.model
+  if (!isObject(model) || model.type !== 'BPE' || model.ignore_merges === true) return json
+  if (json.pre_tokenizer !== null && json.pre_tokenizer !== undefined) return json
+  if (!Array.isArray(model.merges)) return json
+  const crosses = model.merges.some((merge: unknown) => {
+    const made = Array.isArray(merge) ? merge.join('') : String(merge).replace(' ', '')
+    return /[^\u2581]\u2581/.test(made)
+  })
+  return crosses ? json : { ...json, pre_tokenizer: isolated('\u2581+[^\u2581]*|[^\u2581]+') }
+}
+
+const maxTokenId = 1 << 24
+
+/**
+ * One more than the largest id of a tokenizer.json. Throws UnportableTokenizer for ids that are none: the
+ * library keeps tokens in an array by id, which a large one would make enormous.
+ */
+export function vocabularySize(json: Json): number {
+  const { model, added_tokens: added } = json
+  if (!isObject(model)) throw new UnportableTokenizer('no model')
+  const ids: unknown[] = Array.isArray(model.vocab)
+    ? model.vocab.map((_, id) => id)
+    : Object.values(isObject(model.vocab) ? model.vocab : {})
+  if (Array.isArray(added)) {
+    for (const token of added) ids.push(isObject(token) ? token.id : undefined)
+  }
+  let largest = -1
+  for (const id of ids) {
+    if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id > maxTokenId) {
+      throw new UnportableTokenizer(`token id ${JSON.stringify(id)}`)
+    }
+    if (id > largest) largest = id
+  }
+  if (largest < 0) throw new UnportableTokenizer('an empty vocabulary')
+  return largest + 1
+}
+
+/** Files written before models had a type; the library would take one with merges for a word list. */
+function typedModel(model: unknown): unknown {
+  return isObject(model) && model.type === undefined && Array.isArray(model.merges)
+    ? { ...model, type: 'BPE' }
+    : model
+}
+
+/** tokenizer.json as @huggingface/tokenizers should be given it. Throws UnportableTokenizer. */
+export function portableTokenizer(json: Json): Json {
+  const filled: Json = {
+    normalizer: null,
+    post_processor: null,
+    decoder: null,
+    added_tokens: [],
+    ...json,
+    model: typedModel(json.model),
+    pre_tokenizer: portablePreTokenizer(json.pre_tokenizer ?? null),
+  }
+  return splitAtSpaces(filled)
+}

@@ -1,0 +1,112 @@
+/** How a tensor's numbers lie in its file. GGUF block types keep their GGML names. */
+export type TensorType =
+  | 'F32'
+  | 'F16'
+  | 'BF16'
+  | 'I32'
+  | 'I8'
+  | 'U8'
+  | 'Q8_0'
+  | 'Q4_0'
+  | 'Q4_1'
+  | 'Q5_0'
+  | 'Q5_1'
+  | 'Q4_K'
+  | 'Q5_K'
+  | 'Q6_K'
+
+/** Where one tensor lies. Offsets are absolute in the file, and already checked to lie inside it. */
+export interface TensorSource {
+  /** Hugging Face name, such as `model.layers.0.self_attn.q_proj.weight`, whatever the file calls it. */
+  name: string
+  file: string
+  offset: number
+  byteLength: number
+  type: TensorType
+  /** Row-major shape, outermost first (so [out, in] for a linear layer). */
+  shape: number[]
+  /**
+   * Set for q and k of GGUF llama files, whose rows are interleaved pairs for llama.cpp's rotary layout:
+   * the number of heads to undo it over.
+   */
+  interleavedHeads?: number
+}
+
+export type Architecture = 'llama' | 'mistral' | 'qwen2' | 'qwen3'
+
+/** What the forward pass needs to know of a model; all of it from its config, nothing assumed. */
+export interface ModelConfig {
+  architecture: Architecture
+  layers: number
+  hiddenSize: number
+  heads: number
+  kvHeads: number
+  headDim: number
+  intermediateSize: number
+  vocabSize: number
+  contextLength: number
+  rmsNormEps: number
+  tieEmbeddings: boolean
+  /** Biases on q, k, v; on o; on gate, up, down. */
+  qkvBias: boolean
+  outputBias: boolean
+  mlpBias: boolean
+  /** RMS norm over each head of q and k (qwen3). */
+  qkNorm: boolean
+  /** Attention window in tokens of each layer; 0 is full attention. [layers] */
+  slidingWindow: number[]
+  /** Rotary frequencies per pair, radians per position, scaling applied. [headDim / 2] */
+  ropeFrequencies: number[]
+  /** Factor on cos and sin (yarn's attention scaling); 1 elsewhere. */
+  ropeScale: number
+  bosTokenId: number | undefined
+  eosTokenIds: number[]
+  /** The Hugging Face config.json of the source: as read, or built from GGUF metadata. */
+  source: Record<string, unknown>
+}
+
+/** What a tokenizer is made of, in Hugging Face form. */
+export interface TokenizerSource {
+  /** Contents of tokenizer.json (read, or built from GGUF metadata). */
+  tokenizer: Record<string, unknown>
+  /** Contents of tokenizer_config.json. */
+  config: Record<string, unknown>
+  chatTemplate: string | undefined
+}
+
+/** One level of an FLRC checkpoint. */
+export interface StoredLevel {
+  /** Active budget: block parameters read per token / dense block parameters. */
+  budget: number
+  /** Per projection (name without `.weight`): its rank, or `dense`. */
+  ranks: Record<string, number | 'dense'>
+}
+
+export type StorageDtype = 'f32' | 'bf16' | 'int8' | 'int4'
+
+/** The `flrc` object of a checkpoint's config.json. */
+export interface FlrcHeader {
+  version: number
+  keep: number
+  levels: StoredLevel[]
+  dtype: StorageDtype
+  /** pivoted: NAME.P.b, NAME.C.b, NAME.I.b; plain: NAME.U, NAME.V. */
+  storage: 'pivoted' | 'plain'
+  source?: Record<string, unknown>
+}
+
+/** A model on disk, opened: header data only, no weights read. */
+export interface ModelSource {
+  format: 'huggingface' | 'gguf' | 'flrc'
+  /** Directory or file, as given. */
+  path: string
+  config: ModelConfig
+  tensors: Map<string, TensorSource>
+  tokenizer: TokenizerSource
+  /** generation_config.json where there is one. */
+  generation: Record<string, unknown> | undefined
+  /** Present for FLRC checkpoints. */
+  flrc: FlrcHeader | undefined
+  /** Sum of the sizes of the weight files in bytes. */
+  fileBytes: number
+}

@@ -1,0 +1,296 @@
+import { checkRange, checkWhole, refuse } from './check.js'
+import { abortedError, FlrcError } from './errors.js'
+import { type Held, StopFilter } from './generate/stop.js'
+import type { LoadedModel, Session } from './model.js'
+import type { NativeSampling } from './native-types.js'
+import { checkSchedule, levelOf, type Schedule, type ScheduleContext } from './schedule.js'
+
+export interface GenerateOptions {
+  /** Tokens to generate at most; 64 by default. */
+  maxTokens?: number
+  /**
+   * The active budget of each step, counted from 0 at the first token; level 0 throughout by default. The
+   * first token comes from prefill, which runs at level 0 whatever the schedule says.
+   */
+  schedule?: Schedule
+  /** 0 (the default) is greedy. */
+  temperature?: number
+  /** Samples from the k likeliest tokens; 0 is off. */
+  topK?: number
+  /** Samples from the likeliest tokens that make up this probability; 1 is off. */
+  topP?: number
+  /** Leaves out tokens less likely than this share of the likeliest; 0 is off. */
+  minP?: number
+  /** Equal seeds give equal samples; 0 by default. */
+  seed?: number
+  /** Generation ends before the first of these strings. */
+  stop?: readonly string[]
+  /** Ends the iterator with E_ABORTED. */
+  signal?: AbortSignal
+}
+
+/** One generated token. */
+export interface Piece {
+  /** Whole characters only: empty while a character is unfinished or a stop string may have begun. */
+  text: string
+  tokenId: number
+  /** The level of the pass that produced this token; the first comes from prefill, so from level 0. */
+  level: number
+  /** Block parameters read by that pass / dense block parameters. */
+  activeBudget: number
+  /** Natural log of the token's probability under the model, before temperature. */
+  logprob: number
+}
+
+/** How a generation ended: what the iterator returns once it is done (undefined where it was left early). */
+export interface GenerationEnd {
+  /** stop: an end token (which is no piece) or a stop string; length: maxTokens reached. */
+  finishReason: 'stop' | 'length'
+  promptTokens: number
+}
+
+export type PieceGenerator = AsyncGenerator<Piece, GenerationEnd | undefined, void>
+
+/** Tokens as they are generated. Leaving it (`break`, `return()`) stops the native work and frees the cache. */
+export interface Generation extends PieceGenerator {
+  [Symbol.asyncDispose](): Promise<void>
+}
+
+/** A whole generation at once. */
+export interface Completion extends GenerationEnd {
+  text: string
+  tokenIds: number[]
+  /** Per token, the level of the pass that produced it. */
+  levels: number[]
+  /** Mean over the generated tokens of their pass's active budget; prefill's share is the first token. */
+  meanActiveBudget: number
+  /** Tokens after the first per second of decoding; 0 where fewer than two were generated. */
+  tokensPerSecond: number
+  timeToFirstTokenMs: number
+}
+
+/**
+ * Generates from a prompt (text or token ids) on a session of its own. Errors: E_CONTEXT where the prompt and
+ * maxTokens exceed the context, E_USAGE for an unusable option, E_DISPOSED, E_ABORTED.
+ */
+export function generate(
+  model: LoadedModel,
+  prompt: string | readonly number[] | Int32Array,
+  options: GenerateOptions = {},
+): Generation {
+  return new LeavableGeneration(options.signal, async function* (signal) {
+    const checked = checkOptions(options, model.keep)
+    const tokens = promptTokens(model, prompt)
+    checkContext(model, tokens.length, checked.maxTokens)
+    const session = model.createSession()
+    try {
+      return yield* decode(model, session, tokens, { ...checked, reused: 0 }, signal)
+    } finally {
+      session.release()
+    }
+  })
+}
+
+/** Runs a generation to its end. */
+export async function complete(
+  generation: PieceGenerator,
+  onPiece?: (piece: Piece) => unknown,
+): Promise<Completion> {
+  const begin = performance.now()
+  let first = begin
+  const pieces: Piece[] = []
+  let next = await generation.next()
+  while (!next.done) {
+    if (pieces.length === 0) first = performance.now()
+    pieces.push(next.value)
+    await onPiece?.(next.value)
+    next = await generation.next()
+  }
+  if (next.value === undefined) throw abortedError()
+  const decodeSeconds = (performance.now() - first) / 1000
+  const budgets = pieces.reduce((sum, piece) => sum + piece.activeBudget, 0)
+  return {
+    ...next.value,
+    text: pieces.map((piece) => piece.text).join(''),
+    tokenIds: pieces.map((piece) => piece.tokenId),
+    levels: pieces.map((piece) => piece.level),
+    meanActiveBudget: pieces.length > 0 ? budgets / pieces.length : 0,
+    tokensPerSecond: pieces.length > 1 && decodeSeconds > 0 ? (pieces.length - 1) / decodeSeconds : 0,
+    timeToFirstTokenMs: first - begin,
+  }
+}
+
+interface DecodeOptions extends Required<Omit<GenerateOptions, 'signal' | 'schedule'>> {
+  schedule: Schedule | undefined
+  /** Prompt tokens that the session's cache already holds. */
+  reused: number
+}
+
+/**
+ * Prefills what the cache lacks of `tokens` at level 0 and decodes. `onCached` hears of every token that
+ * enters the cache.
+ */
+export async function* decode(
+  model: LoadedModel,
+  session: Session,
+  tokens: readonly number[],
+  options: DecodeOptions,
+  signal: AbortSignal,
+  onCached?: (token: number) => void,
+): PieceGenerator {
+  const { maxTokens, schedule, stop } = options
+  const endTokens = new Set(model.tokenizer.eosTokenIds)
+  const stream = model.tokenizer.stream(tokens)
+  const filter = new StopFilter<Omit<Piece, 'text'>>(stop)
+  const end = { promptTokens: tokens.length }
+  const sampling = (draw: number): NativeSampling => {
+    const { temperature, topK, topP, minP, seed } = options
+    return { temperature, topK, topP, minP, seed, draw }
+  }
+  const fresh = tokens.slice(options.reused)
+  await session.prefill(Int32Array.from(fresh), 0, signal)
+  for (const token of fresh) onCached?.(token)
+  if (maxTokens === 0) return { ...end, finishReason: 'length' }
+  let level = 0
+  let sampled = session.sample(sampling(0))
+  for (let step = 1; ; step++) {
+    const { tokenId, logprob, entropy } = sampled
+    if (endTokens.has(tokenId)) {
+      yield* asPieces(filter.finish())
+      return { ...end, finishReason: 'stop' }
+    }
+    const last = step === maxTokens
+    const piece = { tokenId, level, activeBudget: model.levels[level]?.budget ?? 1, logprob }
+    yield* asPieces(filter.push(piece, stream.push(tokenId) + (last ? stream.flush() : '')))
+    if (filter.stopped) return { ...end, finishReason: 'stop' }
+    if (last) {
+      yield* asPieces(filter.finish())
+      return { ...end, finishReason: 'length' }
+    }
+    level = levelAt(model, schedule, { step, promptTokens: tokens.length, entropy, levels: model.levels })
+    sampled = await session.decode(tokenId, level, sampling(step), signal)
+    onCached?.(tokenId)
+  }
+}
+
+function asPieces(held: readonly Held<Omit<Piece, 'text'>>[]): Piece[] {
+  return held.map(({ item, text }) => ({ text, ...item }))
+}
+
+function levelAt(model: LoadedModel, schedule: Schedule | undefined, context: ScheduleContext): number {
+  if (!schedule) return 0
+  const budget = schedule(context.step, context)
+  if (typeof budget !== 'number' || !Number.isFinite(budget)) {
+    throw new FlrcError(
+      'E_USAGE',
+      `the schedule gave ${String(budget)} at step ${context.step}; it must return an active budget in (0, 1]`,
+    )
+  }
+  return levelOf(budget, model.levels)
+}
+
+/** Fills in the defaults. E_USAGE names the first option that cannot be used. */
+export function checkOptions(options: GenerateOptions, keep: number): Omit<DecodeOptions, 'reused'> {
+  const {
+    maxTokens = 64,
+    schedule,
+    temperature = 0,
+    topK = 0,
+    topP = 1,
+    minP = 0,
+    seed = 0,
+    stop = [],
+  } = options
+  checkWhole('maxTokens', maxTokens, 0)
+  checkWhole('topK', topK, 0)
+  checkWhole('seed', seed, 0)
+  checkRange('temperature', temperature, 0, Number.MAX_VALUE, 'a number from 0')
+  checkRange('minP', minP, 0, 1, 'a number from 0 to 1')
+  checkRange('topP', topP, Number.MIN_VALUE, 1, 'a number above 0, at most 1')
+  if (schedule !== undefined && typeof schedule !== 'function')
+    refuse('schedule', schedule, 'a function of the step')
+  if (schedule) checkSchedule(schedule, keep)
+  if (!Array.isArray(stop) || stop.some((text) => typeof text !== 'string' || text === '')) {
+    refuse('stop', JSON.stringify(stop), 'a list of strings that are not empty')
+  }
+  return { maxTokens, schedule, temperature, topK, topP, minP, seed, stop }
+}
+
+function promptTokens(model: LoadedModel, prompt: string | readonly number[] | Int32Array): number[] {
+  const tokens = Array.from(typeof prompt === 'string' ? model.tokenizer.encode(prompt) : prompt)
+  const { vocabSize, bosTokenId, eosTokenIds } = model.config
+  const wrong = tokens.find((token) => !Number.isSafeInteger(token) || token < 0 || token >= vocabSize)
+  if (wrong !== undefined) {
+    refuse('a token of the prompt', wrong, `a whole number below the vocabulary's ${vocabSize}`)
+  }
+  if (tokens.length > 0) return tokens
+  const first = bosTokenId ?? eosTokenIds[0]
+  if (first === undefined) {
+    throw new FlrcError('E_USAGE', 'the prompt is empty and the model has no begin token; give a prompt')
+  }
+  return [first]
+}
+
+/** E_CONTEXT where the prompt and what may follow exceed the context. */
+export function checkContext(model: LoadedModel, prompt: number, maxTokens: number): void {
+  const context = model.config.contextLength
+  if (prompt + maxTokens <= context) return
+  throw new FlrcError(
+    'E_CONTEXT',
+    `${prompt} prompt tokens and up to ${maxTokens} new ones exceed the context of ${context}; ` +
+      `shorten the prompt or lower maxTokens`,
+  )
+}
+
+/** An async generator that can be left while a step is under way: `return()` cancels the native work. */
+export class LeavableGeneration implements Generation {
+  readonly #left = new AbortController()
+  readonly #pieces: PieceGenerator
+
+  constructor(signal: AbortSignal | undefined, start: (signal: AbortSignal) => PieceGenerator) {
+    this.#pieces = leavable(this.#left, signal, start)
+  }
+
+  next(): Promise<IteratorResult<Piece, GenerationEnd | undefined>> {
+    return this.#pieces.next()
+  }
+
+  async return(): Promise<IteratorResult<Piece, GenerationEnd | undefined>> {
+    this.#left.abort()
+    return this.#pieces.return(undefined)
+  }
+
+  async throw(error: unknown): Promise<IteratorResult<Piece, GenerationEnd | undefined>> {
+    this.#left.abort()
+    return this.#pieces.throw(error)
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return()
+  }
+}
+
+async function* leavable(
+  left: AbortController,
+  signal: AbortSignal | undefined,
+  start: (signal: AbortSignal) => PieceGenerator,
+): PieceGenerator {
+  const onAbort = () => left.abort()
+  if (signal?.aborted) throw abortedError()
+  signal?.addEventListener('abort', onAbort)
+  try {
+    return yield* start(left.signal)
+  } catch (error) {
+    const leftByReader = left.signal.aborted && !signal?.aborted
+    if (leftByReader && error instanceof FlrcError && error.code === 'E_ABORTED') {
+      return undefined
+    }
+    throw error
+  } finally {
+    signal?.removeEventListener('abort', onAbort)
+  }
+}

@@ -1,0 +1,142 @@
+import { renderChat } from '../chat-template.js'
+import { FlrcError } from '../errors.js'
+import {
+  checkContext,
+  checkOptions,
+  decode,
+  type GenerateOptions,
+  type Generation,
+  LeavableGeneration,
+} from '../generate.js'
+import type { LoadedModel, Session } from '../model.js'
+
+export interface ChatMessage {
+  role: 'system' | 'user' | 'assistant'
+  content: string
+}
+
+export interface ChatOptions {
+  /** Messages before the first turn, such as a system prompt. */
+  messages?: readonly ChatMessage[]
+}
+
+/**
+ * A conversation in the model's chat template. The cache is kept between turns: what the template leaves
+ * unchanged is not computed again, and the model's own words stay in it as they were decoded, at the level of
+ * their step. Each turn's schedule starts at step 0.
+ */
+export class Chat {
+  readonly #model: LoadedModel
+  readonly #messages: ChatMessage[]
+  #session: Session | undefined
+  /** The tokens that the session's cache holds. */
+  #cached: number[] = []
+  #busy = false
+  #disposed = false
+
+  constructor(model: LoadedModel, options: ChatOptions = {}) {
+    this.#model = model
+    this.#messages = [...(options.messages ?? [])]
+  }
+
+  /** The conversation so far. */
+  get messages(): readonly ChatMessage[] {
+    return this.#messages
+  }
+
+  /**
+   * Says `content` and generates the answer, which joins the messages when the iterator ends or is left.
+   * Errors: those of generate, E_CHAT_TEMPLATE where the model has no usable template, E_USAGE while another
+   * turn is under way.
+   */
+  send(content: string, options: GenerateOptions = {}): Generation {
+    return new LeavableGeneration(options.signal, this.#turn.bind(this, content, options))
+  }
+
+  /** Frees the cache. */
+  dispose(): void {
+    this.#disposed = true
+    this.#session?.release()
+    this.#session = undefined
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  async *#turn(content: string, options: GenerateOptions, signal: AbortSignal): ReturnType<typeof decode> {
+    if (this.#disposed) throw new FlrcError('E_DISPOSED', 'the chat was disposed; start a new one')
+    this.#model.assertUsable()
+    if (this.#busy) throw new FlrcError('E_USAGE', 'a turn of this chat is under way; wait until it ends')
+    const checked = checkOptions(options, this.#model.keep)
+    const messages: ChatMessage[] = [...this.#messages, { role: 'user', content }]
+    this.#busy = true
+    let answer = ''
+    let heard = false
+    try {
+      const tokens = await this.#render(messages, signal)
+      checkContext(this.#model, tokens.length, checked.maxTokens)
+      const reused = this.#reuse(tokens)
+      const pieces = decode(this.#model, this.#openSession(), tokens, { ...checked, reused }, signal, (token) =>
+        this.#cached.push(token),
+      )
+      for (;;) {
+        const next = await pieces.next()
+        heard = true
+        if (next.done) return next.value
+        answer += next.value.text
+        yield next.value
+      }
+    } finally {
+      this.#busy = false
+      if (heard) this.#messages.push({ role: 'user', content }, { role: 'assistant', content: answer })
+      // A pass that was cut off may still be writing to the cache.
+      if (signal.aborted) this.#forget()
+    }
+  }
+
+  async #render(messages: readonly ChatMessage[], signal: AbortSignal): Promise<number[]> {
+    const { source, tokenizer } = this.#model
+    const template = source.tokenizer.chatTemplate
+    if (template === undefined) {
+      throw new FlrcError(
+        'E_CHAT_TEMPLATE',
+        `${source.path}: the model has no chat template; generate from a prompt of your own instead`,
+        { file: source.path },
+      )
+    }
+    const { bosToken, eosToken } = tokenizer
+    const text = await renderChat(
+      template,
+      messages.map((message) => ({ ...message })),
+      {
+        bosToken,
+        eosToken,
+        signal,
+        file: source.path,
+      },
+    )
+    return Array.from(tokenizer.encode(text, { addSpecial: false }))
+  }
+
+  /** Rewinds the cache to what it shares with the new prompt; the last token is computed anew for its logits. */
+  #reuse(tokens: readonly number[]): number {
+    if (this.#session === undefined) return 0
+    const differing = tokens.findIndex((token, index) => token !== this.#cached[index])
+    const shared = Math.min(differing < 0 ? tokens.length : differing, tokens.length - 1)
+    this.#session.rewind(shared)
+    this.#cached.length = shared
+    return shared
+  }
+
+  #openSession(): Session {
+    this.#session ??= this.#model.createSession()
+    return this.#session
+  }
+
+  #forget(): void {
+    this.#session?.release()
+    this.#session = undefined
+    this.#cached = []
+  }
+}

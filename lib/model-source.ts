@@ -1,0 +1,231 @@
+import { join } from 'node:path'
+import { FlrcError } from './errors.js'
+import { modelConfig } from './format/config.js'
+import { isObject, readJsonObject, readTextFile, statIfThere } from './format/files.js'
+import { checkRanks, flrcHeader } from './format/flrc-header.js'
+import { type GgufFile, ggufTypes, readGguf } from './format/gguf.js'
+import { configFromGguf, ggufArchitecture, isGgufType } from './format/gguf-config.js'
+import { huggingFaceName, isInterleaved } from './format/gguf-names.js'
+import { tokenizerFromGguf } from './format/gguf-tokenizer.js'
+import { isModelTensor } from './format/projections.js'
+import {
+  readSafetensors,
+  readShardedSafetensors,
+  type StoredTensors,
+  tensorSource,
+} from './format/safetensors.js'
+import type {
+  FlrcHeader,
+  ModelConfig,
+  ModelSource,
+  TensorSource,
+  TensorType,
+  TokenizerSource,
+} from './format/types.js'
+
+const configLimit = 16_000_000
+const tokenizerLimit = 256_000_000
+/** A template's text is bounded again where it is rendered; this bounds the file. */
+const templateFileLimit = 4_000_000
+
+const denseTypes: readonly TensorType[] = ['F32', 'F16', 'BF16']
+const factorTypes: readonly TensorType[] = [...denseTypes, 'I32', 'I8', 'U8']
+
+async function isThere(file: string): Promise<boolean> {
+  return (await statIfThere(file)) !== undefined
+}
+
+function nothingThere(path: string): FlrcError {
+  const hub = /^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/.test(path) && !path.startsWith('.')
+  const wanted = 'a .gguf file, a Hugging Face directory or an FLRC directory'
+  return new FlrcError(
+    'E_NOT_FOUND',
+    hub
+      ? `${path}: no such file or directory (looked for ${wanted}); hub ids are not downloaded yet: get the model with "hf download ${path.replace(/@.*/, '')} --local-dir DIR" and give that directory`
+      : `${path}: no such file or directory (looked for ${wanted}); check the path`,
+    { file: path },
+  )
+}
+
+/** Chat template of a directory: its own file, as newer models have it, or the tokenizer config's field. */
+async function directoryTemplate(
+  directory: string,
+  config: Record<string, unknown>,
+): Promise<string | undefined> {
+  const file = join(directory, 'chat_template.jinja')
+  if (await isThere(file)) return readTextFile(file, { limit: templateFileLimit, code: 'E_CHAT_TEMPLATE' })
+  const field = config.chat_template
+  if (typeof field === 'string') return field
+  if (!Array.isArray(field)) return undefined
+  const named = field.filter(isObject).find(({ name }) => name === 'default')
+  return typeof named?.template === 'string' ? named.template : undefined
+}
+
+async function directoryTokenizer(directory: string): Promise<TokenizerSource> {
+  const file = join(directory, 'tokenizer.json')
+  if (!(await isThere(file))) {
+    throw new FlrcError(
+      'E_TOKENIZER',
+      `${file}: missing; copy it from the original model, or make it with transformers' save_pretrained`,
+      { file },
+    )
+  }
+  const tokenizer = await readJsonObject(file, { limit: tokenizerLimit, code: 'E_TOKENIZER' })
+  const configFile = join(directory, 'tokenizer_config.json')
+  const config = (await isThere(configFile))
+    ? await readJsonObject(configFile, { limit: tokenizerLimit, code: 'E_TOKENIZER' })
+    : {}
+  return { tokenizer, config, chatTemplate: await directoryTemplate(directory, config) }
+}
+
+async function directoryTensors(directory: string): Promise<StoredTensors> {
+  const single = join(directory, 'model.safetensors')
+  // The same order of preference as transformers.
+  if (await isThere(single)) {
+    const { tensors, fileBytes } = await readSafetensors(single)
+    return { tensors, fileBytes }
+  }
+  if (await isThere(join(directory, 'model.safetensors.index.json'))) return readShardedSafetensors(directory)
+  const pickled =
+    (await isThere(join(directory, 'pytorch_model.bin'))) ||
+    (await isThere(join(directory, 'pytorch_model.bin.index.json')))
+  throw new FlrcError(
+    'E_MODEL_FORMAT',
+    pickled
+      ? `${directory}: has only pytorch_model.bin, which is not read because it can run code; convert it to model.safetensors with transformers' save_pretrained`
+      : `${directory}: neither model.safetensors nor model.safetensors.index.json; download the model again`,
+    { file: directory },
+  )
+}
+
+/** Files without the usual prefix come from saving the inner model alone. */
+function canonicalName(name: string): string {
+  return /^(layers\.\d+|embed_tokens|norm)\./.test(name) ? `model.${name}` : name
+}
+
+function directorySources(
+  stored: StoredTensors,
+  config: ModelConfig,
+  allowed: readonly TensorType[],
+): Map<string, TensorSource> {
+  const sources = new Map<string, TensorSource>()
+  for (const tensor of stored.tensors.values()) {
+    const name = canonicalName(tensor.name)
+    if (isModelTensor(name, config)) sources.set(name, { ...tensorSource(tensor, allowed), name })
+  }
+  return sources
+}
+
+function refuseQuantised(config: Record<string, unknown>, file: string): void {
+  const quantisation = config.quantization_config
+  if (!isObject(quantisation)) return
+  const method = String(quantisation.quant_method ?? 'unknown')
+  throw new FlrcError(
+    'E_UNSUPPORTED_TYPE',
+    `${file}: weights quantised by ${method} are not supported; use the model's unquantised weights or a GGUF file`,
+    { file },
+  )
+}
+
+async function openDirectory(path: string): Promise<ModelSource> {
+  const file = join(path, 'config.json')
+  if (!(await isThere(file))) {
+    throw new FlrcError(
+      'E_NOT_FOUND',
+      `${file}: missing; give a .gguf file, or a directory with config.json, model.safetensors and tokenizer.json`,
+      { file },
+    )
+  }
+  const own = await readJsonObject(file, { limit: configLimit, code: 'E_MODEL_FORMAT' })
+  const generationFile = join(path, 'generation_config.json')
+  const generation = (await isThere(generationFile))
+    ? await readJsonObject(generationFile, { limit: configLimit, code: 'E_MODEL_FORMAT' })
+    : undefined
+
+  let flrc: FlrcHeader | undefined
+  let source = own
+  if (own.model_type === 'flrc') {
+    const header = flrcHeader(own.flrc, file)
+    flrc = header
+    source = header.source
+  }
+  const config = modelConfig(source, generation, file)
+  if (flrc) checkRanks(flrc, config, file)
+  else refuseQuantised(own, file)
+
+  const tokenizer = await directoryTokenizer(path)
+  const stored = await directoryTensors(path)
+  return {
+    format: flrc ? 'flrc' : 'huggingface',
+    path,
+    config,
+    tensors: directorySources(stored, config, flrc ? factorTypes : denseTypes),
+    tokenizer,
+    generation,
+    flrc,
+    fileBytes: stored.fileBytes,
+  }
+}
+
+function ggufSources(gguf: GgufFile, config: ModelConfig): Map<string, TensorSource> {
+  const architecture = ggufArchitecture(gguf)
+  const sources = new Map<string, TensorSource>()
+  for (const { name: ggml, type, shape, offset, byteLength } of gguf.tensors.values()) {
+    const name = huggingFaceName(ggml)
+    if (name === undefined || !isModelTensor(name, config)) continue
+    if (!isGgufType(type)) {
+      throw new FlrcError(
+        'E_UNSUPPORTED_TYPE',
+        `${gguf.file}: tensor ${ggml} is ${type}; supported are ${ggufTypes.join(', ')}; use a file of one of these types`,
+        { file: gguf.file, tensor: ggml },
+      )
+    }
+    const interleavedHeads = !isInterleaved(architecture, ggml)
+      ? {}
+      : { interleavedHeads: name.includes('.q_proj.') ? config.heads : config.kvHeads }
+    sources.set(name, { name, file: gguf.file, offset, byteLength, type, shape, ...interleavedHeads })
+  }
+  return sources
+}
+
+/** llama.cpp's files need not agree with what the architecture says of biases: what is there counts. */
+function withBiasesPresent(config: ModelConfig, gguf: GgufFile): ModelConfig {
+  const has = (name: string) => gguf.tensors.has(`blk.0.${name}.bias`)
+  return { ...config, qkvBias: has('attn_q'), outputBias: has('attn_output'), mlpBias: has('ffn_down') }
+}
+
+async function openGguf(path: string): Promise<ModelSource> {
+  const gguf = await readGguf(path)
+  const config = withBiasesPresent(modelConfig(await configFromGguf(gguf), undefined, path), gguf)
+  return {
+    format: 'gguf',
+    path,
+    config,
+    tensors: ggufSources(gguf, config),
+    tokenizer: tokenizerFromGguf(gguf),
+    generation: undefined,
+    flrc: undefined,
+    fileBytes: gguf.fileBytes,
+  }
+}
+
+/**
+ * Opens a model on disk: a .gguf file, a Hugging Face directory (one or many safetensors) or an FLRC
+ * directory. Reads and checks headers, config and tokenizer; no weights. Presence and shapes of tensors are
+ * checked where they are loaded.
+ *
+ * Throws E_NOT_FOUND, E_IO, E_MODEL_FORMAT, E_UNSUPPORTED_ARCH, E_UNSUPPORTED_TYPE, E_TOKENIZER, E_VERSION.
+ */
+export async function openModelSource(path: string): Promise<ModelSource> {
+  const stats = await statIfThere(path)
+  if (!stats) throw nothingThere(path)
+  if (stats.isDirectory()) return openDirectory(path)
+  if (path.endsWith('.safetensors')) {
+    throw new FlrcError(
+      'E_USAGE',
+      `${path}: a weights file alone; give the directory that also holds config.json and tokenizer.json`,
+      { file: path },
+    )
+  }
+  return openGguf(path)
+}

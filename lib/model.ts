@@ -1,0 +1,373 @@
+import type { ProjectionShape } from './allocate.js'
+import { callNative, runTask } from './binding.js'
+import { FlrcError } from './errors.js'
+import { type ProjectionKind, projectionNames } from './format/projections.js'
+import type { ModelConfig, ModelSource, StorageDtype, StoredLevel } from './format/types.js'
+import type {
+  NativeBinding,
+  NativeCalibration,
+  NativeCalibrationOptions,
+  NativeCalibrationResult,
+  NativeConfig,
+  NativeFactorizeOptions,
+  NativeLevelInfo,
+  NativeModel,
+  NativeSampling,
+  NativeSession,
+  NativeStep,
+  NativeTask,
+  NativeTensorEntry,
+} from './native-types.js'
+import { Tokenizer } from './tokenizer.js'
+
+/** How far a long call has come: `done` of `total` units of its present stage. */
+export interface Progress {
+  stage: string
+  done: number
+  total: number
+}
+
+/** What every long call takes. */
+export interface TaskOptions {
+  /** Rejects the call with E_ABORTED within 100 ms. */
+  signal?: AbortSignal
+  onProgress?: (progress: Progress) => void
+}
+
+/** One of the seven linear layers of a block. */
+export interface Projection extends ProjectionShape {
+  layer: number
+  kind: ProjectionKind
+}
+
+/** A level as it decodes. */
+export interface ModelLevel extends StoredLevel {
+  /** Block parameters read per token. */
+  parameters: number
+  /** Weight bytes read per generated token, embedding row, norms and lm_head included. */
+  bytesPerToken: number
+}
+
+/** What a loaded model is besides its weights. */
+export interface ModelParts {
+  native: NativeModel
+  source: ModelSource
+  tokenizer: Tokenizer
+  dtype: StorageDtype
+  threads: number
+  storage: 'pivoted' | 'plain'
+  /** Stored / dense block parameters, as asked for; 1 for a dense model. */
+  keep: number
+}
+
+/** All projections of a model in the order of the native side: layer by layer, q k v o gate up down. */
+export function projectionsOf(config: ModelConfig): Projection[] {
+  return projectionNames(config).map(({ name, layer, kind, out, in: inputs }) => ({
+    name,
+    layer,
+    kind,
+    rows: out,
+    cols: inputs,
+  }))
+}
+
+/** A level's ranks by name as the native side takes them: in projection order, -1 for dense. */
+export function rankVector(ranks: StoredLevel['ranks'], projections: readonly Projection[]): Int32Array {
+  return Int32Array.from(projections, ({ name }) => {
+    const rank = ranks[name]
+    if (rank === undefined) {
+      throw new FlrcError('E_MODEL_FORMAT', `a level gives no rank for ${name}; write the checkpoint again`, {
+        tensor: name,
+      })
+    }
+    return rank === 'dense' ? -1 : rank
+  })
+}
+
+function nativeConfig(config: ModelConfig): NativeConfig {
+  const { bosTokenId: _bos, eosTokenIds: _eos, source: _source, ...rest } = config
+  return {
+    ...rest,
+    slidingWindow: Int32Array.from(config.slidingWindow),
+    ropeFrequencies: Float64Array.from(config.ropeFrequencies),
+  }
+}
+
+/** Reads the weights of an opened source into native memory. */
+export async function loadParts(
+  source: ModelSource,
+  options: TaskOptions & { dtype: StorageDtype; threads: number },
+): Promise<ModelParts> {
+  const { dtype, threads, signal, onProgress } = options
+  const projections = projectionsOf(source.config)
+  const levels = source.flrc
+    ? source.flrc.levels.map((level) => rankVector(level.ranks, projections))
+    : [Int32Array.from(projections, () => -1)]
+  const tokenizer = new Tokenizer(source.tokenizer, {
+    file: source.path,
+    eosTokenIds: source.config.eosTokenIds,
+  })
+  const native = await runTask(
+    (addon) =>
+      addon.loadModel(
+        { config: nativeConfig(source.config), tensors: [...source.tensors.values()], dtype, threads, levels },
+        progressSink(onProgress),
+      ),
+    [signal],
+    releaseNative,
+  )
+  const { storage = 'pivoted', keep = 1 } = source.flrc ?? {}
+  return { native, source, tokenizer, dtype, threads, storage, keep }
+}
+
+function releaseNative(native: NativeModel): void {
+  callNative((addon) => addon.releaseModel(native))
+}
+
+function progressSink(onProgress: TaskOptions['onProgress']) {
+  return onProgress && ((stage: string, done: number, total: number) => onProgress({ stage, done, total }))
+}
+
+/**
+ * One loaded model: the only holder of native handles. Weights are immutable, so calls may overlap; each
+ * generation owns a session. The public class `Model` adds what is built on top.
+ */
+export class LoadedModel {
+  readonly source: ModelSource
+  readonly tokenizer: Tokenizer
+  /** The type weights are held in. */
+  readonly dtype: StorageDtype
+  /** Compute threads, all cores where none were given. */
+  readonly threads: number
+  readonly storage: 'pivoted' | 'plain'
+  /** Stored / dense block parameters, as asked for; 1 for a dense model. */
+  readonly keep: number
+  readonly projections: readonly Projection[]
+  /** Falling budgets; level 0 is all that is stored. A dense model has the one level of budget 1. */
+  readonly levels: readonly ModelLevel[]
+  /** Bytes of all weights held in memory. */
+  readonly bytes: number
+  /** Block parameters of the dense model. */
+  readonly denseParameters: number
+  #native: NativeModel | undefined
+  readonly #lifetime = new AbortController()
+
+  constructor(parts: ModelParts) {
+    this.source = parts.source
+    this.tokenizer = parts.tokenizer
+    this.dtype = parts.dtype
+    this.threads = parts.threads
+    this.storage = parts.storage
+    this.keep = parts.keep
+    this.#native = parts.native
+    const info = callNative((addon) => addon.modelInfo(parts.native))
+    this.projections = projectionsOf(parts.source.config)
+    this.bytes = info.bytes
+    this.denseParameters = this.projections.reduce((sum, { rows, cols }) => sum + rows * cols, 0)
+    this.levels = info.levels.map((level) => modelLevel(level, this.projections, this.denseParameters))
+  }
+
+  get config(): ModelConfig {
+    return this.source.config
+  }
+
+  get disposed(): boolean {
+    return this.#native === undefined
+  }
+
+  /** Aborts what runs on this model (E_ABORTED) and frees the weights after the last of it. */
+  dispose(): void {
+    const native = this.#native
+    if (native === undefined) return
+    this.#native = undefined
+    this.#lifetime.abort()
+    releaseNative(native)
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose()
+  }
+
+  /** A generation's own state. E_DISPOSED after dispose. */
+  createSession(): Session {
+    const handle = this.handle()
+    return new Session(
+      callNative((addon) => addon.createSession(handle)),
+      this.#lifetime.signal,
+    )
+  }
+
+  /** Summed loss in nats of each window of `seqLen` tokens at `level`; seqLen - 1 losses a window. */
+  windowLosses(tokens: Int32Array, seqLen: number, level: number, task: TaskOptions): Promise<Float64Array> {
+    return this.run(
+      (addon, native) => addon.windowLosses(native, tokens, seqLen, level, progressSink(task.onProgress)),
+      task.signal,
+    )
+  }
+
+  async calibrate(options: NativeCalibrationOptions, task: TaskOptions): Promise<CalibrationData> {
+    const result = await this.run(
+      (addon, native) => addon.calibrate(native, options, progressSink(task.onProgress)),
+      task.signal,
+      (late) => callNative((addon) => addon.releaseCalibration(late.calibration)),
+    )
+    const { calibration, ...figures } = result
+    return { figures, handle: new CalibrationHandle(calibration, this) }
+  }
+
+  /** Bytes of all tensors as they are written. */
+  get storedBytes(): number {
+    return this.tensorEntries(false).reduce((sum, { byteLength }) => sum + byteLength, 0)
+  }
+
+  tensorEntries(dense: boolean): NativeTensorEntry[] {
+    const native = this.handle()
+    return callNative((addon) => addon.tensorEntries(native, dense))
+  }
+
+  /** Writes the named tensors' bytes at absolute offsets into an existing file, then syncs it. */
+  writeTensors(
+    file: string,
+    names: string[],
+    offsets: Float64Array,
+    dense: boolean,
+    task: TaskOptions,
+  ): Promise<void> {
+    return this.run(
+      (addon, native) => addon.writeTensors(native, file, names, offsets, dense, progressSink(task.onProgress)),
+      task.signal,
+    )
+  }
+
+  /** Runs native work that ends when the caller's signal or this model's dispose says so. */
+  private run<T>(
+    start: (addon: NativeBinding, native: NativeModel) => NativeTask<T>,
+    signal: AbortSignal | undefined,
+    releaseLate?: (result: T) => void,
+  ): Promise<T> {
+    const native = this.handle()
+    return runTask((addon) => start(addon, native), [signal, this.#lifetime.signal], releaseLate)
+  }
+
+  /** E_DISPOSED after dispose. */
+  assertUsable(): void {
+    this.handle()
+  }
+
+  private handle(): NativeModel {
+    if (this.#native === undefined) {
+      throw new FlrcError('E_DISPOSED', 'the model was disposed; load it again')
+    }
+    return this.#native
+  }
+}
+
+function modelLevel(info: NativeLevelInfo, projections: readonly Projection[], dense: number): ModelLevel {
+  const ranks = projections.map(({ name }, index) => {
+    const rank = info.ranks[index] ?? -1
+    return [name, rank < 0 ? 'dense' : rank] as const
+  })
+  return {
+    budget: info.parameters / dense,
+    ranks: Object.fromEntries(ranks),
+    parameters: info.parameters,
+    bytesPerToken: info.bytesPerToken,
+  }
+}
+
+/** One generation's state: the KV cache and the last position's logits. Ends with the model it belongs to. */
+export class Session {
+  #native: NativeSession | undefined
+  readonly #modelLifetime: AbortSignal
+
+  constructor(native: NativeSession, modelLifetime: AbortSignal) {
+    this.#native = native
+    this.#modelLifetime = modelLifetime
+  }
+
+  /** Appends tokens at `level` and keeps the last position's logits. Resolves to the new length. */
+  prefill(tokens: Int32Array, level: number, signal?: AbortSignal): Promise<number> {
+    return this.#run((addon, native) => addon.prefill(native, tokens, level), signal)
+  }
+
+  /** Samples from the kept logits. */
+  sample(sampling: NativeSampling): NativeStep {
+    const native = this.#handle()
+    return callNative((addon) => addon.sample(native, sampling))
+  }
+
+  /** Appends one token at `level`, then samples the next. */
+  decode(token: number, level: number, sampling: NativeSampling, signal?: AbortSignal): Promise<NativeStep> {
+    return this.#run((addon, native) => addon.decode(native, token, level, sampling), signal)
+  }
+
+  /** Forgets all positions from `length` on. */
+  rewind(length: number): void {
+    const native = this.#handle()
+    callNative((addon) => addon.rewind(native, length))
+  }
+
+  /** Frees the cache once the native work on it has ended. */
+  release(): void {
+    const native = this.#native
+    if (native === undefined) return
+    this.#native = undefined
+    callNative((addon) => addon.releaseSession(native))
+  }
+
+  #run<T>(
+    start: (addon: NativeBinding, native: NativeSession) => NativeTask<T>,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    const native = this.#handle()
+    return runTask((addon) => start(addon, native), [signal, this.#modelLifetime])
+  }
+
+  #handle(): NativeSession {
+    if (this.#native === undefined) throw new FlrcError('E_DISPOSED', 'the session has ended; start a new one')
+    return this.#native
+  }
+}
+
+/** What calibration found, and the native side's factors to build models from. */
+export interface CalibrationData {
+  figures: Omit<NativeCalibrationResult, 'calibration'>
+  handle: CalibrationHandle
+}
+
+/** The factors of every projection, at all ranks; models are cut from them. */
+export class CalibrationHandle {
+  readonly model: LoadedModel
+  #native: NativeCalibration | undefined
+
+  constructor(native: NativeCalibration, model: LoadedModel) {
+    this.#native = native
+    this.model = model
+  }
+
+  /** A new model of these ranks, which shares the dense parts of the calibrated one. */
+  async factorize(options: NativeFactorizeOptions, keep: number, task: TaskOptions): Promise<ModelParts> {
+    const calibration = this.#native
+    if (calibration === undefined) {
+      throw new FlrcError('E_DISPOSED', 'the calibration was disposed; calibrate again')
+    }
+    const native = await runTask(
+      (addon) => addon.factorize(calibration, options, progressSink(task.onProgress)),
+      [task.signal],
+      releaseNative,
+    )
+    const { source, tokenizer, threads } = this.model
+    return { native, source, tokenizer, dtype: options.dtype, threads, storage: options.storage, keep }
+  }
+
+  dispose(): void {
+    const native = this.#native
+    if (native === undefined) return
+    this.#native = undefined
+    callNative((addon) => addon.releaseCalibration(native))
+  }
+}

@@ -1,0 +1,223 @@
+/**
+ * The whole surface of the native addon: everything TypeScript may call. Weights, activations and logits stay
+ * on the other side; handles, token ids, scalars, rank vectors, scores and curves cross.
+ */
+import type { Architecture, StorageDtype, TensorSource } from './format/types.js'
+
+declare const modelBrand: unique symbol
+declare const sessionBrand: unique symbol
+declare const calibrationBrand: unique symbol
+
+/** Handles. Native memory is freed on release, or when JavaScript forgets the handle. */
+export interface NativeModel {
+  readonly [modelBrand]: true
+}
+export interface NativeSession {
+  readonly [sessionBrand]: true
+}
+export interface NativeCalibration {
+  readonly [calibrationBrand]: true
+}
+
+/**
+ * Native work under way. `promise` settles once the work has ended; failures are plain Errors with `code`,
+ * `file` and `tensor` (binding.ts turns them into FlrcErrors). `cancel` may be called at any time; the work
+ * then ends at its next check with E_ABORTED.
+ */
+export interface NativeTask<T> {
+  promise: Promise<T>
+  cancel(): void
+}
+
+/** Called on the JavaScript thread, at most about 20 times a second. */
+export type NativeProgress = (stage: string, done: number, total: number) => void
+
+export interface NativeConfig {
+  architecture: Architecture
+  layers: number
+  hiddenSize: number
+  heads: number
+  kvHeads: number
+  headDim: number
+  intermediateSize: number
+  vocabSize: number
+  contextLength: number
+  rmsNormEps: number
+  tieEmbeddings: boolean
+  qkvBias: boolean
+  outputBias: boolean
+  mlpBias: boolean
+  qkNorm: boolean
+  slidingWindow: Int32Array
+  ropeFrequencies: Float64Array
+  ropeScale: number
+}
+
+export interface NativeModelSpec {
+  config: NativeConfig
+  /** By Hugging Face name; factored projections by `NAME.P.b`, `.C.b`, `.I.b` or `NAME.U`, `NAME.V`. */
+  tensors: TensorSource[]
+  dtype: StorageDtype
+  /** Compute threads in all; 0 is all cores. */
+  threads: number
+  /** Ranks per level (falling budgets) and projection in the order of `projections`; -1 is dense. */
+  levels: Int32Array[]
+}
+
+export interface NativeModelInfo {
+  /** Names without `.weight`, layer by layer: q, k, v, o, gate, up, down. */
+  projections: string[]
+  /** Per projection [out, in]. */
+  shapes: [number, number][]
+  /** Bytes of all weights held in memory. */
+  bytes: number
+  levels: NativeLevelInfo[]
+}
+
+export interface NativeLevelInfo {
+  /** Block parameters read per token. */
+  parameters: number
+  /** Weight bytes read per generated token, embeddings row, norms and lm_head included. */
+  bytesPerToken: number
+  /** Per projection, -1 dense. */
+  ranks: Int32Array
+}
+
+export interface NativeSampling {
+  /** 0 is greedy. */
+  temperature: number
+  /** 0 is off. */
+  topK: number
+  /** 1 is off. */
+  topP: number
+  /** 0 is off. */
+  minP: number
+  seed: number
+  /** Counts the draws of this seed, so that a run can be repeated. */
+  draw: number
+}
+
+export interface NativeStep {
+  tokenId: number
+  /** Natural log of the token's probability under the model (before temperature). */
+  logprob: number
+  /** Entropy of the distribution in nats. */
+  entropy: number
+}
+
+export interface NativeCalibrationOptions {
+  /** Token ids of all windows, one after another; each window is its own sequence. */
+  tokens: Int32Array
+  /** Tokens in each window; sum is tokens.length, each at least 2. */
+  lengths: Int32Array
+  labels: 'model' | 'data'
+  seed: number
+  whitening: 'none' | 'input' | 'two-sided'
+  /** Compute truncation curves (needs a second visit of each layer's tokens). */
+  curves: boolean
+  jitter: number
+  shrinkage: number
+  /** Bytes that activations and factors may hold in memory; the rest goes to files in `scratch`. */
+  memory: number
+  scratch: string
+  /** Randomised factors of this many ranks instead of all ranks; 0 is all. */
+  randomisedRank: number
+}
+
+export interface NativeCalibrationResult {
+  calibration: NativeCalibration
+  /** Per projection, in the model's order. */
+  scores: {
+    /** sum over sequences of sum (G o W)^2 */
+    fisher: Float64Array
+    /** sum over sequences of sum G^2 */
+    gradient: Float64Array
+    /** sum over sequences of sum |G o W| */
+    taylor: Float64Array
+  }
+  /** Per projection: relative singular values of the whitened matrix, falling. */
+  singular: Float64Array[]
+  /** Per projection: E(r) for r = 0..rank in nats over the whole text; empty without `curves`. */
+  curves: Float64Array[]
+  /** Tokens that carried a loss, and their mean loss in nats under the text's own next token. */
+  lossTokens: number
+  meanLoss: number
+  seconds: { forward: number; backward: number; moments: number; factorize: number; curves: number }
+  /** Highest resident set of the process during the call. */
+  peakBytes: number
+}
+
+export interface NativeFactorizeOptions {
+  /** Ranks per level, level 0 first, in the order of `projections`; -1 leaves the projection dense. */
+  levels: Int32Array[]
+  storage: 'pivoted' | 'plain'
+  dtype: StorageDtype
+}
+
+/** One tensor as it will be stored. */
+export interface NativeTensorEntry {
+  name: string
+  /** safetensors dtype */
+  type: 'F32' | 'BF16' | 'I32' | 'I8' | 'U8'
+  shape: number[]
+  byteLength: number
+}
+
+export interface NativeBinding {
+  /** Instruction set in use, cores available, BLAS in use. */
+  info(): { target: string; cores: number; blas: string }
+
+  loadModel(spec: NativeModelSpec, onProgress?: NativeProgress): NativeTask<NativeModel>
+  modelInfo(model: NativeModel): NativeModelInfo
+  /** Frees the weights once the last session and task that use them end; the handle is dead at once. */
+  releaseModel(model: NativeModel): void
+
+  /** A generation's own state: KV cache (grows up to the context length) and logits. */
+  createSession(model: NativeModel): NativeSession
+  /** Appends tokens at `level` and keeps the last position's logits. Resolves to the new length. */
+  prefill(session: NativeSession, tokens: Int32Array, level: number): NativeTask<number>
+  /** Samples from the kept logits. */
+  sample(session: NativeSession, sampling: NativeSampling): NativeStep
+  /** Appends one token at `level`, then samples the next. */
+  decode(session: NativeSession, token: number, level: number, sampling: NativeSampling): NativeTask<NativeStep>
+  /** Forgets all positions from `length` on. */
+  rewind(session: NativeSession, length: number): void
+  releaseSession(session: NativeSession): void
+
+  /**
+   * Windows of seqLen tokens, seqLen - 1 losses each, fp32 logits. Resolves to the summed loss in nats of
+   * each window. A non-finite logit is E_NUMERIC.
+   */
+  windowLosses(
+    model: NativeModel,
+    tokens: Int32Array,
+    seqLen: number,
+    level: number,
+    onProgress?: NativeProgress,
+  ): NativeTask<Float64Array>
+
+  calibrate(
+    model: NativeModel,
+    options: NativeCalibrationOptions,
+    onProgress?: NativeProgress,
+  ): NativeTask<NativeCalibrationResult>
+  /** A new model that shares the dense parts of the calibrated one. */
+  factorize(
+    calibration: NativeCalibration,
+    options: NativeFactorizeOptions,
+    onProgress?: NativeProgress,
+  ): NativeTask<NativeModel>
+  releaseCalibration(calibration: NativeCalibration): void
+
+  /** Tensors as `writeTensors` stores them; `dense` multiplies factors out (export). */
+  tensorEntries(model: NativeModel, dense: boolean): NativeTensorEntry[]
+  /** Writes the named tensors' bytes at these absolute offsets into an existing file, then fsyncs it. */
+  writeTensors(
+    model: NativeModel,
+    file: string,
+    names: string[],
+    offsets: Float64Array,
+    dense: boolean,
+    onProgress?: NativeProgress,
+  ): NativeTask<void>
+}

@@ -1,0 +1,159 @@
+import path from 'node:path'
+import { checkOneOf, checkWhole } from './check.js'
+import { prepareTarget } from './checkpoint/directory.js'
+import type { CompressionPlan } from './checkpoint/plan.js'
+import { writeCheckpoint } from './checkpoint/write.js'
+import { FlrcError } from './errors.js'
+import type { StorageDtype, StoredLevel } from './format/types.js'
+import { Chat, type ChatOptions } from './generate/chat.js'
+import { type GenerateOptions, type Generation, generate } from './generate.js'
+import { LoadedModel, loadParts, type ModelParts, type TaskOptions } from './model.js'
+import { openModelSource } from './model-source.js'
+
+/** What weights and factors may be held and stored in. */
+export const dtypes: readonly StorageDtype[] = ['f32', 'bf16', 'int8', 'int4']
+
+export type Device = 'auto' | 'cpu' | 'cuda'
+
+export interface LoadOptions extends TaskOptions {
+  /**
+   * Type that weights are held in: by default `bf16` for Hugging Face and GGUF models, and what it was written
+   * in for an FLRC checkpoint.
+   */
+  dtype?: StorageDtype
+  /** `auto` (the default) and `cpu` compute on the CPU. */
+  device?: Device
+  /** Compute threads; 0 (the default) is all cores. */
+  threads?: number
+}
+
+export interface SaveOptions extends TaskOptions {
+  /** Replaces a checkpoint that is already there; without it that is E_EXISTS. */
+  overwrite?: boolean
+}
+
+/** What a compression did and took. */
+export interface CompressionReport {
+  /** What was asked for; storedParameters / denseParameters is at most this. */
+  keep: number
+  storedParameters: number
+  denseParameters: number
+  /** Bytes of all tensors as they are written. */
+  storedBytes: number
+  /** Bytes of the source's weight files. */
+  sourceBytes: number
+  /** Rank of each factored projection at level 0. */
+  ranks: Record<string, number>
+  /** Projections left dense. */
+  dense: string[]
+  levels: StoredLevel[]
+  /** Fisher score of each projection. */
+  scores: Record<string, number>
+  seconds: { calibrate: number; factorize: number; curves: number; allocate: number; total: number }
+  /** Highest resident set of the process during the calibration. */
+  peakBytes: number
+}
+
+/** A loaded model, dense or compressed. */
+export class Model extends LoadedModel {
+  /** Why each rank is what it is; undefined for a model that was loaded. */
+  readonly plan: CompressionPlan | undefined
+  /** What the compression did and took; undefined for a model that was loaded. */
+  readonly report: CompressionReport | undefined
+
+  constructor(
+    parts: ModelParts,
+    made?: { plan: CompressionPlan; seconds: CompressionReport['seconds']; peakBytes: number },
+  ) {
+    super(parts)
+    this.plan = made?.plan
+    this.report = made && this.#report(made.plan, made.seconds, made.peakBytes)
+  }
+
+  /**
+   * Loads a Hugging Face directory, a .gguf file or an FLRC directory. Errors: E_NOT_FOUND, E_MODEL_FORMAT,
+   * E_UNSUPPORTED_ARCH, E_UNSUPPORTED_TYPE, E_TOKENIZER, E_VERSION, E_DEVICE, E_OUT_OF_MEMORY, E_BINDING,
+   * E_USAGE, E_ABORTED.
+   */
+  static async load(path: string, options: LoadOptions = {}): Promise<Model> {
+    const { dtype, device = 'auto', threads = 0, signal, onProgress } = options
+    checkDevice(device)
+    if (dtype !== undefined) checkOneOf('dtype', dtype, dtypes)
+    checkWhole('threads', threads, 0)
+    const source = await openModelSource(path)
+    return new Model(
+      await loadParts(source, { dtype: dtype ?? source.flrc?.dtype ?? 'bf16', threads, signal, onProgress }),
+    )
+  }
+
+  /** Continues a text, or token ids, token by token; see `GenerateOptions` and `Piece`. */
+  generate(prompt: string | readonly number[] | Int32Array, options?: GenerateOptions): Generation {
+    return generate(this, prompt, options)
+  }
+
+  /** Starts a conversation in the model's chat template. */
+  chat(options?: ChatOptions): Chat {
+    return new Chat(this, options)
+  }
+
+  /**
+   * Writes a compressed model as an FLRC checkpoint: a whole directory or nothing. Errors: E_EXISTS, E_IO
+   * (disk full, permissions), E_ABORTED, E_DISPOSED, and E_USAGE for a model that was loaded.
+   */
+  async save(directory: string, options: SaveOptions = {}): Promise<void> {
+    const { overwrite, signal, onProgress } = options
+    const plan = this.plan
+    if (plan === undefined) {
+      throw new FlrcError(
+        'E_USAGE',
+        'only what compress returns can be saved; copy an FLRC directory, or write any model with exportModel',
+      )
+    }
+    await prepareTarget(directory, { overwrite })
+    const { source, dtype, storage, keep } = this
+    await writeCheckpoint(
+      directory,
+      {
+        header: { version: 1, keep, levels: storedLevels(this), dtype, storage, source: source.config.source },
+        plan,
+        card: { name: path.basename(path.resolve(directory)) },
+        tokenizer: source.tokenizer,
+        generation: source.generation,
+        entries: this.tensorEntries(false),
+        writeTensors: (file, names, offsets) =>
+          this.writeTensors(file, names, offsets, false, { signal, onProgress }),
+      },
+      { overwrite, signal },
+    )
+  }
+
+  #report(plan: CompressionPlan, seconds: CompressionReport['seconds'], peakBytes: number): CompressionReport {
+    const ranks = Object.entries(this.levels[0]?.ranks ?? {})
+    return {
+      keep: this.keep,
+      storedParameters: this.levels[0]?.parameters ?? 0,
+      denseParameters: this.denseParameters,
+      storedBytes: this.storedBytes,
+      sourceBytes: this.source.fileBytes,
+      ranks: Object.fromEntries(ranks.filter((entry): entry is [string, number] => entry[1] !== 'dense')),
+      dense: ranks.filter(([, rank]) => rank === 'dense').map(([name]) => name),
+      levels: storedLevels(this),
+      scores: plan.scores,
+      seconds,
+      peakBytes,
+    }
+  }
+}
+
+function storedLevels(model: LoadedModel): StoredLevel[] {
+  return model.levels.map(({ budget, ranks }) => ({ budget, ranks }))
+}
+
+function checkDevice(device: string): void {
+  checkOneOf('device', device, ['auto', 'cpu', 'cuda'])
+  if (device !== 'cuda') return
+  throw new FlrcError(
+    'E_DEVICE',
+    'no CUDA plugin is installed: it will come as a package of its own beside flrc; use device cpu or auto',
+  )
+}

@@ -1,0 +1,330 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { calibrationWindows, shareOut } from '#lib/calibrate.js'
+import {
+  type Calibration,
+  calibrate,
+  complete,
+  compress,
+  evaluate,
+  exportModel,
+  FlrcError,
+  type GenerateOptions,
+  inspect,
+  Model,
+  progressive,
+} from '#lib/index.js'
+import { tinyModel } from './support/child.js'
+
+const folder = mkdtempSync(path.join(tmpdir(), 'flrc-test-'))
+const text = readFileSync(path.join(tinyModel, 'calibration.txt'), 'utf8')
+const heldout = readFileSync(path.join(tinyModel, 'heldout.txt'), 'utf8')
+const prompt = 'Once upon a time there was a king who'
+const model = await Model.load(tinyModel)
+const calibration: Calibration = await calibrate(model, { calibration: [text], samples: 8, seqLen: 128 })
+const levels = [0.8, 0.6, 0.4]
+const small = await compress(model, { keep: 0.8, levels, calibration })
+
+async function rejects(work: Promise<unknown>, code: string): Promise<FlrcError> {
+  try {
+    await work
+  } catch (error) {
+    assert.instance(error, FlrcError)
+    assert.is((error as FlrcError).code, code)
+    return error as FlrcError
+  }
+  throw new Error(`nothing failed where ${code} was expected`)
+}
+
+const run = (options: GenerateOptions, from = small) => complete(from.generate(prompt, options))
+
+const generation = suite('generation')
+
+generation('pieces join to the text of their tokens', async () => {
+  const {
+    text: whole,
+    tokenIds,
+    levels: at,
+    promptTokens,
+    finishReason,
+    meanActiveBudget,
+  } = await run({}, model)
+  assert.is(tokenIds.length, 64)
+  assert.is(finishReason, 'length')
+  assert.is(promptTokens, model.tokenizer.encode(prompt).length)
+  assert.is(whole, model.tokenizer.decode(tokenIds))
+  assert.equal(new Set(at), new Set([0]))
+  assert.is(meanActiveBudget, 1)
+})
+
+generation('token ids are as good as their text', async () => {
+  const ids = model.tokenizer.encode(prompt)
+  const { text: fromIds } = await complete(model.generate(ids, { maxTokens: 12 }))
+  assert.is(fromIds, (await run({ maxTokens: 12 }, model)).text)
+})
+
+generation('an empty prompt begins with the begin token', async () => {
+  const { promptTokens, tokenIds } = await complete(model.generate('', { maxTokens: 3 }))
+  assert.is(promptTokens, 1)
+  assert.is(tokenIds.length, 3)
+})
+
+generation('no tokens asked for, none generated', async () => {
+  const { tokenIds, text: none, finishReason, meanActiveBudget } = await run({ maxTokens: 0 })
+  assert.equal([tokenIds, none, finishReason, meanActiveBudget], [[], '', 'length', 0])
+})
+
+generation(
+  'logprobs are those of greedy choices: at most 0, and the first is that of every other way',
+  async () => {
+    const pieces = []
+    for await (const piece of model.generate(prompt, { maxTokens: 8 })) pieces.push(piece)
+    assert.ok(pieces.every(({ logprob }) => logprob <= 0 && logprob > -20))
+    const one = await model.generate(prompt, { maxTokens: 1 }).next()
+    assert.is(one.value && 'logprob' in one.value && one.value.logprob, pieces[0]?.logprob)
+  },
+)
+
+generation('equal seeds give equal samples, others give others', async () => {
+  const options = { temperature: 1, maxTokens: 24 }
+  const [first, again, other] = [
+    await run({ ...options, seed: 7 }),
+    await run({ ...options, seed: 7 }),
+    await run({ ...options, seed: 8 }),
+  ]
+  assert.equal(first.tokenIds, again.tokenIds)
+  assert.not.equal(first.tokenIds, other.tokenIds)
+  const single = await run({ ...options, topK: 1 })
+  assert.equal(single.tokenIds, (await run({ maxTokens: 24 })).tokenIds, 'top-k 1 is greedy')
+})
+
+generation('a stop string ends the text before it', async () => {
+  const whole = (await run({ maxTokens: 40 }, model)).text
+  const stop = whole.slice(20, 27)
+  const stopped = await run({ maxTokens: 40, stop: ['never there', stop] }, model)
+  assert.is(stopped.finishReason, 'stop')
+  assert.is(stopped.text, whole.slice(0, whole.indexOf(stop)))
+  assert.is(stopped.levels.length, stopped.tokenIds.length)
+})
+
+generation('the level of token i is the schedule at i, the first token from prefill', async () => {
+  const schedule = progressive({ from: 0.8, to: 0.4, over: 8, shape: 'step' })
+  const { levels: at, meanActiveBudget } = await run({ schedule, maxTokens: 12 })
+  assert.equal(at, [0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2])
+  const expected = (8 * (small.levels[0]?.budget ?? 0) + 4 * (small.levels[2]?.budget ?? 0)) / 12
+  assert.ok(Math.abs(meanActiveBudget - expected) < 1e-12)
+})
+
+generation('a function of the step may be the schedule, and hears of the context', async () => {
+  const heard: number[] = []
+  const schedule: GenerateOptions['schedule'] = (step, context) => {
+    heard.push(step)
+    assert.is(context.step, step)
+    assert.is(context.promptTokens, small.tokenizer.encode(prompt).length)
+    assert.ok(context.entropy > 0)
+    assert.equal(
+      context.levels.map(({ budget }) => budget),
+      small.levels.map(({ budget }) => budget),
+    )
+    return context.entropy > 1e9 ? 0.8 : 0.45
+  }
+  const { levels: at } = await run({ schedule, maxTokens: 4 })
+  assert.equal(heard, [1, 2, 3])
+  assert.equal(at, [0, 2, 2, 2])
+})
+
+generation('options that cannot be used are E_USAGE, an overflow E_CONTEXT', async () => {
+  const wrong: GenerateOptions[] = [
+    { maxTokens: -1 },
+    { maxTokens: 1.5 },
+    { temperature: Number.NaN },
+    { topP: 0 },
+    { minP: 1.1 },
+    { seed: -1 },
+    { stop: [''] },
+    { schedule: () => Number.NaN },
+    { schedule: progressive({ from: 0.9, to: 0.4, over: 4 }) },
+  ]
+  for (const options of wrong) await rejects(run(options), 'E_USAGE')
+  await rejects(complete(model.generate([1, 2, 999_999])), 'E_USAGE')
+  await rejects(run({ maxTokens: 512 }), 'E_CONTEXT')
+})
+
+const chats = suite('chat')
+
+chats('a second turn continues the first, as a fresh chat of the same messages would', async () => {
+  const chat = model.chat({ messages: [{ role: 'system', content: 'Speak in verse.' }] })
+  const first = await complete(chat.send('Continue this text.', { maxTokens: 12 }))
+  const second = await complete(chat.send('And more.', { maxTokens: 12 }))
+  assert.equal(
+    chat.messages.map(({ role }) => role),
+    ['system', 'user', 'assistant', 'user', 'assistant'],
+  )
+  assert.is(chat.messages[2]?.content, first.text)
+  assert.ok(second.promptTokens > first.promptTokens + 12)
+  const fresh = model.chat({ messages: chat.messages.slice(0, 3) })
+  const repeated = await complete(fresh.send('And more.', { maxTokens: 12 }))
+  assert.equal(repeated.tokenIds, second.tokenIds)
+  chat.dispose()
+  await rejects(complete(chat.send('x')), 'E_DISPOSED')
+})
+
+chats('each turn starts its schedule at step 0, and turns do not overlap', async () => {
+  const chat = small.chat()
+  const schedule = progressive({ from: 0.8, to: 0.4, over: 4, shape: 'step' })
+  for (const turn of ['One.', 'Two.']) {
+    const { levels: at } = await complete(chat.send(turn, { maxTokens: 6, schedule }))
+    assert.equal(at, [0, 0, 0, 0, 2, 2].slice(0, at.length))
+    assert.ok(at.length > 4)
+  }
+  const pieces = chat.send('Three.')
+  await pieces.next()
+  await rejects(complete(chat.send('Four.')), 'E_USAGE')
+  await pieces.return(undefined)
+  assert.is((await complete(chat.send('Five.', { maxTokens: 2 }))).tokenIds.length, 2)
+})
+
+const compression = suite('compression')
+
+compression('budgets are met, falling, and the report adds up', () => {
+  assert.is(small.levels.length, 3)
+  for (const [index, { budget }] of small.levels.entries()) {
+    const asked = levels[index] ?? 0
+    assert.ok(budget <= asked && budget > asked - 0.01, `level ${index} has ${budget}`)
+  }
+  const report = small.report
+  assert.ok(report)
+  assert.is(report.keep, 0.8)
+  assert.is(report.storedParameters, small.levels[0]?.parameters)
+  assert.is(report.denseParameters, model.denseParameters)
+  assert.is(Object.keys(report.ranks).length + report.dense.length, model.projections.length)
+  assert.is(Object.keys(report.scores).length, model.projections.length)
+  assert.ok(report.storedBytes < report.sourceBytes)
+})
+
+compression('the Fisher scores are finite and not all alike', () => {
+  const scores = Object.values(calibration.scores).map(({ fisher }) => fisher)
+  assert.is(scores.length, model.projections.length)
+  assert.ok(scores.every((score) => Number.isFinite(score) && score > 0))
+  assert.ok(Math.max(...scores) > 2 * Math.min(...scores))
+})
+
+compression('a checkpoint is the model that was saved, whatever the storage and type', async () => {
+  for (const [storage, dtype] of [
+    ['pivoted', 'bf16'],
+    ['plain', 'bf16'],
+    ['pivoted', 'int8'],
+    ['pivoted', 'int4'],
+  ] as const) {
+    const name = path.join(folder, `${storage}-${dtype}`)
+    const made = await compress(model, { keep: 0.8, levels: [0.8, 0.5], calibration, storage, dtype })
+    await made.save(name)
+    const loaded = await Model.load(name)
+    assert.is(loaded.dtype, dtype)
+    assert.is(loaded.keep, 0.8)
+    assert.equal(
+      loaded.levels.map(({ ranks }) => ranks),
+      made.levels.map(({ ranks }) => ranks),
+    )
+    for (const level of [0, 1]) {
+      const options = { seqLen: 128, windows: 4, level }
+      const [saved, back] = [
+        await evaluate.perplexity(made, heldout, options),
+        await evaluate.perplexity(loaded, heldout, options),
+      ]
+      assert.ok(Math.abs(back.perplexity / saved.perplexity - 1) < 1e-4, `${storage} ${dtype} level ${level}`)
+    }
+    const seen = await inspect(name)
+    assert.equal(
+      seen.levels.map(({ budget }) => budget),
+      made.levels.map(({ budget }) => budget),
+    )
+    assert.is(typeof seen.projections[0]?.score, 'number')
+    await rejects(made.save(name), 'E_EXISTS')
+    await made.save(name, { overwrite: true })
+    made.dispose()
+    loaded.dispose()
+  }
+})
+
+compression('a dense export has the perplexity of the compressed model', async () => {
+  const name = path.join(folder, 'export')
+  await exportModel(small, name)
+  const dense = await Model.load(name)
+  assert.is(dense.source.format, 'huggingface')
+  const options = { seqLen: 128, windows: 4 }
+  const [a, b] = [
+    await evaluate.perplexity(small, heldout, options),
+    await evaluate.perplexity(dense, heldout, options),
+  ]
+  assert.ok(Math.abs(a.perplexity / b.perplexity - 1) < 5e-3, `${a.perplexity} and ${b.perplexity}`)
+})
+
+compression('keep 1 loses nothing', async () => {
+  const whole = await compress(model, { keep: 1, calibration })
+  const options = { seqLen: 128, windows: 2 }
+  const [a, b] = [
+    await evaluate.perplexity(whole, heldout, options),
+    await evaluate.perplexity(model, heldout, options),
+  ]
+  assert.is(a.perplexity, b.perplexity)
+})
+
+compression('options that cannot be used', async () => {
+  for (const keep of [0, -1, 1.5, Number.NaN]) await rejects(compress(model, { keep, calibration }), 'E_USAGE')
+  await rejects(compress(model, { keep: 0.5, levels: [0.6], calibration }), 'E_USAGE')
+  await rejects(compress(model, { keep: 0.8, calibration: [] }), 'E_CALIBRATION')
+  await rejects(compress(model, { keep: 0.8, calibration: ['short'] }), 'E_CALIBRATION')
+  await rejects(compress(small, { keep: 0.8, calibration: [text] }), 'E_USAGE')
+  await rejects(compress(model, { keep: 0.8, calibration: [text], seqLen: 1024 }), 'E_CONTEXT')
+  await rejects(model.save(path.join(folder, 'dense')), 'E_USAGE')
+})
+
+const measuring = suite('perplexity and windows')
+
+measuring('perplexity of the embedded model is what PyTorch measured', async () => {
+  const recorded = /heldout\.txt \|[^|]*\| ([\d.]+) \|/.exec(
+    readFileSync(path.join(tinyModel, 'README.md'), 'utf8'),
+  )
+  const exact = await Model.load(tinyModel, { dtype: 'f32' })
+  const { perplexity, windows, tokens } = await evaluate.perplexity(exact, heldout, { seqLen: 256 })
+  assert.is(tokens, windows * 255)
+  assert.ok(Math.abs(perplexity / Number(recorded?.[1]) - 1) < 5e-4, `${perplexity}, recorded ${recorded?.[1]}`)
+})
+
+measuring('line ends do not change a text, and the tail is dropped', async () => {
+  const options = { seqLen: 64, windows: 3 }
+  const unix = await evaluate.perplexity(model, heldout, options)
+  assert.equal(await evaluate.perplexity(model, heldout.replaceAll('\n', '\r\n'), options), unix)
+  const whole = model.tokenizer.encode(heldout.slice(0, 2000))
+  const { windows } = await evaluate.perplexity(model, heldout.slice(0, 2000), { seqLen: 64 })
+  assert.is(windows, Math.floor(whole.length / 64))
+})
+
+measuring('calibration windows are consecutive, and weights share the samples', () => {
+  const tokens = model.tokenizer.encode(text)
+  const windows = calibrationWindows(model, { calibration: [text], samples: 3, seqLen: 32 })
+  assert.equal(
+    windows.map((window) => Array.from(window)),
+    [0, 1, 2].map((index) => Array.from(tokens.slice(index * 32, (index + 1) * 32))),
+  )
+  assert.equal(shareOut(10, [1, 3]), [3, 7])
+  assert.equal(shareOut(4, [1, 1, 100]), [1, 1, 2])
+  assert.equal(shareOut(1, [1, 2]), [0, 1])
+  const mixed = calibrationWindows(model, {
+    calibration: [{ text, weight: 3 }, { text: heldout, weight: 1 }, Int32Array.from([1, 2, 3])],
+    samples: 9,
+    seqLen: 32,
+  })
+  assert.equal(Array.from(mixed[0] ?? []), [1, 2, 3])
+  const other = model.tokenizer.encode(heldout)
+  assert.equal(Array.from(mixed[7] ?? []), Array.from(other.slice(0, 32)))
+  assert.is(mixed.length, 9)
+})
+
+measuring.after(() => rmSync(folder, { recursive: true }))
+
+for (const tests of [generation, chats, compression, measuring]) tests.run()

@@ -1,0 +1,284 @@
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { type ChildOptions, type Ended, runCli, tinyModel } from './support/child.js'
+
+const folder = mkdtempSync(path.join(tmpdir(), 'flrc-test-'))
+const file = (name: string) => path.join(folder, name)
+const calibration = path.join(tinyModel, 'calibration.txt')
+const quick = ['--calibration', calibration, '--samples', '2', '--seq-len', '64']
+
+interface Failure {
+  code: string
+  message: string
+  file: string | null
+  tensor: string | null
+}
+
+/** Runs a command that must fail, plain and with --json, and checks that both say the same. */
+async function fails(exit: number, code: string, args: string[], options: ChildOptions = {}): Promise<Failure> {
+  const plain = await runCli(args, options)
+  check(plain, exit, code)
+  assert.is(plain.stdout, '', 'stdout carries results only')
+  const json = await runCli([...args, '--json'], options)
+  check(json, exit, code)
+  const document = JSON.parse(json.stdout) as { error: Failure }
+  assert.equal(Object.keys(document), ['error'])
+  assert.equal(Object.keys(document.error), ['code', 'message', 'file', 'tensor'])
+  assert.is(document.error.code, code)
+  return document.error
+}
+
+function check(ended: Ended, exit: number, code: string): void {
+  assert.is(ended.signal, null, ended.stderr)
+  assert.is(ended.code, exit, ended.stderr)
+  const lines = ended.stderr.trim().split('\n')
+  assert.ok(lines.at(-1)?.startsWith(`flrc: ${code}: `), ended.stderr)
+  assert.not.match(ended.stderr, /\n\s+at .*\.js:/, 'no stack traces')
+}
+
+/** A copy of the embedded model, spoiled. */
+function spoiled(name: string, spoil: (directory: string) => void): string {
+  const directory = file(name)
+  cpSync(tinyModel, directory, { recursive: true })
+  spoil(directory)
+  return directory
+}
+
+const usage = suite('usage errors')
+
+usage('unknown commands, flags and missing arguments exit 2', async () => {
+  await fails(2, 'E_USAGE', ['frobnicate'])
+  await fails(2, 'E_USAGE', ['eval', 'frobnicate'])
+  await fails(2, 'E_USAGE', ['generate', tinyModel, '-p', 'x', '--frobnicate'])
+  await fails(2, 'E_USAGE', ['generate', tinyModel])
+  await fails(2, 'E_USAGE', ['compress', '--keep', '0.5', '-o', file('none')])
+  await fails(2, 'E_USAGE', ['inspect', tinyModel, 'another'])
+})
+
+usage('a keep outside (0, 1] exits 2 and writes nothing', async () => {
+  for (const keep of ['0', '-0.5', '1.01', 'NaN', '12abc', '', '0x1', 'Infinity']) {
+    await fails(2, 'E_USAGE', ['compress', tinyModel, '-o', file('none'), '--keep', keep, ...quick])
+  }
+  assert.not.ok(existsSync(file('none')))
+})
+
+usage('numbers are read strictly', async () => {
+  const generate = ['generate', tinyModel, '-p', 'x']
+  for (const flag of [
+    ['--max-tokens', '1.5'],
+    ['--max-tokens', '-1'],
+    ['--temperature', 'hot'],
+    ['--top-p', '0'],
+    ['--min-p', '2'],
+    ['--top-k', '3k'],
+    ['--seed', '1e400'],
+    ['--threads', '-2'],
+    ['--dtype', 'f64'],
+    ['--device', 'tpu'],
+  ]) {
+    await fails(2, 'E_USAGE', [...generate, ...flag])
+  }
+})
+
+usage('schedules and levels are checked', async () => {
+  for (const schedule of [
+    'half',
+    'linear:.9:.7',
+    'linear:.9:.7:0',
+    'constant:1.5',
+    'constant:x',
+    'step:.8:.6:2:1',
+  ]) {
+    await fails(2, 'E_USAGE', ['generate', tinyModel, '-p', 'x', '--schedule', schedule])
+  }
+  const compress = ['compress', tinyModel, '-o', file('none'), '--keep', '0.8', ...quick]
+  for (const levels of ['0.9,0.7', '0.8,0.8', '0.7,0.75', '0.8,,0.7', 'a']) {
+    await fails(2, 'E_USAGE', [...compress, '--levels', levels])
+  }
+  assert.not.ok(existsSync(file('none')))
+})
+
+usage('--help and --version exit 0', async () => {
+  for (const args of [['--help'], ['--version'], ['compress', '--help'], ['eval', 'perplexity', '--help']]) {
+    const ended = await runCli(args)
+    assert.is(ended.code, 0)
+    assert.ok(ended.stdout.length > 3)
+    assert.is(ended.stderr, '')
+  }
+})
+
+const models = suite('bad models')
+
+models('a missing model, and a file that is none', async () => {
+  const missing = await fails(1, 'E_NOT_FOUND', ['generate', file('nowhere'), '-p', 'x'])
+  assert.is(missing.file, file('nowhere'))
+  writeFileSync(file('noise.gguf'), 'no model at all')
+  await fails(1, 'E_MODEL_FORMAT', ['inspect', file('noise.gguf')])
+})
+
+models('truncated weights', async () => {
+  const directory = spoiled('truncated', (at) => {
+    const weights = path.join(at, 'model.safetensors')
+    writeFileSync(weights, readFileSync(weights).subarray(0, 1_000_000))
+  })
+  const error = await fails(1, 'E_MODEL_FORMAT', ['generate', directory, '-p', 'x'])
+  assert.match(error.file ?? '', 'model.safetensors')
+})
+
+models('a missing tensor is named', async () => {
+  const directory = spoiled('missing', (at) => {
+    const weights = path.join(at, 'model.safetensors')
+    const bytes = readFileSync(weights)
+    const text = bytes.toString('latin1')
+    const name = 'model.layers.2.mlp.up_proj.weight'
+    bytes.write('model.layers.2.mlp.UP_proj.weight', text.indexOf(name), 'latin1')
+    writeFileSync(weights, bytes)
+  })
+  const error = await fails(1, 'E_MODEL_FORMAT', ['generate', directory, '-p', 'x'])
+  assert.is(error.tensor, 'model.layers.2.mlp.up_proj.weight')
+})
+
+models('NaN weights are found when they are computed with', async () => {
+  const directory = spoiled('nan', (at) => {
+    const weights = path.join(at, 'model.safetensors')
+    const bytes = readFileSync(weights)
+    // bf16 NaN in the middle of the weights.
+    for (let i = 0; i < 2000; i += 2) bytes.writeUInt16LE(0x7fc0, bytes.length - 4000 + i)
+    writeFileSync(weights, bytes)
+  })
+  const error = await fails(1, 'E_NUMERIC', ['generate', directory, '-p', 'The king'])
+  assert.ok(error.message.length > 20)
+  await fails(1, 'E_NUMERIC', ['compress', directory, '-o', file('nan-out'), '--keep', '.8', ...quick])
+  assert.not.ok(existsSync(file('nan-out')))
+})
+
+models('an architecture and a device that are not supported', async () => {
+  const directory = spoiled('bert', (at) => {
+    const config = path.join(at, 'config.json')
+    writeFileSync(config, readFileSync(config, 'utf8').replace('"model_type": "llama"', '"model_type": "bert"'))
+  })
+  await fails(1, 'E_UNSUPPORTED_ARCH', ['inspect', directory])
+  await fails(1, 'E_DEVICE', ['generate', tinyModel, '-p', 'x', '--device', 'cuda'])
+})
+
+models('a missing tokenizer', async () => {
+  const directory = spoiled('speechless', (at) => rmSync(path.join(at, 'tokenizer.json')))
+  await fails(1, 'E_TOKENIZER', ['generate', directory, '-p', 'x'])
+})
+
+models('a chat template that never ends, and none at all', async () => {
+  const setTemplate = (at: string, template: string | undefined) => {
+    const name = path.join(at, 'tokenizer_config.json')
+    const config = JSON.parse(readFileSync(name, 'utf8')) as Record<string, unknown>
+    writeFileSync(name, JSON.stringify({ ...config, chat_template: template }))
+  }
+  const endless = spoiled('endless', (at) =>
+    setTemplate(
+      at,
+      '{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}',
+    ),
+  )
+  await fails(1, 'E_CHAT_TEMPLATE', ['generate', endless, '--chat', '-p', 'x'])
+  const none = spoiled('templateless', (at) => setTemplate(at, undefined))
+  await fails(1, 'E_CHAT_TEMPLATE', ['generate', none, '--chat', '-p', 'x'])
+})
+
+models('a prompt beyond the context', async () => {
+  await fails(1, 'E_CONTEXT', ['generate', tinyModel, '-p', 'x', '--max-tokens', '512'])
+  await fails(1, 'E_CONTEXT', ['eval', 'perplexity', tinyModel, '--text', calibration, '--seq-len', '513'])
+})
+
+const texts = suite('bad texts and targets')
+
+texts('calibration texts that are missing, empty, short or none', async () => {
+  const compress = ['compress', tinyModel, '-o', file('out'), '--keep', '0.8']
+  await fails(1, 'E_CALIBRATION', compress)
+  await fails(1, 'E_CALIBRATION', [...compress, '--calibration', 'self'])
+  await fails(1, 'E_NOT_FOUND', [...compress, '--calibration', file('nowhere.txt')])
+  writeFileSync(file('empty.txt'), '')
+  await fails(1, 'E_CALIBRATION', [...compress, '--calibration', file('empty.txt')])
+  writeFileSync(file('short.txt'), 'a few words')
+  await fails(1, 'E_CALIBRATION', [...compress, '--calibration', file('short.txt')])
+  await fails(2, 'E_USAGE', [...compress, '--calibration', `${calibration}:0`])
+  assert.not.ok(existsSync(file('out')))
+})
+
+texts('a text too short for a window', async () => {
+  writeFileSync(file('short.txt'), 'a few words')
+  await fails(2, 'E_USAGE', ['eval', 'perplexity', tinyModel, '--text', file('short.txt')])
+  await fails(2, 'E_USAGE', ['eval', 'perplexity', tinyModel, '--text', calibration, '--level', '1'])
+})
+
+texts('an existing target is left alone', async () => {
+  mkdirSync(file('mine'))
+  writeFileSync(path.join(file('mine'), 'notes.txt'), 'mine')
+  const compress = ['compress', tinyModel, '-o', file('mine'), '--keep', '0.8', ...quick]
+  await fails(1, 'E_EXISTS', compress)
+  await fails(1, 'E_EXISTS', [...compress, '--overwrite'])
+  assert.equal(readdirSync(file('mine')), ['notes.txt'])
+})
+
+texts('a checkpoint of a newer version, and one that lost a block', async () => {
+  const made = await runCli(['compress', tinyModel, '-o', file('good'), '--keep', '0.8', ...quick, '--json'])
+  assert.is(made.code, 0, made.stderr)
+  cpSync(file('good'), file('newer'), { recursive: true })
+  const config = path.join(file('newer'), 'config.json')
+  const parsed = JSON.parse(readFileSync(config, 'utf8')) as { flrc: { version: number } }
+  parsed.flrc.version = 99
+  writeFileSync(config, JSON.stringify(parsed))
+  await fails(1, 'E_VERSION', ['generate', file('newer'), '-p', 'x'])
+  await fails(2, 'E_USAGE', ['compress', file('good'), '-o', file('twice'), '--keep', '0.5', ...quick])
+  await fails(2, 'E_USAGE', ['generate', file('good'), '-p', 'x', '--schedule', 'constant:.9'])
+})
+
+const signals = suite('signals and pipes')
+
+signals('SIGINT during compress exits 130 at once and leaves nothing', async () => {
+  const before = readdirSync(folder)
+  let interrupted = 0
+  const ended = await runCli(
+    ['compress', tinyModel, '-o', file('interrupted'), '--keep', '0.8', '--calibration', calibration],
+    {
+      onStart: (child) => {
+        child.stderr?.on('data', (data) => {
+          if (interrupted > 0 || !String(data).includes('compress')) return
+          setTimeout(() => {
+            interrupted = performance.now()
+            child.kill('SIGINT')
+          }, 300)
+        })
+      },
+    },
+  )
+  const ms = performance.now() - interrupted
+  assert.is(ended.code, 130, ended.stderr)
+  assert.ok(ms < 1000, `took ${ms} ms to exit`)
+  assert.match(ended.stderr, 'flrc: E_ABORTED: ')
+  assert.equal(readdirSync(folder), before)
+})
+
+signals('a reader that closes the pipe ends generate quietly', async () => {
+  const ended = await runCli(['generate', tinyModel, '-p', 'The king', '--max-tokens', '400'], {
+    onStart: (child) => {
+      child.stdout?.once('data', () => child.stdout?.destroy())
+    },
+  })
+  assert.is(ended.code, 0, ended.stderr)
+  assert.not.match(ended.stderr, 'EPIPE')
+})
+
+signals.after(() => rmSync(folder, { recursive: true }))
+
+for (const tests of [usage, models, texts, signals]) tests.run()

@@ -1,0 +1,232 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { scoreChart } from '#lib/cli/chart.js'
+import { numberIn, parseBytes, parseFractions, parseNumber, wholeNumber } from '#lib/cli/options.js'
+import { formatBytes, formatSeconds, formatTable } from '#lib/cli/output.js'
+import { progressText } from '#lib/cli/steps.js'
+import { runCli, tinyModel } from './support/child.js'
+
+const folder = mkdtempSync(path.join(tmpdir(), 'flrc-test-'))
+const file = (name: string) => path.join(folder, name)
+const calibration = path.join(tinyModel, 'calibration.txt')
+const heldout = path.join(tinyModel, 'heldout.txt')
+const prompt = 'Once upon a time there was a king who'
+
+/** Runs a command that must work; its stdout as JSON. */
+async function json(args: string[], cwd = folder): Promise<Record<string, unknown>> {
+  const ended = await runCli([...args, '--json'], { cwd, seconds: 120 })
+  assert.is(ended.code, 0, ended.stderr)
+  return JSON.parse(ended.stdout) as Record<string, unknown>
+}
+
+const parsing = suite('parsing and printing')
+
+parsing('numbers', () => {
+  assert.equal(['1', '.5', '1.', '-2e3', '+4'].map(parseNumber), [1, 0.5, 1, -2000, 4])
+  for (const text of ['', ' ', '12abc', 'NaN', 'Infinity', '1e999', '0x10', '1,5', '--1']) {
+    assert.throws(() => parseNumber(text), /must be a number/)
+  }
+  assert.throws(() => wholeNumber(1)('1.5'), /whole number from 1/)
+  assert.throws(() => numberIn(0, 1, true)('0'), /0 excluded/)
+  assert.equal(parseFractions('.9, .8,0.7'), [0.9, 0.8, 0.7])
+})
+
+parsing('sizes', () => {
+  assert.equal(['8GB', '512MB', '1.5 g', '100', '2KiB'].map(parseBytes), [
+    8 * 2 ** 30,
+    2 ** 29,
+    1.5 * 2 ** 30,
+    100,
+    2048,
+  ])
+  for (const text of ['', 'GB', '-1GB', '1PB', '0', '1e9'])
+    assert.throws(() => parseBytes(text), /must be a size/)
+})
+
+parsing('tables, bytes and times', () => {
+  assert.is(formatTable(['a', 'bb'], [['xyz', '1']]), 'a    bb\n---  --\nxyz   1')
+  assert.equal([0, 999, 1000, 999_600, 3.21e9].map(formatBytes), [
+    '0 B',
+    '999 B',
+    '1.00 kB',
+    '1.00 MB',
+    '3.21 GB',
+  ])
+  assert.equal([0.2, 59.6, 600, 36000].map(formatSeconds), ['1 s', '60 s', '10 min', '10.0 h'])
+})
+
+parsing('progress tells the stage, how far it is and how long it will take', () => {
+  const describe = progressText(100)
+  const now = performance.now()
+  assert.is(
+    describe({ stage: 'forward', done: 1, total: 10 }, now + 500),
+    undefined,
+    'nothing in the first second',
+  )
+  assert.is(describe({ stage: 'forward', done: 4, total: 10 }, now + 4500), 'forward 4/10, 6 s left')
+  assert.is(
+    describe({ stage: 'forward', done: 5, total: 10 }, now + 4550),
+    undefined,
+    'not more often than asked',
+  )
+  assert.is(describe({ stage: 'curves', done: 0, total: 10 }, now + 5000), 'curves 0/10')
+})
+
+parsing('the chart has a bar and a share per projection', () => {
+  const projections = ['q', 'down'].map((kind) => ({
+    name: kind,
+    kind: kind as 'q' | 'down',
+    layer: 0,
+    rows: 1,
+    cols: 1,
+  }))
+  const lines = scoreChart(projections, { q: 0.01, down: 1 }).split('\n')
+  assert.match(lines[0] ?? '', /layer\s+q\s+down/)
+  assert.match(lines[1] ?? '', /0\s+\S 1\.0%\s+█ 100%|0\s+\S\s*1\.0% █ 100%/)
+})
+
+const commands = suite('commands')
+
+commands('compress, then everything that takes a checkpoint', async () => {
+  const args = ['--calibration', calibration, '--samples', '4', '--seq-len', '128']
+  const made = await json(['compress', tinyModel, '-o', 'small', '--keep', '.8', '--levels', '.8,.6', ...args])
+  assert.equal(Object.keys(made), [
+    'keep',
+    'storedParameters',
+    'denseParameters',
+    'storedBytes',
+    'sourceBytes',
+    'ranks',
+    'dense',
+    'levels',
+    'scores',
+    'seconds',
+    'peakBytes',
+  ])
+  assert.equal(Object.keys(made.seconds as object).sort(), [
+    'allocate',
+    'calibrate',
+    'curves',
+    'factorize',
+    'load',
+    'save',
+    'total',
+  ])
+  assert.ok((made.storedParameters as number) <= 0.8 * (made.denseParameters as number))
+  assert.equal(readdirSync(folder), ['small'])
+
+  const run = ['generate', 'small', '-p', prompt, '--max-tokens', '6']
+  const completion = await json([...run, '--schedule', 'step:.8:.6:3'])
+  assert.equal(Object.keys(completion).sort(), [
+    'accepted',
+    'drafted',
+    'finishReason',
+    'levels',
+    'meanActiveBudget',
+    'promptTokens',
+    'text',
+    'timeToFirstTokenMs',
+    'tokenIds',
+    'tokensPerSecond',
+  ])
+  assert.equal(completion.levels, [0, 0, 0, 1, 1, 1])
+  const streamed = await runCli([...run, '--schedule', 'step:.8:.6:3'], { cwd: folder })
+  assert.is(streamed.stdout, `${completion.text}\n`, 'stdout is the text alone')
+
+  const quality = await json([
+    'eval',
+    'perplexity',
+    'small',
+    '--text',
+    heldout,
+    '--seq-len',
+    '128',
+    '--windows',
+    '3',
+  ])
+  assert.equal(Object.keys(quality), ['perplexity', 'tokens', 'windows', 'seqLen'])
+  assert.equal([quality.tokens, quality.windows, quality.seqLen], [381, 3, 128])
+
+  const seen = await json(['inspect', 'small'])
+  assert.is((seen.projections as unknown[]).length, 35)
+  const table = await runCli(['inspect', 'small'], { cwd: folder })
+  assert.match(table.stdout, 'model.layers.4.mlp.down_proj')
+
+  const exported = await json(['export', 'small', '--to', 'hf', '-o', 'dense'])
+  assert.ok((exported.bytes as number) > (made.storedBytes as number))
+  const again = await json(['generate', 'dense', '-p', prompt, '--max-tokens', '6'])
+  assert.is((again.tokenIds as number[]).length, 6)
+})
+
+commands('several calibration texts with weights, and files whose name looks like one', async () => {
+  writeFileSync(file('a:b.txt'), readFileSync(calibration))
+  const quick = ['--samples', '4', '--seq-len', '64', '--method', 'uniform', '--whitening', 'input']
+  const made = await json([
+    'compress',
+    tinyModel,
+    ...['-o', 'mixed', '--keep', '.5', '--calibration', `${calibration}:3`, 'a:b.txt', ...quick],
+  ])
+  assert.ok((made.storedParameters as number) <= 0.5 * (made.denseParameters as number))
+  const plan = JSON.parse(readFileSync(path.join(file('mixed'), 'flrc-plan.json'), 'utf8')) as {
+    method: string
+    calibration: { windows: number }
+  }
+  assert.is(plan.method, 'uniform')
+  assert.is(plan.calibration.windows, 4)
+})
+
+commands('equal runs write equal bytes, at any thread count', async () => {
+  const args = [
+    '--keep',
+    '.7',
+    '--levels',
+    '.7,.5',
+    '--calibration',
+    calibration,
+    '--samples',
+    '4',
+    '--seq-len',
+    '64',
+  ]
+  for (const threads of ['1', '2']) {
+    await json(['compress', tinyModel, '-o', `threads-${threads}`, '--threads', threads, ...args])
+  }
+  for (const name of ['model.safetensors', 'config.json', 'flrc-plan.json']) {
+    const [one, two] = ['1', '2'].map((threads) => readFileSync(path.join(file(`threads-${threads}`), name)))
+    assert.ok(one && two && one.equals(two), name)
+  }
+})
+
+commands('chat and stop strings', async () => {
+  const base = ['generate', tinyModel, '-p', 'Continue this text.', '--chat', '--max-tokens', '40']
+  const whole = (await json(base)).text as string
+  const stop = whole.slice(12, 18)
+  const stopped = await json([...base, '--stop', 'nowhere in it', '--stop', stop])
+  assert.is(stopped.finishReason, 'stop')
+  assert.is(stopped.text, whole.slice(0, whole.indexOf(stop)))
+})
+
+commands('the demo ends within a minute, shows that Fisher helps, and may be run again', async () => {
+  const results = await json(['demo'])
+  const rows = results.rows as { name: string; perplexity: number; storedBytes: number; text: string }[]
+  assert.equal(
+    rows.map(({ name }) => name),
+    ['dense', 'uniform', 'fisher', 'curve', 'curve, progressive'],
+  )
+  const by = Object.fromEntries(rows.map((row) => [row.name, row])) as Record<string, (typeof rows)[number]>
+  const perplexityOf = (name: string) => by[name]?.perplexity ?? Number.NaN
+  assert.ok(perplexityOf('dense') < perplexityOf('uniform'))
+  assert.ok(perplexityOf('fisher') < perplexityOf('uniform'))
+  assert.ok(perplexityOf('curve') < perplexityOf('uniform'))
+  assert.ok(rows.every(({ text }) => text.length > 10))
+  assert.ok((results.seconds as number) < 60, `took ${results.seconds} s`)
+  const loaded = await json(['inspect', 'flrc-demo'])
+  assert.is((loaded.levels as unknown[]).length, 3)
+})
+
+commands.after(() => rmSync(folder, { recursive: true }))
+
+for (const tests of [parsing, commands]) tests.run()

@@ -1,0 +1,285 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { modelConfig } from '#lib/format/config.js'
+import { isModelTensor, projectionNames } from '#lib/format/projections.js'
+import { readSafetensors } from '#lib/format/safetensors.js'
+import { throwsFlrcError } from './support/flrc-error.js'
+import { fixture } from './support/paths.js'
+
+const file = 'config.json'
+const base = {
+  model_type: 'llama',
+  vocab_size: 96,
+  hidden_size: 32,
+  intermediate_size: 48,
+  num_hidden_layers: 3,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  max_position_embeddings: 128,
+  rms_norm_eps: 1e-5,
+  hidden_act: 'silu',
+}
+const parse = (more: object = {}, generation?: Record<string, unknown>) =>
+  modelConfig({ ...base, ...more }, generation, file)
+
+interface RopeCase {
+  name: string
+  config: { head_dim: number; rope_theta: number; max_position_embeddings: number; rope_scaling: object | null }
+  invFreq: number[]
+  attentionScaling: number
+}
+
+const ropeCases: RopeCase[] = JSON.parse(readFileSync(fixture('rope.json'), 'utf8'))
+
+test('there are fixtures for every kind of scaling', () => {
+  assert.ok(ropeCases.length >= 10)
+  for (const kind of ['default', 'linear', 'llama3', 'yarn']) {
+    assert.ok(ropeCases.some(({ name }) => name.startsWith(kind)))
+  }
+})
+
+for (const { name, config, invFreq, attentionScaling } of ropeCases) {
+  const shape = { hidden_size: 2 * config.head_dim, num_attention_heads: 2 }
+  const check = (fields: object) => {
+    const { ropeFrequencies, ropeScale } = parse({ ...shape, ...fields })
+    assert.is(ropeFrequencies.length, invFreq.length)
+    ropeFrequencies.forEach((frequency, i) => {
+      const expected = invFreq[i] ?? Number.NaN
+      // transformers computes in float32: some roundings of 6e-8 each.
+      assert.ok(Math.abs(frequency - expected) <= 1e-6 * expected, `pair ${i}: ${frequency} for ${expected}`)
+    })
+    assert.ok(Math.abs(ropeScale - attentionScaling) < 1e-12)
+  }
+
+  test(`rope ${name} as transformers computes it, as rope_scaling and as rope_parameters`, () => {
+    check(config)
+    const { rope_scaling, rope_theta, ...rest } = config
+    const parameters = { rope_type: 'default', ...rope_scaling, rope_theta }
+    if ('type' in parameters) parameters.rope_type = String(parameters.type)
+    check({ ...rest, rope_parameters: parameters })
+  })
+}
+
+test("llama's fields and defaults", () => {
+  const config = parse()
+  assert.equal(
+    { ...config, ropeFrequencies: config.ropeFrequencies.length, source: undefined },
+    {
+      architecture: 'llama',
+      layers: 3,
+      hiddenSize: 32,
+      heads: 4,
+      kvHeads: 2,
+      headDim: 8,
+      intermediateSize: 48,
+      vocabSize: 96,
+      contextLength: 128,
+      rmsNormEps: 1e-5,
+      tieEmbeddings: false,
+      qkvBias: false,
+      outputBias: false,
+      mlpBias: false,
+      qkNorm: false,
+      slidingWindow: [0, 0, 0],
+      ropeFrequencies: 4,
+      ropeScale: 1,
+      bosTokenId: undefined,
+      eosTokenIds: [],
+      source: undefined,
+    },
+  )
+  assert.is(config.source.hidden_size, 32)
+  assert.is(parse({ num_key_value_heads: undefined }).kvHeads, 4)
+  assert.is(parse({ num_key_value_heads: null }).kvHeads, 4)
+  assert.is(parse({ max_position_embeddings: undefined }).contextLength, 2048)
+  assert.is(parse({ rms_norm_eps: undefined }).rmsNormEps, 1e-6)
+  assert.is(parse({ head_dim: 16 }).headDim, 16)
+  assert.is(parse({ tie_word_embeddings: true }).tieEmbeddings, true)
+})
+
+const biasesOf = (more: object) => {
+  const { qkvBias, outputBias, mlpBias } = parse(more)
+  return [qkvBias, outputBias, mlpBias]
+}
+
+test('biases as each architecture has them', () => {
+  assert.equal(biasesOf({ attention_bias: true }), [true, true, false])
+  assert.equal(biasesOf({ mlp_bias: true }), [false, false, true])
+  assert.equal(biasesOf({ model_type: 'mistral', attention_bias: true, mlp_bias: true }), [false, false, false])
+  assert.equal(biasesOf({ model_type: 'qwen2' }), [true, false, false])
+  assert.equal(biasesOf({ model_type: 'qwen3' }), [false, false, false])
+  assert.equal(biasesOf({ model_type: 'qwen3', attention_bias: true }), [true, true, false])
+})
+
+test('qwen3 norms its heads, whose dimension is 128 unless said', () => {
+  const config = parse({ model_type: 'qwen3' })
+  assert.equal([config.qkNorm, config.headDim], [true, 128])
+  assert.is(parse({ model_type: 'qwen3', head_dim: 16 }).headDim, 16)
+})
+
+test('sliding windows by layer', () => {
+  const windows = (more: object) => parse(more).slidingWindow
+  assert.equal(windows({ model_type: 'mistral', sliding_window: 8 }), [8, 8, 8])
+  assert.equal(windows({ model_type: 'mistral', sliding_window: null }), [0, 0, 0])
+  assert.equal(windows({ model_type: 'mistral' }), [4096, 4096, 4096])
+  const qwen = { model_type: 'qwen2', sliding_window: 8 }
+  assert.equal(windows(qwen), [0, 0, 0])
+  assert.equal(windows({ ...qwen, use_sliding_window: true }), [0, 0, 0])
+  assert.equal(windows({ ...qwen, use_sliding_window: true, max_window_layers: 1 }), [0, 8, 8])
+  const layer_types = ['sliding_attention', 'full_attention', 'sliding_attention']
+  assert.equal(windows({ ...qwen, use_sliding_window: true, layer_types }), [8, 0, 8])
+  assert.equal(windows({ ...qwen, model_type: 'qwen3', layer_types }), [0, 0, 0])
+})
+
+test('end tokens: a number or a list, generation_config first', () => {
+  assert.equal(parse({ eos_token_id: 5 }).eosTokenIds, [5])
+  assert.equal(parse({ eos_token_id: [5, 7, 5] }).eosTokenIds, [5, 7])
+  assert.equal(parse({ eos_token_id: 5 }, { eos_token_id: [8, 9] }).eosTokenIds, [8, 9])
+  assert.equal(parse({ eos_token_id: 5, bos_token_id: 1 }, { bos_token_id: 2 }).bosTokenId, 2)
+  assert.equal(parse({ eos_token_id: null }).eosTokenIds, [])
+})
+
+const bad: [what: string, more: object, code: string, message: RegExp][] = [
+  ['no model_type', { model_type: undefined }, 'E_MODEL_FORMAT', /model_type/],
+  ['gemma', { model_type: 'gemma2' }, 'E_UNSUPPORTED_ARCH', /gemma2.*llama, mistral, qwen2, qwen3/],
+  ['no hidden_size', { hidden_size: undefined }, 'E_MODEL_FORMAT', /hidden_size/],
+  ['hidden_size of text', { hidden_size: '32' }, 'E_MODEL_FORMAT', /hidden_size/],
+  ['hidden_size 0', { hidden_size: 0 }, 'E_MODEL_FORMAT', /hidden_size/],
+  ['hidden_size -32', { hidden_size: -32 }, 'E_MODEL_FORMAT', /hidden_size/],
+  ['hidden_size 32.5', { hidden_size: 32.5 }, 'E_MODEL_FORMAT', /hidden_size/],
+  ['hidden_size 2^40', { hidden_size: 2 ** 40 }, 'E_MODEL_FORMAT', /hidden_size/],
+  ['a million layers', { num_hidden_layers: 1e6 }, 'E_MODEL_FORMAT', /num_hidden_layers/],
+  ['vocab_size 2^31', { vocab_size: 2 ** 31 }, 'E_MODEL_FORMAT', /vocab_size/],
+  ['heads that do not divide', { num_attention_heads: 5 }, 'E_MODEL_FORMAT', /key-value/],
+  ['kv heads that do not divide', { num_key_value_heads: 3 }, 'E_MODEL_FORMAT', /key-value/],
+  ['more kv heads than heads', { num_key_value_heads: 8 }, 'E_MODEL_FORMAT', /key-value/],
+  ['hidden no multiple', { hidden_size: 34 }, 'E_MODEL_FORMAT', /multiple/],
+  ['an odd head', { head_dim: 7 }, 'E_MODEL_FORMAT', /odd/],
+  ['too wide heads', { num_attention_heads: 4096, head_dim: 1024 }, 'E_MODEL_FORMAT', /many/],
+  ['eps 0', { rms_norm_eps: 0 }, 'E_MODEL_FORMAT', /rms_norm_eps/],
+  ['gelu', { hidden_act: 'gelu' }, 'E_UNSUPPORTED_ARCH', /gelu.*silu/],
+  ['a negative end token', { eos_token_id: -1 }, 'E_MODEL_FORMAT', /eos_token_id/],
+  ['rope_theta 0', { rope_theta: 0 }, 'E_MODEL_FORMAT', /rope_theta/],
+  ['dynamic scaling', { rope_scaling: { type: 'dynamic', factor: 2 } }, 'E_UNSUPPORTED_ARCH', /dynamic.*yarn/],
+  ['longrope', { rope_scaling: { rope_type: 'longrope' } }, 'E_UNSUPPORTED_ARCH', /longrope/],
+  ['linear without factor', { rope_scaling: { type: 'linear' } }, 'E_MODEL_FORMAT', /factor/],
+  ['llama3 without bounds', { rope_scaling: { type: 'llama3', factor: 8 } }, 'E_MODEL_FORMAT', /low_freq/],
+  [
+    'llama3 with equal bounds',
+    { rope_scaling: { type: 'llama3', factor: 8, low_freq_factor: 4, high_freq_factor: 4 } },
+    'E_MODEL_FORMAT',
+    /low_freq/,
+  ],
+  ['a negative factor', { rope_scaling: { type: 'linear', factor: -1 } }, 'E_MODEL_FORMAT', /factor/],
+  ['scaling that is a list', { rope_scaling: [] }, 'E_MODEL_FORMAT', /Expected Object/],
+  ['partly rotated heads', { partial_rotary_factor: 0.5 }, 'E_UNSUPPORTED_ARCH', /partial/],
+  [
+    'rope per kind of layer',
+    { rope_parameters: { full_attention: { rope_theta: 1e4 } } },
+    'E_UNSUPPORTED_ARCH',
+    /full_attention/,
+  ],
+  ['rope factors of another length', { flrc_rope_factors: [1] }, 'E_MODEL_FORMAT', /factors/],
+  [
+    'a strange kind of layer',
+    { model_type: 'qwen3', layer_types: ['full_attention', 'chunked_attention', 'full_attention'] },
+    'E_UNSUPPORTED_ARCH',
+    /chunked/,
+  ],
+  ['too few kinds of layer', { model_type: 'qwen3', layer_types: [] }, 'E_MODEL_FORMAT', /layer_types/],
+]
+
+for (const [what, more, code, message] of bad) {
+  test(`refuses ${what}`, () => throwsFlrcError(() => parse(more), { code, file, message }))
+}
+
+test('refuses a bad generation config', () =>
+  throwsFlrcError(() => parse({}, { eos_token_id: 'end' }), { code: 'E_MODEL_FORMAT', message: /eos/ }))
+
+const variants = readdirSync(fixture(), { withFileTypes: true })
+  .filter((entry) => entry.isDirectory())
+  .map(({ name }) => name)
+
+test('there are fixture models of every architecture', () => {
+  for (const name of ['llama', 'llama3-scaled', 'llama-yarn', 'llama-linear', 'mistral', 'qwen2', 'qwen3']) {
+    assert.ok(variants.includes(name), name)
+  }
+})
+
+for (const variant of variants) {
+  test(`${variant}: the tensors transformers saved are those of its config, in its shapes`, async () => {
+    const config = modelConfig(
+      JSON.parse(readFileSync(fixture(variant, 'config.json'), 'utf8')),
+      undefined,
+      `${variant}/config.json`,
+    )
+    const { tensors } = await readSafetensors(fixture(variant, 'model.safetensors'))
+    const expected = new Map<string, number[]>([
+      ['model.embed_tokens.weight', [config.vocabSize, config.hiddenSize]],
+      ['model.norm.weight', [config.hiddenSize]],
+      ...(config.tieEmbeddings
+        ? []
+        : [['lm_head.weight', [config.vocabSize, config.hiddenSize]] as [string, number[]]]),
+    ])
+    for (let layer = 0; layer < config.layers; layer++) {
+      const prefix = `model.layers.${layer}`
+      for (const norm of ['input_layernorm', 'post_attention_layernorm']) {
+        expected.set(`${prefix}.${norm}.weight`, [config.hiddenSize])
+      }
+      if (!config.qkNorm) continue
+      expected.set(`${prefix}.self_attn.q_norm.weight`, [config.headDim])
+      expected.set(`${prefix}.self_attn.k_norm.weight`, [config.headDim])
+    }
+    for (const { name, kind, out, in: width } of projectionNames(config)) {
+      expected.set(`${name}.weight`, [out, width])
+      const { qkvBias, outputBias, mlpBias } = config
+      const biased = {
+        q: qkvBias,
+        k: qkvBias,
+        v: qkvBias,
+        o: outputBias,
+        gate: mlpBias,
+        up: mlpBias,
+        down: mlpBias,
+      }
+      if (biased[kind]) expected.set(`${name}.bias`, [out])
+    }
+    const found = [...tensors.values()].map(({ name, shape }) => [name, shape] as const)
+    assert.equal(Object.fromEntries([...found].sort()), Object.fromEntries([...expected].sort()))
+    assert.ok([...expected.keys()].every((name) => isModelTensor(name, config)))
+  })
+}
+
+test('projections come layer by layer: q, k, v, o, gate, up, down', () => {
+  const projections = projectionNames(parse())
+  assert.is(projections.length, 21)
+  assert.equal(
+    projections.slice(7, 14).map(({ name, kind, layer, out, in: width }) => [name, kind, layer, out, width]),
+    [
+      ['model.layers.1.self_attn.q_proj', 'q', 1, 32, 32],
+      ['model.layers.1.self_attn.k_proj', 'k', 1, 16, 32],
+      ['model.layers.1.self_attn.v_proj', 'v', 1, 16, 32],
+      ['model.layers.1.self_attn.o_proj', 'o', 1, 32, 32],
+      ['model.layers.1.mlp.gate_proj', 'gate', 1, 48, 32],
+      ['model.layers.1.mlp.up_proj', 'up', 1, 48, 32],
+      ['model.layers.1.mlp.down_proj', 'down', 1, 32, 48],
+    ],
+  )
+})
+
+test('other tensors of a model are none of ours', () => {
+  const config = parse({ tie_word_embeddings: true })
+  for (const name of [
+    'lm_head.weight',
+    'model.layers.3.self_attn.q_proj.weight',
+    'model.layers.0.self_attn.rotary_emb.inv_freq',
+    'model.layers.0.mlp.experts.0.weight',
+    'vision_model.embed_tokens.weight',
+  ]) {
+    assert.is(isModelTensor(name, config), false, name)
+  }
+  assert.ok(isModelTensor('model.layers.2.mlp.up_proj.P.0', config))
+})
+
+test.run()

@@ -1,0 +1,41 @@
+import * as assert from 'uvu/assert'
+import { FlrcError } from '#lib/errors.js'
+
+export interface ExpectedError {
+  code: string
+  /** The file named, in the message too. */
+  file?: string
+  tensor?: string
+  message?: RegExp
+  /** Longest the call may take, in ms. */
+  within?: number
+}
+
+/** Runs what must fail, and checks what it throws: an FlrcError, never another error, in time. */
+export async function throwsFlrcError(run: () => unknown, expected: ExpectedError): Promise<void> {
+  const begin = performance.now()
+  let thrown: unknown
+  try {
+    await run()
+  } catch (error) {
+    thrown = error
+  }
+  const elapsed = performance.now() - begin
+  if (!(thrown instanceof FlrcError)) {
+    throw new Error(`expected FlrcError ${expected.code}, got ${thrown === undefined ? 'success' : thrown}`, {
+      cause: thrown,
+    })
+  }
+  assert.is(thrown.code, expected.code, thrown.message)
+  if (expected.file !== undefined) {
+    assert.is(thrown.file, expected.file)
+    assert.ok(thrown.message.includes(expected.file), `names the file: ${thrown.message}`)
+  }
+  if (expected.tensor !== undefined) {
+    assert.is(thrown.tensor, expected.tensor)
+    assert.ok(thrown.message.includes(expected.tensor), `names the tensor: ${thrown.message}`)
+  }
+  if (expected.message) assert.match(thrown.message, expected.message)
+  const limit = expected.within ?? 5000
+  assert.ok(elapsed < limit, `took ${Math.round(elapsed)} ms, more than ${limit}`)
+}
