@@ -6,13 +6,14 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { type ChildOptions, type Ended, runCli, tinyModel } from './support/child.js'
+import { type ChildOptions, type Ended, root, runCli, runNode, tinyModel } from './support/child.js'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'flrc-test-'))
 const file = (name: string) => path.join(folder, name)
@@ -198,6 +199,21 @@ models('a chat template that never ends, and none at all', async () => {
 models('a prompt beyond the context', async () => {
   await fails(1, 'E_CONTEXT', ['generate', tinyModel, '-p', 'x', '--max-tokens', '512'])
   await fails(1, 'E_CONTEXT', ['eval', 'perplexity', tinyModel, '--text', calibration, '--seq-len', '513'])
+})
+
+models('a package without its addon says what was tried and how to build it', async () => {
+  const copy = file('package')
+  for (const part of ['dist', 'package.json'])
+    cpSync(path.join(root, part), path.join(copy, part), { recursive: true })
+  symlinkSync(path.join(root, 'node_modules'), path.join(copy, 'node_modules'))
+  const main = path.join(copy, 'dist', 'cli', 'main.js')
+  const ended = await runNode([main, 'generate', tinyModel, '-p', 'x'])
+  check(ended, 1, 'E_BINDING')
+  assert.match(ended.stderr, /build.Release.*npm run build/)
+  mkdirSync(path.join(copy, 'build', 'Release'), { recursive: true })
+  writeFileSync(path.join(copy, 'build', 'Release', 'flrc.node'), 'no shared object')
+  check(await runNode([main, 'generate', tinyModel, '-p', 'x']), 1, 'E_BINDING')
+  assert.is((await runNode([main, 'inspect', tinyModel])).code, 0, 'needs no addon')
 })
 
 const texts = suite('bad texts and targets')

@@ -175,9 +175,8 @@ class Run {
       const int64_t tokens = length(s), d = config_.hidden;
       const float* x = boundaries_->get(boundary(l, s), work.x);
       const float* dy = gradients_->get(static_cast<size_t>(s), work.dy);
-      work.y.resize(static_cast<size_t>(tokens * d));
       work.dx.resize(static_cast<size_t>(tokens * d));
-      layerForward(config_, layer, rope_, tokens, x, work.kept, work.y.data());
+      layerForward(config_, layer, rope_, tokens, x, work.kept, nullptr);
       layerBackward(config_, layer, rope_, tokens, x, work.kept, dy, work.gradients, work.dx.data());
       for (int p = 0; p < kProjections; ++p) {
         const Linear& linear = *layer.projections[p].linear;

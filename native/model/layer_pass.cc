@@ -169,6 +169,7 @@ void layerForward(const ModelConfig& config, const WideLayer& wide, const RopeTa
   wide.projections[kGate].apply(kept.mlpInput.data(), tokens, kept.gate.data());
   wide.projections[kUp].apply(kept.mlpInput.data(), tokens, kept.up.data());
   kernel.siluTimes(kept.gate.data(), kept.up.data(), tokens * ff, kept.product.data());
+  if (!y) return;
   wide.projections[kDown].apply(kept.product.data(), tokens, y);
   kernel.add(kept.middle.data(), tokens * d, y);
 }

@@ -28,7 +28,8 @@ struct LayerActivations {
 using ProjectionGradients = std::array<std::vector<float>, kProjections>;
 
 // y = layer(x) for one sequence of `tokens` tokens from position 0, x and y [tokens, hidden]; on the calling
-// thread (callers spread sequences over the pool). The rope table holds at least `tokens` positions.
+// thread (callers spread sequences over the pool). With y null it stops at the input of down, which is all that
+// the backward pass needs. The rope table holds at least `tokens` positions.
 void layerForward(const ModelConfig& config, const WideLayer& layer, const RopeTable& rope, int64_t tokens,
                   const float* x, LayerActivations& kept, float* y);
 

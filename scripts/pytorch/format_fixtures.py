@@ -6,6 +6,7 @@ import math
 
 import gguf
 import numpy as np
+from safetensors.numpy import save_file
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -113,12 +114,16 @@ def plain_values(kind, generator):
 def make_dequant(path):
     generator = np.random.default_rng(1)
     encode = lambda array: base64.b64encode(array.tobytes()).decode()
-    cases = []
+    cases, arrays = [], {}
     for kind in ["F16", "BF16", *SCALE_OFFSETS]:
         data = plain_values(kind, generator) if kind in ("F16", "BF16") else random_blocks(kind, generator)
         quant = gguf.GGMLQuantizationType[kind]
         values = gguf.quants.dequantize(data, quant).astype("<f4").reshape(-1)
         assert all(math.isfinite(v) for v in values)
         cases.append({"type": kind, "ggmlType": quant.value, "count": len(values), "bytes": encode(data), "float32": encode(values)})
+        # The same for the C++ tests, which read safetensors.
+        arrays |= {f"{kind}.bytes": data.copy(), f"{kind}.values": values.copy()}
     path.write_text(json.dumps(cases, indent=1) + "\n")
+    save_file(arrays, path.with_suffix(".safetensors"))
+    path.with_suffix(".safetensors").chmod(0o644)
     print(f"{path.name}: {', '.join(case['type'] for case in cases)}")

@@ -107,18 +107,27 @@ std::vector<double> widen(const char* from, size_t bytes) {
   return std::vector<double>(values.begin(), values.end());
 }
 
+Array array(const std::string& type, std::vector<int64_t> shape, const char* from, size_t bytes) {
+  if (type == "F64") return {std::move(shape), widen<double>(from, bytes)};
+  if (type == "F32") return {std::move(shape), widen<float>(from, bytes)};
+  if (type == "U8") return {std::move(shape), widen<uint8_t>(from, bytes)};
+  return {std::move(shape), widen<int32_t>(from, bytes)};
+}
+
+}  // namespace
+
 std::map<std::string, Array> arrays(const std::string& path) {
   const File file = read(path);
   std::map<std::string, Array> all;
   for (const auto& entry : file.entries) {
     const char* from = file.bytes.data() + file.data + entry.offsets.at(0);
     const auto bytes = static_cast<size_t>(entry.offsets.at(1) - entry.offsets.at(0));
-    all[entry.name] = {entry.shape, entry.type == "F64"   ? widen<double>(from, bytes)
-                                    : entry.type == "F32" ? widen<float>(from, bytes)
-                                                          : widen<int32_t>(from, bytes)};
+    all[entry.name] = array(entry.type, entry.shape, from, bytes);
   }
   return all;
 }
+
+namespace {
 
 flrc::ModelConfig config(const Fixture& fixture) {
   const std::vector<double>& values = fixture.at("config.integers").values;

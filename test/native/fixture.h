@@ -28,6 +28,8 @@ struct Fixture {
   const Array& at(const std::string& name) const { return expected.at(name); }
 };
 
+// Every array of a safetensors file.
+std::map<std::string, Array> arrays(const std::string& path);
 std::vector<std::string> names();
 Fixture load(const std::string& name, int threads);
 

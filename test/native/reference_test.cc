@@ -161,6 +161,26 @@ TEST("reference: scores, moments, factor errors and truncation curves are PyTorc
   }
 }
 
+TEST("reference: randomised factors of few ranks start from the same E(0) and are nearly as good") {
+  const fixture::Fixture of = fixture::load("llama", 2);
+  CalibrationOptions few = options(of, Whitening::twoSided);
+  few.randomisedRank = 6;
+  const auto result = flrc::calibrate(of.model, few, Job());
+  for (int64_t i = 0; i < of.model->projectionCount(); ++i) {
+    const auto at = static_cast<size_t>(i);
+    const std::string projection =
+        flrc::projectionName(i / flrc::kProjections, static_cast<int>(i % flrc::kProjections));
+    const auto& errors = of.at(projection + ".error.two-sided").values;
+    const auto& curve = of.at(projection + ".curve.two-sided").values;
+    CHECK_EQUAL(result->ranks[at], 6);
+    CHECK_EQUAL(result->curves[at].size(), size_t{7});
+    CHECK_NEAR(result->curves[at][0], curve[0], 1e-3 * curve[0]);
+    double left = errors[0] * errors[0];
+    for (size_t r = 0; r < 6; ++r) left -= result->singular[at][r] * result->singular[at][r];
+    CHECK_AT_MOST(std::sqrt(left), 1.01 * errors[6]);
+  }
+}
+
 TEST("reference: scratch files and other thread counts change no byte of a calibration") {
   const fixture::Fixture one = fixture::load("llama", 1), two = fixture::load("llama", 2);
   const auto inMemory = flrc::calibrate(one.model, options(one, Whitening::twoSided), Job());

@@ -1,0 +1,95 @@
+#include "model/sampler.h"
+
+#include <cmath>
+#include <limits>
+#include <map>
+
+#include "check.h"
+
+using flrc::Sampling;
+using flrc::sampleToken;
+
+namespace {
+
+const std::vector<float> kLogits = {1.0f, 3.0f, 2.0f, 0.0f, -1.0f, 2.5f};
+
+double probability(size_t token, double temperature = 1) {
+  double total = 0;
+  for (float logit : kLogits) total += std::exp(logit / temperature);
+  return std::exp(kLogits[token] / temperature) / total;
+}
+
+std::map<int32_t, int> counts(Sampling sampling, int draws) {
+  std::map<int32_t, int> seen;
+  for (int i = 0; i < draws; ++i) {
+    sampling.draw = static_cast<uint64_t>(i);
+    ++seen[sampleToken(kLogits.data(), static_cast<int64_t>(kLogits.size()), sampling).token];
+  }
+  return seen;
+}
+
+}  // namespace
+
+TEST("sampler: greedy takes the likeliest token, the lowest id of equals") {
+  const auto best = sampleToken(kLogits.data(), 6, {});
+  CHECK_EQUAL(best.token, 1);
+  CHECK_NEAR(best.logprob, std::log(probability(1)), 1e-12);
+  double entropy = 0;
+  for (size_t i = 0; i < kLogits.size(); ++i) entropy -= probability(i) * std::log(probability(i));
+  CHECK_NEAR(best.entropy, entropy, 1e-9);
+  const float equal[] = {0, 5, 5, 5};
+  CHECK_EQUAL(sampleToken(equal, 4, {}).token, 1);
+}
+
+TEST("sampler: frequencies follow the tempered distribution (chi-square)") {
+  for (double temperature : {1.0, 0.5, 2.0}) {
+    Sampling sampling;
+    sampling.temperature = temperature;
+    sampling.seed = 5;
+    constexpr int kDraws = 20000;
+    const auto seen = counts(sampling, kDraws);
+    double chiSquare = 0;
+    for (size_t i = 0; i < kLogits.size(); ++i) {
+      const double expected = kDraws * probability(i, temperature);
+      const auto at = seen.find(static_cast<int32_t>(i));
+      chiSquare += std::pow((at == seen.end() ? 0 : at->second) - expected, 2) / expected;
+    }
+    CHECK_AT_MOST(chiSquare, 20.5);  // 5 degrees of freedom, p = .001; the draws are fixed by the seed
+  }
+}
+
+TEST("sampler: top-k, top-p and min-p keep just the tokens they should") {
+  Sampling sampling;
+  sampling.temperature = 1;
+  sampling.topK = 2;
+  for (const auto& [token, count] : counts(sampling, 500)) CHECK(token == 1 || token == 5);
+  sampling.topK = 0;
+  sampling.topP = probability(1) + 0.01;  // the likeliest alone falls just short
+  CHECK_EQUAL(counts(sampling, 500).size(), size_t{2});
+  sampling.topP = 1e-9;  // never fewer than one
+  CHECK_EQUAL(counts(sampling, 100).size(), size_t{1});
+  sampling.topP = 1;
+  sampling.minP = std::exp(-1.01);  // within 1.01 nats of the best: 3, 2.5 and 2
+  CHECK_EQUAL(counts(sampling, 500).size(), size_t{3});
+  sampling.topK = 1000;
+  sampling.minP = 0;
+  CHECK_EQUAL(counts(sampling, 2000).size(), kLogits.size());
+}
+
+TEST("sampler: a draw depends on seed and draw number alone") {
+  Sampling sampling;
+  sampling.temperature = 1;
+  sampling.seed = 9;
+  sampling.draw = 3;
+  const int32_t token = sampleToken(kLogits.data(), 6, sampling).token;
+  counts(sampling, 50);
+  CHECK_EQUAL(sampleToken(kLogits.data(), 6, sampling).token, token);
+}
+
+TEST("sampler: a logit that is not finite is an error") {
+  for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    auto logits = kLogits;
+    logits[2] = bad;
+    CHECK_THROWS("E_NUMERIC", sampleToken(logits.data(), 6, {}));
+  }
+}
