@@ -1,6 +1,7 @@
 import type { Losses } from './allocate/chains.js'
 import { lossesOf, ranksOf } from './allocate/chains.js'
 import { blockCost, budgetOf, costOfRanks } from './allocate/costs.js'
+import { falling } from './allocate/falling.js'
 import { allocateByHull } from './allocate/hull.js'
 import { allocateLevels } from './allocate/levels.js'
 import type { Problem } from './allocate/problem.js'
@@ -117,14 +118,15 @@ function solve(
  *   E_NUMERIC for scores or curves that are not finite and not negative
  */
 export function allocate(projections: readonly ProjectionShape[], options: AllocationOptions): Allocation {
-  const { curves, storage } = options
-  if (curves !== undefined) checkedCurves(projections, curves)
+  const { storage } = options
+  if (options.curves !== undefined) checkedCurves(projections, options.curves)
+  const curves = options.curves?.map(falling)
   const problem = makeProblem(
     projections,
     options,
     curves?.map((curve) => curve.length - 1),
   )
-  const { levels, lowerBound } = solve(problem, projections, options)
+  const { levels, lowerBound } = solve(problem, projections, { ...options, curves })
   leaveDense(problem, levels)
   let storedParameters = 0
   for (const [p, shape] of projections.entries()) {

@@ -184,6 +184,17 @@ test('a curve that rises again is not followed', () => {
   assert.equal(allocate(projections, options).levels, [[2, 10]])
 })
 
+test('a projection before a norm, whose curve starts at nothing, is not cut to the bone', () => {
+  const projections = [
+    { name: 'a', kind: 'q_proj', rows: 8, cols: 8 },
+    { name: 'b', kind: 'q_proj', rows: 8, cols: 8 },
+  ]
+  const curves = [Float64Array.of(0, 0.5, 4, 6, 5, 3, 2, 1, 0), Float64Array.of(7, 6, 5, 4, 3, 2, 1, 0.5, 0)]
+  const options = { method: 'curve', storage: 'pivoted', budgets: [0.7], curves, allowDense: false } as const
+  const [[a] = []] = allocate(projections, options).levels
+  assert.ok(typeof a === 'number' && a > 2, `rank ${a}`)
+})
+
 test('curves cut short (randomised factors) bound the rank; beyond them there is only dense', () => {
   const model = llamaLike(2, 64, 32, 128, 5)
   const curves = model.curves.map((curve) => curve.slice(0, 13))

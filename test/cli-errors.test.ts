@@ -29,10 +29,9 @@ interface Failure {
 
 /** Runs a command that must fail, plain and with --json, and checks that both say the same. */
 async function fails(exit: number, code: string, args: string[], options: ChildOptions = {}): Promise<Failure> {
-  const plain = await runCli(args, options)
+  const [plain, json] = await Promise.all([runCli(args, options), runCli([...args, '--json'], options)])
   check(plain, exit, code)
   assert.is(plain.stdout, '', 'stdout carries results only')
-  const json = await runCli([...args, '--json'], options)
   check(json, exit, code)
   const document = JSON.parse(json.stdout) as { error: Failure }
   assert.equal(Object.keys(document), ['error'])

@@ -1,3 +1,4 @@
+import { falling } from '#lib/allocate/falling.js'
 import { costOfRanks, type FactorStorage, type ProjectionShape, type Rank } from '#lib/allocate.js'
 
 /** A seeded generator of numbers in [0, 1) (mulberry32). */
@@ -39,11 +40,12 @@ export function llamaLike(layers: number, hidden: number, kv: number, inner: num
     const full = Math.min(rows, cols)
     const scale = Math.exp(3 * random()) * rows * cols
     const bend = 0.4 + 12 * random()
-    return Float64Array.from({ length: full + 1 }, (_, rank) => {
+    const noisy = Float64Array.from({ length: full + 1 }, (_, rank) => {
       const t = rank / full
       if (rank === full) return 0
       return scale * (Math.exp(-bend * t) - Math.exp(-bend)) * (1 - t) * (1 + 0.02 * random())
     })
+    return falling(noisy)
   })
   const scores = Float64Array.from(projections, () => Math.exp(2 * random()))
   return { projections, curves, scores }
@@ -67,7 +69,7 @@ export function tinyModel(count: number, largest: number, seed: number): TestMod
       const rise = scale * random() * Math.exp((full - rank) * 0.3)
       curve[rank] = Math.max(0, (curve[rank + 1] as number) + (random() < 0.1 ? -0.2 * rise : rise))
     }
-    return curve
+    return falling(curve)
   })
   return { projections, curves, scores: Float64Array.from(projections, () => random()) }
 }
