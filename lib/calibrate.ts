@@ -1,7 +1,5 @@
 import { createHash } from 'node:crypto'
-import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir, totalmem } from 'node:os'
-import path from 'node:path'
 import { checkOneOf, checkWhole } from './check.js'
 import { sha256OfFiles, sha256OfText } from './checkpoint/plan.js'
 import { FlrcError } from './errors.js'
@@ -138,25 +136,21 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions): 
     memory,
     randomisedRank: 0,
   }
-  const scratch = await mkdtemp(path.join(tmpdir(), 'flrc-'))
-  try {
-    const calibrated = model.calibrate({ ...settings, scratch }, options)
-    // The files are read while the native side computes; what goes wrong with them is told after it.
-    const hashed = sha256OfFiles(weightFiles(model), options.signal)
-    hashed.catch(() => undefined)
-    const { figures, handle } = await calibrated
-    const { scores, ...rest } = figures
-    const seqLen = settings.lengths.reduce((a, b) => Math.max(a, b), 0)
-    return new Calibration(
-      handle,
-      scores,
-      rest,
-      { labels, seed, whitening, samples: windows.length, seqLen, tokens: tokens.length },
-      { model: await hashed, calibration: sha256OfTexts(options.calibration) },
-    )
-  } finally {
-    await rm(scratch, { recursive: true, force: true })
-  }
+  // The native side unlinks its scratch file as soon as it is open, so no way of ending leaves one.
+  const calibrated = model.calibrate({ ...settings, scratch: tmpdir() }, options)
+  // The files are read while the native side computes; what goes wrong with them is told after it.
+  const hashed = sha256OfFiles(weightFiles(model), options.signal)
+  hashed.catch(() => undefined)
+  const { figures, handle } = await calibrated
+  const { scores, ...rest } = figures
+  const seqLen = settings.lengths.reduce((a, b) => Math.max(a, b), 0)
+  return new Calibration(
+    handle,
+    scores,
+    rest,
+    { labels, seed, whitening, samples: windows.length, seqLen, tokens: tokens.length },
+    { model: await hashed, calibration: sha256OfTexts(options.calibration) },
+  )
 }
 
 function weightFiles(model: LoadedModel): string[] {

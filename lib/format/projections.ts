@@ -44,14 +44,17 @@ export function projectionNames(config: ProjectionShape): Projection[] {
   ).flat()
 }
 
+// In one piece, or in the parts of an int8 or int4 checkpoint.
+const embedding = /^model\.embed_tokens\.weight(\.(q|scale|zero))?$/
+const head = /^lm_head\.weight(\.(q|scale|zero))?$/
 const layerTensor = /^model\.layers\.(\d+)\.(.+)$/
 const layerParts =
   /^(input_layernorm\.weight|post_attention_layernorm\.weight|self_attn\.[qk]_norm\.weight|(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\..+)$/
 
 /** Whether the forward pass reads a tensor of this Hugging Face name. */
 export function isModelTensor(name: string, config: Pick<ModelConfig, 'layers' | 'tieEmbeddings'>): boolean {
-  if (name === 'model.embed_tokens.weight' || name === 'model.norm.weight') return true
-  if (name === 'lm_head.weight') return !config.tieEmbeddings
+  if (name === 'model.norm.weight' || embedding.test(name)) return true
+  if (head.test(name)) return !config.tieEmbeddings
   const match = layerTensor.exec(name)
   return match !== null && Number(match[1]) < config.layers && layerParts.test(match[2] ?? '')
 }

@@ -6,8 +6,8 @@
 
 #include "check.h"
 
-using flrc::Sampling;
 using flrc::sampleToken;
+using flrc::Sampling;
 
 namespace {
 
