@@ -2,7 +2,7 @@ import { FlrcError } from './errors.js'
 
 /** What a schedule may look at, besides the step. */
 export interface ScheduleContext {
-  /** Decode steps so far in this turn. */
+  /** Index of the token that the step produces in this turn; token 0 comes from prefill, at level 0. */
   step: number
   promptTokens: number
   /** Entropy in nats of the distribution that the last token was drawn from. */

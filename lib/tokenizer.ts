@@ -65,13 +65,15 @@ export class Tokenizer {
   readonly #library: LibraryTokenizer
   readonly #file: string
   readonly #overrule: { bos: boolean; eos: boolean } | undefined
+  /** Only a decoder with patterns can hang, and watching one costs more than decoding a token. */
+  readonly #watchDecoding: boolean
 
   constructor(source: TokenizerSource, { file = 'tokenizer', eosTokenIds = [] }: TokenizerOptions = {}) {
     this.#file = file
     const { config } = source
     const bosToken = tokenText(config.bos_token)
     const eosToken = tokenText(config.eos_token)
-    const [library, vocabSize] = this.#guard('cannot be used', buildLimitMs, () => {
+    const [library, vocabSize, watchDecoding] = this.#guard('cannot be used', buildLimitMs, () => {
       const json = portableTokenizer(source.tokenizer)
       // The library looks strings up in this list; objects there, as some files have them, would be no match.
       const additional = Array.isArray(config.additional_special_tokens)
@@ -81,9 +83,11 @@ export class Tokenizer {
       return [
         new LibraryTokenizer(json, { ...strings, additional_special_tokens: additional }),
         vocabularySize(json),
+        JSON.stringify(json.decoder ?? null).includes('"Regex"'),
       ] as const
     })
     this.#library = library
+    this.#watchDecoding = watchDecoding
     this.vocabSize = vocabSize
     const added = library.get_added_tokens_decoder()
     this.specialTokenIds = new Set([...added].filter(([, token]) => token.special).map(([id]) => id))
@@ -97,9 +101,10 @@ export class Tokenizer {
     this.addsBos = this.bosTokenId !== undefined && this.encode('a')[0] === this.bosTokenId
   }
 
-  #guard<T>(what: string, limitMs: number, task: () => T): T {
+  /** Runs `task`, within `limitMs` where one is given; what goes wrong is E_TOKENIZER. */
+  #guard<T>(what: string, limitMs: number | undefined, task: () => T): T {
     try {
-      return withTimeLimit(limitMs, task)
+      return limitMs === undefined ? task() : withTimeLimit(limitMs, task)
     } catch (error) {
       if (error instanceof FlrcError) throw error
       const reason = error instanceof Error ? error.message : String(error)
@@ -144,7 +149,8 @@ export class Tokenizer {
       (id) => this.tokenOf(id) !== undefined && !(skipSpecial && this.specialTokenIds.has(id)),
     )
     if (known.length === 0) return ''
-    return this.#guard('failed to decode', decodeLimitMs + encodeLimitMsPerCharacter * known.length, () =>
+    const limit = decodeLimitMs + encodeLimitMsPerCharacter * known.length
+    return this.#guard('failed to decode', this.#watchDecoding ? limit : undefined, () =>
       // Cleaning up would take spaces away that the tokens have, and its result depends on what comes next.
       this.#library.decode(known, { skip_special_tokens: false, clean_up_tokenization_spaces: false }),
     )

@@ -26,13 +26,16 @@ namespace {
 template <typename T>
 struct Handle {
   std::shared_ptr<T> value;
-  int64_t external = 0;  // bytes told to V8
+  // Bytes told to V8. Shared with running work that makes the object grow; touched on the JavaScript thread
+  // only.
+  std::shared_ptr<int64_t> external;
 
+  static constexpr int64_t kReleased = -1;
   static const napi_type_tag tag;
 
   static Napi::Value wrap(Napi::Env env, std::shared_ptr<T> value, int64_t external) {
     Napi::Object object = Napi::Object::New(env);
-    auto* handle = new Handle{std::move(value), external};
+    auto* handle = new Handle{std::move(value), std::make_shared<int64_t>(external)};
     Napi::MemoryManagement::AdjustExternalMemory(env, external);
     napi_wrap(
         env, object, handle,
@@ -65,9 +68,18 @@ struct Handle {
   void release(Napi::Env env) {
     if (!value) return;
     value.reset();
-    Napi::MemoryManagement::AdjustExternalMemory(env, -external);
+    Napi::MemoryManagement::AdjustExternalMemory(env, -*external);
+    *external = kReleased;
   }
 };
+
+// Tells V8 how much a session holds by now, unless it was released meanwhile.
+void updateExternal(Napi::Env env, const std::shared_ptr<int64_t>& external, const Session& session) {
+  if (*external == Handle<Session>::kReleased) return;
+  const auto bytes = static_cast<int64_t>(session.bytes());
+  Napi::MemoryManagement::AdjustExternalMemory(env, bytes - *external);
+  *external = bytes;
+}
 
 template <>
 const napi_type_tag Handle<const Model>::tag = {0x6f1c2d9a54b34e01, 0x9d3a7f6612c84e11};
@@ -349,6 +361,7 @@ Napi::Value createSession(const Napi::CallbackInfo& call) {
 
 Napi::Value prefill(const Napi::CallbackInfo& call) {
   const auto session = Handle<Session>::get(call[0]);
+  const auto external = Handle<Session>::from(call[0]).external;
   const auto tokens = integers(call[1], "tokens");
   const int64_t level = integer(call[2], "level");
   return startWork<int64_t>(
@@ -356,7 +369,10 @@ Napi::Value prefill(const Napi::CallbackInfo& call) {
       [=](const Job& job) {
         return session->append(tokens.data(), static_cast<int64_t>(tokens.size()), level, job);
       },
-      [](Napi::Env env, int64_t& length) { return toNumber(env, static_cast<double>(length)); });
+      [=](Napi::Env env, int64_t& length) {
+        updateExternal(env, external, *session);
+        return toNumber(env, static_cast<double>(length));
+      });
 }
 
 Napi::Value sample(const Napi::CallbackInfo& call) {
@@ -365,6 +381,7 @@ Napi::Value sample(const Napi::CallbackInfo& call) {
 
 Napi::Value decode(const Napi::CallbackInfo& call) {
   const auto session = Handle<Session>::get(call[0]);
+  const auto external = Handle<Session>::from(call[0]).external;
   const auto token = static_cast<int32_t>(integer(call[1], "token"));
   const int64_t level = integer(call[2], "level");
   const Sampling how = sampling(call[3]);
@@ -374,7 +391,10 @@ Napi::Value decode(const Napi::CallbackInfo& call) {
         session->append(&token, 1, level, job);
         return session->sample(how);
       },
-      step);
+      [=](Napi::Env env, Sampled& sampled) {
+        updateExternal(env, external, *session);
+        return step(env, sampled);
+      });
 }
 
 Napi::Value rewind(const Napi::CallbackInfo& call) {

@@ -2,8 +2,8 @@
 
 // The one way long work leaves the JavaScript thread: startWork() runs it on a thread of its own, gives
 // JavaScript {promise, cancel}, and settles the promise on the JavaScript thread. The work owns its inputs.
-// When the environment ends (exit, a terminated worker thread) its work is cancelled, and waited for up to its
-// next check, because OpenBLAS frees its buffers while the process exits.
+// When the environment ends (a terminated worker thread, the end of the main script) its work is cancelled and
+// waited for up to its next check; process.exit() skips that, and job_threads.cc sees to it.
 
 #include <napi.h>
 
@@ -163,21 +163,22 @@ Napi::Value startWork(Napi::Env env, Napi::Value onProgress, std::function<Resul
   Napi::Object task = Napi::Object::New(env);
   task.Set("promise", pending->deferred.Promise());
   task.Set("cancel", Napi::Function::New(env, [job](const Napi::CallbackInfo&) { job->cancel(); }));
-  runOnJobThread([environment, pending, job, work = std::move(work), toValue = std::move(toValue)]() mutable {
-    auto result = std::make_shared<std::unique_ptr<Result>>();
-    std::shared_ptr<Error> failure = failureOf([&] { *result = std::make_unique<Result>(work(*job)); });
-    work = nullptr;  // inputs are freed here, not whenever JavaScript gets round to the result
-    environment->post([environment, pending, result, failure, toValue = std::move(toValue)](Napi::Env to) {
-      std::unique_ptr<Pending> owned(pending);
-      environment->settled(to);
-      if (failure) {
-        owned->deferred.Reject(toJavaScript(to, *failure));
-      } else {
-        owned->deferred.Resolve(toValue(to, **result));
-      }
-    });
-    environment->ended(job);
-  });
+  runOnJobThread(
+      job, [environment, pending, job, work = std::move(work), toValue = std::move(toValue)]() mutable {
+        auto result = std::make_shared<std::unique_ptr<Result>>();
+        std::shared_ptr<Error> failure = failureOf([&] { *result = std::make_unique<Result>(work(*job)); });
+        work = nullptr;  // inputs are freed here, not whenever JavaScript gets round to the result
+        environment->post([environment, pending, result, failure, toValue = std::move(toValue)](Napi::Env to) {
+          std::unique_ptr<Pending> owned(pending);
+          environment->settled(to);
+          if (failure) {
+            owned->deferred.Reject(toJavaScript(to, *failure));
+          } else {
+            owned->deferred.Resolve(toValue(to, **result));
+          }
+        });
+        environment->ended(job);
+      });
   return task;
 }
 

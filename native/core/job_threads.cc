@@ -2,8 +2,10 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <cstdlib>
 #include <deque>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -12,46 +14,72 @@ namespace {
 
 constexpr auto kIdleLife = std::chrono::seconds(5);
 
-struct Threads {
-  std::mutex mutex;
-  std::condition_variable wake;
-  std::deque<std::function<void()>> queue;
-  size_t idle = 0;
-
-  void loop() {
-    std::unique_lock<std::mutex> lock(mutex);
-    for (;;) {
-      ++idle;
-      const bool woken = wake.wait_for(lock, kIdleLife, [this] { return !queue.empty(); });
-      --idle;
-      if (!woken) return;
-      auto work = std::move(queue.front());
-      queue.pop_front();
-      lock.unlock();
-      work();
-      work = nullptr;
-      lock.lock();
-    }
-  }
+struct Task {
+  std::shared_ptr<Job> job;
+  std::function<void()> work;
 };
 
-// Never destroyed: threads may still wait on it while the process exits.
-Threads& threads() {
-  static auto* instance = new Threads;
-  return *instance;
-}
+class Threads {
+ public:
+  Threads() { std::atexit(stopAtExit); }
+
+  // Never destroyed: threads may still wait on it while the process exits.
+  static Threads& shared() {
+    static auto* instance = new Threads;
+    return *instance;
+  }
+
+  void start(Task task) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (exiting_) return;
+    running_.insert(task.job);
+    queue_.push_back(std::move(task));
+    if (idle_ >= queue_.size()) {
+      wake_.notify_one();
+    } else {
+      std::thread([this] { loop(); }).detach();
+    }
+  }
+
+ private:
+  void loop() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      ++idle_;
+      const bool woken = wake_.wait_for(lock, kIdleLife, [this] { return !queue_.empty(); });
+      --idle_;
+      if (!woken) return;
+      Task task = std::move(queue_.front());
+      queue_.pop_front();
+      lock.unlock();
+      task.work();
+      task.work = nullptr;
+      lock.lock();
+      running_.erase(task.job);
+      done_.notify_all();
+    }
+  }
+
+  static void stopAtExit() {
+    Threads& self = shared();
+    std::unique_lock<std::mutex> lock(self.mutex_);
+    self.exiting_ = true;
+    for (const auto& job : self.running_) job->cancel();
+    self.done_.wait(lock, [&self] { return self.running_.empty(); });
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  std::deque<Task> queue_;
+  std::set<std::shared_ptr<Job>> running_;
+  size_t idle_ = 0;
+  bool exiting_ = false;
+};
 
 }  // namespace
 
-void runOnJobThread(std::function<void()> work) {
-  Threads& all = threads();
-  std::lock_guard<std::mutex> lock(all.mutex);
-  all.queue.push_back(std::move(work));
-  if (all.idle >= all.queue.size()) {
-    all.wake.notify_one();
-  } else {
-    std::thread([&all] { all.loop(); }).detach();
-  }
+void runOnJobThread(std::shared_ptr<Job> job, std::function<void()> work) {
+  Threads::shared().start({std::move(job), std::move(work)});
 }
 
 }  // namespace flrc

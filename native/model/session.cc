@@ -54,7 +54,17 @@ int64_t Session::append(const int32_t* tokens, int64_t count, int64_t level, con
     logits_.clear();
     throw;
   }
+  countBytes();
   return length_;
+}
+
+void Session::countBytes() {
+  size_t floats = logits_.capacity() + scratch_.t.capacity() + scratch_.u.capacity();
+  for (const Cache& cache : cache_) floats += cache.keys.capacity() + cache.values.capacity();
+  for (const auto* buffer : {&x_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &out_}) {
+    floats += buffer->capacity();
+  }
+  bytes_.store(floats * sizeof(float), std::memory_order_relaxed);
 }
 
 Sampled Session::sample(const Sampling& sampling) {

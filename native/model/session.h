@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -28,6 +29,8 @@ class Session {
   // Of the last appended token, [vocab]; empty before the first append and after a rewind.
   const std::vector<float>& logits() const { return logits_; }
   const Model& model() const { return *model_; }
+  // Of the KV cache and the working memory.
+  size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
  private:
   // [position, kvHeads * headDim] of one layer, rotary applied to keys.
@@ -42,10 +45,12 @@ class Session {
   void attendTile(const Cache& cache, int64_t first, int64_t rows, int64_t head, int64_t window, const float* q,
                   float* out) const;
   void headLogits(const float* hidden);
+  void countBytes();
 
   std::shared_ptr<const Model> model_;
   std::mutex mutex_;
   int64_t length_ = 0;
+  std::atomic<size_t> bytes_{0};
   std::vector<Cache> cache_;
   RopeTable rope_;
   std::vector<float> logits_;
