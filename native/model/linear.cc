@@ -109,66 +109,6 @@ void gatherAll(const LinearCall* calls, int count, const Layout& layout, int64_t
   }
 }
 
-void decodeLinears(const LinearCall* calls, int count, const float* x, int columns, int threads,
-                   LinearScratch& scratch) {
-  const cpu::Kernels& k = cpu::kernels();
-  const Layout layout = layOut(calls, count);
-  scratch.t.resize(static_cast<size_t>(layout.tWidth * columns));
-  scratch.u.resize(static_cast<size_t>(layout.uWidth * columns));
-  auto& tasks = scratch.tasks;
-
-  tasks.clear();
-  for (int i = 0; i < count; ++i) {
-    const Linear& linear = *calls[i].linear;
-    auto split = [&](const RowMatrix& w, int64_t rows, int block) {
-      const int64_t step = rowsPerTask(w, threads);
-      for (int64_t r = 0; r < rows; r += step) tasks.push_back({i, block, r, std::min(rows, r + step)});
-    };
-    if (!linear.factored()) {
-      split(*linear.dense, linear.outputs, -1);
-    } else {
-      for (size_t b = 0; b < layout.blocks[i].size(); ++b) {
-        split(linear.blocks[b]->p, activeRank(calls[i], *linear.blocks[b]), static_cast<int>(b));
-      }
-    }
-  }
-  const int64_t n = count > 0 ? calls[0].linear->inputs : 0;
-  ThreadPool::shared().parallelFor(static_cast<int64_t>(tasks.size()), threads, [&](int64_t index) {
-    const auto& task = tasks[index];
-    const LinearCall& call = calls[task.linear];
-    if (task.block < 0) {
-      k.rowsTimes(*call.linear->dense, task.begin, task.end, x, n, columns, call.y, call.linear->outputs);
-    } else {
-      float* t = scratch.t.data() + layout.blocks[task.linear][task.block].t;
-      k.rowsTimes(call.linear->blocks[task.block]->p, task.begin, task.end, x, n, columns, t, layout.tWidth);
-    }
-  });
-
-  tasks.clear();
-  for (int i = 0; i < count; ++i) {
-    for (size_t b = 0; b < layout.blocks[i].size(); ++b) {
-      const PanelMatrix& c = calls[i].linear->blocks[b]->c;
-      const int64_t step = panelsPerTask(c, threads);
-      for (int64_t p = 0; p < c.panels(); p += step) {
-        tasks.push_back({i, static_cast<int32_t>(b), p, std::min(c.panels(), p + step)});
-      }
-    }
-  }
-  if (!tasks.empty()) {
-    ThreadPool::shared().parallelFor(static_cast<int64_t>(tasks.size()), threads, [&](int64_t index) {
-      const auto& task = tasks[index];
-      const LinearCall& call = calls[task.linear];
-      const FactorBlock& block = *call.linear->blocks[task.block];
-      const Place place = layout.blocks[task.linear][task.block];
-      const bool pivoted = call.linear->pivoted;
-      k.panelsTimes(block.c, task.begin, task.end, 0, activeRank(call, block), scratch.t.data() + place.t,
-                    layout.tWidth, columns, pivoted ? scratch.u.data() + place.u : call.y,
-                    pivoted ? layout.uWidth : call.linear->outputs);
-    });
-  }
-  gatherAll(calls, count, layout, columns, threads, scratch);
-}
-
 void prefillRows(const RowMatrix& w, int64_t begin, int64_t end, const float* x, int64_t columns, float* y,
                  int64_t ldy) {
   std::vector<float> wide;
@@ -191,57 +131,102 @@ void prefillPanel(const PanelMatrix& c, int64_t panel, int64_t rank, const float
   gemm(false, false, columns, outputs, rank, 1.0f, t, ldt, wide.data(), kPanel, 0.0f, y + panel * kPanel, ldy);
 }
 
-void prefillLinears(const LinearCall* calls, int count, const float* x, int64_t columns, int threads,
-                    LinearScratch& scratch) {
-  const Layout layout = layOut(calls, count);
-  scratch.t.resize(static_cast<size_t>(layout.tWidth * columns));
-  scratch.u.resize(static_cast<size_t>(layout.uWidth * columns));
-  auto& tasks = scratch.tasks;
+// All calls at once: rows of dense weights and of every block's P, then panels of every block's C.
+class Application {
+ public:
+  Application(const LinearCall* calls, int count, const float* x, int64_t columns, int threads,
+              LinearScratch& scratch)
+      : calls_(calls),
+        count_(count),
+        x_(x),
+        columns_(columns),
+        threads_(threads),
+        decodes_(columns <= cpu::kMaxColumns),
+        layout_(layOut(calls, count)),
+        scratch_(scratch) {
+    scratch.t.resize(static_cast<size_t>(layout_.tWidth * columns));
+    scratch.u.resize(static_cast<size_t>(layout_.uWidth * columns));
+  }
 
-  tasks.clear();
-  for (int i = 0; i < count; ++i) {
-    const Linear& linear = *calls[i].linear;
-    auto split = [&](int64_t rows, int block) {
-      for (int64_t r = 0; r < rows; r += kTileRows)
-        tasks.push_back({i, block, r, std::min(rows, r + kTileRows)});
-    };
-    if (!linear.factored()) split(linear.outputs, -1);
-    for (size_t b = 0; b < layout.blocks[i].size(); ++b) {
-      split(activeRank(calls[i], *linear.blocks[b]), static_cast<int>(b));
+  void run() {
+    auto& tasks = scratch_.tasks;
+    tasks.clear();
+    for (int i = 0; i < count_; ++i) {
+      const Linear& linear = *calls_[i].linear;
+      if (!linear.factored()) splitRows(i, -1, *linear.dense, linear.outputs);
+      for (size_t b = 0; b < layout_.blocks[i].size(); ++b) {
+        splitRows(i, static_cast<int32_t>(b), linear.blocks[b]->p, activeRank(calls_[i], *linear.blocks[b]));
+      }
+    }
+    each([this](const LinearScratch::Task& task) { rows(task); });
+    tasks.clear();
+    for (int i = 0; i < count_; ++i) {
+      for (size_t b = 0; b < layout_.blocks[i].size(); ++b) {
+        splitPanels(i, static_cast<int32_t>(b), calls_[i].linear->blocks[b]->c);
+      }
+    }
+    if (!tasks.empty()) each([this](const LinearScratch::Task& task) { panels(task); });
+    gatherAll(calls_, count_, layout_, columns_, threads_, scratch_);
+  }
+
+ private:
+  template <typename Body>
+  void each(const Body& body) {
+    ThreadPool::shared().parallelFor(static_cast<int64_t>(scratch_.tasks.size()), threads_,
+                                     [&](int64_t index) { body(scratch_.tasks[index]); });
+  }
+
+  void splitRows(int32_t call, int32_t block, const RowMatrix& w, int64_t rows) {
+    const int64_t step = decodes_ ? rowsPerTask(w, threads_) : kTileRows;
+    for (int64_t r = 0; r < rows; r += step)
+      scratch_.tasks.push_back({call, block, r, std::min(rows, r + step)});
+  }
+
+  void splitPanels(int32_t call, int32_t block, const PanelMatrix& c) {
+    const int64_t step = decodes_ ? panelsPerTask(c, threads_) : 1;
+    for (int64_t p = 0; p < c.panels(); p += step) {
+      scratch_.tasks.push_back({call, block, p, std::min(c.panels(), p + step)});
     }
   }
-  ThreadPool::shared().parallelFor(static_cast<int64_t>(tasks.size()), threads, [&](int64_t index) {
-    const auto& task = tasks[index];
-    const LinearCall& call = calls[task.linear];
-    if (task.block < 0) {
-      prefillRows(*call.linear->dense, task.begin, task.end, x, columns, call.y, call.linear->outputs);
+
+  void rows(const LinearScratch::Task& task) {
+    const LinearCall& call = calls_[task.linear];
+    const bool dense = task.block < 0;
+    const RowMatrix& w = dense ? *call.linear->dense : call.linear->blocks[task.block]->p;
+    float* y = dense ? call.y : scratch_.t.data() + layout_.blocks[task.linear][task.block].t;
+    const int64_t ldy = dense ? call.linear->outputs : layout_.tWidth;
+    if (decodes_) {
+      cpu::kernels().rowsTimes(w, task.begin, task.end, x_, w.cols, static_cast<int>(columns_), y, ldy);
     } else {
-      prefillRows(call.linear->blocks[task.block]->p, task.begin, task.end, x, columns,
-                  scratch.t.data() + layout.blocks[task.linear][task.block].t, layout.tWidth);
+      prefillRows(w, task.begin, task.end, x_, columns_, y, ldy);
     }
-  });
+  }
 
-  tasks.clear();
-  for (int i = 0; i < count; ++i) {
-    for (size_t b = 0; b < layout.blocks[i].size(); ++b) {
-      const int64_t panels = calls[i].linear->blocks[b]->c.panels();
-      for (int64_t p = 0; p < panels; ++p) tasks.push_back({i, static_cast<int32_t>(b), p, p + 1});
+  void panels(const LinearScratch::Task& task) {
+    const LinearCall& call = calls_[task.linear];
+    const FactorBlock& block = *call.linear->blocks[task.block];
+    const Place place = layout_.blocks[task.linear][task.block];
+    const float* t = scratch_.t.data() + place.t;
+    float* y = call.linear->pivoted ? scratch_.u.data() + place.u : call.y;
+    const int64_t ldy = call.linear->pivoted ? layout_.uWidth : call.linear->outputs;
+    const int64_t rank = activeRank(call, block);
+    if (decodes_) {
+      cpu::kernels().panelsTimes(block.c, task.begin, task.end, 0, rank, t, layout_.tWidth,
+                                 static_cast<int>(columns_), y, ldy);
+    } else {
+      prefillPanel(block.c, task.begin, rank, t, layout_.tWidth, columns_, y, ldy);
     }
   }
-  if (!tasks.empty()) {
-    ThreadPool::shared().parallelFor(static_cast<int64_t>(tasks.size()), threads, [&](int64_t index) {
-      const auto& task = tasks[index];
-      const LinearCall& call = calls[task.linear];
-      const FactorBlock& block = *call.linear->blocks[task.block];
-      const Place place = layout.blocks[task.linear][task.block];
-      const bool pivoted = call.linear->pivoted;
-      prefillPanel(block.c, task.begin, activeRank(call, block), scratch.t.data() + place.t, layout.tWidth,
-                   columns, pivoted ? scratch.u.data() + place.u : call.y,
-                   pivoted ? layout.uWidth : call.linear->outputs);
-    });
-  }
-  gatherAll(calls, count, layout, columns, threads, scratch);
-}
+
+  const LinearCall* calls_;
+  int count_;
+  const float* x_;
+  int64_t columns_;
+  int threads_;
+  bool decodes_;
+  Layout layout_;
+  LinearScratch& scratch_;
+};
 
 }  // namespace
 
@@ -310,11 +295,7 @@ size_t Linear::weightBytes(int64_t rank) const {
 
 void applyLinears(const LinearCall* calls, int count, const float* x, int64_t columns, int threads,
                   LinearScratch& scratch) {
-  if (columns <= cpu::kMaxColumns) {
-    decodeLinears(calls, count, x, static_cast<int>(columns), threads, scratch);
-  } else {
-    prefillLinears(calls, count, x, columns, threads, scratch);
-  }
+  Application(calls, count, x, columns, threads, scratch).run();
 }
 
 }  // namespace flrc
