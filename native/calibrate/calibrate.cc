@@ -19,7 +19,8 @@ namespace flrc {
 namespace {
 
 constexpr int kInputs = 4;
-constexpr int kTapes = kInputs + kProjections;
+// Per sequence: the inputs, g of every projection, and g W of the tall ones.
+constexpr int kTapes = kInputs + 2 * kProjections;
 // The projection whose input stands for each distinct input.
 constexpr int kInputOwner[kInputs] = {kQ, kO, kGate, kDown};
 
@@ -35,7 +36,7 @@ class Stopwatch {
 
 struct Scratch {
   LayerActivations kept;
-  ProjectionGradients gradients;
+  LayerGradients gradients;
   std::vector<float> x, y, dy, dx, product;
 };
 
@@ -103,6 +104,12 @@ class Run {
   int64_t length(int64_t s) const { return options_.lengths[static_cast<size_t>(s)]; }
   size_t boundary(int64_t layer, int64_t s) const { return static_cast<size_t>(layer * sequences_ + s); }
   size_t tape(int64_t s, int index) const { return static_cast<size_t>(s * kTapes + index); }
+  static int gradientTape(int p) { return kInputs + p; }
+  static int seenTape(int p) { return kInputs + kProjections + p; }
+  bool tall(int p) const {
+    const Shape shape = projectionShape(config_, p);
+    return shape.rows > shape.cols;
+  }
 
   template <typename Body>
   void eachSequence(const Body& body) {
@@ -181,9 +188,14 @@ class Run {
       for (int p = 0; p < kProjections; ++p) {
         const Linear& linear = *layer.projections[p].linear;
         scores[static_cast<size_t>(s)][static_cast<size_t>(p)] =
-            fisherScore(work.kept.input(p).data(), work.gradients[p].data(), layer.projections[p].dense.data(),
-                        tokens, linear.outputs, linear.inputs);
-        tapes_->put(tape(s, kInputs + p), work.gradients[p].data(), work.gradients[p].size());
+            fisherScore(work.kept.input(p).data(), work.gradients.outputs[p].data(),
+                        layer.projections[p].dense.data(), tokens, linear.outputs, linear.inputs);
+        const auto& output = work.gradients.outputs[p];
+        tapes_->put(tape(s, gradientTape(p)), output.data(), output.size());
+        const auto& input = work.gradients.inputs[p];
+        if (tall(p) && options_.whitening == Whitening::twoSided) {
+          tapes_->put(tape(s, seenTape(p)), input.data(), input.size());
+        }
       }
       for (int i = 0; i < kInputs; ++i) {
         const auto& input = work.kept.input(kInputOwner[i]);
@@ -202,11 +214,11 @@ class Run {
     Stopwatch time(result_->seconds.moments);
     LayerMoments moments;
     if (options_.whitening == Whitening::none) return moments;
-    const int kinds = options_.whitening == Whitening::twoSided ? kTapes : kInputs;
+    const int kinds = options_.whitening == Whitening::twoSided ? kInputs + kProjections : kInputs;
     std::vector<MomentSum> sums;
     for (int i = 0; i < kinds; ++i) {
       const Shape shape = projectionShape(config_, i < kInputs ? kInputOwner[i] : i - kInputs);
-      sums.emplace_back(i < kInputs ? shape.cols : shape.rows);
+      sums.emplace_back(i < kInputs ? shape.cols : std::min(shape.rows, shape.cols));
     }
     struct Task {
       int kind;
@@ -216,19 +228,13 @@ class Run {
     for (int i = 0; i < kinds; ++i) {
       for (int64_t tile = 0; tile < sums[static_cast<size_t>(i)].tiles(); ++tile) tasks.push_back({i, tile});
     }
-    std::array<std::vector<float>, kTapes> buffers;
-    std::array<const float*, kTapes> data{};
+    std::array<std::vector<float>, kInputs + kProjections> buffers;
+    std::array<const float*, kInputs + kProjections> data{};
     for (int64_t s = 0; s < sequences_; ++s) {
       pool_.parallelFor(kinds, model_->threads, [&](int64_t i) {
         auto& buffer = buffers[static_cast<size_t>(i)];
-        const float* values = tapes_->get(tape(s, static_cast<int>(i)), buffer);
-        if (i >= kInputs) {
-          const int64_t m = sums[static_cast<size_t>(i)].size();
-          buffer.resize(static_cast<size_t>(length(s) * m));
-          clipTokenGradients(values, length(s), m, buffer.data());
-          values = buffer.data();
-        }
-        data[static_cast<size_t>(i)] = values;
+        data[static_cast<size_t>(i)] = i < kInputs ? tapes_->get(tape(s, static_cast<int>(i)), buffer)
+                                                   : clippedGradient(s, static_cast<int>(i) - kInputs, buffer);
       });
       pool_.parallelFor(static_cast<int64_t>(tasks.size()), model_->threads, [&](int64_t index) {
         job_.check();
@@ -240,10 +246,27 @@ class Run {
     }
     for (int i = 0; i < kInputs; ++i)
       moments.inputs[static_cast<size_t>(i)] = sums[static_cast<size_t>(i)].finish();
-    for (int p = 0; kinds == kTapes && p < kProjections; ++p) {
+    for (int p = 0; p < kinds - kInputs; ++p) {
       moments.gradients[static_cast<size_t>(p)] = sums[static_cast<size_t>(kInputs + p)].finish();
     }
     return moments;
+  }
+
+  // The rows that B sums: clipped gradients, of a tall W as they reach its input.
+  const float* clippedGradient(int64_t s, int p, std::vector<float>& buffer) {
+    const Shape shape = projectionShape(config_, p);
+    const int64_t width = std::min(shape.rows, shape.cols);
+    auto work = scratch_.take();
+    const float* g = tapes_->get(tape(s, gradientTape(p)), work->dy);
+    const std::vector<float> factors = clipFactors(g, length(s), shape.rows);
+    const float* rows = tall(p) ? tapes_->get(tape(s, seenTape(p)), work->x) : g;
+    buffer.resize(static_cast<size_t>(length(s) * width));
+    for (int64_t t = 0; t < length(s); ++t) {
+      const float factor = factors[static_cast<size_t>(t)];
+      for (int64_t i = 0; i < width; ++i)
+        buffer[static_cast<size_t>(t * width + i)] = rows[t * width + i] * factor;
+    }
+    return buffer.data();
   }
 
   void factorize(int64_t l, const WideLayer& layer, const LayerMoments& moments) {
@@ -257,14 +280,15 @@ class Run {
       options.randomised = options_.randomisedRank > 0 && options_.randomisedRank < most;
       options.rank = options.randomised ? options_.randomisedRank : 0;
       options.seed = options_.seed;
-      const PackedSymmetric* a = nullptr;
-      const PackedSymmetric* b = nullptr;
+      const PackedSymmetric *a = nullptr, *b = nullptr, *seen = nullptr;
       if (options_.whitening != Whitening::none) {
         a = &moments.inputs[static_cast<size_t>(inputIndex(static_cast<int>(p)))];
       }
-      if (options_.whitening == Whitening::twoSided) b = &moments.gradients[static_cast<size_t>(p)];
+      if (options_.whitening == Whitening::twoSided) {
+        (tall(static_cast<int>(p)) ? seen : b) = &moments.gradients[static_cast<size_t>(p)];
+      }
       const NestedFactors factors = nestedFactors(layer.projections[static_cast<size_t>(p)].dense.data(),
-                                                  linear.outputs, linear.inputs, a, b, options, job_);
+                                                  linear.outputs, linear.inputs, a, b, options, job_, seen);
       const auto index = static_cast<size_t>(l * kProjections + p);
       result_->ranks[index] = factors.rank;
       result_->singular[index] = factors.singular;
@@ -286,7 +310,7 @@ class Run {
       std::vector<std::vector<double>> ofSequence(static_cast<size_t>(sequences_));
       eachSequence([&](int64_t s, Scratch& work) {
         const float* x = tapes_->get(tape(s, inputIndex(p)), work.x);
-        const float* g = tapes_->get(tape(s, kInputs + p), work.dy);
+        const float* g = tapes_->get(tape(s, gradientTape(p)), work.dy);
         auto& curve = ofSequence[static_cast<size_t>(s)];
         curve.assign(static_cast<size_t>(rank + 1), 0.0);
         addTruncationCurve(x, g, u, v, all ? nullptr : layer.projections[p].dense.data(), length(s),

@@ -48,7 +48,9 @@ struct Calibration {
   CalibrationSeconds seconds;
 };
 
-// The moments of one layer: A of the inputs of (q, k, v), o, (gate, up), down; B of every projection.
+// The moments of one layer: A of the inputs of (q, k, v), o, (gate, up), down; of every projection's gradients
+// B (m x m), or for a tall W (m > n) B as W sees it: W^T B W (n x n), which is all that its factors need, and a
+// fraction of the work and memory.
 struct LayerMoments {
   std::array<PackedSymmetric, 4> inputs;
   std::array<PackedSymmetric, kProjections> gradients;

@@ -9,8 +9,8 @@
 namespace flrc {
 namespace {
 
-// Rows of G formed at once: a tile of 64 x 1536 floats still fits L2.
-constexpr int64_t kTileRows = 64;
+// Rows of G formed at once: enough that packing x for each tile costs little beside the product.
+constexpr int64_t kTileRows = 256;
 
 }  // namespace
 

@@ -9,7 +9,8 @@
 namespace flrc {
 namespace {
 
-constexpr int64_t kTile = 256;
+// Wide enough that packing the inputs costs little beside their product.
+constexpr int64_t kTile = 512;
 constexpr double kLeastNorm = 0.1, kMostNorm = 10.0;
 // Gradients below this share of the mean norm are rounding (a first token has no other to attend to, a last one
 // predicts nothing): raising them would add noise in a direction that means nothing.
@@ -29,9 +30,19 @@ MomentSum::MomentSum(int64_t n) : n_(n) {
 void MomentSum::addTile(int64_t index, const float* x, int64_t tokens, std::vector<float>& product) {
   Tile& tile = tiles_[static_cast<size_t>(index)];
   product.resize(tile.sum.size());
-  gemm(true, false, tile.rows, tile.cols, tokens, 1.0f, x + tile.row, n_, x + tile.col, n_, 0.0f,
-       product.data(), tile.cols);
-  for (size_t i = 0; i < product.size(); ++i) tile.sum[i] += product[i];
+  const bool diagonal = tile.row == tile.col;
+  if (diagonal) {
+    gram(tile.rows, tokens, x + tile.row, n_, product.data(), tile.cols);
+  } else {
+    gemm(true, false, tile.rows, tile.cols, tokens, 1.0f, x + tile.row, n_, x + tile.col, n_, 0.0f,
+         product.data(), tile.cols);
+  }
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const int64_t cols = diagonal ? r + 1 : tile.cols;
+    const float* from = product.data() + r * tile.cols;
+    double* to = tile.sum.data() + r * tile.cols;
+    for (int64_t c = 0; c < cols; ++c) to[c] += from[c];
+  }
 }
 
 PackedSymmetric MomentSum::finish() const {
@@ -48,19 +59,20 @@ PackedSymmetric MomentSum::finish() const {
   return packed;
 }
 
-void clipTokenGradients(const float* g, int64_t tokens, int64_t m, float* out) {
+std::vector<float> clipFactors(const float* g, int64_t tokens, int64_t m) {
   std::vector<double> norm(static_cast<size_t>(tokens));
   double mean = 0;
   for (int64_t t = 0; t < tokens; ++t) {
     norm[static_cast<size_t>(t)] = std::sqrt(static_cast<double>(cpu::kernels().dot(g + t * m, g + t * m, m)));
     mean += norm[static_cast<size_t>(t)] / static_cast<double>(tokens);
   }
-  for (int64_t t = 0; t < tokens; ++t) {
-    const double length = norm[static_cast<size_t>(t)];
-    const double factor =
-        length > kNoise * mean ? std::clamp(length, kLeastNorm * mean, kMostNorm * mean) / length : 1;
-    for (int64_t i = 0; i < m; ++i) out[t * m + i] = static_cast<float>(g[t * m + i] * factor);
+  std::vector<float> factors;
+  for (const double length : norm) {
+    const bool real = length > kNoise * mean;
+    factors.push_back(
+        real ? static_cast<float>(std::clamp(length, kLeastNorm * mean, kMostNorm * mean) / length) : 1);
   }
+  return factors;
 }
 
 }  // namespace flrc

@@ -28,9 +28,8 @@ class MomentSum {
   std::vector<Tile> tiles_;
 };
 
-// Scales each token's gradient so that its norm lies within .1 and 10 times the mean norm of its sequence
-// (design 3, for the moment B). Those that are zero but for rounding stay as they are. g and out: [tokens, m];
-// may be the same.
-void clipTokenGradients(const float* g, int64_t tokens, int64_t m, float* out);
+// Per token, the factor that brings its gradient's norm within .1 and 10 times the mean norm of its sequence
+// (design 3, for the moment B). Gradients that are zero but for rounding keep factor 1. g: [tokens, m].
+std::vector<float> clipFactors(const float* g, int64_t tokens, int64_t m);
 
 }  // namespace flrc

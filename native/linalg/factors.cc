@@ -191,13 +191,35 @@ void checkMoment(const PackedSymmetric* moment, int64_t size) {
   }
 }
 
+// The lower triangle of X M X^T, X [thin, wide], M the wide side's moment (null for the identity).
+std::vector<double> whitenedGram(const Job& job, const PackedSymmetric* moment, int64_t thin, int64_t wide,
+                                 const std::vector<double>& x) {
+  if (moment == nullptr) return lowerProduct(job, thin, wide, x.data(), x.data());
+  const std::vector<double> weighted = product(job, thin, wide, wide, x.data(), moment->dense().data());
+  return lowerProduct(job, thin, wide, weighted.data(), x.data());
+}
+
+// L^T K L where K = W M W^T is given; L empty for the identity.
+std::vector<double> whitenedSeen(const Job& job, const PackedSymmetric& seen,
+                                 const std::vector<double>& lower) {
+  std::vector<double> matrix = seen.dense();
+  if (lower.empty()) return matrix;
+  timesLowerTransposed(job, lower, seen.n, seen.n, matrix);
+  return product(job, seen.n, seen.n, seen.n, matrix.data(), lower.data());
+}
+
 }  // namespace
 
 NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, const PackedSymmetric* a,
-                            const PackedSymmetric* b, const FactorOptions& options, const Job& job) {
+                            const PackedSymmetric* b, const FactorOptions& options, const Job& job,
+                            const PackedSymmetric* seen) {
   useOneBlasThread();
   checkMoment(a, n);
   checkMoment(b, m);
+  checkMoment(seen, n);
+  if (seen != nullptr && (m <= n || b != nullptr)) {
+    throw Error(code::internal, "the output moment seen through W belongs to a tall W and replaces B");
+  }
   ThinProblem problem = thinFirst(w, m, n, a, b);
   const int64_t thin = problem.thin, wide = problem.wide;
   const int64_t rank = options.rank > 0 ? std::min(options.rank, thin) : thin;
@@ -210,21 +232,11 @@ NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, const PackedSy
     lower = cholesky(shrunk(*problem.thinMoment, options.shrinkage), options.jitter);
     timesLowerTransposed(job, lower, thin, wide, x);
   }
-  std::vector<double> gram;
   NestedFactors factors;
-  {
-    std::vector<double> weighted;
-    if (problem.wideMoment != nullptr) {
-      const std::vector<double> moment = shrunk(*problem.wideMoment, options.shrinkage).dense();
-      weighted = product(job, thin, wide, wide, x.data(), moment.data());
-    }
-    const std::vector<double>& y = problem.wideMoment != nullptr ? weighted : x;
-    factors.totalSquares = dot(x, y);
-    if (!std::isfinite(factors.totalSquares)) {
-      throw Error(code::numeric, "a weight or a moment is not finite");
-    }
-    gram = lowerProduct(job, thin, wide, y.data(), x.data());
-  }
+  std::vector<double> gram =
+      seen != nullptr ? whitenedSeen(job, *seen, lower) : whitenedGram(job, problem.wideMoment, thin, wide, x);
+  for (int64_t i = 0; i < thin; ++i) factors.totalSquares += gram[static_cast<size_t>(i * thin + i)];
+  if (!std::isfinite(factors.totalSquares)) throw Error(code::numeric, "a weight or a moment is not finite");
 
   const int64_t sketch = rank + std::max(0, options.oversampling);
   Eigen eigen = options.randomised && sketch < thin ? sketchedEigen(job, thin, gram, rank, sketch, options)

@@ -20,7 +20,7 @@ struct NestedFactors {
 
 struct FactorOptions {
   double jitter = 1e-8;     // relative to the mean diagonal, of the matrix that must be inverted
-  double shrinkage = 0;     // a in (1 - a) M + a mean(diag M) I, for both moments
+  double shrinkage = 0;     // a in (1 - a) M + a mean(diag M) I, of that matrix as well
   int64_t rank = 0;         // how many ranks are wanted; 0 or >= min(m, n): all
   bool randomised = false;  // Gaussian sketch instead of the all-rank eigenproblem
   int oversampling = 16;
@@ -29,10 +29,13 @@ struct FactorOptions {
 };
 
 // a: sum x x^T (n x n) or null for the identity; b: sum g g^T (m x m) or null. W row-major [m, n].
-// All-rank route (design 3): the symmetric eigenproblem on the thin side, in fp64. Randomised route: of the
-// same whitened matrix, error at most 1.01 of the optimum at every rank.
+// For m > n, `seen` = W^T B W (n x n), the sum over tokens of (W^T g)(W^T g)^T, may stand in for b (which is
+// then null): the wide side's moment is only ever needed through W, and is m x m. All-rank route (design 3):
+// the symmetric eigenproblem on the thin side, in fp64. Randomised route: of the same whitened matrix, error at
+// most 1.01 of the optimum at every rank.
 NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, const PackedSymmetric* a,
-                            const PackedSymmetric* b, const FactorOptions& options, const Job& job);
+                            const PackedSymmetric* b, const FactorOptions& options, const Job& job,
+                            const PackedSymmetric* seen = nullptr);
 
 // || Lb^T (W - U_r V_r) La ||_F for every r in ranks, computed directly (tests, reports). [ranks.size()]
 std::vector<double> truncationErrors(const float* w, const NestedFactors& factors, const PackedSymmetric* a,

@@ -44,6 +44,12 @@ void gemm(bool transA, bool transB, int64_t m, int64_t n, int64_t k, double alph
               a, leading(lda), b, leading(ldb), beta, c, leading(ldc));
 }
 
+void gram(int64_t n, int64_t k, const float* a, int64_t lda, float* c, int64_t ldc) {
+  useOneBlasThread();
+  cblas_ssyrk(CblasRowMajor, CblasLower, CblasTrans, blasInt(n), blasInt(k), 1.0f, a, leading(lda), 0.0f, c,
+              leading(ldc));
+}
+
 std::string blasName() { return std::string("OpenBLAS, ") + openblas_get_corename(); }
 
 }  // namespace flrc

@@ -12,6 +12,9 @@ void gemm(bool transA, bool transB, int64_t m, int64_t n, int64_t k, float alpha
 void gemm(bool transA, bool transB, int64_t m, int64_t n, int64_t k, double alpha, const double* a, int64_t lda,
           const double* b, int64_t ldb, double beta, double* c, int64_t ldc);
 
+// The lower triangle of C [n, n] = A^T A, where A is [k, n]; what lies above it is left as it is.
+void gram(int64_t n, int64_t k, const float* a, int64_t lda, float* c, int64_t ldc);
+
 // The BLAS in use and the processor kind it chose, for reports.
 std::string blasName();
 

@@ -13,8 +13,8 @@
 namespace flrc {
 namespace {
 
-// Positions whose logits are held at once.
-constexpr int64_t kChunk = 128;
+// Positions whose logits are held at once; every chunk packs the whole of lm_head again.
+constexpr int64_t kChunk = 256;
 
 int32_t draw(const float* probabilities, int64_t vocab, double uniform) {
   double left = uniform;

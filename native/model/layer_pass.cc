@@ -102,10 +102,15 @@ void normRows(const float* x, const std::vector<float>& weight, float eps, int64
   for (int64_t r = 0; r < rows; ++r) cpu::kernels().rmsNorm(x + r * n, weight.data(), eps, n, y + r * n);
 }
 
-// dx [tokens, n] (+)= dy [tokens, m] W
-void inputGradient(const WideLinear& w, const float* dy, int64_t tokens, bool accumulate, float* dx) {
+// What projection p passes back to its input: g [tokens, m] W.
+const std::vector<float>& passBack(const WideLayer& wide, int p, int64_t tokens, LayerGradients& gradients) {
+  const WideLinear& w = wide.projections[static_cast<size_t>(p)];
   const int64_t m = w.linear->outputs, n = w.linear->inputs;
-  gemm(false, false, tokens, n, m, 1.0f, dy, m, w.dense.data(), n, accumulate ? 1.0f : 0.0f, dx, n);
+  const auto at = static_cast<size_t>(p);
+  gradients.inputs[at].resize(static_cast<size_t>(tokens * n));
+  gemm(false, false, tokens, n, m, 1.0f, gradients.outputs[at].data(), m, w.dense.data(), n, 0.0f,
+       gradients.inputs[at].data(), n);
+  return gradients.inputs[at];
 }
 
 }  // namespace
@@ -175,46 +180,42 @@ void layerForward(const ModelConfig& config, const WideLayer& wide, const RopeTa
 }
 
 void layerBackward(const ModelConfig& config, const WideLayer& wide, const RopeTable& rope, int64_t tokens,
-                   const float* x, LayerActivations& kept, const float* dy, ProjectionGradients& gradients,
+                   const float* x, LayerActivations& kept, const float* dy, LayerGradients& gradients,
                    float* dx) {
   const cpu::Kernels& kernel = cpu::kernels();
   const Layer& layer = *wide.layer;
   const int64_t d = config.hidden, ff = config.intermediate;
   const int64_t qWidth = config.queryWidth(), kvWidth = config.kvWidth();
+  auto& g = gradients.outputs;
 
-  gradients[kDown].assign(dy, dy + tokens * d);
-  std::vector<float> dProduct(static_cast<size_t>(tokens * ff));
-  inputGradient(wide.projections[kDown], dy, tokens, false, dProduct.data());
-  kernel.siluTimesBackward(kept.gate.data(), kept.up.data(), dProduct.data(), tokens * ff, kept.gate.data(),
+  g[kDown].assign(dy, dy + tokens * d);
+  const float* dProduct = passBack(wide, kDown, tokens, gradients).data();
+  kernel.siluTimesBackward(kept.gate.data(), kept.up.data(), dProduct, tokens * ff, kept.gate.data(),
                            kept.up.data());
-  gradients[kGate].swap(kept.gate);
-  gradients[kUp].swap(kept.up);
-  std::vector<float> dNormed(static_cast<size_t>(tokens * d));
-  inputGradient(wide.projections[kGate], gradients[kGate].data(), tokens, false, dNormed.data());
-  inputGradient(wide.projections[kUp], gradients[kUp].data(), tokens, true, dNormed.data());
+  g[kGate].swap(kept.gate);
+  g[kUp].swap(kept.up);
+  std::vector<float> dNormed = passBack(wide, kGate, tokens, gradients);
+  kernel.add(passBack(wide, kUp, tokens, gradients).data(), tokens * d, dNormed.data());
 
-  std::vector<float>& dMiddle = gradients[kO];
-  dMiddle.assign(dy, dy + tokens * d);
+  g[kO].assign(dy, dy + tokens * d);
   rmsNormBackward(kept.middle.data(), layer.mlpNorm->data(), config.eps, tokens, d, dNormed.data(), true,
-                  dMiddle.data());
-  std::vector<float> dAttended(static_cast<size_t>(tokens * qWidth));
-  inputGradient(wide.projections[kO], dMiddle.data(), tokens, false, dAttended.data());
-  std::vector<float>&dq = gradients[kQ], &dk = gradients[kK], &dv = gradients[kV];
-  attentionBackward(config, tokens, wide.window, kept, dAttended.data(), dq, dk, dv);
+                  g[kO].data());
+  const float* dAttended = passBack(wide, kO, tokens, gradients).data();
+  attentionBackward(config, tokens, wide.window, kept, dAttended, g[kQ], g[kK], g[kV]);
   for (int64_t t = 0; t < tokens; ++t) {
-    rope.rotate(dq.data() + t * qWidth, config.heads, t, true);
-    rope.rotate(dk.data() + t * kvWidth, config.kvHeads, t, true);
+    rope.rotate(g[kQ].data() + t * qWidth, config.heads, t, true);
+    rope.rotate(g[kK].data() + t * kvWidth, config.kvHeads, t, true);
   }
   if (config.qkNorm) {
     rmsNormBackward(kept.qRaw.data(), layer.queryNorm->data(), config.eps, tokens * config.heads,
-                    config.headDim, dq.data(), false, dq.data());
+                    config.headDim, g[kQ].data(), false, g[kQ].data());
     rmsNormBackward(kept.kRaw.data(), layer.keyNorm->data(), config.eps, tokens * config.kvHeads,
-                    config.headDim, dk.data(), false, dk.data());
+                    config.headDim, g[kK].data(), false, g[kK].data());
   }
-  inputGradient(wide.projections[kQ], dq.data(), tokens, false, dNormed.data());
-  inputGradient(wide.projections[kK], dk.data(), tokens, true, dNormed.data());
-  inputGradient(wide.projections[kV], dv.data(), tokens, true, dNormed.data());
-  std::copy(dMiddle.begin(), dMiddle.end(), dx);
+  dNormed = passBack(wide, kQ, tokens, gradients);
+  kernel.add(passBack(wide, kK, tokens, gradients).data(), tokens * d, dNormed.data());
+  kernel.add(passBack(wide, kV, tokens, gradients).data(), tokens * d, dNormed.data());
+  std::copy(g[kO].begin(), g[kO].end(), dx);
   rmsNormBackward(x, layer.attentionNorm->data(), config.eps, tokens, d, dNormed.data(), true, dx);
 }
 

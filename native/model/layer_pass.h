@@ -24,8 +24,11 @@ struct LayerActivations {
   const std::vector<float>& input(int projection) const;
 };
 
-// Gradients at the outputs of the seven projections, [tokens, m].
-using ProjectionGradients = std::array<std::vector<float>, kProjections>;
+// Of the seven projections, [tokens, width]: g at their outputs (m), and g W, what each passes back to its
+// input (n). Inputs that projections share get the sum of what they pass back.
+struct LayerGradients {
+  std::array<std::vector<float>, kProjections> outputs, inputs;
+};
 
 // y = layer(x) for one sequence of `tokens` tokens from position 0, x and y [tokens, hidden]; on the calling
 // thread (callers spread sequences over the pool). With y null it stops at the input of down, which is all that
@@ -36,7 +39,7 @@ void layerForward(const ModelConfig& config, const WideLayer& layer, const RopeT
 // Given dy at the layer's output, the gradients at every projection's output and dx at its input. Dense
 // layers only. `kept` is what layerForward left for the same x; gate and up are overwritten.
 void layerBackward(const ModelConfig& config, const WideLayer& layer, const RopeTable& rope, int64_t tokens,
-                   const float* x, LayerActivations& kept, const float* dy, ProjectionGradients& gradients,
+                   const float* x, LayerActivations& kept, const float* dy, LayerGradients& gradients,
                    float* dx);
 
 // dx of y = rmsNorm(x) * weight for `rows` rows of n values; dx is added to when `accumulate`.

@@ -2,6 +2,7 @@
 export const limits = {
   standard: 120,
   flrc_test_sanitized: 600,
+  'real-models.test': 400,
 }
 
 /** Test files that need the machine to themselves: they time something, or fill memory. Also *.serial.test.ts. */

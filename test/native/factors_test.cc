@@ -169,7 +169,7 @@ TEST("factors: fewer ranks are a prefix of all of them") {
   CHECK_EQUAL(some.totalSquares, all.totalSquares);
 }
 
-TEST("factors: shrinkage is that of both moments") {
+TEST("factors: shrinkage is that of the moment which is inverted") {
   const Problem problem(16, 18, 25, 60, 60, 2, 3);
   const auto shrunk = [](PackedSymmetric moment) {
     const double mean = moment.meanDiagonal();
@@ -178,14 +178,46 @@ TEST("factors: shrinkage is that of both moments") {
       moment.values[static_cast<size_t>(i * (i + 1) / 2 + i)] += 0.1 * mean;
     return moment;
   };
-  const PackedSymmetric a = shrunk(problem.a), b = shrunk(problem.b);
+  const PackedSymmetric b = shrunk(problem.b);
   FactorOptions options;
-  const NestedFactors expected = nestedFactors(problem.w.data(), 18, 25, &a, &b, options, Job());
+  const NestedFactors expected = nestedFactors(problem.w.data(), 18, 25, &problem.a, &b, options, Job());
   options.shrinkage = 0.1;
   const NestedFactors got = nestedFactors(problem.w.data(), 18, 25, &problem.a, &problem.b, options, Job());
   for (size_t i = 0; i < expected.singular.size(); ++i) {
     CHECK_NEAR(got.singular[i], expected.singular[i], 1e-9 * expected.singular[0]);
   }
+}
+
+TEST("factors: of a tall W the output moment may be given as W sees it") {
+  const Problem problem(19, 41, 23, 60, 90, 1, 3);
+  // W^T B W in fp64.
+  const std::vector<double> b = problem.b.dense();
+  PackedSymmetric seen(23);
+  for (int64_t i = 0; i < 23; ++i) {
+    for (int64_t j = 0; j <= i; ++j) {
+      double sum = 0;
+      for (int64_t r = 0; r < 41; ++r) {
+        for (int64_t c = 0; c < 41; ++c) {
+          sum += static_cast<double>(problem.w[static_cast<size_t>(r * 23 + i)]) *
+                 b[static_cast<size_t>(r * 41 + c)] * problem.w[static_cast<size_t>(c * 23 + j)];
+        }
+      }
+      seen.values[static_cast<size_t>(i * (i + 1) / 2 + j)] = sum;
+    }
+  }
+  for (const PackedSymmetric* a : {static_cast<const PackedSymmetric*>(nullptr), &problem.a}) {
+    const NestedFactors whole = nestedFactors(problem.w.data(), 41, 23, a, &problem.b, {}, Job());
+    const NestedFactors through = nestedFactors(problem.w.data(), 41, 23, a, nullptr, {}, Job(), &seen);
+    CHECK_NEAR(through.totalSquares, whole.totalSquares, 1e-9 * whole.totalSquares);
+    for (size_t i = 0; i < whole.singular.size(); ++i) {
+      CHECK_NEAR(through.singular[i], whole.singular[i], 1e-7 * whole.singular[0]);
+    }
+    for (int64_t r = 0; r <= 23; ++r) {
+      if (a != nullptr)
+        CHECK_NEAR(problem.error(through, r), problem.error(whole, r), 1e-6 * problem.error(whole, 0));
+    }
+  }
+  CHECK_THROWS("E_INTERNAL", nestedFactors(problem.w.data(), 41, 23, nullptr, &problem.b, {}, Job(), &seen));
 }
 
 TEST("factors: the randomised route stays within 1.01 of the optimum at every rank") {

@@ -54,6 +54,26 @@ TEST("gemm: all transposes in fp32 and fp64, with alpha and beta") {
   checkGemm<double>(0x1p-53);
 }
 
+TEST("gram: the lower triangle of A^T A, and nothing above it") {
+  constexpr int64_t kN = 37, kK = 23, kLd = 41;
+  check::Random random(3);
+  std::vector<float> a(kK * kLd), c(kN * kLd, -7.0f);
+  for (float& value : a) value = static_cast<float>(random.normal());
+  gram(kN, kK, a.data(), kLd, c.data(), kLd);
+  for (int64_t i = 0; i < kN; ++i) {
+    for (int64_t j = 0; j < kN; ++j) {
+      double sum = 0, magnitude = 0;
+      for (int64_t t = 0; t < kK; ++t) {
+        const double term = static_cast<double>(a[t * kLd + i]) * a[t * kLd + j];
+        sum += term;
+        magnitude += std::abs(term);
+      }
+      // Rounding of a sum of kK products is at most kK eps times the sum of their sizes.
+      CHECK_NEAR(c[i * kLd + j], j <= i ? sum : -7.0, j <= i ? kK * 6e-8 * magnitude : 0.0);
+    }
+  }
+}
+
 TEST("gemm: a dimension beyond int is refused") {
   float one = 1;
   const int64_t beyond = int64_t{1} << 31;

@@ -60,6 +60,29 @@ void checkMoment(const PackedSymmetric& got, const fixture::Array& expected) {
   CHECK_AT_MOST(std::sqrt(difference), kMoments * std::sqrt(norm));
 }
 
+// B, or W^T B W of a tall W.
+fixture::Array gradientMoment(const fixture::Fixture& of, int64_t layer, int p) {
+  const flrc::Linear& linear = of.model->layers[static_cast<size_t>(layer)].projections[p];
+  const fixture::Array& b = of.at(flrc::projectionName(layer, p) + ".B");
+  const int64_t m = linear.outputs, n = linear.inputs;
+  if (m <= n) return b;
+  std::vector<float> w(static_cast<size_t>(m * n));
+  for (int64_t r = 0; r < m; ++r) flrc::getRow(*linear.dense, r, w.data() + r * n);
+  fixture::Array seen{{n, n}, std::vector<double>(static_cast<size_t>(n * n))};
+  for (int64_t r = 0; r < m; ++r) {
+    for (int64_t c = 0; c < m; ++c) {
+      for (int64_t i = 0; i < n; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+          seen.values[static_cast<size_t>(i * n + j)] +=
+              static_cast<double>(w[static_cast<size_t>(r * n + i)]) *
+              b.values[static_cast<size_t>(r * m + c)] * w[static_cast<size_t>(c * n + j)];
+        }
+      }
+    }
+  }
+  return seen;
+}
+
 // || y - y' || / || y' || of one projection of two models, over 16 random inputs.
 double difference(const flrc::Model& a, const flrc::Model& b, int64_t level, int64_t projection) {
   constexpr int64_t kColumns = 16;
@@ -128,7 +151,7 @@ TEST("reference: scores, moments, factor errors and truncation curves are PyTorc
           const std::string projection = flrc::projectionName(layer, p);
           checkMoment(moments.inputs[static_cast<size_t>(flrc::inputIndex(p))], of.at(projection + ".A"));
           if (whitening == Whitening::twoSided) {
-            checkMoment(moments.gradients[static_cast<size_t>(p)], of.at(projection + ".B"));
+            checkMoment(moments.gradients[static_cast<size_t>(p)], gradientMoment(of, layer, p));
           }
         }
       };
