@@ -14,10 +14,15 @@ import { formatBytes, formatTable, print, printJson } from './output.js'
 import { step } from './steps.js'
 
 const keep = 0.8
+/** Deeper cuts show more clearly what the methods are worth. */
+const keeps = [keep, 0.6]
 const levels = [0.8, 0.7, 0.6]
 const seqLen = 256
+const samples = 128
 const prompt = 'Once upon a time there was a king who'
 const maxTokens = 48
+/** Greedy, a model this small runs in circles. */
+const sampling = { temperature: 0.8, topP: 0.95, seed: 3 }
 const repeats = 7
 /** Tokens over which the progressive run goes from the first level to the last. */
 const fallOver = 32
@@ -25,6 +30,8 @@ const folder = 'flrc-demo'
 
 interface Row {
   name: string
+  /** Stored block parameters as a share of the dense model's. */
+  keep: number
   perplexity: number
   storedBytes: number
   meanActiveBudget: number
@@ -51,20 +58,26 @@ async function demo({ dtype, device, threads, json }: CommonOptions, signal: Abo
     Model.load(tiny, { dtype, device, threads, signal, onProgress }),
   )
   const calibration = await step('calibrate', (onProgress) =>
-    calibrate(dense, { calibration: [text], seqLen, signal, onProgress }),
+    calibrate(dense, { calibration: [text], samples, seqLen, signal, onProgress }),
   )
   const scores = fisherScores(calibration)
   await say(
     `Fisher score of each projection, as a share of the largest:\n\n${scoreChart(dense.projections, scores)}\n`,
   )
 
-  const measure = async (name: string, model: Model, options: GenerateOptions = {}): Promise<Row> => {
+  const measure = async (
+    name: string,
+    share: number,
+    model: Model,
+    options: GenerateOptions = {},
+  ): Promise<Row> => {
     const quality = await step(`measure ${name}`, (onProgress) =>
       perplexity(model, heldout, { seqLen, signal, onProgress }),
     )
     const run = await generateRepeatedly(model, { ...options, signal })
     return {
       name,
+      keep: share,
       perplexity: quality.perplexity,
       storedBytes: model.storedBytes,
       meanActiveBudget: run.meanActiveBudget,
@@ -72,19 +85,21 @@ async function demo({ dtype, device, threads, json }: CommonOptions, signal: Abo
       text: run.text,
     }
   }
-  const rows = [await measure('dense', dense)]
-  for (const method of ['uniform', 'fisher', 'curve'] as const) {
-    const small = await step(`compress by ${method}`, (onProgress) =>
-      compress(dense, { keep, method, calibration, signal, onProgress }),
-    )
-    rows.push(await measure(method, small))
-    small.dispose()
+  const rows = [await measure('dense', 1, dense)]
+  for (const share of keeps) {
+    for (const method of ['uniform', 'fisher', 'curve'] as const) {
+      const small = await step(`compress by ${method}, keep ${share}`, (onProgress) =>
+        compress(dense, { keep: share, method, calibration, signal, onProgress }),
+      )
+      rows.push(await measure(method, share, small))
+      small.dispose()
+    }
   }
   const falling = await step('compress by curve, three levels', (onProgress) =>
     compress(dense, { keep, levels, method: 'curve', calibration, signal, onProgress }),
   )
   const schedule = progressive({ from: keep, to: levels.at(-1) ?? keep, over: fallOver })
-  rows.push(await measure('curve, progressive', falling, { schedule }))
+  rows.push(await measure('curve, progressive', keep, falling, { schedule }))
   const byLevel = await levelPerplexities(falling, heldout, signal)
   await step(`save ./${folder}`, (onProgress) => falling.save(folder, { overwrite: true, signal, onProgress }))
   const seconds = (performance.now() - begin) / 1000
@@ -102,7 +117,8 @@ async function demo({ dtype, device, threads, json }: CommonOptions, signal: Abo
       )
       .join('\n'),
   )
-  for (const row of rows) await say(`\n${row.name}:\n  ${prompt}${row.text.replaceAll('\n', '\n  ')}`)
+  for (const row of rows)
+    await say(`\n${row.name}, keep ${row.keep}:\n  ${prompt}${row.text.replaceAll('\n', '\n  ')}`)
   await say(
     `\nsaved the progressive model to ./${folder} (${formatBytes(falling.storedBytes)}); ${seconds.toFixed(1)} s in all`,
   )
@@ -112,11 +128,11 @@ function fisherScores(calibration: Calibration): Record<string, number> {
   return Object.fromEntries(Object.entries(calibration.scores).map(([name, { fisher }]) => [name, fisher]))
 }
 
-/** The run of median speed; greedy, so all of them have the same text. */
+/** The run of median speed; the seed is fixed, so all of them have the same text. */
 async function generateRepeatedly(model: Model, options: GenerateOptions): Promise<Completion> {
   const runs: Completion[] = []
   for (let run = 0; run < repeats; run++)
-    runs.push(await complete(model.generate(prompt, { ...options, maxTokens })))
+    runs.push(await complete(model.generate(prompt, { ...sampling, ...options, maxTokens })))
   runs.sort((a, b) => a.tokensPerSecond - b.tokensPerSecond)
   return runs[repeats >> 1] as Completion
 }
@@ -132,9 +148,10 @@ async function levelPerplexities(model: Model, text: string, signal: AbortSignal
 
 function describe(rows: readonly Row[]): string {
   const table = formatTable(
-    ['method', 'perplexity', 'stored', 'active budget', 'tokens/s *'],
+    ['method', 'keep', 'perplexity', 'stored', 'active budget', 'tokens/s *'],
     rows.map((row) => [
       row.name,
+      row.keep.toFixed(1),
       row.perplexity.toFixed(2),
       formatBytes(row.storedBytes),
       row.meanActiveBudget.toFixed(3),
