@@ -151,7 +151,7 @@ commands('compress, then everything that takes a checkpoint', async () => {
   assert.equal([quality.tokens, quality.windows, quality.seqLen], [381, 3, 128])
 
   const seen = await json(['inspect', 'small'])
-  assert.is((seen.projections as unknown[]).length, 35)
+  assert.is((seen.projections as unknown[]).length, 6 * 7)
   const table = await runCli(['inspect', 'small'], { cwd: folder })
   assert.match(table.stdout, 'model.layers.4.mlp.down_proj')
 
@@ -211,15 +211,33 @@ commands('chat and stop strings', async () => {
 
 commands('the demo ends within a minute, shows that the curves help, and may be run again', async () => {
   const results = await json(['demo'])
-  const rows = results.rows as { name: string; perplexity: number; storedBytes: number; text: string }[]
+  const rows = results.rows as {
+    name: string
+    keep: number
+    perplexity: number
+    storedBytes: number
+    text: string
+  }[]
   assert.equal(
-    rows.map(({ name }) => name),
-    ['dense', 'uniform', 'fisher', 'curve', 'curve, progressive'],
+    rows.map(({ name, keep }) => `${name} ${keep}`),
+    [
+      'dense 1',
+      'uniform 0.8',
+      'fisher 0.8',
+      'curve 0.8',
+      'uniform 0.6',
+      'fisher 0.6',
+      'curve 0.6',
+      'curve, progressive 0.8',
+    ],
   )
-  const by = Object.fromEntries(rows.map((row) => [row.name, row])) as Record<string, (typeof rows)[number]>
-  const perplexityOf = (name: string) => by[name]?.perplexity ?? Number.NaN
-  assert.ok(perplexityOf('dense') < perplexityOf('uniform'))
-  assert.ok(perplexityOf('curve') < perplexityOf('uniform'))
+  const perplexityOf = (name: string, keep: number) =>
+    rows.find((row) => row.name === name && row.keep === keep)?.perplexity ?? Number.NaN
+  for (const keep of [0.8, 0.6]) {
+    assert.ok(perplexityOf('dense', 1) < perplexityOf('curve', keep))
+    assert.ok(perplexityOf('curve', keep) < perplexityOf('fisher', keep))
+    assert.ok(perplexityOf('fisher', keep) < perplexityOf('uniform', keep))
+  }
   assert.ok(rows.every(({ text }) => text.length > 10))
   assert.ok((results.seconds as number) < 60, `took ${results.seconds} s`)
   const loaded = await json(['inspect', 'flrc-demo'])
