@@ -8,8 +8,8 @@ const script = (name) => path.join(root, 'scripts', name)
 const jobs = [
   { name: 'all tests', run: () => node(process.execPath, [script('test.mjs')]) },
   {
-    name: 'long fuzzing under the sanitizers',
-    run: () => node(process.execPath, [script('test.mjs'), 'flrc_test_sanitized'], { FLRC_LONG: '1' }),
+    name: 'long fuzzing of the loader under the sanitizers, and of the file formats',
+    run: () => ['flrc_test_sanitized', 'format-fuzz'].every((test) => longer(test)),
   },
   { name: 'all tests on Node 22', run: () => onNode(22) },
   { name: 'all tests on Node 24', run: () => onNode(24) },
@@ -22,6 +22,10 @@ for (const { name, run } of jobs) {
 }
 console.log(`\n${jobs.length - failed} passed, ${failed} failed`)
 if (failed > 0) process.exitCode = 1
+
+function longer(test) {
+  return node(process.execPath, [script('test.mjs'), test], { FLRC_LONG: '1' })
+}
 
 async function succeeds(run) {
   try {

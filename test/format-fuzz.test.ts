@@ -11,7 +11,8 @@ import { fixture, temporaryDirectory } from './support/paths.js'
 import { safetensorsBytes } from './support/safetensors-writer.js'
 
 const file = join(temporaryDirectory(), 'x.gguf')
-const fuzzMs = 600
+/** Of each format; FLRC_LONG=1 looks longer. */
+const fuzzMs = process.env.FLRC_LONG ? 30_000 : 600
 const slowestMs = 2000
 /** Changes hit a file's beginning: bytes of weights may be anything. */
 const headerBytes = 4096

@@ -2,6 +2,7 @@
 export const limits = {
   standard: 120,
   flrc_test_sanitized: 600,
+  'format-fuzz.test': 300,
   'real-models.test': 400,
 }
 

@@ -129,8 +129,10 @@ std::map<std::string, Array> arrays(const std::string& path) {
 
 namespace {
 
-flrc::ModelConfig config(const Fixture& fixture) {
-  const std::vector<double>& values = fixture.at("config.integers").values;
+std::string folderOf(const std::string& name) { return "test/fixtures/pytorch/" + name + "/"; }
+
+flrc::ModelConfig config(const std::map<std::string, Array>& expected) {
+  const std::vector<double>& values = expected.at("config.integers").values;
   size_t i = 0;
   auto next = [&] { return static_cast<int64_t>(values.at(i++)); };
   flrc::ModelConfig config;
@@ -148,8 +150,8 @@ flrc::ModelConfig config(const Fixture& fixture) {
   config.mlpBias = next() != 0;
   config.qkNorm = next() != 0;
   config.slidingWindow.assign(static_cast<size_t>(config.layers), static_cast<int32_t>(next()));
-  config.eps = static_cast<float>(fixture.at("config.eps").values.at(0));
-  config.ropeFrequencies = fixture.at("config.rope").values;
+  config.eps = static_cast<float>(expected.at("config.eps").values.at(0));
+  config.ropeFrequencies = expected.at("config.rope").values;
   config.ropeScale = static_cast<float>(config.ropeFrequencies.back());
   config.ropeFrequencies.pop_back();
   return config;
@@ -161,20 +163,12 @@ std::vector<std::string> names() {
   return {"llama", "llama3-scaled", "llama-linear", "llama-yarn", "mistral", "qwen2", "qwen3"};
 }
 
-Fixture load(const std::string& name, int threads) {
-  const std::string folder = "test/fixtures/pytorch/" + name + "/";
-  Fixture fixture;
-  fixture.expected = arrays(folder + "expected.safetensors");
-  const Array& tokens = fixture.at("tokens");
-  fixture.sequences = tokens.extent(0);
-  fixture.length = tokens.extent(1);
-  fixture.tokens.assign(tokens.values.begin(), tokens.values.end());
-
+flrc::ModelSpec spec(const std::string& name, int threads) {
+  const std::string path = folderOf(name) + "model.safetensors";
   flrc::ModelSpec spec;
-  spec.config = config(fixture);
+  spec.config = config(arrays(folderOf(name) + "expected.safetensors"));
   spec.dtype = flrc::Dtype::f32;
   spec.threads = threads;
-  const std::string path = folder + "model.safetensors";
   const File file = read(path);
   for (const auto& entry : file.entries) {
     flrc::TensorSource source;
@@ -185,7 +179,17 @@ Fixture load(const std::string& name, int threads) {
     source.shape = entry.shape;
     spec.tensors.push_back(source);
   }
-  fixture.model = flrc::loadModel(spec, flrc::Job());
+  return spec;
+}
+
+Fixture load(const std::string& name, int threads) {
+  Fixture fixture;
+  fixture.expected = arrays(folderOf(name) + "expected.safetensors");
+  const Array& tokens = fixture.at("tokens");
+  fixture.sequences = tokens.extent(0);
+  fixture.length = tokens.extent(1);
+  fixture.tokens.assign(tokens.values.begin(), tokens.values.end());
+  fixture.model = flrc::loadModel(spec(name, threads), flrc::Job());
   return fixture;
 }
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "model/model.h"
+#include "model/loader.h"
 
 // A folder of test/fixtures/pytorch: a tiny random model and what PyTorch says about it in float64
 // (scripts/pytorch/model_fixtures.py). Found from the repository's root, where the tests run.
@@ -31,6 +31,8 @@ struct Fixture {
 // Every array of a safetensors file.
 std::map<std::string, Array> arrays(const std::string& path);
 std::vector<std::string> names();
+// What TypeScript would tell the loader of a fixture's model.
+flrc::ModelSpec spec(const std::string& name, int threads);
 Fixture load(const std::string& name, int threads);
 
 }  // namespace fixture
