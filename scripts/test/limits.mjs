@@ -1,6 +1,6 @@
 /** Seconds a test program may take; those not named here get `standard`. */
 export const limits = {
-  standard: 120,
+  standard: 240,
   flrc_test_sanitized: 600,
   'format-fuzz.test': 300,
   'real-models.test': 400,
