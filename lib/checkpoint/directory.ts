@@ -175,7 +175,7 @@ async function flushTree(directory: string): Promise<void> {
 async function commit(place: Place, temporary: string, suffix: string, overwrite: boolean): Promise<void> {
   await checkTarget(place, overwrite)
   const aside = join(place.parent, `.${place.name}.old-${suffix}`)
-  const replaces = await exists(place.path)
+  const replaces = overwrite && (await exists(place.path))
   if (replaces) await rename(place.path, aside)
   try {
     await rename(temporary, place.path)

@@ -15,7 +15,18 @@ namespace {
 
 // Numbers that programs trip over, near the true value and far from it.
 int64_t strange(check::Random& random, int64_t value) {
-  const int64_t edges[] = {0,        1, -1, value - 1, value + 1, value * 2, int64_t{1} << 31, int64_t{1} << 40,
+  // Unsigned, for value may be at an end already.
+  const auto near = [value](uint64_t step) {
+    return static_cast<int64_t>(static_cast<uint64_t>(value) + step);
+  };
+  const int64_t edges[] = {0,
+                           1,
+                           -1,
+                           near(~uint64_t{0}),
+                           near(1),
+                           near(static_cast<uint64_t>(value)),
+                           int64_t{1} << 31,
+                           int64_t{1} << 40,
                            INT64_MAX};
   return edges[random.below(std::size(edges))];
 }
