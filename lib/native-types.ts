@@ -2,7 +2,7 @@
  * The whole surface of the native addon: everything TypeScript may call. Weights, activations and logits stay
  * on the other side; handles, token ids, scalars, rank vectors, scores and curves cross.
  */
-import type { Architecture, StorageDtype, TensorSource } from './format/types.js'
+import type { ModelConfig, StorageDtype, TensorSource } from './format/types.js'
 
 declare const modelBrand: unique symbol
 declare const sessionBrand: unique symbol
@@ -32,25 +32,11 @@ export interface NativeTask<T> {
 /** Called on the JavaScript thread, at most about 20 times a second. */
 export type NativeProgress = (stage: string, done: number, total: number) => void
 
-export interface NativeConfig {
-  architecture: Architecture
-  layers: number
-  hiddenSize: number
-  heads: number
-  kvHeads: number
-  headDim: number
-  intermediateSize: number
-  vocabSize: number
-  contextLength: number
-  rmsNormEps: number
-  tieEmbeddings: boolean
-  qkvBias: boolean
-  outputBias: boolean
-  mlpBias: boolean
-  qkNorm: boolean
+/** What of a ModelConfig the native side needs, its lists as typed arrays. */
+export interface NativeConfig
+  extends Omit<ModelConfig, 'slidingWindow' | 'ropeFrequencies' | 'bosTokenId' | 'eosTokenIds' | 'source'> {
   slidingWindow: Int32Array
   ropeFrequencies: Float64Array
-  ropeScale: number
 }
 
 export interface NativeModelSpec {

@@ -4,6 +4,7 @@ import { prepareTarget } from './checkpoint/directory.js'
 import type { CompressionPlan } from './checkpoint/plan.js'
 import { writeCheckpoint } from './checkpoint/write.js'
 import { FlrcError } from './errors.js'
+import { flrcVersion } from './format/flrc-header.js'
 import type { StorageDtype, StoredLevel } from './format/types.js'
 import { Chat, type ChatOptions } from './generate/chat.js'
 import { type GenerateOptions, type Generation, generate } from './generate.js'
@@ -114,7 +115,14 @@ export class Model extends LoadedModel {
     await writeCheckpoint(
       directory,
       {
-        header: { version: 1, keep, levels: storedLevels(this), dtype, storage, source: source.config.source },
+        header: {
+          version: flrcVersion,
+          keep,
+          levels: storedLevels(this),
+          dtype,
+          storage,
+          source: source.config.source,
+        },
         plan,
         card: { name: path.basename(path.resolve(directory)) },
         tokenizer: source.tokenizer,

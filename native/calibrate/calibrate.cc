@@ -4,7 +4,6 @@
 #include <atomic>
 #include <chrono>
 #include <numeric>
-#include <string>
 
 #include "calibrate/curves.h"
 #include "calibrate/moments.h"
@@ -96,9 +95,7 @@ class Run {
     if (options_.lengths.empty() || total != static_cast<int64_t>(options_.tokens.size())) {
       throw Error(code::internal, "the calibration sequences do not add up to the tokens");
     }
-    for (int32_t token : options_.tokens) {
-      if (token < 0 || token >= config_.vocab) throw Error(code::internal, "a token is outside the vocabulary");
-    }
+    model_->checkTokens(options_.tokens.data(), total);
   }
 
   int64_t length(int64_t s) const { return options_.lengths[static_cast<size_t>(s)]; }
@@ -155,12 +152,8 @@ class Run {
   }
 
   void embed(int64_t s, std::vector<float>& x) const {
-    const int64_t d = config_.hidden;
-    x.resize(static_cast<size_t>(length(s) * d));
-    for (int64_t t = 0; t < length(s); ++t) {
-      getRow(*model_->embedding, options_.tokens[static_cast<size_t>(starts_[static_cast<size_t>(s)] + t)],
-             x.data() + t * d);
-    }
+    x.resize(static_cast<size_t>(length(s) * config_.hidden));
+    model_->embed(options_.tokens.data() + starts_[static_cast<size_t>(s)], length(s), x.data());
   }
 
   void visit(int64_t l) {

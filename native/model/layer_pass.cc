@@ -5,6 +5,7 @@
 
 #include "cpu/kernels.h"
 #include "linalg/gemm.h"
+#include "model/attention.h"
 
 namespace flrc {
 namespace {
@@ -21,7 +22,7 @@ template <typename Body>
 void eachTile(int64_t tokens, int64_t window, Body body) {
   for (int64_t first = 0; first < tokens; first += kQueryTile) {
     const int64_t rows = std::min(kQueryTile, tokens - first);
-    const int64_t begin = window > 0 ? std::max<int64_t>(0, first - window + 1) : 0;
+    const int64_t begin = firstVisible(first, window);
     body(Tile{first, rows, begin, first + rows - begin});
   }
 }
@@ -34,16 +35,7 @@ void attentionWeights(const ModelConfig& config, const LayerActivations& kept, i
   weights.resize(static_cast<size_t>(tile.rows * tile.length));
   gemm(false, true, tile.rows, tile.length, hd, 1.0f, kept.q.data() + tile.first * qWidth + head * hd, qWidth,
        kept.k.data() + tile.begin * kvWidth + kvOffset, kvWidth, 0.0f, weights.data(), tile.length);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(hd));
-  for (int64_t r = 0; r < tile.rows; ++r) {
-    float* row = weights.data() + r * tile.length;
-    const int64_t position = tile.first + r;
-    const int64_t from = (window > 0 ? std::max<int64_t>(0, position - window + 1) : 0) - tile.begin;
-    const int64_t to = position + 1 - tile.begin;
-    std::fill(row, row + from, 0.0f);
-    cpu::kernels().softmax(row + from, to - from, scale);
-    std::fill(row + to, row + tile.length, 0.0f);
-  }
+  attentionSoftmax(weights.data(), tile.rows, tile.length, tile.first, tile.begin, window, hd);
 }
 
 void attentionForward(const ModelConfig& config, int64_t tokens, int64_t window, LayerActivations& kept) {

@@ -33,35 +33,27 @@ int64_t panelsPerTask(const PanelMatrix& c, int threads) {
   return std::max(fewest, even);
 }
 
-// Where each call's blocks put t and u in the scratch, in floats per column.
-struct Place {
-  int64_t t = 0, u = 0;
-};
-
-struct Layout {
-  std::vector<std::vector<Place>> blocks;  // [call][block]
-  int64_t tWidth = 0, uWidth = 0;
-};
+using Place = LinearScratch::Place;
 
 int64_t activeRank(const LinearCall& call, const FactorBlock& block) {
   return call.linear->pivoted ? block.rank() : std::min(call.rank, block.rank());
 }
 
-Layout layOut(const LinearCall* calls, int count) {
-  Layout layout;
-  layout.blocks.resize(static_cast<size_t>(count));
+void layOut(const LinearCall* calls, int count, LinearScratch& scratch) {
+  scratch.tWidth = scratch.uWidth = 0;
+  if (scratch.places.size() < static_cast<size_t>(count)) scratch.places.resize(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) {
+    scratch.places[i].clear();
     const Linear& linear = *calls[i].linear;
     if (!linear.factored()) continue;
     const int64_t blocks = linear.blocksFor(calls[i].rank);
     for (int64_t b = 0; b < blocks; ++b) {
       const FactorBlock& block = *linear.blocks[b];
-      layout.blocks[i].push_back({layout.tWidth, layout.uWidth});
-      layout.tWidth += activeRank(calls[i], block);
-      if (linear.pivoted) layout.uWidth += block.c.outputs;
+      scratch.places[i].push_back({scratch.tWidth, scratch.uWidth});
+      scratch.tWidth += activeRank(calls[i], block);
+      if (linear.pivoted) scratch.uWidth += block.c.outputs;
     }
   }
-  return layout;
 }
 
 // y[o] = bias[o] + sum over blocks of (t, u)[gather[o]], for one column.
@@ -72,13 +64,7 @@ void gatherColumn(const LinearCall& call, const std::vector<Place>& places, cons
   if (linear.factored() && (linear.pivoted || places.empty())) {
     std::fill(y, y + m, 0.0f);
     for (size_t b = 0; b < places.size(); ++b) {
-      const FactorBlock& block = *linear.blocks[b];
-      const float* tb = t + places[b].t;
-      const float* ub = u + places[b].u - block.rank();
-      for (int64_t o = 0; o < m; ++o) {
-        const int32_t at = block.gather[o];
-        y[o] += at < block.rank() ? tb[at] : ub[at];
-      }
+      addGathered(*linear.blocks[b], t + places[b].t, u + places[b].u, y);
     }
   }
   if (!linear.bias.empty()) {
@@ -90,16 +76,15 @@ bool needsGather(const LinearCall& call) {
   return !call.linear->bias.empty() || (call.linear->factored() && (call.linear->pivoted || call.rank == 0));
 }
 
-void gatherAll(const LinearCall* calls, int count, const Layout& layout, int64_t columns, int threads,
-               LinearScratch& scratch) {
+void gatherAll(const LinearCall* calls, int count, int64_t columns, int threads, const LinearScratch& scratch) {
   bool any = false;
   for (int i = 0; i < count; ++i) any = any || needsGather(calls[i]);
   if (!any) return;
   auto column = [&](int64_t c) {
     for (int i = 0; i < count; ++i) {
       if (!needsGather(calls[i])) continue;
-      gatherColumn(calls[i], layout.blocks[i], scratch.t.data() + c * layout.tWidth,
-                   scratch.u.data() + c * layout.uWidth, calls[i].y + c * calls[i].linear->outputs);
+      gatherColumn(calls[i], scratch.places[i], scratch.t.data() + c * scratch.tWidth,
+                   scratch.u.data() + c * scratch.uWidth, calls[i].y + c * calls[i].linear->outputs);
     }
   };
   if (columns == 1) {
@@ -142,10 +127,10 @@ class Application {
         columns_(columns),
         threads_(threads),
         decodes_(columns <= cpu::kMaxColumns),
-        layout_(layOut(calls, count)),
         scratch_(scratch) {
-    scratch.t.resize(static_cast<size_t>(layout_.tWidth * columns));
-    scratch.u.resize(static_cast<size_t>(layout_.uWidth * columns));
+    layOut(calls, count, scratch);
+    scratch.t.resize(static_cast<size_t>(scratch.tWidth * columns));
+    scratch.u.resize(static_cast<size_t>(scratch.uWidth * columns));
   }
 
   void run() {
@@ -154,19 +139,19 @@ class Application {
     for (int i = 0; i < count_; ++i) {
       const Linear& linear = *calls_[i].linear;
       if (!linear.factored()) splitRows(i, -1, *linear.dense, linear.outputs);
-      for (size_t b = 0; b < layout_.blocks[i].size(); ++b) {
+      for (size_t b = 0; b < scratch_.places[i].size(); ++b) {
         splitRows(i, static_cast<int32_t>(b), linear.blocks[b]->p, activeRank(calls_[i], *linear.blocks[b]));
       }
     }
     each([this](const LinearScratch::Task& task) { rows(task); });
     tasks.clear();
     for (int i = 0; i < count_; ++i) {
-      for (size_t b = 0; b < layout_.blocks[i].size(); ++b) {
+      for (size_t b = 0; b < scratch_.places[i].size(); ++b) {
         splitPanels(i, static_cast<int32_t>(b), calls_[i].linear->blocks[b]->c);
       }
     }
     if (!tasks.empty()) each([this](const LinearScratch::Task& task) { panels(task); });
-    gatherAll(calls_, count_, layout_, columns_, threads_, scratch_);
+    gatherAll(calls_, count_, columns_, threads_, scratch_);
   }
 
  private:
@@ -193,8 +178,8 @@ class Application {
     const LinearCall& call = calls_[task.linear];
     const bool dense = task.block < 0;
     const RowMatrix& w = dense ? *call.linear->dense : call.linear->blocks[task.block]->p;
-    float* y = dense ? call.y : scratch_.t.data() + layout_.blocks[task.linear][task.block].t;
-    const int64_t ldy = dense ? call.linear->outputs : layout_.tWidth;
+    float* y = dense ? call.y : scratch_.t.data() + scratch_.places[task.linear][task.block].t;
+    const int64_t ldy = dense ? call.linear->outputs : scratch_.tWidth;
     if (decodes_) {
       cpu::kernels().rowsTimes(w, task.begin, task.end, x_, w.cols, static_cast<int>(columns_), y, ldy);
     } else {
@@ -205,16 +190,16 @@ class Application {
   void panels(const LinearScratch::Task& task) {
     const LinearCall& call = calls_[task.linear];
     const FactorBlock& block = *call.linear->blocks[task.block];
-    const Place place = layout_.blocks[task.linear][task.block];
+    const Place place = scratch_.places[task.linear][task.block];
     const float* t = scratch_.t.data() + place.t;
     float* y = call.linear->pivoted ? scratch_.u.data() + place.u : call.y;
-    const int64_t ldy = call.linear->pivoted ? layout_.uWidth : call.linear->outputs;
+    const int64_t ldy = call.linear->pivoted ? scratch_.uWidth : call.linear->outputs;
     const int64_t rank = activeRank(call, block);
     if (decodes_) {
-      cpu::kernels().panelsTimes(block.c, task.begin, task.end, 0, rank, t, layout_.tWidth,
+      cpu::kernels().panelsTimes(block.c, task.begin, task.end, 0, rank, t, scratch_.tWidth,
                                  static_cast<int>(columns_), y, ldy);
     } else {
-      prefillPanel(block.c, task.begin, rank, t, layout_.tWidth, columns_, y, ldy);
+      prefillPanel(block.c, task.begin, rank, t, scratch_.tWidth, columns_, y, ldy);
     }
   }
 
@@ -224,7 +209,6 @@ class Application {
   int64_t columns_;
   int threads_;
   bool decodes_;
-  Layout layout_;
   LinearScratch& scratch_;
 };
 
@@ -246,6 +230,14 @@ void finishBlock(FactorBlock& block, int64_t outputs) {
   int32_t rest = static_cast<int32_t>(s);
   for (auto& at : block.gather) {
     if (at < 0) at = rest++;
+  }
+}
+
+void addGathered(const FactorBlock& block, const float* t, const float* u, float* y) {
+  const int64_t s = block.rank();
+  for (size_t o = 0; o < block.gather.size(); ++o) {
+    const int32_t at = block.gather[o];
+    y[o] += at < s ? t[at] : u[at - s];
   }
 }
 

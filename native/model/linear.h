@@ -24,6 +24,9 @@ struct FactorBlock {
 // Fills `gather` from `pivot` for m outputs; E_MODEL_FORMAT unless pivots are rising and inside [0, m).
 void finishBlock(FactorBlock& block, int64_t outputs);
 
+// y[o] += (t, u)[gather[o]] for all outputs of a pivoted block: its part of one token's result.
+void addGathered(const FactorBlock& block, const float* t, const float* u, float* y);
+
 // One projection y = W x (+ bias), dense or factored. Immutable once built, shared between models.
 struct Linear {
   int64_t outputs = 0;                                     // m
@@ -50,6 +53,12 @@ struct LinearScratch {
     int64_t begin, end;
   };
   std::vector<Task> tasks;
+  // Where each call's blocks put t and u, in floats per column; and what all of them take.
+  struct Place {
+    int64_t t = 0, u = 0;
+  };
+  std::vector<std::vector<Place>> places;  // [call][block]
+  int64_t tWidth = 0, uWidth = 0;
 };
 
 struct LinearCall {

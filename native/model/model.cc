@@ -51,6 +51,25 @@ bool projectionHasBias(const ModelConfig& config, int projection) {
   return projection == kO ? config.outputBias : config.mlpBias;
 }
 
+void Model::checkLevel(int64_t level) const {
+  if (level < 0 || level >= static_cast<int64_t>(levels.size())) {
+    throw Error(code::internal, "level " + std::to_string(level) + " does not exist");
+  }
+}
+
+void Model::checkTokens(const int32_t* tokens, int64_t count) const {
+  for (int64_t i = 0; i < count; ++i) {
+    if (tokens[i] < 0 || tokens[i] >= config.vocab) {
+      throw Error(code::internal, "token " + std::to_string(tokens[i]) + " is outside the vocabulary of " +
+                                      std::to_string(config.vocab));
+    }
+  }
+}
+
+void Model::embed(const int32_t* tokens, int64_t count, float* out) const {
+  for (int64_t t = 0; t < count; ++t) getRow(*embedding, tokens[t], out + t * config.hidden);
+}
+
 size_t Model::bytes() const {
   size_t total =
       embedding->bytes() + (head == embedding ? 0 : head->bytes()) + finalNorm->size() * sizeof(float);

@@ -42,6 +42,11 @@ struct Model {
   int64_t rank(int64_t level, int64_t layer, int projection) const {
     return levels[static_cast<size_t>(level)][static_cast<size_t>(layer * kProjections + projection)];
   }
+  // E_INTERNAL unless the level exists; unless every token is in the vocabulary.
+  void checkLevel(int64_t level) const;
+  void checkTokens(const int32_t* tokens, int64_t count) const;
+  // out [count, hidden]
+  void embed(const int32_t* tokens, int64_t count, float* out) const;
   size_t bytes() const;
   int64_t levelParameters(int64_t level) const;
   // Weight bytes read for one generated token.

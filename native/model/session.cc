@@ -9,6 +9,7 @@
 #include "core/thread_pool.h"
 #include "cpu/kernels.h"
 #include "linalg/gemm.h"
+#include "model/attention.h"
 
 namespace flrc {
 namespace {
@@ -28,19 +29,12 @@ Session::Session(std::shared_ptr<const Model> model)
 int64_t Session::append(const int32_t* tokens, int64_t count, int64_t level, const Job& job) {
   std::lock_guard<std::mutex> lock(mutex_);
   const ModelConfig& config = model_->config;
-  if (level < 0 || level >= static_cast<int64_t>(model_->levels.size())) {
-    throw Error(code::internal, "level " + std::to_string(level) + " does not exist");
-  }
+  model_->checkLevel(level);
   if (length_ + count > config.context) {
     throw Error(code::context, std::to_string(length_ + count) + " tokens do not fit the context of " +
                                    std::to_string(config.context));
   }
-  for (int64_t i = 0; i < count; ++i) {
-    if (tokens[i] < 0 || tokens[i] >= config.vocab) {
-      throw Error(code::internal, "token " + std::to_string(tokens[i]) + " is outside the vocabulary of " +
-                                      std::to_string(config.vocab));
-    }
-  }
+  model_->checkTokens(tokens, count);
   const int64_t before = length_;
   try {
     for (int64_t done = 0; done < count; done += kChunk) {
@@ -105,7 +99,7 @@ void Session::forward(const int32_t* tokens, int64_t count, int64_t level, bool 
   gate_.resize(static_cast<size_t>(count * config.intermediate));
   up_.resize(static_cast<size_t>(count * config.intermediate));
   rope_.grow(config, length_ + count);
-  eachToken([&](int64_t t) { getRow(*model.embedding, tokens[t], x_.data() + t * d); });
+  model.embed(tokens, count, x_.data());
 
   for (int64_t l = 0; l < config.layers; ++l) {
     const Layer& layer = model.layers[static_cast<size_t>(l)];
@@ -213,7 +207,7 @@ void Session::attendOne(const Cache& cache, int64_t position, int64_t head, int6
   const cpu::Kernels& k = cpu::kernels();
   const int64_t kvWidth = config.kvWidth(), hd = config.headDim;
   const int64_t offset = head / (config.heads / config.kvHeads) * hd;
-  const int64_t begin = window > 0 ? std::max<int64_t>(0, position - window + 1) : 0;
+  const int64_t begin = firstVisible(position, window);
   const int64_t length = position + 1 - begin;
   scores.resize(static_cast<size_t>(length));
   const float* keys = cache.keys.data() + begin * kvWidth + offset;
@@ -229,20 +223,12 @@ void Session::attendTile(const Cache& cache, int64_t first, int64_t rows, int64_
   const ModelConfig& config = model_->config;
   const int64_t kvWidth = config.kvWidth(), qWidth = config.queryWidth(), hd = config.headDim;
   const int64_t offset = head / (config.heads / config.kvHeads) * hd;
-  const int64_t begin = window > 0 ? std::max<int64_t>(0, first - window + 1) : 0;
+  const int64_t begin = firstVisible(first, window);
   const int64_t length = first + rows - begin;
   std::vector<float> scores(static_cast<size_t>(rows * length));
   gemm(false, true, rows, length, hd, 1.0f, q, qWidth, cache.keys.data() + begin * kvWidth + offset, kvWidth,
        0.0f, scores.data(), length);
-  for (int64_t r = 0; r < rows; ++r) {
-    float* row = scores.data() + r * length;
-    const int64_t position = first + r;
-    const int64_t from = (window > 0 ? std::max<int64_t>(0, position - window + 1) : 0) - begin;
-    const int64_t to = position + 1 - begin;
-    std::fill(row, row + from, 0.0f);
-    cpu::kernels().softmax(row + from, to - from, 1.0f / std::sqrt(static_cast<float>(hd)));
-    std::fill(row + to, row + length, 0.0f);
-  }
+  attentionSoftmax(scores.data(), rows, length, first, begin, window, hd);
   gemm(false, false, rows, hd, length, 1.0f, scores.data(), length,
        cache.values.data() + begin * kvWidth + offset, kvWidth, 0.0f, out, qWidth);
 }

@@ -72,14 +72,8 @@ void WideLinear::apply(const float* x, int64_t tokens, float* y) const {
         gemm(false, false, tokens, others, s, 1.0f, t.data(), s, block.c.data(), others, 0.0f, u.data(),
              others);
       }
-      const auto& gather = block.stored->gather;
       for (int64_t token = 0; token < tokens; ++token) {
-        const float* tRow = t.data() + token * s;
-        const float* uRow = u.data() + token * others - s;
-        for (int64_t o = 0; o < m; ++o) {
-          const int32_t at = gather[static_cast<size_t>(o)];
-          y[token * m + o] += at < s ? tRow[at] : uRow[at];
-        }
+        addGathered(*block.stored, t.data() + token * s, u.data() + token * others, y + token * m);
       }
     }
   }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <string>
 
 #include "core/error.h"
 #include "core/recycled.h"
@@ -30,12 +29,8 @@ std::vector<double> windowLosses(const Model& model, const std::vector<int32_t>&
   if (seqLen < 2 || tokens.empty() || static_cast<int64_t>(tokens.size()) % seqLen != 0) {
     throw Error(code::internal, "windows must be whole and of at least 2 tokens");
   }
-  if (level < 0 || level >= static_cast<int64_t>(model.levels.size())) {
-    throw Error(code::internal, "level " + std::to_string(level) + " does not exist");
-  }
-  for (int32_t token : tokens) {
-    if (token < 0 || token >= config.vocab) throw Error(code::internal, "a token is outside the vocabulary");
-  }
+  model.checkLevel(level);
+  model.checkTokens(tokens.data(), static_cast<int64_t>(tokens.size()));
   ThreadPool& pool = ThreadPool::shared();
   const HeadPass head(model);
   RopeTable rope;
@@ -54,9 +49,7 @@ std::vector<double> windowLosses(const Model& model, const std::vector<int32_t>&
     pool.parallelFor(count, model.threads, [&](int64_t w) {
       auto& x = hidden[static_cast<size_t>(w)];
       x.resize(static_cast<size_t>(seqLen * d));
-      for (int64_t t = 0; t < seqLen; ++t) {
-        getRow(*model.embedding, tokens[static_cast<size_t>((first + w) * seqLen + t)], x.data() + t * d);
-      }
+      model.embed(tokens.data() + (first + w) * seqLen, seqLen, x.data());
     });
     for (int64_t l = 0; l < config.layers; ++l) {
       const WideLayer layer = widen(model, l, level);
