@@ -22,6 +22,7 @@ export type {
   FactorStorage,
   ProjectionShape,
   Rank,
+  Sensitivity,
 } from './allocate/types.js'
 
 function checkNumbers(values: ArrayLike<number>, what: string, tensor: string | undefined): void {

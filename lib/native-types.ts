@@ -98,7 +98,7 @@ export interface NativeCalibrationOptions {
   lengths: Int32Array
   labels: 'model' | 'data'
   seed: number
-  whitening: 'none' | 'input' | 'two-sided'
+  whitening: 'none' | 'scaled' | 'input' | 'two-sided'
   /** Compute truncation curves (needs a second visit of each layer's tokens). */
   curves: boolean
   jitter: number
@@ -121,7 +121,7 @@ export interface NativeCalibrationResult {
     /** sum over sequences of sum |G o W| */
     taylor: Float64Array
   }
-  /** Per projection: relative singular values of the whitened matrix, falling. */
+  /** Per projection: singular values of the whitened matrix, falling. */
   singular: Float64Array[]
   /** Per projection: E(r) for r = 0..rank in nats over the whole text; empty without `curves`. */
   curves: Float64Array[]

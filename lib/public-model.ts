@@ -48,8 +48,9 @@ export interface CompressionReport {
   /** Projections left dense. */
   dense: string[]
   levels: StoredLevel[]
-  /** Fisher score of each projection. */
+  /** Score of each projection, of the kind that was asked for. */
   scores: Record<string, number>
+  /** `allocate` has the sensitivity search of method `asvd` in it. */
   seconds: { calibrate: number; factorize: number; curves: number; allocate: number; total: number }
   /** Highest resident set of the process during the calibration. */
   peakBytes: number

@@ -214,9 +214,10 @@ CalibrationOptions calibrationOptions(const Napi::Object& from) {
   options.labels = text(from, "labels") == "data" ? Labels::data : Labels::model;
   options.seed = static_cast<uint64_t>(integer(from, "seed"));
   const std::string whitening = text(from, "whitening");
-  options.whitening = whitening == "none"    ? Whitening::none
-                      : whitening == "input" ? Whitening::input
-                                             : Whitening::twoSided;
+  options.whitening = whitening == "none"     ? Whitening::none
+                      : whitening == "scaled" ? Whitening::scaled
+                      : whitening == "input"  ? Whitening::input
+                                              : Whitening::twoSided;
   options.curves = boolean(from, "curves");
   options.jitter = number(from, "jitter");
   options.shrinkage = number(from, "shrinkage");

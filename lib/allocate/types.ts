@@ -66,3 +66,21 @@ export interface Allocation {
    */
   lowerBound?: number
 }
+
+/** What ASVD's search measures: how much the calibration text's loss rises where only one projection is cut. */
+export interface Sensitivity {
+  storage: FactorStorage
+  /** Shares of its dense parameters that each projection was cut to. */
+  ratios: readonly number[]
+  projections: {
+    name: string
+    /** Mean loss of the text, in nats per token, at each ratio. */
+    losses: Float64Array
+    /** What measuring it took. */
+    seconds: number
+  }[]
+  windows: number
+  /** Tokens of those windows. */
+  tokens: number
+  seconds: number
+}

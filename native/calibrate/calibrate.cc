@@ -207,6 +207,7 @@ class Run {
     Stopwatch time(result_->seconds.moments);
     LayerMoments moments;
     if (options_.whitening == Whitening::none) return moments;
+    if (options_.whitening == Whitening::scaled) return scales();
     const int kinds = options_.whitening == Whitening::twoSided ? kInputs + kProjections : kInputs;
     std::vector<MomentSum> sums;
     for (int i = 0; i < kinds; ++i) {
@@ -242,6 +243,27 @@ class Run {
     for (int p = 0; p < kinds - kInputs; ++p) {
       moments.gradients[static_cast<size_t>(p)] = sums[static_cast<size_t>(kInputs + p)].finish();
     }
+    return moments;
+  }
+
+  // ASVD's scaling (arXiv 2312.05821, eq. 7, alpha 1/2): channel i weighs (mean |x_i|)^(1/2), so A = diag(mean
+  // |x_i|).
+  LayerMoments scales() {
+    LayerMoments moments;
+    const auto tokens = static_cast<double>(options_.tokens.size());
+    pool_.parallelFor(kInputs, model_->threads, [&](int64_t i) {
+      const int64_t n = projectionShape(config_, kInputOwner[i]).cols;
+      std::vector<double> sums(static_cast<size_t>(n));
+      std::vector<float> buffer;
+      for (int64_t s = 0; s < sequences_; ++s) {
+        job_.check();
+        addMagnitudes(tapes_->get(tape(s, static_cast<int>(i)), buffer), length(s), n, sums.data());
+      }
+      PackedSymmetric& a = moments.inputs[static_cast<size_t>(i)] = PackedSymmetric(n);
+      for (int64_t c = 0; c < n; ++c) {
+        a.values[static_cast<size_t>(c * (c + 1) / 2 + c)] = sums[static_cast<size_t>(c)] / tokens;
+      }
+    });
     return moments;
   }
 

@@ -15,7 +15,9 @@
 
 namespace flrc {
 
-enum class Whitening { none, input, twoSided };
+// What a projection's factors are optimal under: A = B = I; A = diag of the mean |x_i| (ASVD's scaling with
+// alpha 1/2); A = sum x x^T; and B = sum g g^T with it.
+enum class Whitening { none, scaled, input, twoSided };
 
 struct CalibrationOptions {
   std::vector<int32_t> tokens;   // all sequences, one after another
@@ -48,9 +50,9 @@ struct Calibration {
   CalibrationSeconds seconds;
 };
 
-// The moments of one layer: A of the inputs of (q, k, v), o, (gate, up), down; of every projection's gradients
-// B (m x m), or for a tall W (m > n) B as W sees it: W^T B W (n x n), which is all that its factors need, and a
-// fraction of the work and memory.
+// The moments of one layer: A of the inputs of (q, k, v), o, (gate, up), down (a diagonal where scaled); of
+// every projection's gradients B (m x m), or for a tall W (m > n) B as W sees it: W^T B W (n x n), which is all
+// that its factors need, and a fraction of the work and memory.
 struct LayerMoments {
   std::array<PackedSymmetric, 4> inputs;
   std::array<PackedSymmetric, kProjections> gradients;
