@@ -158,6 +158,16 @@ test('asvd: what the grid leaves goes to the most sensitive, towards its next st
   assert.is(floored[1], 16)
 })
 
+test('asvd: where a multiple brings several ratios to one rank, the one measured nearest to it speaks', () => {
+  const sensitivity = [
+    Float64Array.of(9, 9, 9, 9, 9, 2, 9, 9, 9),
+    Float64Array.of(2.5, 2.5, 2.5, 2.5, 2.5, 3, 2.5, 2.5, 2.5),
+  ]
+  const options = { method: 'asvd', storage: 'plain', rankMultiple: 32, budgets: [0.82] } as const
+  // Rank 32 is the only one that pays; ratio .6 was measured at rank 30.
+  assert.equal(allocate(squares(2), { ...options, sensitivity }).levels, [[32, 'dense']])
+})
+
 test('asvd: within a rank of every budget in both storages, and never worse than its threshold says', () => {
   const { projections, sensitivity } = llamaLike(4, 96, 48, 256, 21)
   for (const storage of storages) {
