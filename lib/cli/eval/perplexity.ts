@@ -1,10 +1,10 @@
 import type { Command } from 'commander'
-import { perplexity } from '../evaluate.js'
-import { Model } from '../public-model.js'
-import { readTextFile } from './files.js'
-import { addCommonOptions, type CommonOptions, wholeNumber } from './options.js'
-import { print, printJson } from './output.js'
-import { step } from './steps.js'
+import { perplexity } from '../../evaluate.js'
+import { Model } from '../../public-model.js'
+import { readTextFile } from '../files.js'
+import { addCommonOptions, type CommonOptions, wholeNumber } from '../options.js'
+import { print, printJson } from '../output.js'
+import { step } from '../steps.js'
 
 interface PerplexityFlags extends CommonOptions {
   text: string
@@ -13,8 +13,7 @@ interface PerplexityFlags extends CommonOptions {
   level?: number
 }
 
-export function registerEval(program: Command, signal: AbortSignal): void {
-  const group = program.command('eval').description('measure a model')
+export function registerPerplexity(group: Command, signal: AbortSignal): void {
   const command = group
     .command('perplexity')
     .description('perplexity of a text in non-overlapping windows')
