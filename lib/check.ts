@@ -21,3 +21,12 @@ export function checkOneOf(name: string, value: unknown, allowed: readonly strin
   if (allowed.some((candidate) => candidate === value)) return
   refuse(name, value, `one of ${allowed.join(', ')}`)
 }
+
+/** `count` levels there are. */
+export function checkLevel(level: unknown, count: number): void {
+  if (Number.isSafeInteger(level) && (level as number) >= 0 && (level as number) < count) return
+  throw new FlrcError(
+    'E_USAGE',
+    `level ${String(level)} does not exist; the model has levels 0 to ${count - 1}`,
+  )
+}

@@ -1,7 +1,22 @@
-import { checkWhole } from './check.js'
+import { checkLevel, checkWhole } from './check.js'
 import { FlrcError } from './errors.js'
 import type { LoadedModel, TaskOptions } from './model.js'
 import { firstTokens } from './text.js'
+
+export { type ChoiceOptions, type ChoiceOutcome, type ChoiceResult, choice } from './evaluate/choice.js'
+export {
+  type SummarizeOptions,
+  type SummarizeResult,
+  type SummaryOutput,
+  type SummaryReference,
+  summarize,
+} from './evaluate/summarize.js'
+export {
+  type BootstrapOptions,
+  bootstrapMean,
+  type Estimate,
+  pairedDifference,
+} from './statistics/bootstrap.js'
 
 export interface PerplexityOptions extends TaskOptions {
   /** Tokens in a window; 2048 by default, or the context where that is less. */
@@ -41,12 +56,7 @@ export async function perplexity(
     )
   }
   if (limit !== undefined) checkWhole('windows', limit, 1)
-  if (!Number.isSafeInteger(level) || level < 0 || level >= model.levels.length) {
-    throw new FlrcError(
-      'E_USAGE',
-      `level ${level} does not exist; the model has levels 0 to ${model.levels.length - 1}`,
-    )
-  }
+  checkLevel(level, model.levels.length)
   const tokens = firstTokens(model.tokenizer, text, (limit ?? Number.POSITIVE_INFINITY) * seqLen)
   const windows = Math.floor(tokens.length / seqLen)
   if (windows === 0) {

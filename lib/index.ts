@@ -9,8 +9,17 @@ export {
   type Whitening,
 } from './calibrate.js'
 export { type AllocateOptions, type CompressOptions, compress, type ScoreKind } from './compress.js'
+export type { ChoiceSample } from './data/choices.js'
+export type { DialogueSample } from './data/dialogues.js'
 export { type ErrorCode, errorCodes, FlrcError } from './errors.js'
-export type { PerplexityOptions, PerplexityResult } from './evaluate.js'
+export type {
+  ChoiceOptions,
+  ChoiceResult,
+  PerplexityOptions,
+  PerplexityResult,
+  SummarizeOptions,
+  SummarizeResult,
+} from './evaluate.js'
 export * as evaluate from './evaluate.js'
 export { type ExportOptions, exportModel } from './export.js'
 export type { ModelConfig, StorageDtype, StoredLevel } from './format/types.js'

@@ -294,6 +294,16 @@ export class Session {
     return this.#run((addon, native) => addon.prefill(native, tokens, level), signal)
   }
 
+  /**
+   * Appends tokens at `level`. Resolves to the natural log of the probability of each token given all before
+   * it. The first one's comes from the kept logits. Where those are missing (a new session, or a rewound
+   * one) begin with a token that only gives the others their context, and `from` 1: the result then has the
+   * values of the tokens from that index on. E_NUMERIC for a logit that is not finite, E_CONTEXT.
+   */
+  logprobs(tokens: Int32Array, level: number, from = 0, signal?: AbortSignal): Promise<Float64Array> {
+    return this.#run((addon, native) => addon.logprobs(native, tokens, from, level), signal)
+  }
+
   /** Samples from the kept logits. */
   sample(sampling: NativeSampling): NativeStep {
     const native = this.#handle()

@@ -162,6 +162,12 @@ export interface NativeBinding {
   createSession(model: NativeModel): NativeSession
   /** Appends tokens at `level` and keeps the last position's logits. Resolves to the new length. */
   prefill(session: NativeSession, tokens: Int32Array, level: number): NativeTask<number>
+  /**
+   * Appends tokens as `prefill` does. Resolves to the natural log of the probability of each token from index
+   * `from` on, given all before it; with `from` 0 the first one's comes from the kept logits, which must be
+   * there (a new session has none, and `rewind` drops them). A non-finite logit is E_NUMERIC.
+   */
+  logprobs(session: NativeSession, tokens: Int32Array, from: number, level: number): NativeTask<Float64Array>
   /** Samples from the kept logits. */
   sample(session: NativeSession, sampling: NativeSampling): NativeStep
   /** Appends one token at `level`, then samples the next. */

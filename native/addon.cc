@@ -376,6 +376,22 @@ Napi::Value prefill(const Napi::CallbackInfo& call) {
       });
 }
 
+Napi::Value logprobs(const Napi::CallbackInfo& call) {
+  const auto session = Handle<Session>::get(call[0]);
+  const auto external = Handle<Session>::from(call[0]).external;
+  const auto tokens = integers(call[1], "tokens");
+  const int64_t from = integer(call[2], "from"), level = integer(call[3], "level");
+  return startWork<std::vector<double>>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) {
+        return session->logprobs(tokens.data(), static_cast<int64_t>(tokens.size()), from, level, job);
+      },
+      [=](Napi::Env env, std::vector<double>& values) {
+        updateExternal(env, external, *session);
+        return toArray(env, values);
+      });
+}
+
 Napi::Value sample(const Napi::CallbackInfo& call) {
   return step(call.Env(), Handle<Session>::get(call[0])->sample(sampling(call[1])));
 }
@@ -489,6 +505,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("releaseModel", guarded<release<const Model>>);
   add("createSession", guarded<createSession>);
   add("prefill", guarded<prefill>);
+  add("logprobs", guarded<logprobs>);
   add("sample", guarded<sample>);
   add("decode", guarded<decode>);
   add("rewind", guarded<rewind>);

@@ -1,3 +1,7 @@
+import { rename, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { createFile, ioError, renamed } from '../checkpoint/io.js'
+import { FlrcError } from '../errors.js'
 import * as format from '../format/files.js'
 
 /** Largest text that one call takes: beyond it, a string of JavaScript would not hold its tokens either. */
@@ -6,4 +10,29 @@ const textLimit = 2 ** 28
 /** A UTF-8 text file, 256 MiB at most. Throws E_NOT_FOUND, E_IO or E_USAGE. */
 export function readTextFile(file: string): Promise<string> {
   return format.readTextFile(file, { limit: textLimit, code: 'E_USAGE' })
+}
+
+function existsError(file: string): FlrcError {
+  return new FlrcError('E_EXISTS', `${file}: exists already; give another name, or remove it`, { file })
+}
+
+/** Throws where `file` could not be written later: E_EXISTS where it is there, E_NOT_FOUND without its folder. */
+export async function checkNewFile(file: string): Promise<void> {
+  if ((await format.statIfThere(file)) !== undefined) throw existsError(file)
+  const folder = path.dirname(path.resolve(file))
+  if ((await format.statIfThere(folder))?.isDirectory()) return
+  throw new FlrcError('E_NOT_FOUND', `${folder}: no such folder; make it, or give another path`, { file })
+}
+
+/** Writes a new file, whole or not at all. Throws what `checkNewFile` does, and E_IO. */
+export async function writeNewFile(file: string, content: string): Promise<void> {
+  const temporary = `${file}.${process.pid}.tmp`
+  try {
+    await createFile(temporary, content)
+    await checkNewFile(file)
+    await rename(temporary, file)
+  } catch (error) {
+    await rm(temporary, { force: true })
+    throw renamed(ioError(error, file), temporary, file)
+  }
 }

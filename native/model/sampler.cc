@@ -44,9 +44,8 @@ std::vector<Candidate> filtered(const float* logits, int64_t vocab, double logSu
   return all;
 }
 
-}  // namespace
-
-Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling) {
+// The likeliest token, the lowest id of equals.
+int64_t likeliest(const float* logits, int64_t vocab) {
   int64_t best = 0;
   double finite = 0;
   for (int64_t i = 0; i < vocab; ++i) {
@@ -56,6 +55,20 @@ Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling
   if (!std::isfinite(finite)) {
     throw Error(code::numeric, "a logit is not finite; the model's weights overflow in this dtype, try f32");
   }
+  return best;
+}
+
+}  // namespace
+
+double tokenLogprob(const float* logits, int64_t vocab, int32_t token) {
+  const double top = logits[likeliest(logits, vocab)];
+  double sum = 0;
+  for (int64_t i = 0; i < vocab; ++i) sum += std::exp(logits[i] - top);
+  return logits[token] - (top + std::log(sum));
+}
+
+Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling) {
+  const int64_t best = likeliest(logits, vocab);
   const double top = logits[best];
   double sum = 0, weighted = 0;
   for (int64_t i = 0; i < vocab; ++i) {

@@ -24,4 +24,8 @@ struct Sampled {
 // distribution), then temperature. Greedy ties go to the lowest id. E_NUMERIC if a logit is not finite.
 Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling);
 
+// Natural log of the probability that softmax(logits [vocab]) gives `token`: the logprob that sampleToken gives
+// when it picks it. E_NUMERIC if a logit is not finite.
+double tokenLogprob(const float* logits, int64_t vocab, int32_t token);
+
 }  // namespace flrc

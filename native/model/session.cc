@@ -28,6 +28,40 @@ Session::Session(std::shared_ptr<const Model> model)
 
 int64_t Session::append(const int32_t* tokens, int64_t count, int64_t level, const Job& job) {
   std::lock_guard<std::mutex> lock(mutex_);
+  checkAppend(tokens, count, level);
+  return appendChunks(tokens, count, level, job, nullptr);
+}
+
+std::vector<double> Session::logprobs(const int32_t* tokens, int64_t count, int64_t from, int64_t level,
+                                      const Job& job) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const int64_t d = model_->config.hidden, vocab = model_->config.vocab;
+  if (from < 0 || from > count) throw Error(code::internal, "log probabilities from a token that is not there");
+  // Tokens and level must be known to be sound before the first of them is looked up.
+  checkAppend(tokens, count, level);
+  std::vector<double> result(static_cast<size_t>(count - from));
+  if (from == 0 && count > 0) {
+    if (logits_.empty()) throw Error(code::internal, "nothing comes before the first token: append one first");
+    result[0] = tokenLogprob(logits_.data(), vocab, tokens[0]);
+  }
+  std::vector<float> logits(static_cast<size_t>(cpu::kMaxColumns * vocab));
+  appendChunks(tokens, count, level, job, [&](int64_t first, int64_t chunk) {
+    // The hidden state at position t gives the logits of token t + 1.
+    const int64_t begin = std::max(first, from - 1), end = std::min(first + chunk, count - 1);
+    for (int64_t t = begin; t < end; t += cpu::kMaxColumns) {
+      job.check();
+      const int64_t columns = std::min<int64_t>(cpu::kMaxColumns, end - t);
+      headLogits(x_.data() + (t - first) * d, columns, logits.data());
+      ThreadPool::shared().parallelFor(columns, model_->threads, [&](int64_t c) {
+        result[static_cast<size_t>(t + c + 1 - from)] =
+            tokenLogprob(logits.data() + c * vocab, vocab, tokens[t + c + 1]);
+      });
+    }
+  });
+  return result;
+}
+
+void Session::checkAppend(const int32_t* tokens, int64_t count, int64_t level) const {
   const ModelConfig& config = model_->config;
   model_->checkLevel(level);
   if (length_ + count > config.context) {
@@ -35,12 +69,21 @@ int64_t Session::append(const int32_t* tokens, int64_t count, int64_t level, con
                                    std::to_string(config.context));
   }
   model_->checkTokens(tokens, count);
+}
+
+int64_t Session::appendChunks(const int32_t* tokens, int64_t count, int64_t level, const Job& job,
+                              const OnChunk& onChunk) {
   const int64_t before = length_;
   try {
     for (int64_t done = 0; done < count; done += kChunk) {
       job.check();
       const int64_t chunk = std::min(kChunk, count - done);
-      forward(tokens + done, chunk, level, done + chunk == count);
+      forward(tokens + done, chunk, level);
+      if (onChunk) onChunk(done, chunk);
+      if (done + chunk == count) {
+        logits_.resize(static_cast<size_t>(model_->config.vocab));
+        headLogits(x_.data() + (chunk - 1) * model_->config.hidden, 1, logits_.data());
+      }
       length_ += chunk;
     }
   } catch (...) {
@@ -75,7 +118,7 @@ void Session::rewind(int64_t length) {
   logits_.clear();
 }
 
-void Session::forward(const int32_t* tokens, int64_t count, int64_t level, bool last) {
+void Session::forward(const int32_t* tokens, int64_t count, int64_t level) {
   const Model& model = *model_;
   const ModelConfig& config = model.config;
   const cpu::Kernels& k = cpu::kernels();
@@ -157,18 +200,19 @@ void Session::forward(const int32_t* tokens, int64_t count, int64_t level, bool 
     applyLinears(down, 1, gate_.data(), count, model.threads, scratch_);
     eachToken([&](int64_t t) { k.add(out_.data() + t * d, d, x_.data() + t * d); });
   }
-  if (last) headLogits(x_.data() + (count - 1) * d);
 }
 
-void Session::headLogits(const float* hidden) {
+void Session::headLogits(const float* hidden, int64_t count, float* logits) {
   const Model& model = *model_;
   const int64_t d = model.config.hidden, vocab = model.config.vocab;
-  cpu::kernels().rmsNorm(hidden, model.finalNorm->data(), model.config.eps, d, normed_.data());
-  logits_.resize(static_cast<size_t>(vocab));
+  for (int64_t t = 0; t < count; ++t) {
+    cpu::kernels().rmsNorm(hidden + t * d, model.finalNorm->data(), model.config.eps, d,
+                           normed_.data() + t * d);
+  }
   const int64_t step = std::max<int64_t>(256, (vocab + model.threads * 8 - 1) / (model.threads * 8));
   ThreadPool::shared().parallelFor((vocab + step - 1) / step, model.threads, [&](int64_t task) {
-    cpu::kernels().rowsTimes(*model.head, task * step, std::min(vocab, (task + 1) * step), normed_.data(), d, 1,
-                             logits_.data(), vocab);
+    cpu::kernels().rowsTimes(*model.head, task * step, std::min(vocab, (task + 1) * step), normed_.data(), d,
+                             static_cast<int>(count), logits, vocab);
   });
 }
 

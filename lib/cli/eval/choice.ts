@@ -1,0 +1,47 @@
+import type { Command } from 'commander'
+import { parseChoices } from '../../data/choices.js'
+import { choice } from '../../evaluate.js'
+import { Model } from '../../public-model.js'
+import { readTextFile } from '../files.js'
+import { addCommonOptions, type CommonOptions, wholeNumber } from '../options.js'
+import { print, printJson } from '../output.js'
+import { step } from '../steps.js'
+
+interface ChoiceFlags extends CommonOptions {
+  data: string
+  limit?: number
+  level: number
+}
+
+export function registerChoice(group: Command, signal: AbortSignal): void {
+  const command = group
+    .command('choice')
+    .description('how often the right one of several continuations is the likeliest')
+    .argument('<model>', 'Hugging Face directory, .gguf file or FLRC directory')
+    .requiredOption('--data <file>', '.jsonl with context, choices and answer (an index) in each line')
+    .option('--limit <n>', 'samples from the start of the file (default: all)', wholeNumber(1))
+    .option('--level <k>', 'level to measure at', wholeNumber(0), 0)
+  addCommonOptions(command).action(async (path: string, flags: ChoiceFlags) => {
+    const { dtype, device, threads, json, data, limit, level } = flags
+    const samples = parseChoices(await readTextFile(data), data)
+    const model = await step('load', (onProgress) =>
+      Model.load(path, { dtype, device, threads, signal, onProgress }),
+    )
+    const { outcomes: _, ...result } = await step('choice', (onProgress) =>
+      choice(model, samples, { limit, level, signal, onProgress }),
+    )
+    if (json) await printJson(result)
+    else {
+      const { accuracy, accuracyNormalised, intervals, samples: count } = result
+      await print(
+        `accuracy ${percent(accuracy, intervals.accuracy)}, per character ` +
+          `${percent(accuracyNormalised, intervals.accuracyNormalised)} of ${count} samples\n`,
+      )
+    }
+  })
+}
+
+function percent(value: number, [low, high]: readonly [number, number]): string {
+  const digits = (share: number) => (100 * share).toFixed(1)
+  return `${digits(value)}% (${digits(low)} to ${digits(high)})`
+}

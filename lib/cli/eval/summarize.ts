@@ -1,0 +1,73 @@
+import type { Command } from 'commander'
+import { parseDialogues } from '../../data/dialogues.js'
+import { parseOutputs } from '../../data/outputs.js'
+import { type SummarizeResult, summarize } from '../../evaluate.js'
+import { Model } from '../../public-model.js'
+import { parseSchedule } from '../../schedule.js'
+import { checkNewFile, readTextFile, writeNewFile } from '../files.js'
+import { addCommonOptions, type CommonOptions, wholeNumber } from '../options.js'
+import { formatBytes, formatTable, print, printJson } from '../output.js'
+import { step } from '../steps.js'
+
+interface SummarizeFlags extends CommonOptions {
+  data: string
+  limit?: number
+  maxTokens: number
+  schedule: string
+  outputs?: string
+  reference?: string
+}
+
+export function registerSummarize(group: Command, signal: AbortSignal): void {
+  const command = group
+    .command('summarize')
+    .description('ROUGE of the summaries that the model writes of dialogues')
+    .argument('<model>', 'Hugging Face directory, .gguf file or FLRC directory')
+    .requiredOption('--data <file>', '.jsonl with dialogue and summary (or summary1 to summary3) in each line')
+    .option('--limit <n>', 'samples from the start of the file (default: all)', wholeNumber(1))
+    .option('--max-tokens <n>', 'tokens of a summary at most', wholeNumber(1), 60)
+    .option(
+      '--schedule <schedule>',
+      'active budget by step: full, constant:B, or step, linear, cosine, exponential with :A:B:K',
+      'full',
+    )
+    .option('--outputs <file>', 'write the texts with their scores to this .jsonl file')
+    .option('--reference <file>', 'score against these outputs of another model too (what --outputs wrote)')
+  addCommonOptions(command).action(async (path: string, flags: SummarizeFlags) => {
+    const { dtype, device, threads, json, data, limit, maxTokens, outputs } = flags
+    const schedule = flags.schedule === 'full' ? undefined : parseSchedule(flags.schedule)
+    if (outputs !== undefined) await checkNewFile(outputs)
+    const samples = parseDialogues(await readTextFile(data), data)
+    const reference =
+      flags.reference === undefined
+        ? undefined
+        : parseOutputs(await readTextFile(flags.reference), flags.reference)
+    const model = await step('load', (onProgress) =>
+      Model.load(path, { dtype, device, threads, signal, onProgress }),
+    )
+    const { outputs: written, ...result } = await step('summarize', (onProgress) =>
+      summarize(model, samples, { limit, maxTokens, schedule, reference, signal, onProgress }),
+    )
+    if (outputs !== undefined) {
+      await writeNewFile(outputs, written.map((output) => `${JSON.stringify(output)}\n`).join(''))
+    }
+    if (json) await printJson(result)
+    else await print(describe(result))
+  })
+}
+
+function describe(result: Omit<SummarizeResult, 'outputs'>): string {
+  const { reference, samples, meanActiveBudget, bytesPerToken } = result
+  const row = (name: string, scores: NonNullable<typeof reference>) => [
+    name,
+    ...(['rouge1', 'rouge2', 'rougeL'] as const).map((key) => {
+      const [low, high] = scores.intervals[key]
+      return `${scores[key].toFixed(4)} (${low.toFixed(4)} to ${high.toFixed(4)})`
+    }),
+  ]
+  const rows = [row("people's summaries", result), ...(reference ? [row('the reference', reference)] : [])]
+  return (
+    `${formatTable(['against', 'ROUGE-1', 'ROUGE-2', 'ROUGE-L'], rows)}\n` +
+    `${samples} samples, mean active budget ${meanActiveBudget.toFixed(3)}, ${formatBytes(bytesPerToken)} a token\n`
+  )
+}

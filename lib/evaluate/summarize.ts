@@ -1,0 +1,148 @@
+import { type DialogueSample, summaryPrompt } from '../data/dialogues.js'
+import { FlrcError } from '../errors.js'
+import { Chat } from '../generate/chat.js'
+import { complete } from '../generate.js'
+import type { LoadedModel, TaskOptions } from '../model.js'
+import { meanRouge, meanScores, type RougeScores, rouge } from '../rouge.js'
+import type { Schedule } from '../schedule.js'
+import { bootstrapMean, type Estimate } from '../statistics/bootstrap.js'
+import { firstSamples, ofSample, sampleName } from './samples.js'
+
+/** A text to compare with, by the name of its sample; an output of an earlier `summarize` is one. */
+export interface SummaryReference {
+  id: string
+  text: string
+}
+
+export interface SummarizeOptions extends TaskOptions {
+  /** Samples to measure, from the first; all by default. */
+  limit?: number
+  /** Tokens of a summary at most; 60 by default. */
+  maxTokens?: number
+  /** The active budget of each step; level 0 throughout by default. */
+  schedule?: Schedule
+  /** Texts to score against besides people's, such as the outputs of the dense model. */
+  reference?: readonly SummaryReference[]
+}
+
+/** What the model wrote of one sample. Scores are means over the sample's references. */
+export interface SummaryOutput extends RougeScores {
+  /** The sample's own, or its place counted from 1. */
+  id: string
+  text: string
+  /** Tokens generated. */
+  tokens: number
+  /** Per token the level of the pass that produced it; only where a schedule was given. */
+  levels?: number[]
+  /** Scores against the text of `reference`. */
+  reference?: RougeScores
+}
+
+/** 95% bootstrap intervals of the means, [low, high], seeded. */
+export type RougeIntervals = Record<keyof RougeScores, [number, number]>
+
+/** Means over the samples. */
+export interface SummarizeResult extends RougeScores {
+  /** Mean over all generated tokens of the active budget of their pass; 0 where none were generated. */
+  meanActiveBudget: number
+  /** Mean over all generated tokens of the weight bytes read by their pass; 0 where none were generated. */
+  bytesPerToken: number
+  samples: number
+  intervals: RougeIntervals
+  /** The means against the texts of `reference`. */
+  reference?: RougeScores & { intervals: RougeIntervals }
+  outputs: SummaryOutput[]
+}
+
+/**
+ * Has the model summarise dialogues and scores the texts against people's (design 8): its chat template with
+ * its own system prompt, greedy decoding up to the end token. Errors: E_USAGE for a sample without dialogue or
+ * summary, a reference that lacks one, or an unusable option; E_CHAT_TEMPLATE where the model has none;
+ * E_CONTEXT where a dialogue is too long; E_ABORTED.
+ */
+export async function summarize(
+  model: LoadedModel,
+  samples: readonly DialogueSample[],
+  options: SummarizeOptions = {},
+): Promise<SummarizeResult> {
+  const { limit, maxTokens = 60, schedule, reference, signal, onProgress } = options
+  const chosen = firstSamples(samples, limit).map(checkedSample)
+  const referenceTexts = reference && byId(reference, chosen)
+  const outputs: SummaryOutput[] = []
+  const levels: number[] = []
+  for (const { id, dialogue, summaries } of chosen) {
+    onProgress?.({ stage: 'summarize', done: outputs.length, total: chosen.length })
+    const written = await write(model, id, dialogue, { maxTokens, schedule, signal })
+    levels.push(...written.levels)
+    const expected = referenceTexts?.get(id)
+    outputs.push({
+      id,
+      text: written.text,
+      tokens: written.tokenIds.length,
+      ...meanRouge(summaries, written.text),
+      ...(schedule && { levels: written.levels }),
+      ...(expected !== undefined && { reference: rouge(expected, written.text) }),
+    })
+  }
+  onProgress?.({ stage: 'summarize', done: chosen.length, total: chosen.length })
+  const perToken = (figure: 'budget' | 'bytesPerToken') =>
+    levels.reduce((sum, level) => sum + (model.levels[level]?.[figure] ?? 0), 0) / Math.max(1, levels.length)
+  const against = outputs.map((output) => output.reference).filter((scores) => scores !== undefined)
+  return {
+    ...meanScores(outputs),
+    meanActiveBudget: perToken('budget'),
+    bytesPerToken: perToken('bytesPerToken'),
+    samples: outputs.length,
+    intervals: intervalsOf(outputs),
+    ...(reference && { reference: { ...meanScores(against), intervals: intervalsOf(against) } }),
+    outputs,
+  }
+}
+
+async function write(
+  model: LoadedModel,
+  id: string,
+  dialogue: string,
+  options: { maxTokens: number; schedule: Schedule | undefined; signal: AbortSignal | undefined },
+): ReturnType<typeof complete> {
+  const chat = new Chat(model)
+  try {
+    return await complete(chat.send(summaryPrompt(dialogue), options))
+  } catch (error) {
+    throw ofSample(id, error)
+  } finally {
+    chat.dispose()
+  }
+}
+
+function checkedSample(sample: DialogueSample, index: number) {
+  const id = sampleName(sample, index)
+  const { dialogue, summaries } = sample
+  if (dialogue === undefined || summaries === undefined || summaries.length === 0) {
+    throw new FlrcError(
+      'E_USAGE',
+      `sample ${id} has no ${dialogue === undefined ? 'dialogue' : 'summary'}; give samples with a dialogue and at least one summary`,
+    )
+  }
+  return { id, dialogue, summaries }
+}
+
+/** The reference texts by sample, one for each of `samples`. */
+function byId(
+  reference: readonly SummaryReference[],
+  samples: readonly { id: string }[],
+): ReadonlyMap<string, string> {
+  const texts = new Map(reference.map(({ id, text }) => [id, text]))
+  const missing = samples.find(({ id }) => !texts.has(id))
+  if (missing !== undefined || texts.size < reference.length) {
+    const problem = missing === undefined ? 'names a sample twice' : `has no text for sample ${missing.id}`
+    throw new FlrcError('E_USAGE', `the reference ${problem}; write it with the same data and limit`)
+  }
+  return texts
+}
+
+function intervalsOf(scores: readonly RougeScores[]): RougeIntervals {
+  const interval = (key: keyof RougeScores): Estimate['interval'] =>
+    bootstrapMean(scores.map((score) => score[key])).interval
+  return { rouge1: interval('rouge1'), rouge2: interval('rouge2'), rougeL: interval('rougeL') }
+}
