@@ -6,7 +6,9 @@ export {
   calibrate,
   type ProjectionScores,
 } from './calibrate.js'
+export type { DialogueSource, SelfSource, TextSource, UsedSource } from './calibration/sources.js'
 export { type AllocateOptions, type CompressOptions, compress } from './compress.js'
+export { type DialogueSample, parseDialogues, summaryPrompt } from './data/dialogues.js'
 export { type ErrorCode, errorCodes, FlrcError } from './errors.js'
 export type { PerplexityOptions, PerplexityResult } from './evaluate.js'
 export * as evaluate from './evaluate.js'
