@@ -99,6 +99,8 @@ export interface NativeDocumentForm {
   turns: Int32Array[]
   /** The tokens after the last stretch. */
   ending: Int32Array
+  /** Tokens of a stretch that is not the last, at most. */
+  longest: number
 }
 
 export interface NativeSelfTextOptions {

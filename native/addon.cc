@@ -233,7 +233,7 @@ SelfTextOptions selfTextOptions(const Napi::Object& from) {
     const Napi::Object form = object(value, "a form");
     const auto turn = [](const Napi::Value& v) { return integers(v, "a turn"); };
     return DocumentForm{integers(form.Get("starts"), "starts"), list(form.Get("turns"), "turns", turn),
-                        integers(form.Get("ending"), "ending")};
+                        integers(form.Get("ending"), "ending"), integer(form, "longest")};
   });
   options.ends = integers(from.Get("ends"), "ends");
   options.windows = integer(from, "windows");

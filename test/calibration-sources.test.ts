@@ -173,6 +173,7 @@ test('self: half plain text, half conversations as the template has them', async
     }
     assert.equal(Array.from(window.slice(0, opening.length)), opening)
     const said = tokenizer.decode(window, { skipSpecial: false })
+    assert.ok(said.includes('<|im_end|>\n<|im_start|>assistant\n'), 'every window shows an answer')
     const turns = said.split('<|im_start|>').slice(1)
     for (const [turn, message] of turns.entries()) {
       assert.ok(message.startsWith(turn % 2 === 0 ? 'user\n' : 'assistant\n'.slice(0, message.length)), said)

@@ -39,8 +39,10 @@ export async function writeSelfWindows(
   if (windows === 0) {
     return { windows: [], sampling: { seed, ...sampling, plainWindows: 0, chatWindows: 0 } }
   }
-  const chat = model.source.tokenizer.chatTemplate === undefined ? undefined : await chatForm(model, signal)
-  const forms = chat ? [plainForm(model), chat] : [plainForm(model)]
+  const chat =
+    model.source.tokenizer.chatTemplate === undefined ? undefined : await chatForm(model, seqLen, signal)
+  const plain = plainForm(model, seqLen)
+  const forms = chat ? [plain, chat] : [plain]
   const ends = Int32Array.from(endTokens(model))
   const text = await model.writeSelfText(
     { forms, ends, windows, length: seqLen, seed, ...sampling, memory },
@@ -59,20 +61,28 @@ function endTokens({ tokenizer, config }: LoadedModel): Set<number> {
   return new Set(all.filter((token) => token < config.vocabSize))
 }
 
-function plainForm(model: LoadedModel): NativeDocumentForm {
+function plainForm(model: LoadedModel, longest: number): NativeDocumentForm {
   const { tokenizer, config } = model
   const { addsBos, bosTokenId } = tokenizer
   if (addsBos && bosTokenId !== undefined) {
-    return { starts: Int32Array.of(), turns: [Int32Array.of(bosTokenId)], ending: Int32Array.of() }
+    return { starts: Int32Array.of(), turns: [Int32Array.of(bosTokenId)], ending: Int32Array.of(), longest }
   }
   const ends = endTokens(model)
   const ids = Array.from({ length: Math.min(config.vocabSize, tokenizer.vocabSize) }, (_, id) => id)
   const starts = Int32Array.from(ids.filter((id) => tokenizer.tokenOf(id) !== undefined && !ends.has(id)))
-  return { starts, turns: [Int32Array.of()], ending: Int32Array.of() }
+  return { starts, turns: [Int32Array.of()], ending: Int32Array.of(), longest }
 }
 
-/** The template taken apart: what stands before the user's message, between it and the answer, and after that. */
-async function chatForm(model: LoadedModel, signal: AbortSignal | undefined): Promise<NativeDocumentForm> {
+/**
+ * The template taken apart: what stands before the user's message, between it and the answer, and after that. The
+ * message ends at half of a window: small models know answers better than where a user would stop, and every window
+ * is to show an answer.
+ */
+async function chatForm(
+  model: LoadedModel,
+  seqLen: number,
+  signal: AbortSignal | undefined,
+): Promise<NativeDocumentForm> {
   const chat = [
     { role: 'user', content: userMark },
     { role: 'assistant', content: answerMark },
@@ -90,5 +100,10 @@ async function chatForm(model: LoadedModel, signal: AbortSignal | undefined): Pr
     )
   }
   const encode = (part: string) => model.tokenizer.encode(part, { addSpecial: false })
-  return { starts: Int32Array.of(), turns: [encode(opening), encode(between)], ending: encode(ending) }
+  return {
+    starts: Int32Array.of(),
+    turns: [encode(opening), encode(between)],
+    ending: encode(ending),
+    longest: Math.ceil(seqLen / 2),
+  }
 }

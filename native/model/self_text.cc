@@ -35,9 +35,12 @@ class Window {
     if (samples()) {
       token = sampleToken(logits, model_.config.vocab, sampling_).token;
       ++sampling_.draw;
+      ++written_;
       if (ends_[static_cast<size_t>(token)]) {
         endStretch();
         if (!given_.empty()) token = take();
+      } else if (written_ == form_.longest && stretch_ + 1 < form_.turns.size()) {
+        endStretch();
       }
     } else {
       token = take();
@@ -54,6 +57,7 @@ class Window {
   void beginDocument() {
     cache.length = 0;
     stretch_ = 0;
+    written_ = 0;
     if (!form_.starts.empty()) {
       const auto count = static_cast<double>(form_.starts.size());
       const double drawn = randomUniform(sampling_.seed, sampling_.draw++) * count;
@@ -64,6 +68,7 @@ class Window {
 
   void endStretch() {
     ++stretch_;
+    written_ = 0;
     give(stretch_ < form_.turns.size() ? form_.turns[stretch_] : form_.ending);
   }
 
@@ -83,6 +88,7 @@ class Window {
   Sampling sampling_;
   std::vector<int32_t> given_;  // still to be written, the next one last
   size_t stretch_ = 0;
+  int64_t written_ = 0;  // of the stretch
   bool fresh_ = false;
 
  public:
@@ -102,6 +108,7 @@ void check(const Model& model, const SelfTextOptions& options) {
     if (form.turns.empty() || (form.starts.empty() && form.turns.front().empty())) {
       throw Error(code::internal, "a form of self-written text gives no token to begin with");
     }
+    if (form.longest < 1) throw Error(code::internal, "a stretch of self-written text has no room");
     inside(form.starts);
     inside(form.ending);
     for (const auto& turn : form.turns) inside(turn);

@@ -14,6 +14,7 @@ struct DocumentForm {
   std::vector<int32_t> starts;              // one of them, drawn, begins each document; none where empty
   std::vector<std::vector<int32_t>> turns;  // the tokens before each stretch that the model writes
   std::vector<int32_t> ending;              // the tokens after the last stretch
+  int64_t longest = 0;                      // tokens of a stretch that is not the last, at most
 };
 
 struct SelfTextOptions {

@@ -18,7 +18,7 @@ constexpr int64_t kMegabyte = 1 << 20;
 
 SelfTextOptions options() {
   SelfTextOptions options;
-  options.forms = {{{1, 2, 3, 4, 5}, {{}}, {}}, {{}, {{7, 8}, {9, 7}}, {9, 6}}};
+  options.forms = {{{1, 2, 3, 4, 5}, {{}}, {}, 12}, {{}, {{7, 8}, {9, 7}}, {9, 6}, 12}};
   options.ends = {9, 10, 11, 12};
   options.windows = 18;
   options.length = 12;
@@ -86,7 +86,7 @@ TEST("self text: the same windows however many are written together and with any
 TEST("self text: what the model writes is what a session samples after the same tokens") {
   const auto of = fixture::load(fixture::names().front(), 2);
   SelfTextOptions how = options();
-  how.forms = {{{}, {{7}}, {}}};
+  how.forms = {{{}, {{7}}, {}, 1}};
   how.ends = {};
   how.windows = 1;
   how.topP = 0.9;
@@ -110,6 +110,7 @@ TEST("self text: documents keep to their form") {
   SelfTextOptions how = options();
   how.length = std::min<int64_t>(of.model->config.context, 400);
   how.windows = 4;
+  for (auto& form : how.forms) form.longest = how.length;
   // Nearly every token ends a stretch, so that many documents are seen.
   how.ends.clear();
   for (int32_t token = 9; token < of.model->config.vocab; ++token) how.ends.push_back(token);
@@ -144,6 +145,23 @@ TEST("self text: documents keep to their form") {
   }
 }
 
+TEST("self text: a stretch that does not end is ended, but for the last") {
+  const auto of = fixture::load(fixture::names().front(), 2);
+  SelfTextOptions how = options();
+  how.forms = {{{}, {{7, 8}, {9, 7}}, {9, 6}, 3}};
+  how.ends = {};
+  const auto text = writeSelfText(*of.model, how, Job());
+  for (int64_t w = 0; w < how.windows; ++w) {
+    const auto window = windowOf(text, w, how.length);
+    CHECK_EQUAL(window[0], 7);
+    CHECK_EQUAL(window[1], 8);
+    CHECK_EQUAL(window[5], 9);
+    CHECK_EQUAL(window[6], 7);
+  }
+  how.forms[0].longest = 20;
+  CHECK(writeSelfText(*of.model, how, Job()) != text);
+}
+
 TEST("self text: forms and sizes that cannot be used are refused, and a cancelled call ends") {
   const auto of = fixture::load(fixture::names().front(), 1);
   const auto refused = [&](auto&& spoil) {
@@ -156,6 +174,7 @@ TEST("self text: forms and sizes that cannot be used are refused, and a cancelle
   refused([](SelfTextOptions& how) { how.forms[1].turns.clear(); });
   refused([](SelfTextOptions& how) { how.forms[1].ending = {-1}; });
   refused([](SelfTextOptions& how) { how.ends = {1 << 30}; });
+  refused([](SelfTextOptions& how) { how.forms[1].longest = 0; });
   refused([](SelfTextOptions& how) { how.windows = 0; });
   refused([&](SelfTextOptions& how) { how.length = of.model->config.context + 1; });
   Job cancelled;
