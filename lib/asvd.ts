@@ -1,5 +1,6 @@
 import { type FactorStorage, rankAtRatio, type Sensitivity, sensitivityRatios } from './allocate.js'
-import { type Calibration, checkWindow, concatenate } from './calibrate.js'
+import type { Calibration } from './calibrate.js'
+import { checkWindow, concatenate } from './calibration/windows.js'
 import { checkOneOf, checkWhole } from './check.js'
 import { FlrcError } from './errors.js'
 import { LoadedModel, type TaskOptions } from './model.js'

@@ -1,20 +1,19 @@
-import { createHash } from 'node:crypto'
 import { tmpdir, totalmem } from 'node:os'
 import type { FactorStorage, Sensitivity } from './allocate.js'
+import type { CalibrationText, UsedSource } from './calibration/sources.js'
+import { type CalibrationWindows, calibrationWindows, concatenate } from './calibration/windows.js'
 import { checkOneOf, checkRange, checkWhole } from './check.js'
-import { sha256OfFiles, sha256OfText } from './checkpoint/plan.js'
-import { FlrcError } from './errors.js'
+import { sha256OfFiles } from './checkpoint/plan.js'
 import type { CalibrationHandle, LoadedModel, ModelParts, TaskOptions } from './model.js'
 import type { NativeCalibrationResult, NativeFactorizeOptions } from './native-types.js'
-import { firstTokens } from './text.js'
+
+export type { CalibrationText } from './calibration/sources.js'
 
 export type Whitening = 'none' | 'scaled' | 'input' | 'two-sided'
 
-/** A text, or a text with its share of the samples (1 by default), or ready token windows. */
-export type CalibrationText = string | { text: string; weight?: number } | Int32Array
-
 export interface CalibrateOptions extends TaskOptions {
-  calibration: readonly CalibrationText[]
+  /** Sources of the token windows; what the model writes itself (`[{ self: true }]`) by default. */
+  calibration?: readonly CalibrationText[]
   /** Windows to use at most; 64 by default. */
   samples?: number
   /** Tokens in a window; 512 by default, or the context where that is less. */
@@ -24,7 +23,7 @@ export interface CalibrateOptions extends TaskOptions {
    * itself (the true Fisher), `data` takes the text's next token (the empirical one).
    */
   labels?: 'model' | 'data'
-  /** Seed of the drawn labels; 0 by default. */
+  /** Seed of the drawn labels and of what the model writes itself; 0 by default. */
   seed?: number
   /**
    * What the factors are optimal under: `two-sided` (K-FAC, the default), the moment of the inputs (`input`, as in
@@ -71,7 +70,11 @@ export class Calibration {
     readonly seqLen: number
     readonly tokens: number
   }
-  /** SHA-256 of the model's weight files and of the calibration's token windows. */
+  /** Where the token windows came from. */
+  readonly sources: readonly UsedSource[]
+  /** Seconds that making the windows took: tokenising, and writing where the model did. */
+  readonly windowSeconds: number
+  /** SHA-256 of the model's weight files and of the calibration's sources. */
   readonly hashes: { readonly model: string; readonly calibration: string }
   /** The token windows that were looked at. */
   readonly windows: readonly Int32Array[]
@@ -85,7 +88,7 @@ export class Calibration {
     figures: CalibrationFigures,
     options: Calibration['options'],
     hashes: Calibration['hashes'],
-    windows: readonly Int32Array[],
+    made: Pick<CalibrationWindows, 'windows' | 'sources'> & { seconds: number },
   ) {
     this.#handle = handle
     this.model = handle.model
@@ -93,7 +96,9 @@ export class Calibration {
     this.curves = figures.curves
     this.options = options
     this.hashes = hashes
-    this.windows = windows
+    this.windows = made.windows
+    this.sources = made.sources
+    this.windowSeconds = made.seconds
     this.scores = Object.fromEntries(
       this.model.projections.map(({ name }, index) => [
         name,
@@ -128,10 +133,10 @@ export class Calibration {
 
 /**
  * Runs the calibration text forward and backward through the model: Fisher scores, moments, nested factors and
- * truncation curves of every projection. E_CALIBRATION where the text gives no window, E_USAGE for an unusable
- * option, E_CONTEXT where seqLen exceeds the context.
+ * truncation curves of every projection. E_CALIBRATION where a source gives no window, E_USAGE for an unusable
+ * option or dialogue, E_CHAT_TEMPLATE for dialogues without a template, E_CONTEXT where seqLen exceeds the context.
  */
-export async function calibrate(model: LoadedModel, options: CalibrateOptions): Promise<Calibration> {
+export async function calibrate(model: LoadedModel, options: CalibrateOptions = {}): Promise<Calibration> {
   const {
     labels = 'model',
     seed = 0,
@@ -145,7 +150,9 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions): 
   checkRange('shrinkage', shrinkage, 0, 1, 'a number from 0 to 1')
   checkWhole('seed', seed, 0)
   checkWhole('memory', memory, 1)
-  const windows = calibrationWindows(model, options)
+  const begin = performance.now()
+  const { windows, sources, sha256 } = await calibrationWindows(model, { ...options, memory })
+  const made = { windows, sources, seconds: (performance.now() - begin) / 1000 }
   const tokens = concatenate(windows)
   const settings = {
     tokens,
@@ -172,8 +179,8 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions): 
     scores,
     rest,
     { labels, seed, whitening, shrinkage, samples: windows.length, seqLen, tokens: tokens.length },
-    { model: await hashed, calibration: sha256OfTexts(options.calibration) },
-    windows,
+    { model: await hashed, calibration: sha256 },
+    made,
   )
 }
 
@@ -181,124 +188,8 @@ function weightFiles(model: LoadedModel): string[] {
   return [...new Set(Array.from(model.source.tensors.values(), ({ file }) => file))]
 }
 
-/** Of one text its own hash, of several that of their hashes' lines. */
-function sha256OfTexts(texts: readonly CalibrationText[]): string {
-  const hashes = texts.map((text) =>
-    createHash('sha256')
-      .update(text instanceof Int32Array || typeof text === 'string' ? text : text.text)
-      .digest('hex'),
-  )
-  return hashes.length === 1 ? (hashes[0] ?? '') : sha256OfText(hashes.map((hash) => `${hash}\n`).join(''))
-}
-
 /** Half of the memory that this process may use, in bytes. */
 export function defaultMemory(): number {
   const allowed = process.constrainedMemory?.() ?? 0
   return Math.floor((allowed > 0 ? Math.min(allowed, totalmem()) : totalmem()) / 2)
-}
-
-/**
- * Cuts the calibration texts into windows: each text is tokenised once and gives the first of its consecutive,
- * non-overlapping windows, as many as its weight's share of `samples`.
- */
-export function calibrationWindows(
-  model: LoadedModel,
-  { calibration, samples = 64, seqLen: asked }: Pick<CalibrateOptions, 'calibration' | 'samples' | 'seqLen'>,
-): Int32Array[] {
-  const context = model.config.contextLength
-  const seqLen = asked ?? Math.min(512, context)
-  checkWhole('samples', samples, 1)
-  checkWhole('seqLen', seqLen, 2)
-  if (seqLen > context) {
-    throw new FlrcError(
-      'E_CONTEXT',
-      `seqLen ${seqLen} exceeds the context of ${context}; give at most ${context}`,
-    )
-  }
-  if (calibration.length === 0) {
-    throw new FlrcError('E_CALIBRATION', 'no calibration text given; give one of a few hundred kilobytes')
-  }
-  const parts = calibration.map((part) =>
-    part instanceof Int32Array
-      ? { windows: [checkWindow(part, model)], weight: 0 }
-      : cutText(model, part, seqLen, samples),
-  )
-  const ready = parts.filter((part) => part.weight === 0).flatMap((part) => part.windows)
-  const texts = parts.filter((part) => part.weight > 0)
-  const shares = shareOut(
-    Math.max(0, samples - ready.length),
-    texts.map((part) => part.weight),
-  )
-  const windows = [...ready, ...texts.flatMap((part, index) => part.windows.slice(0, shares[index]))]
-  return windows.slice(0, samples)
-}
-
-function cutText(
-  model: LoadedModel,
-  part: string | { text: string; weight?: number },
-  seqLen: number,
-  most: number,
-) {
-  const { text, weight = 1 } = typeof part === 'string' ? { text: part } : part
-  if (typeof text !== 'string') throw new FlrcError('E_USAGE', 'a calibration text must be a string')
-  if (!(weight > 0 && Number.isFinite(weight))) {
-    throw new FlrcError('E_USAGE', `a calibration text has the weight ${weight}; give a number above 0`)
-  }
-  const tokens = firstTokens(model.tokenizer, text, most * seqLen)
-  if (tokens.length < seqLen) {
-    throw new FlrcError(
-      'E_CALIBRATION',
-      `the calibration text has ${tokens.length} tokens and a window takes ${seqLen}; give a longer text or shorter windows`,
-    )
-  }
-  const count = Math.floor(tokens.length / seqLen)
-  const windows = Array.from({ length: count }, (_, index) =>
-    tokens.slice(index * seqLen, (index + 1) * seqLen),
-  )
-  return { windows, weight }
-}
-
-/** E_CALIBRATION unless the model can read this window and predict from it. */
-export function checkWindow(window: Int32Array, model: LoadedModel): Int32Array {
-  const { contextLength, vocabSize } = model.config
-  if (window.length < 2 || window.length > contextLength) {
-    throw new FlrcError(
-      'E_CALIBRATION',
-      `a token window has ${window.length} tokens; give 2 to ${contextLength}`,
-    )
-  }
-  if (window.some((token) => token < 0 || token >= vocabSize)) {
-    throw new FlrcError(
-      'E_CALIBRATION',
-      `a token window holds ids outside 0 to ${vocabSize - 1}; tokenise it again`,
-    )
-  }
-  return window
-}
-
-/** Whole shares of `total` in proportion to the weights, by largest remainder; none is 0 where all can have 1. */
-export function shareOut(total: number, weights: readonly number[]): number[] {
-  const sum = weights.reduce((a, b) => a + b, 0)
-  const exact = weights.map((weight) => (total * weight) / sum)
-  const shares = exact.map(Math.floor)
-  const rest = (index: number) => (exact[index] ?? 0) % 1
-  const byRest = weights.map((_, index) => index).sort((a, b) => rest(b) - rest(a))
-  const left = total - shares.reduce((a, b) => a + b, 0)
-  for (const index of byRest.slice(0, left)) shares[index] = (shares[index] ?? 0) + 1
-  while (total >= weights.length && shares.includes(0)) {
-    const largest = shares.indexOf(Math.max(...shares))
-    shares[largest] = (shares[largest] ?? 0) - 1
-    shares[shares.indexOf(0)] = 1
-  }
-  return shares
-}
-
-export function concatenate(windows: readonly Int32Array[]): Int32Array {
-  const tokens = new Int32Array(windows.reduce((sum, window) => sum + window.length, 0))
-  let position = 0
-  for (const window of windows) {
-    tokens.set(window, position)
-    position += window.length
-  }
-  return tokens
 }

@@ -9,6 +9,9 @@ import { Environment, Interpreter, Template } from '@huggingface/jinja'
 export interface RenderRequest {
   template: string
   variables: Record<string, unknown>
+  /** Each is rendered on its own, as the variable `messages`. */
+  chats: readonly (readonly unknown[])[]
+  /** Of all texts together. */
   maxCharacters: number
   /** Of a list. */
   maxItems: number
@@ -16,7 +19,7 @@ export interface RenderRequest {
   maxSplitCharacters: number
   maxHeapBytes: number
 }
-export type RenderReply = { text: string } | { error: string }
+export type RenderReply = { texts: string[] } | { error: string }
 
 type Program = Template['parsed']
 type Statement = Parameters<Interpreter['evaluate']>[0]
@@ -24,11 +27,12 @@ type Statement = Parameters<Interpreter['evaluate']>[0]
 function render({
   template,
   variables,
+  chats,
   maxCharacters,
   maxItems,
   maxSplitCharacters,
   maxHeapBytes,
-}: RenderRequest): string {
+}: RenderRequest): string[] {
   const tooMany = new Error(`it makes a list of more than ${maxItems} items`)
   const check = (characters: number) => {
     if (characters > maxCharacters) throw new Error(`it makes more than ${maxCharacters} characters`)
@@ -108,12 +112,19 @@ function render({
     }
     return result
   }
-  return new Template(template).render(variables)
+  const parsed = new Template(template)
+  let rendered = 0
+  return chats.map((messages) => {
+    const text = parsed.render({ ...variables, messages })
+    rendered += text.length
+    check(rendered)
+    return text
+  })
 }
 
 let reply: RenderReply
 try {
-  reply = { text: render(workerData as RenderRequest) }
+  reply = { texts: render(workerData as RenderRequest) }
 } catch (error) {
   reply = { error: error instanceof Error ? error.message : String(error) }
 }

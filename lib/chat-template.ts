@@ -50,7 +50,11 @@ function refusal(file: string, problem: string, cause?: unknown): FlrcError {
   )
 }
 
-function requestOf(template: string, messages: readonly ChatMessage[], options: RenderOptions): RenderRequest {
+function requestOf(
+  template: string,
+  chats: readonly (readonly ChatMessage[])[],
+  options: RenderOptions,
+): RenderRequest {
   const { addGenerationPrompt = true, bosToken = '', eosToken = '', tools, variables } = options
   return {
     template,
@@ -59,11 +63,11 @@ function requestOf(template: string, messages: readonly ChatMessage[], options: 
       tools: tools ?? null,
       documents: null,
       ...variables,
-      messages,
       add_generation_prompt: addGenerationPrompt,
       bos_token: bosToken,
       eos_token: eosToken,
     },
+    chats,
     maxCharacters,
     maxItems,
     maxSplitCharacters,
@@ -80,13 +84,23 @@ export async function renderChat(
   messages: readonly ChatMessage[],
   options: RenderOptions = {},
 ): Promise<string> {
+  const [text = ''] = await renderChats(template, [messages], options)
+  return text
+}
+
+/** Renders several chats, each as `renderChat` does, within one chat's limits of time and memory. */
+export async function renderChats(
+  template: string,
+  chats: readonly (readonly ChatMessage[])[],
+  options: RenderOptions = {},
+): Promise<string[]> {
   const { signal, file = 'chat template' } = options
   if (signal?.aborted) throw abortedError()
   if (template.length > templateLimit) {
     throw refusal(file, `is ${template.length} characters long, more than the ${templateLimit} allowed`)
   }
   const limit = options.timeLimitMs ?? timeLimitMs
-  const worker = startWorker(requestOf(template, messages, options), file)
+  const worker = startWorker(requestOf(template, chats, options), file)
   let timer: NodeJS.Timeout | undefined
   let abort = () => {}
   try {
@@ -99,7 +113,7 @@ export async function renderChat(
       worker.once('exit', () => reject(refusal(file, 'ended its thread')))
     })
     if ('error' in reply) throw refusal(file, `failed (${reply.error})`)
-    return reply.text
+    return reply.texts
   } finally {
     clearTimeout(timer)
     signal?.removeEventListener('abort', abort)

@@ -57,8 +57,11 @@ export interface AllocateOptions {
 }
 
 export interface CompressOptions extends AllocateOptions, Omit<CalibrateOptions, 'calibration' | 'curves'> {
-  /** Texts, or the result of `calibrate` on this model, whose options then hold. */
-  calibration: readonly CalibrationText[] | Calibration
+  /**
+   * What to calibrate on (the model's own text by default), or the result of `calibrate` on this model, whose
+   * options then hold.
+   */
+  calibration?: readonly CalibrationText[] | Calibration
 }
 
 /** Rejects options that no model could satisfy, before any work. E_USAGE names the option. */
@@ -77,7 +80,7 @@ export function checkCompressOptions(options: AllocateOptions): void {
 
 /**
  * Compresses a model: calibrates it (unless a calibration is given), shares the rank out, cuts the factors. The
- * model given stays as it was. Errors: E_USAGE, E_CALIBRATION, E_CONTEXT, E_NUMERIC, E_DISPOSED, E_ABORTED.
+ * model given stays as it was. Errors: E_USAGE, E_CALIBRATION, E_CHAT_TEMPLATE, E_CONTEXT, E_NUMERIC, E_DISPOSED, E_ABORTED.
  */
 export async function compress(model: LoadedModel, options: CompressOptions): Promise<Model> {
   checkCompressOptions(options)
@@ -150,7 +153,10 @@ async function cut(
       ...(levelWeights ? { levelWeights } : {}),
     },
     model: { sha256: calibration.hashes.model },
-    calibration: { sha256: calibration.hashes.calibration, tokens, windows: samples },
+    calibration: {
+      ...{ sha256: calibration.hashes.calibration, tokens, windows: samples },
+      sources: calibration.sources,
+    },
     scores: byName(projections, scores),
     curves: byName(projections, curves ?? []),
     ...(method === 'energy' ? { singular: byName(projections, singular) } : {}),
@@ -163,7 +169,7 @@ async function cut(
   }
   const spent = figures.seconds
   const seconds = {
-    calibrate: spent.forward + spent.backward + spent.moments,
+    calibrate: calibration.windowSeconds + spent.forward + spent.backward + spent.moments,
     factorize: spent.factorize + (end - factorizeBegin) / 1000,
     curves: spent.curves,
     allocate: (search?.seconds ?? 0) + (factorizeBegin - allocateBegin) / 1000,

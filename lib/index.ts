@@ -8,9 +8,10 @@ export {
   type ProjectionScores,
   type Whitening,
 } from './calibrate.js'
+export type { DialogueSource, SelfSource, TextSource, UsedSource } from './calibration/sources.js'
 export { type AllocateOptions, type CompressOptions, compress, type ScoreKind } from './compress.js'
 export type { ChoiceSample } from './data/choices.js'
-export type { DialogueSample } from './data/dialogues.js'
+export { type DialogueSample, parseDialogues, summaryPrompt } from './data/dialogues.js'
 export { type ErrorCode, errorCodes, FlrcError } from './errors.js'
 export type {
   ChoiceOptions,

@@ -13,6 +13,7 @@ import type {
   NativeLevelInfo,
   NativeModel,
   NativeSampling,
+  NativeSelfTextOptions,
   NativeSession,
   NativeStep,
   NativeTask,
@@ -205,6 +206,14 @@ export class LoadedModel {
   windowLosses(tokens: Int32Array, seqLen: number, level: number, task: TaskOptions): Promise<Float64Array> {
     return this.run(
       (addon, native) => addon.windowLosses(native, tokens, seqLen, level, progressSink(task.onProgress)),
+      task.signal,
+    )
+  }
+
+  /** Token windows of documents that the model writes itself, [windows, length]. */
+  writeSelfText(options: NativeSelfTextOptions, task: TaskOptions): Promise<Int32Array> {
+    return this.run(
+      (addon, native) => addon.writeSelfText(native, options, progressSink(task.onProgress)),
       task.signal,
     )
   }

@@ -91,6 +91,33 @@ export interface NativeStep {
   entropy: number
 }
 
+/** What is given of a document that the model writes. */
+export interface NativeDocumentForm {
+  /** One of them, drawn, begins each document; none where empty. */
+  starts: Int32Array
+  /** The tokens before each stretch that the model writes. */
+  turns: Int32Array[]
+  /** The tokens after the last stretch. */
+  ending: Int32Array
+  /** Tokens of a stretch that is not the last, at most. */
+  longest: number
+}
+
+export interface NativeSelfTextOptions {
+  /** Window i is of form i modulo their number. */
+  forms: NativeDocumentForm[]
+  /** Tokens that end a stretch. */
+  ends: Int32Array
+  windows: number
+  /** Tokens in a window. */
+  length: number
+  seed: number
+  temperature: number
+  topP: number
+  /** Bytes that KV caches may take. */
+  memory: number
+}
+
 export interface NativeCalibrationOptions {
   /** Token ids of all windows, one after another; each window is its own sequence. */
   tokens: Int32Array
@@ -187,6 +214,13 @@ export interface NativeBinding {
     level: number,
     onProgress?: NativeProgress,
   ): NativeTask<Float64Array>
+
+  /** Lets the model write token windows [windows, length] of documents, each from an empty context. */
+  writeSelfText(
+    model: NativeModel,
+    options: NativeSelfTextOptions,
+    onProgress?: NativeProgress,
+  ): NativeTask<Int32Array>
 
   calibrate(
     model: NativeModel,

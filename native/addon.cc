@@ -14,6 +14,7 @@
 #include "cpu/kernels.h"
 #include "linalg/gemm.h"
 #include "model/loader.h"
+#include "model/self_text.h"
 #include "model/session.h"
 #include "model/window_losses.h"
 #include "model/writer.h"
@@ -227,6 +228,24 @@ CalibrationOptions calibrationOptions(const Napi::Object& from) {
   return options;
 }
 
+SelfTextOptions selfTextOptions(const Napi::Object& from) {
+  SelfTextOptions options;
+  options.forms = list(from.Get("forms"), "forms", [](const Napi::Value& value) {
+    const Napi::Object form = object(value, "a form");
+    const auto turn = [](const Napi::Value& v) { return integers(v, "a turn"); };
+    return DocumentForm{integers(form.Get("starts"), "starts"), list(form.Get("turns"), "turns", turn),
+                        integers(form.Get("ending"), "ending"), integer(form, "longest")};
+  });
+  options.ends = integers(from.Get("ends"), "ends");
+  options.windows = integer(from, "windows");
+  options.length = integer(from, "length");
+  options.seed = static_cast<uint64_t>(integer(from, "seed"));
+  options.temperature = number(from, "temperature");
+  options.topP = number(from, "topP");
+  options.memory = integer(from, "memory");
+  return options;
+}
+
 // ---- values to JavaScript ---------------------------------------------------------------------------------
 
 Napi::Value toArray(Napi::Env env, const std::vector<double>& values) {
@@ -428,6 +447,14 @@ Napi::Value startWindowLosses(const Napi::CallbackInfo& call) {
       [](Napi::Env env, std::vector<double>& losses) { return toArray(env, losses); });
 }
 
+Napi::Value startSelfText(const Napi::CallbackInfo& call) {
+  const auto model = Handle<const Model>::get(call[0]);
+  const SelfTextOptions options = selfTextOptions(object(call[1], "options"));
+  return startWork<std::vector<int32_t>>(
+      call.Env(), call[2], [=](const Job& job) { return writeSelfText(*model, options, job); },
+      [](Napi::Env env, std::vector<int32_t>& text) { return toArray(env, text); });
+}
+
 Napi::Value startCalibrate(const Napi::CallbackInfo& call) {
   const auto model = Handle<const Model>::get(call[0]);
   const CalibrationOptions options = calibrationOptions(object(call[1], "options"));
@@ -511,6 +538,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("rewind", guarded<rewind>);
   add("releaseSession", guarded<release<Session>>);
   add("windowLosses", guarded<startWindowLosses>);
+  add("writeSelfText", guarded<startSelfText>);
   add("calibrate", guarded<startCalibrate>);
   add("factorize", guarded<startFactorize>);
   add("releaseCalibration", guarded<release<const Calibration>>);

@@ -3,7 +3,6 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { calibrationWindows, shareOut } from '#lib/calibrate.js'
 import {
   type Calibration,
   calibrate,
@@ -302,27 +301,6 @@ measuring('line ends do not change a text, and the tail is dropped', async () =>
   const whole = model.tokenizer.encode(heldout.slice(0, 2000))
   const { windows } = await evaluate.perplexity(model, heldout.slice(0, 2000), { seqLen: 64 })
   assert.is(windows, Math.floor(whole.length / 64))
-})
-
-measuring('calibration windows are consecutive, and weights share the samples', () => {
-  const tokens = model.tokenizer.encode(text)
-  const windows = calibrationWindows(model, { calibration: [text], samples: 3, seqLen: 32 })
-  assert.equal(
-    windows.map((window) => Array.from(window)),
-    [0, 1, 2].map((index) => Array.from(tokens.slice(index * 32, (index + 1) * 32))),
-  )
-  assert.equal(shareOut(10, [1, 3]), [3, 7])
-  assert.equal(shareOut(4, [1, 1, 100]), [1, 1, 2])
-  assert.equal(shareOut(1, [1, 2]), [0, 1])
-  const mixed = calibrationWindows(model, {
-    calibration: [{ text, weight: 3 }, { text: heldout, weight: 1 }, Int32Array.from([1, 2, 3])],
-    samples: 9,
-    seqLen: 32,
-  })
-  assert.equal(Array.from(mixed[0] ?? []), [1, 2, 3])
-  const other = model.tokenizer.encode(heldout)
-  assert.equal(Array.from(mixed[7] ?? []), Array.from(other.slice(0, 32)))
-  assert.is(mixed.length, 9)
 })
 
 measuring.after(() => rmSync(folder, { recursive: true }))

@@ -217,16 +217,18 @@ models('a package without its addon says what was tried and how to build it', as
 
 const texts = suite('bad texts and targets')
 
-texts('calibration texts that are missing, empty, short or none', async () => {
+texts('calibration texts that are missing, empty or short', async () => {
   const compress = ['compress', tinyModel, '-o', file('out'), '--keep', '0.8']
-  await fails(1, 'E_CALIBRATION', compress)
-  await fails(1, 'E_CALIBRATION', [...compress, '--calibration', 'self'])
   await fails(1, 'E_NOT_FOUND', [...compress, '--calibration', file('nowhere.txt')])
   writeFileSync(file('empty.txt'), '')
   await fails(1, 'E_CALIBRATION', [...compress, '--calibration', file('empty.txt')])
   writeFileSync(file('short.txt'), 'a few words')
   await fails(1, 'E_CALIBRATION', [...compress, '--calibration', file('short.txt')])
   await fails(2, 'E_USAGE', [...compress, '--calibration', `${calibration}:0`])
+  await fails(2, 'E_USAGE', [...compress, '--calibration', 'self:0'])
+  writeFileSync(file('bad.jsonl'), '{"dialogue": "A: Good day.", "summary": "A greets."}\n{"dialogue": ')
+  const bad = await fails(2, 'E_USAGE', [...compress, '--calibration', 'self', `${file('bad.jsonl')}:2`])
+  assert.match(bad.message, /bad\.jsonl, line 2/)
   assert.not.ok(existsSync(file('out')))
 })
 

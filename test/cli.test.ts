@@ -161,21 +161,37 @@ commands('compress, then everything that takes a checkpoint', async () => {
   assert.is((again.tokenIds as number[]).length, 6)
 })
 
-commands('several calibration texts with weights, and files whose name looks like one', async () => {
+commands('several calibration sources with weights, and files whose name looks like one', async () => {
   writeFileSync(file('a:b.txt'), readFileSync(calibration))
-  const quick = ['--samples', '4', '--seq-len', '64', '--method', 'uniform', '--whitening', 'input']
+  const line = { dialogue: '#A#: Where is the king?\n#B#: At sea.', summary: 'The king is at sea.' }
+  writeFileSync(file('talk.jsonl'), `${JSON.stringify(line)}\n`.repeat(3))
+  const quick = ['--samples', '8', '--seq-len', '64', '--method', 'uniform', '--whitening', 'input']
   const made = await json([
     'compress',
     tinyModel,
-    ...['-o', 'mixed', '--keep', '.5', '--calibration', `${calibration}:3`, 'a:b.txt', ...quick],
+    ...['-o', 'mixed', '--keep', '.5', '--calibration', `${calibration}:3`, 'a:b.txt', 'talk.jsonl:1'],
+    ...['self:3', ...quick],
   ])
   assert.ok((made.storedParameters as number) <= 0.5 * (made.denseParameters as number))
   const plan = JSON.parse(readFileSync(path.join(file('mixed'), 'flrc-plan.json'), 'utf8')) as {
     method: string
-    calibration: { windows: number }
+    calibration: {
+      windows: number
+      sources: { kind: string; name?: string; windows: number; sampling?: { seed: number } }[]
+    }
   }
   assert.is(plan.method, 'uniform')
-  assert.is(plan.calibration.windows, 4)
+  assert.is(plan.calibration.windows, 8)
+  assert.equal(
+    plan.calibration.sources.map(({ kind, name, windows }) => [kind, name, windows]),
+    [
+      ['text', 'calibration.txt', 3],
+      ['text', 'a:b.txt', 1],
+      ['dialogues', 'talk.jsonl', 1],
+      ['self', undefined, 3],
+    ],
+  )
+  assert.is(plan.calibration.sources[3]?.sampling?.seed, 0)
 })
 
 commands('equal runs write equal bytes, at any thread count', async () => {

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { basename } from 'node:path'
+import type { UsedSource } from '../calibration/sources.js'
 import { FlrcError } from '../errors.js'
 import type { StorageDtype } from '../format/types.js'
 import { ioError } from './io.js'
@@ -25,7 +26,13 @@ export interface CompressionPlan {
     /** `sha256OfFiles` of its weight files. */
     sha256: string
   }
-  calibration: { sha256: string; tokens: number; windows: number }
+  calibration: {
+    /** Of one source its own, of several that of their hashes' lines. */
+    sha256: string
+    tokens: number
+    windows: number
+    sources: readonly UsedSource[]
+  }
   /** Per projection the score that `options.score` names, by which `fisher` allocates. */
   scores: Record<string, number>
   /** E(0..R) per projection, in nats over the calibration text; empty for methods without curves. */

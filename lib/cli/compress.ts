@@ -3,7 +3,6 @@ import type { AllocationMethod, FactorStorage } from '../allocate.js'
 import type { CalibrateOptions, CalibrationText, Whitening } from '../calibrate.js'
 import { prepareTarget } from '../checkpoint/directory.js'
 import { checkCompressOptions, compress, type ScoreKind } from '../compress.js'
-import { FlrcError } from '../errors.js'
 import { type CompressionReport, Model } from '../public-model.js'
 import { readTextFile } from './files.js'
 import {
@@ -59,8 +58,9 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
       ).choices(['none', 'scaled', 'input', 'two-sided']),
     )
     .option(
-      '--calibration <files...>',
-      'text files to calibrate on, FILE or FILE:WEIGHT with its share of the samples',
+      '--calibration <sources...>',
+      'what to calibrate on, each with its share of the samples: FILE[:WEIGHT] (plain text), FILE.jsonl[:WEIGHT] ' +
+        '(dialogues, in the chat template) or self[:WEIGHT] (what the model writes itself; the default)',
     )
     .option('--samples <n>', 'windows of calibration text', wholeNumber(1), 64)
     .option(
@@ -68,7 +68,7 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
       'tokens in a window (default: 512, or the context where that is less)',
       wholeNumber(2),
     )
-    .option('--seed <n>', 'seed of the drawn labels', wholeNumber(0), 0)
+    .option('--seed <n>', 'seed of the drawn labels and of self-written text', wholeNumber(0), 0)
     .option('--levels <budgets>', 'falling active budgets, such as .8,.75,.7', parseFractions)
     .option('--level-weights <weights>', 'share of tokens spent at each level, such as 2,1,1', parseWeights)
     .addOption(
@@ -148,23 +148,17 @@ function parseWeights(text: string): number[] {
   return text.split(',').map((part) => numberIn(0, Number.MAX_VALUE)(part.trim()))
 }
 
-async function readCalibration(files: readonly string[] | undefined): Promise<CalibrationText[]> {
-  if (!files) {
-    throw new FlrcError(
-      'E_CALIBRATION',
-      'no calibration text; give --calibration FILE, a text like what the model is for',
-    )
-  }
+async function readCalibration(given: readonly string[] = ['self']): Promise<CalibrationText[]> {
   const texts: CalibrationText[] = []
-  for (const given of files) {
-    const { file, weight } = splitWeight(given)
+  for (const one of given) {
+    const { file, weight } = splitWeight(one)
     if (file === 'self') {
-      throw new FlrcError(
-        'E_CALIBRATION',
-        'text written by the model itself (self) is not supported yet; give --calibration FILE',
-      )
+      texts.push({ self: true, weight })
+      continue
     }
-    texts.push({ text: await readTextFile(file), weight })
+    const content = await readTextFile(file)
+    const source = { weight, name: file }
+    texts.push(file.endsWith('.jsonl') ? { ...source, dialogues: content } : { ...source, text: content })
   }
   return texts
 }

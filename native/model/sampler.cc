@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "core/error.h"
@@ -21,17 +22,25 @@ bool likelier(const Candidate& a, const Candidate& b) {
 
 // The candidates that the filters leave, likeliest first.
 std::vector<Candidate> filtered(const float* logits, int64_t vocab, double logSum, const Sampling& sampling) {
-  std::vector<Candidate> all(static_cast<size_t>(vocab));
-  for (int64_t i = 0; i < vocab; ++i)
-    all[static_cast<size_t>(i)] = {static_cast<int32_t>(i), logits[i] - logSum};
+  // Tokens less likely than (1 - topP) / vocab together have less than 1 - topP: the likeliest that make up
+  // topP are among the others, and sorting a whole vocabulary takes longer than a small model's step.
+  const double least = sampling.topK == 0 && sampling.topP < 1
+                           ? std::log((1 - sampling.topP) / static_cast<double>(vocab))
+                           : -std::numeric_limits<double>::infinity();
+  std::vector<Candidate> all;
+  for (int64_t i = 0; i < vocab; ++i) {
+    if (logits[i] - logSum >= least) all.push_back({static_cast<int32_t>(i), logits[i] - logSum});
+  }
   size_t keep = all.size();
   if (sampling.topK > 0) keep = std::min(keep, static_cast<size_t>(sampling.topK));
   std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(keep), all.end(), likelier);
   all.resize(keep);
 
   if (sampling.topP < 1) {
-    double total = 0;
-    for (const Candidate& c : all) total += std::exp(c.logprob);
+    double total = sampling.topK == 0 ? 1 : 0;
+    if (sampling.topK > 0) {
+      for (const Candidate& c : all) total += std::exp(c.logprob);
+    }
     double sum = 0;
     size_t n = 0;
     while (n < all.size() && (n == 0 || sum < sampling.topP * total)) sum += std::exp(all[n++].logprob);

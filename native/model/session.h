@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "core/job.h"
-#include "model/linear.h"
+#include "model/decode_pass.h"
+#include "model/kv_cache.h"
 #include "model/model.h"
-#include "model/rope.h"
 #include "model/sampler.h"
 
 namespace flrc {
@@ -31,7 +31,7 @@ class Session {
   Sampled sample(const Sampling& sampling);
   // Forgets positions from `length` on; the logits are gone with them.
   void rewind(int64_t length);
-  int64_t length() const { return length_; }
+  int64_t length() const { return cache_.length; }
   // Of the last appended token, [vocab]; empty before the first append and after a rewind.
   const std::vector<float>& logits() const { return logits_; }
   const Model& model() const { return *model_; }
@@ -39,38 +39,23 @@ class Session {
   size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
  private:
-  // [position, kvHeads * headDim] of one layer, rotary applied to keys.
-  struct Cache {
-    std::vector<float> keys, values;
-  };
-
-  // Hears of a chunk [first, first + count) of the appended tokens, whose hidden states are in x_.
+  // Hears of a chunk [first, first + count) of the appended tokens, which the pass has just run.
   using OnChunk = std::function<void(int64_t first, int64_t count)>;
 
   // Of what is about to be appended: E_CONTEXT if the context would overflow.
   void checkAppend(const int32_t* tokens, int64_t count, int64_t level) const;
   int64_t appendChunks(const int32_t* tokens, int64_t count, int64_t level, const Job& job,
                        const OnChunk& onChunk);
-  void forward(const int32_t* tokens, int64_t count, int64_t level);
-  void attention(int64_t layer, int64_t count);
-  void attendOne(const Cache& cache, int64_t position, int64_t head, int64_t window, const float* q, float* out,
-                 std::vector<float>& scores) const;
-  void attendTile(const Cache& cache, int64_t first, int64_t rows, int64_t head, int64_t window, const float* q,
-                  float* out) const;
-  // Of `count` <= kMaxColumns hidden states [count, hidden] to logits [count, vocab].
-  void headLogits(const float* hidden, int64_t count, float* logits);
+  void forward(const int32_t* tokens, int64_t count, int64_t level, bool last, const Job& job);
   void countBytes();
 
   std::shared_ptr<const Model> model_;
   std::mutex mutex_;
-  int64_t length_ = 0;
   std::atomic<size_t> bytes_{0};
-  std::vector<Cache> cache_;
-  RopeTable rope_;
+  KvCache cache_;
+  DecodePass pass_;
+  std::vector<PassRow> rows_;
   std::vector<float> logits_;
-  LinearScratch scratch_;
-  // Activations of the tokens being appended, [count, width].
-  std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, out_;
 };
 
 }  // namespace flrc

@@ -1,5 +1,6 @@
 #include "model/sampler.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -74,6 +75,33 @@ TEST("sampler: top-k, top-p and min-p keep just the tokens they should") {
   sampling.topK = 1000;
   sampling.minP = 0;
   CHECK_EQUAL(counts(sampling, 2000).size(), kLogits.size());
+}
+
+TEST("sampler: top-p sets aside unlikely tokens before it sorts, and keeps the very same ones") {
+  check::Random random(4);
+  for (double topP : {0.2, 0.9, 0.95, 0.999, 1 - 1e-9}) {
+    std::vector<float> logits(3000);
+    for (float& logit : logits) logit = static_cast<float>(3 * random.normal());
+    std::vector<double> sorted;
+    double total = 0, kept = 0;
+    for (float logit : logits) total += std::exp(logit);
+    for (float logit : logits) sorted.push_back(std::exp(logit) / total);
+    std::sort(sorted.rbegin(), sorted.rend());
+    size_t count = 0;
+    while (kept < topP) kept += sorted[count++];
+    Sampling sampling;
+    sampling.temperature = 1e6;  // the tokens kept are all but equally likely
+    sampling.topP = topP;
+    double least = 1;
+    for (uint64_t draw = 0; draw < 20000; ++draw) {
+      sampling.draw = draw;
+      const auto token = static_cast<size_t>(sampleToken(logits.data(), 3000, sampling).token);
+      least = std::min(least, std::exp(logits[token]) / total);
+    }
+    // 20000 draws of at most 3000 see each of the five least likely kept with certainty, for practical ends.
+    CHECK(least >= sorted[count - 1] * (1 - 1e-9));
+    CHECK(least <= sorted[count - std::min<size_t>(count, 5)] * (1 + 1e-9));
+  }
 }
 
 TEST("sampler: a draw depends on seed and draw number alone") {

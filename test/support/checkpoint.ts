@@ -81,7 +81,7 @@ export function testContents(changes: Partial<CheckpointContents> = {}): Checkpo
       budgets: [0.9, 0.7],
       options: { seed: 1, whitening: 'two-sided' },
       model: { sha256: 'aa' },
-      calibration: { sha256: 'bb', tokens: 1024, windows: 2 },
+      calibration: { sha256: 'bb', tokens: 1024, windows: 2, sources: [] },
       scores: { 'model.layers.0.mlp.up_proj': 1 / 3 },
       curves: { 'model.layers.0.mlp.up_proj': Float64Array.of(3, 2 / 3, 0) },
       versions: { flrc: '0.1.0' },

@@ -1,0 +1,74 @@
+import { type ChatMessage, renderChats } from '../chat-template.js'
+import { type DialogueSample, summaryPrompt } from '../data/dialogues.js'
+import { FlrcError } from '../errors.js'
+import type { LoadedModel } from '../model.js'
+
+/** Chats rendered at once: a thread is started for each batch, and its limits hold for the whole of it. */
+const batch = 64
+
+/** Renders chats in the model's template, without the opening of a next turn. E_CHAT_TEMPLATE. */
+export async function renderWithTemplate(
+  model: LoadedModel,
+  chats: readonly (readonly ChatMessage[])[],
+  signal: AbortSignal | undefined,
+): Promise<string[]> {
+  const { source, tokenizer } = model
+  const template = source.tokenizer.chatTemplate
+  if (template === undefined) {
+    throw new FlrcError(
+      'E_CHAT_TEMPLATE',
+      `${source.path}: the model has no chat template, which dialogues are rendered in; calibrate on plain text`,
+      { file: source.path },
+    )
+  }
+  const { bosToken, eosToken } = tokenizer
+  return renderChats(template, chats, {
+    addGenerationPrompt: false,
+    bosToken,
+    eosToken,
+    signal,
+    file: source.path,
+  })
+}
+
+/**
+ * The first `most` tokens of the samples as conversations in the model's chat template, one after another:
+ * their messages, or the request to summarise the dialogue and its first summary. E_USAGE for a sample that has
+ * neither, E_CHAT_TEMPLATE, E_ABORTED.
+ */
+export async function dialogueTokens(
+  model: LoadedModel,
+  samples: readonly DialogueSample[],
+  most: number,
+  { name = 'dialogues', signal }: { name?: string; signal?: AbortSignal },
+): Promise<Int32Array> {
+  const chats = samples.map((sample, index) => messagesOf(sample, index, name))
+  const tokens: number[] = []
+  for (let first = 0; first < chats.length && tokens.length < most; first += batch) {
+    const texts = await renderWithTemplate(model, chats.slice(first, first + batch), signal)
+    for (const text of texts) {
+      // The template has put the special tokens where they belong.
+      for (const token of model.tokenizer.encode(text, { addSpecial: false })) tokens.push(token)
+      if (tokens.length >= most) break
+    }
+  }
+  return Int32Array.from(tokens.slice(0, most))
+}
+
+function messagesOf(sample: DialogueSample, index: number, name: string): ChatMessage[] {
+  const { messages, dialogue, summaries } = sample
+  if (messages !== undefined) return messages
+  const summary = summaries?.[0]
+  if (dialogue === undefined || summary === undefined) {
+    const which = sample.id === undefined ? `sample ${index + 1}` : `sample ${index + 1} (${sample.id})`
+    throw new FlrcError(
+      'E_USAGE',
+      `${name}: ${which} has no ${dialogue === undefined ? 'dialogue' : 'summary'}; give each a dialogue and its summary, or messages`,
+      { file: name },
+    )
+  }
+  return [
+    { role: 'user', content: summaryPrompt(dialogue) },
+    { role: 'assistant', content: summary },
+  ]
+}

@@ -1,0 +1,227 @@
+import { createHash } from 'node:crypto'
+import { basename } from 'node:path'
+import { checkWhole } from '../check.js'
+import { sha256OfText } from '../checkpoint/plan.js'
+import { type DialogueSample, parseDialogues } from '../data/dialogues.js'
+import { FlrcError } from '../errors.js'
+import type { LoadedModel, TaskOptions } from '../model.js'
+import { firstTokens } from '../text.js'
+import { dialogueTokens } from './dialogues.js'
+import { writeSelfWindows } from './self.js'
+import type { CalibrationText, DialogueSource, SelfSource, TextSource, UsedSource } from './sources.js'
+
+export interface WindowOptions extends TaskOptions {
+  /** The model's own text by default. */
+  calibration?: readonly CalibrationText[]
+  /** Windows to use at most; 64 by default. */
+  samples?: number
+  /** Tokens in a window; 512 by default, or the context where that is less. */
+  seqLen?: number
+  /** Seed of what the model writes itself; 0 by default. */
+  seed?: number
+  /** Bytes that writing may take; no limit by default. */
+  memory?: number
+}
+
+export interface CalibrationWindows {
+  windows: Int32Array[]
+  /** Ready windows first, then the others in the order given, as their windows are. */
+  sources: UsedSource[]
+  /** Of one source its own hash, of several that of their hashes' lines. */
+  sha256: string
+}
+
+type Source = TextSource | DialogueSource | SelfSource
+interface Cut {
+  windows: Int32Array[]
+  used: UsedSource
+}
+
+/**
+ * The token windows to calibrate on. Each source gives its weight's share of `samples`: a text and rendered
+ * dialogues (documents one after another) are tokenised and give the first of their consecutive, non-overlapping
+ * windows, fewer where they have no more; `self` is written. Ready windows come first and count against
+ * `samples`. Errors: E_CALIBRATION where a source gives no window, E_USAGE for an unusable option or dialogue,
+ * E_CONTEXT, E_CHAT_TEMPLATE, E_NUMERIC, E_ABORTED.
+ */
+export async function calibrationWindows(
+  model: LoadedModel,
+  options: WindowOptions,
+): Promise<CalibrationWindows> {
+  const { calibration = [{ self: true }], samples = 64, signal, onProgress } = options
+  const { seed = 0, memory = Number.MAX_SAFE_INTEGER } = options
+  const seqLen = windowLength(model, options.seqLen)
+  checkWhole('samples', samples, 1)
+  checkWhole('seed', seed, 0)
+  if (calibration.length === 0) {
+    throw new FlrcError(
+      'E_CALIBRATION',
+      'the list of calibration texts is empty; give a text of a few hundred kilobytes, or leave calibration out',
+    )
+  }
+  const given = calibration.flatMap((one) => (one instanceof Int32Array ? [] : [asSource(one)]))
+  const ready = calibration.flatMap((one) => (one instanceof Int32Array ? [checkWindow(one, model)] : []))
+  const shares = shareOut(Math.max(0, samples - ready.length), given.map(weightOf))
+  const cuts: Cut[] = []
+  // What is wrong with a text is told before the model spends minutes on writing.
+  for (const written of [false, true]) {
+    for (const [index, source] of given.entries()) {
+      if ('self' in source !== written) continue
+      const task = { share: shares[index] ?? 0, seqLen, seed, memory, signal, onProgress }
+      cuts[index] = await cut(model, source, task)
+    }
+  }
+  const sources = [
+    ...ready.map((window, index) => ({
+      kind: 'windows' as const,
+      sha256: sha256OfTokens([window]),
+      windows: index < samples ? 1 : 0,
+    })),
+    ...cuts.map(({ used }) => used),
+  ]
+  const hashes = sources.map(({ sha256 }) => sha256)
+  const [only = '', ...others] = hashes
+  const sha256 = others.length === 0 ? only : sha256OfText(hashes.map((hash) => `${hash}\n`).join(''))
+  const windows = [...ready.slice(0, samples), ...cuts.flatMap((one) => one.windows)]
+  return { windows, sources, sha256 }
+}
+
+function windowLength(model: LoadedModel, asked: number | undefined): number {
+  const context = model.config.contextLength
+  const seqLen = asked ?? Math.min(512, context)
+  checkWhole('seqLen', seqLen, 2)
+  if (seqLen > context) {
+    throw new FlrcError(
+      'E_CONTEXT',
+      `seqLen ${seqLen} exceeds the context of ${context}; give at most ${context}`,
+    )
+  }
+  return seqLen
+}
+
+function asSource(given: string | Source): Source {
+  const source = typeof given === 'string' ? { text: given } : given
+  const kinds = [
+    'text' in source && typeof source.text === 'string',
+    'dialogues' in source && (typeof source.dialogues === 'string' || Array.isArray(source.dialogues)),
+    'self' in source && source.self === true,
+  ]
+  if (kinds.filter(Boolean).length !== 1) {
+    throw new FlrcError(
+      'E_USAGE',
+      'a calibration source must have one of a text (a string), dialogues (samples, or a .jsonl text) or self (true)',
+    )
+  }
+  return source
+}
+
+function weightOf({ weight = 1, name }: Source): number {
+  if (weight > 0 && Number.isFinite(weight)) return weight
+  throw new FlrcError(
+    'E_USAGE',
+    `${name ?? 'a calibration text'} has the weight ${weight}; give a number above 0`,
+  )
+}
+
+interface CutTask extends TaskOptions {
+  /** Windows wanted. */
+  share: number
+  seqLen: number
+  seed: number
+  memory: number
+}
+
+async function cut(model: LoadedModel, source: Source, task: CutTask): Promise<Cut> {
+  const { share, seqLen, signal } = task
+  const weight = weightOf(source)
+  // No directories: the plan does not differ between equal runs.
+  const named = source.name === undefined ? {} : { name: basename(source.name) }
+  if ('self' in source) {
+    const { windows, sampling } = await writeSelfWindows(model, { ...task, windows: share })
+    const sha256 = sha256OfTokens(windows)
+    return { windows, used: { kind: 'self', ...named, sha256, weight, windows: windows.length, sampling } }
+  }
+  // A source without a window is an error even where it has no share of so few samples.
+  const most = Math.max(1, share) * seqLen
+  const { name = 'text' in source ? 'the calibration text' : 'the dialogues' } = source
+  const tokens =
+    'text' in source
+      ? firstTokens(model.tokenizer, source.text, most)
+      : await dialogueTokens(model, samplesOf(source, name), most, { name, signal })
+  const windows = cutTokens(tokens, seqLen, name).slice(0, share)
+  const sha256 = sha256OfText('text' in source ? source.text : jsonLines(source.dialogues))
+  const kind = 'text' in source ? 'text' : 'dialogues'
+  return { windows, used: { kind, ...named, sha256, weight, windows: windows.length } }
+}
+
+function samplesOf({ dialogues }: DialogueSource, name: string): readonly DialogueSample[] {
+  return typeof dialogues === 'string' ? parseDialogues(dialogues, name) : dialogues
+}
+
+function jsonLines(dialogues: string | readonly DialogueSample[]): string {
+  if (typeof dialogues === 'string') return dialogues
+  return dialogues.map((sample) => `${JSON.stringify(sample)}\n`).join('')
+}
+
+function cutTokens(tokens: Int32Array, seqLen: number, name: string): Int32Array[] {
+  if (tokens.length < seqLen) {
+    throw new FlrcError(
+      'E_CALIBRATION',
+      `${name} has ${tokens.length} tokens and a window takes ${seqLen}; give a longer text or shorter windows`,
+    )
+  }
+  const count = Math.floor(tokens.length / seqLen)
+  return Array.from({ length: count }, (_, index) => tokens.slice(index * seqLen, (index + 1) * seqLen))
+}
+
+/** E_CALIBRATION unless the model can read this window and predict from it. */
+export function checkWindow(window: Int32Array, model: LoadedModel): Int32Array {
+  const { contextLength, vocabSize } = model.config
+  if (window.length < 2 || window.length > contextLength) {
+    throw new FlrcError(
+      'E_CALIBRATION',
+      `a token window has ${window.length} tokens; give 2 to ${contextLength}`,
+    )
+  }
+  if (window.some((token) => token < 0 || token >= vocabSize)) {
+    throw new FlrcError(
+      'E_CALIBRATION',
+      `a token window holds ids outside 0 to ${vocabSize - 1}; tokenise it again`,
+    )
+  }
+  return window
+}
+
+/** Whole shares of `total` in proportion to the weights, by largest remainder; none is 0 where all can have 1. */
+export function shareOut(total: number, weights: readonly number[]): number[] {
+  const sum = weights.reduce((a, b) => a + b, 0)
+  const exact = weights.map((weight) => (total * weight) / sum)
+  const shares = exact.map(Math.floor)
+  const rest = (index: number) => (exact[index] ?? 0) % 1
+  const byRest = weights.map((_, index) => index).sort((a, b) => rest(b) - rest(a))
+  const left = total - shares.reduce((a, b) => a + b, 0)
+  for (const index of byRest.slice(0, left)) shares[index] = (shares[index] ?? 0) + 1
+  while (total >= weights.length && shares.includes(0)) {
+    const largest = shares.indexOf(Math.max(...shares))
+    shares[largest] = (shares[largest] ?? 0) - 1
+    shares[shares.indexOf(0)] = 1
+  }
+  return shares
+}
+
+/** SHA-256 of the windows' ids as int32, little-endian, one window after another. */
+function sha256OfTokens(windows: readonly Int32Array[]): string {
+  const hash = createHash('sha256')
+  for (const window of windows) hash.update(window)
+  return hash.digest('hex')
+}
+
+export function concatenate(windows: readonly Int32Array[]): Int32Array {
+  const tokens = new Int32Array(windows.reduce((sum, window) => sum + window.length, 0))
+  let position = 0
+  for (const window of windows) {
+    tokens.set(window, position)
+    position += window.length
+  }
+  return tokens
+}

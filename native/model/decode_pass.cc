@@ -1,0 +1,193 @@
+#include "model/decode_pass.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/thread_pool.h"
+#include "cpu/kernels.h"
+#include "linalg/gemm.h"
+#include "model/attention.h"
+
+namespace flrc {
+namespace {
+
+// Queries of a prefill attention tile.
+constexpr int64_t kQueryTile = 64;
+// Key and value elements below which one attention is not worth waking threads for.
+constexpr int64_t kParallelAttention = 32 * 1024;
+
+}  // namespace
+
+template <typename Body>
+void DecodePass::eachToken(int64_t count, const Body& body) const {
+  if (count == 1) {
+    body(int64_t{0});
+  } else {
+    ThreadPool::shared().parallelFor(count, model_.threads, body);
+  }
+}
+
+void DecodePass::run(const int32_t* tokens, const PassRow* rows, int64_t count, int64_t level, const Job& job) {
+  const ModelConfig& config = model_.config;
+  const int64_t d = config.hidden, qWidth = config.queryWidth(), kvWidth = config.kvWidth();
+  x_.resize(static_cast<size_t>(count * d));
+  normed_.resize(static_cast<size_t>(count * d));
+  out_.resize(static_cast<size_t>(count * d));
+  q_.resize(static_cast<size_t>(count * qWidth));
+  k_.resize(static_cast<size_t>(count * kvWidth));
+  v_.resize(static_cast<size_t>(count * kvWidth));
+  attended_.resize(static_cast<size_t>(count * qWidth));
+  gate_.resize(static_cast<size_t>(count * config.intermediate));
+  up_.resize(static_cast<size_t>(count * config.intermediate));
+  for (int64_t t = 0; t < count; ++t) rope_.grow(config, rows[t].position + 1);
+  model_.embed(tokens, count, x_.data());
+  for (int64_t l = 0; l < config.layers; ++l) {
+    job.check();
+    for (int64_t t = 0; t < count; ++t) rows[t].cache->reserve(l, rows[t].position + 1, kvWidth);
+    layer(l, rows, count, level);
+  }
+}
+
+void DecodePass::layer(int64_t l, const PassRow* rows, int64_t count, int64_t level) {
+  const ModelConfig& config = model_.config;
+  const cpu::Kernels& k = cpu::kernels();
+  const int64_t d = config.hidden, qWidth = config.queryWidth(), kvWidth = config.kvWidth();
+  const Layer& layer = model_.layers[static_cast<size_t>(l)];
+  const auto rank = [&](int p) { return model_.rank(level, l, p); };
+  eachToken(count, [&](int64_t t) {
+    k.rmsNorm(x_.data() + t * d, layer.attentionNorm->data(), config.eps, d, normed_.data() + t * d);
+  });
+  const LinearCall qkv[] = {{&layer.projections[kQ], rank(kQ), q_.data()},
+                            {&layer.projections[kK], rank(kK), k_.data()},
+                            {&layer.projections[kV], rank(kV), v_.data()}};
+  applyLinears(qkv, 3, normed_.data(), count, model_.threads, scratch_);
+
+  eachToken(count, [&](int64_t t) {
+    float* q = q_.data() + t * qWidth;
+    float* key = k_.data() + t * kvWidth;
+    if (config.qkNorm) {
+      for (int64_t h = 0; h < config.heads; ++h) {
+        float* head = q + h * config.headDim;
+        k.rmsNorm(head, layer.queryNorm->data(), config.eps, config.headDim, head);
+      }
+      for (int64_t h = 0; h < config.kvHeads; ++h) {
+        float* head = key + h * config.headDim;
+        k.rmsNorm(head, layer.keyNorm->data(), config.eps, config.headDim, head);
+      }
+    }
+    rope_.rotate(q, config.heads, rows[t].position);
+    rope_.rotate(key, config.kvHeads, rows[t].position);
+    KvCache::Layer& cache = rows[t].cache->layers[static_cast<size_t>(l)];
+    const auto at = static_cast<size_t>(rows[t].position * kvWidth);
+    std::memcpy(cache.keys.data() + at, key, static_cast<size_t>(kvWidth) * sizeof(float));
+    std::memcpy(cache.values.data() + at, v_.data() + t * kvWidth,
+                static_cast<size_t>(kvWidth) * sizeof(float));
+  });
+
+  attention(l, rows, count);
+  const LinearCall o[] = {{&layer.projections[kO], rank(kO), out_.data()}};
+  applyLinears(o, 1, attended_.data(), count, model_.threads, scratch_);
+  eachToken(count, [&](int64_t t) {
+    k.add(out_.data() + t * d, d, x_.data() + t * d);
+    k.rmsNorm(x_.data() + t * d, layer.mlpNorm->data(), config.eps, d, normed_.data() + t * d);
+  });
+  const LinearCall gateUp[] = {{&layer.projections[kGate], rank(kGate), gate_.data()},
+                               {&layer.projections[kUp], rank(kUp), up_.data()}};
+  applyLinears(gateUp, 2, normed_.data(), count, model_.threads, scratch_);
+  eachToken(count, [&](int64_t t) {
+    float* gate = gate_.data() + t * config.intermediate;
+    k.siluTimes(gate, up_.data() + t * config.intermediate, config.intermediate, gate);
+  });
+  const LinearCall down[] = {{&layer.projections[kDown], rank(kDown), out_.data()}};
+  applyLinears(down, 1, gate_.data(), count, model_.threads, scratch_);
+  eachToken(count, [&](int64_t t) { k.add(out_.data() + t * d, d, x_.data() + t * d); });
+}
+
+void DecodePass::logits(const int64_t* rows, int64_t count, float* out) {
+  const int64_t d = model_.config.hidden, vocab = model_.config.vocab;
+  for (int64_t i = 0; i < count; ++i) {
+    cpu::kernels().rmsNorm(x_.data() + rows[i] * d, model_.finalNorm->data(), model_.config.eps, d,
+                           normed_.data() + i * d);
+  }
+  const int64_t step = std::max<int64_t>(256, (vocab + model_.threads * 8 - 1) / (model_.threads * 8));
+  ThreadPool::shared().parallelFor((vocab + step - 1) / step, model_.threads, [&](int64_t task) {
+    cpu::kernels().rowsTimes(*model_.head, task * step, std::min(vocab, (task + 1) * step), normed_.data(), d,
+                             static_cast<int>(count), out, vocab);
+  });
+}
+
+size_t DecodePass::capacity() const {
+  size_t floats = scratch_.t.capacity() + scratch_.u.capacity();
+  for (const auto* buffer : {&x_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &out_}) {
+    floats += buffer->capacity();
+  }
+  return floats;
+}
+
+void DecodePass::attention(int64_t l, const PassRow* rows, int64_t count) {
+  const ModelConfig& config = model_.config;
+  const auto at = static_cast<size_t>(l);
+  const int64_t qWidth = config.queryWidth(), window = config.slidingWindow[at];
+  ThreadPool& pool = ThreadPool::shared();
+
+  if (count > cpu::kMaxColumns) {
+    const KvCache::Layer& cache = rows->cache->layers[at];
+    const int64_t tiles = (count + kQueryTile - 1) / kQueryTile;
+    pool.parallelFor(tiles * config.heads, model_.threads, [&](int64_t task) {
+      const int64_t head = task % config.heads, first = (task / config.heads) * kQueryTile;
+      const int64_t place = first * qWidth + head * config.headDim;
+      attendTile(cache, rows->position + first, std::min(kQueryTile, count - first), head, window,
+                 q_.data() + place, attended_.data() + place);
+    });
+    return;
+  }
+  auto one = [&](int64_t task) {
+    thread_local std::vector<float> scores;
+    const int64_t head = task % config.heads, t = task / config.heads;
+    const int64_t place = t * qWidth + head * config.headDim;
+    attendOne(rows[t].cache->layers[at], rows[t].position, head, window, q_.data() + place,
+              attended_.data() + place, scores);
+  };
+  int64_t keys = 0;
+  for (int64_t t = 0; t < count; ++t) keys += rows[t].position + 1;
+  if (keys * qWidth < kParallelAttention) {
+    for (int64_t task = 0; task < count * config.heads; ++task) one(task);
+  } else {
+    pool.parallelFor(count * config.heads, model_.threads, one);
+  }
+}
+
+void DecodePass::attendOne(const KvCache::Layer& cache, int64_t position, int64_t head, int64_t window,
+                           const float* q, float* out, std::vector<float>& scores) const {
+  const ModelConfig& config = model_.config;
+  const cpu::Kernels& k = cpu::kernels();
+  const int64_t kvWidth = config.kvWidth(), hd = config.headDim;
+  const int64_t offset = head / (config.heads / config.kvHeads) * hd;
+  const int64_t begin = firstVisible(position, window);
+  const int64_t length = position + 1 - begin;
+  scores.resize(static_cast<size_t>(length));
+  const float* keys = cache.keys.data() + begin * kvWidth + offset;
+  for (int64_t i = 0; i < length; ++i) scores[static_cast<size_t>(i)] = k.dot(q, keys + i * kvWidth, hd);
+  k.softmax(scores.data(), length, 1.0f / std::sqrt(static_cast<float>(hd)));
+  std::fill(out, out + hd, 0.0f);
+  const float* values = cache.values.data() + begin * kvWidth + offset;
+  for (int64_t i = 0; i < length; ++i) k.axpy(scores[static_cast<size_t>(i)], values + i * kvWidth, hd, out);
+}
+
+void DecodePass::attendTile(const KvCache::Layer& cache, int64_t first, int64_t rows, int64_t head,
+                            int64_t window, const float* q, float* out) const {
+  const ModelConfig& config = model_.config;
+  const int64_t kvWidth = config.kvWidth(), qWidth = config.queryWidth(), hd = config.headDim;
+  const int64_t offset = head / (config.heads / config.kvHeads) * hd;
+  const int64_t begin = firstVisible(first, window);
+  const int64_t length = first + rows - begin;
+  std::vector<float> scores(static_cast<size_t>(rows * length));
+  gemm(false, true, rows, length, hd, 1.0f, q, qWidth, cache.keys.data() + begin * kvWidth + offset, kvWidth,
+       0.0f, scores.data(), length);
+  attentionSoftmax(scores.data(), rows, length, first, begin, window, hd);
+  gemm(false, false, rows, hd, length, 1.0f, scores.data(), length,
+       cache.values.data() + begin * kvWidth + offset, kvWidth, 0.0f, out, qWidth);
+}
+
+}  // namespace flrc

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/job.h"
+#include "model/kv_cache.h"
+#include "model/linear.h"
+#include "model/model.h"
+#include "model/rope.h"
+
+namespace flrc {
+
+// One token of a pass: the sequence it belongs to and its place there.
+struct PassRow {
+  KvCache* cache;
+  int64_t position;
+};
+
+// Runs tokens through the model against KV caches, and the working memory for it. The caller keeps the model
+// alive and the caches to itself.
+class DecodePass {
+ public:
+  explicit DecodePass(const Model& model) : model_(model) {}
+
+  // Token t becomes position rows[t].position of its sequence; caches keep their `length`, which is the
+  // caller's to raise. Up to 16 rows (cpu::kMaxColumns) may belong to any sequences, and each gives bitwise
+  // what it gives alone; more must be consecutive positions of one sequence (prefill).
+  void run(const int32_t* tokens, const PassRow* rows, int64_t count, int64_t level, const Job& job);
+  // Logits [count, vocab] of up to 16 rows of the last run.
+  void logits(const int64_t* rows, int64_t count, float* out);
+  // Floats of working memory.
+  size_t capacity() const;
+
+ private:
+  void layer(int64_t index, const PassRow* rows, int64_t count, int64_t level);
+  void attention(int64_t layer, const PassRow* rows, int64_t count);
+  void attendOne(const KvCache::Layer& cache, int64_t position, int64_t head, int64_t window, const float* q,
+                 float* out, std::vector<float>& scores) const;
+  void attendTile(const KvCache::Layer& cache, int64_t first, int64_t rows, int64_t head, int64_t window,
+                  const float* q, float* out) const;
+  template <typename Body>
+  void eachToken(int64_t count, const Body& body) const;
+
+  const Model& model_;
+  RopeTable rope_;
+  LinearScratch scratch_;
+  // Activations of the tokens, [count, width].
+  std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, out_;
+};
+
+}  // namespace flrc
