@@ -1,0 +1,62 @@
+import { type Model, evaluate as perplexities } from 'flrc'
+import type { Inputs } from './inputs.js'
+import { evaluate } from './library.js'
+import type { Bench } from './make.js'
+import type { LevelRow, Measure, Row } from './rows.js'
+
+const fullSeqLen = 2048
+const summaryTokens = 60
+
+/** Takes one measure of a model: the row's part that it fills. */
+export async function measure(model: Model, what: Measure, bench: Bench): Promise<Partial<Row>> {
+  const { inputs, limits, signal } = bench
+  switch (what) {
+    case 'perplexity':
+      return byLevel(model, bench)
+    case 'full': {
+      const seqLen = Math.min(fullSeqLen, model.config.contextLength)
+      const { perplexity } = await perplexities.perplexity(model, inputs.text, { seqLen, signal })
+      return { full: perplexity }
+    }
+    case 'transfer': {
+      const { seqLen, windows } = bench.numbers
+      const text = plainDialogues(inputs)
+      const { perplexity } = await perplexities.perplexity(model, text, { seqLen, windows, signal })
+      return { transfer: perplexity }
+    }
+    case 'choice': {
+      const options = { limit: limits.choiceLimit, signal }
+      const { accuracy, accuracyNormalised, samples } = await evaluate.choice(
+        model,
+        inputs.choices ?? [],
+        options,
+      )
+      return { choice: { accuracy, accuracyNormalised, samples } }
+    }
+    case 'summaries': {
+      const options = { limit: limits.summaryLimit, maxTokens: summaryTokens, signal }
+      const { rouge1, rouge2, rougeL } = await evaluate.summarize(model, inputs.summaries ?? [], options)
+      return { summaries: { rouge1, rouge2, rougeL } }
+    }
+  }
+}
+
+async function byLevel(model: Model, { inputs, numbers, signal }: Bench): Promise<Partial<Row>> {
+  const { seqLen, windows } = numbers
+  const levels: LevelRow[] = []
+  for (const [level, { budget }] of model.levels.entries()) {
+    const options = { seqLen, windows, level, signal }
+    const { perplexity } = await perplexities.perplexity(model, inputs.text, options)
+    levels.push({ budget, perplexity })
+  }
+  const [first] = levels
+  return { perplexity: first?.perplexity, ...(levels.length > 1 ? { levels } : {}) }
+}
+
+/** As they were spoken: a model without a chat template can be measured on them too. */
+function plainDialogues({ transfer = [] }: Inputs): string {
+  const spoken = transfer.map(
+    ({ dialogue, messages = [] }) => dialogue ?? messages.map(({ content }) => content).join('\n'),
+  )
+  return spoken.join('\n\n')
+}
