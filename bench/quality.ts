@@ -28,7 +28,10 @@ async function tables(options: QualityOptions, signal: AbortSignal): Promise<num
     const rows = wanted.flatMap(({ model }) => store.get(rowKey(model)) ?? [])
     console.log(renderSection(name, rows, settings))
   }
-  for (const { key, reason } of failures) console.log(`- not made: ${key}: ${reason}`)
+  for (const reason of new Set(failures.map((failure) => failure.reason))) {
+    const keys = failures.filter((failure) => failure.reason === reason).map(({ key }) => key)
+    console.log(`- not made (${reason}): ${keys.join(', ')}`)
+  }
   return failures.length > 0 ? 1 : 0
 }
 

@@ -276,6 +276,34 @@ test('the overview has a row a method and a column a keep and storage; levels ha
   assert.ok(levels.includes('| 0.8 | 2 | 1 | 0.6 | 0.5998 | 50.00 |  |'), levels.join('\n'))
 })
 
+test('means of samples carry their intervals, and what needs no model stands beside them', () => {
+  const scores = {
+    rouge1: 0.2,
+    rouge2: 0.05,
+    rougeL: 0.15,
+    samples: 10,
+    interval: [0.1, 0.2] as [number, number],
+  }
+  const rows = [
+    row({ kind: 'trivial', summary: 'first words' }, { summaries: scores }),
+    row(
+      { ...lowRank, calibration: { ...lowRank.calibration, source: 'self' } },
+      {
+        perplexity: 33,
+        summaries: { ...scores, dense: { rougeL: 0.5, interval: [0.4, 0.6] } },
+      },
+    ),
+  ]
+  const lines = renderSection('calibration', rows, { summaries: 'test.jsonl', summaryLimit: 10 }).split('\n')
+  assert.ok(lines.includes('|  | first 20 words |  |  | 0.200 | 0.050 | 0.150 (0.100 to 0.200) |  |'))
+  assert.ok(
+    lines.includes(
+      '| self | curve | 0.8 | 33.00 | 0.200 | 0.050 | 0.150 (0.100 to 0.200) | 0.500 (0.400 to 0.600) |',
+    ),
+    lines.join('\n'),
+  )
+})
+
 test('options name what is wrong with them', () => {
   const bare = readOptions([])
   assert.is(bare?.model, tiny)

@@ -85,7 +85,6 @@ export async function prepare(options: QualityOptions): Promise<Prepared> {
   Object.assign(settings, options.numbers, options.limits, { dtype: options.dtype })
   Object.assign(settings, {
     flrc: packageVersion,
-    node: process.versions.node,
     instructionSet: callNative((addon) => addon.info().target),
     cores: cpus().length,
   })

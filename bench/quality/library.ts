@@ -9,6 +9,7 @@ export type Whitening = 'none' | 'scaled' | 'input' | 'two-sided'
 
 export interface DialogueSample {
   dialogue?: string
+  summaries?: string[]
   messages?: { role: string; content: string }[]
 }
 
@@ -27,17 +28,26 @@ export type CompressOptions = Omit<flrc.CompressOptions, 'method' | 'calibration
   calibration: flrc.Calibration
 }
 
+export type Interval = [low: number, high: number]
+
 export interface ChoiceResult {
   accuracy: number
   accuracyNormalised: number
   samples: number
+  intervals: { accuracy: Interval; accuracyNormalised: Interval }
 }
 
-export interface SummarizeResult {
+export interface RougeScores {
   rouge1: number
   rouge2: number
   rougeL: number
+}
+
+export interface SummarizeResult extends RougeScores {
   samples: number
+  intervals: Record<keyof RougeScores, Interval>
+  reference?: RougeScores & { intervals: Record<keyof RougeScores, Interval> }
+  outputs: { id: string; text: string }[]
 }
 
 interface Upcoming {
@@ -56,15 +66,20 @@ interface Upcoming {
     summarize(
       model: flrc.Model,
       samples: readonly DialogueSample[],
-      options: { limit?: number; maxTokens?: number } & flrc.TaskOptions,
+      options: {
+        limit?: number
+        maxTokens?: number
+        reference?: readonly { id: string; text: string }[]
+      } & flrc.TaskOptions,
     ): Promise<SummarizeResult>
+    bootstrapMean(values: readonly number[]): { mean: number; interval: Interval }
   }
 }
 
 export const { calibrate, compress, sensitivitySearch, evaluate } = flrc as unknown as Upcoming
 
 /** Named at run time, so that this compiles before the module is there. */
-const modules = { choices: '#lib/data/choices.js', dialogues: '#lib/data/dialogues.js' }
+const modules = { choices: '#lib/data/choices.js', dialogues: '#lib/data/dialogues.js', rouge: '#lib/rouge.js' }
 
 export async function parseChoices(text: string, file: string): Promise<readonly unknown[]> {
   return (await import(modules.choices)).parseChoices(text, file)
@@ -72,4 +87,8 @@ export async function parseChoices(text: string, file: string): Promise<readonly
 
 export async function parseDialogues(text: string, file: string): Promise<readonly DialogueSample[]> {
   return (await import(modules.dialogues)).parseDialogues(text, file)
+}
+
+export async function meanRouge(references: readonly string[], text: string): Promise<RougeScores> {
+  return (await import(modules.rouge)).meanRouge(references, text)
 }

@@ -23,7 +23,10 @@ export interface Bench {
   signal: AbortSignal
 }
 
-export async function makeDense(spec: Exclude<ModelSpec, LowRankSpec>, bench: Bench): Promise<Made> {
+/** A model that needs no calibration. */
+export type DenseSpec = Exclude<ModelSpec, { kind: 'low-rank' | 'trivial' }>
+
+export async function makeDense(spec: DenseSpec, bench: Bench): Promise<Made> {
   const { source, signal } = bench
   switch (spec.kind) {
     case 'dense': {

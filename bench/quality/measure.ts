@@ -3,9 +3,9 @@ import type { Inputs } from './inputs.js'
 import { evaluate } from './library.js'
 import type { Bench } from './make.js'
 import type { LevelRow, Measure, Row } from './rows.js'
+import { summaryScores } from './summaries.js'
 
 const fullSeqLen = 2048
-const summaryTokens = 60
 
 /** Takes one measure of a model: the row's part that it fills. */
 export async function measure(model: Model, what: Measure, bench: Bench): Promise<Partial<Row>> {
@@ -26,18 +26,12 @@ export async function measure(model: Model, what: Measure, bench: Bench): Promis
     }
     case 'choice': {
       const options = { limit: limits.choiceLimit, signal }
-      const { accuracy, accuracyNormalised, samples } = await evaluate.choice(
-        model,
-        inputs.choices ?? [],
-        options,
-      )
-      return { choice: { accuracy, accuracyNormalised, samples } }
+      const result = await evaluate.choice(model, inputs.choices ?? [], options)
+      const { accuracy, accuracyNormalised, samples, intervals } = result
+      return { choice: { accuracy, accuracyNormalised, samples, intervals } }
     }
-    case 'summaries': {
-      const options = { limit: limits.summaryLimit, maxTokens: summaryTokens, signal }
-      const { rouge1, rouge2, rougeL } = await evaluate.summarize(model, inputs.summaries ?? [], options)
-      return { summaries: { rouge1, rouge2, rougeL } }
-    }
+    case 'summaries':
+      return { summaries: await summaryScores(model, bench) }
   }
 }
 

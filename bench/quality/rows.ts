@@ -1,5 +1,5 @@
 import type { StorageDtype } from 'flrc'
-import type { Method, Whitening } from './library.js'
+import type { Interval, Method, Whitening } from './library.js'
 
 /** What a calibration's windows are taken from. */
 export type CalibrationSource =
@@ -34,6 +34,8 @@ export type ModelSpec =
   | { kind: 'source' }
   /** Embedding and head on the int8 grid, block weights on a grid of `blockBits`, or as they are. */
   | { kind: 'rounded'; blockBits?: 2 | 3 }
+  /** No model: a dialogue's first words, or one sentence for all, as its summary. */
+  | { kind: 'trivial'; summary: 'first words' | 'constant' }
   | LowRankSpec
 
 /** What a row is measured on. */
@@ -50,6 +52,18 @@ export interface LevelRow {
   perplexity: number
 }
 
+/** Means over the samples; intervals are of 95%. */
+export interface SummaryScores {
+  rouge1: number
+  rouge2: number
+  rougeL: number
+  samples: number
+  /** Of rougeL. */
+  interval: Interval
+  /** Against what the dense model wrote; absent where no model was asked. */
+  dense?: { rougeL: number; interval: Interval }
+}
+
 export interface Row {
   key: string
   model: ModelSpec
@@ -64,8 +78,13 @@ export interface Row {
   /** Of level 0, with `levels` for every level where there are several. */
   perplexity?: number
   levels?: LevelRow[]
-  choice?: { accuracy: number; accuracyNormalised: number; samples: number }
-  summaries?: { rouge1: number; rouge2: number; rougeL: number }
+  choice?: {
+    accuracy: number
+    accuracyNormalised: number
+    samples: number
+    intervals: { accuracy: Interval; accuracyNormalised: Interval }
+  }
+  summaries?: SummaryScores
   /** Perplexity over the whole text, windows of 2048. */
   full?: number
   /** Perplexity of dialogues. */
@@ -85,6 +104,8 @@ export function rowKey(model: ModelSpec): string {
       return 'source'
     case 'rounded':
       return `rounded/${model.blockBits ?? 'embedding'}`
+    case 'trivial':
+      return `trivial/${model.summary}`
     case 'low-rank': {
       const { calibration, method, storage, dtype, keep, levels = [keep] } = model
       return `${calibrationKey(calibration)}/${method}/${storage}/${dtype}/${levels.join(',')}`

@@ -12,6 +12,7 @@ import {
   rowKey,
 } from './rows.js'
 import type { RowStore } from './store.js'
+import { trivialScores } from './summaries.js'
 
 /** A row that could not be made, and why; the others are made all the same. */
 export interface Failure {
@@ -81,8 +82,16 @@ class Run {
     this.#report = report
   }
 
+  /** A row that needs no calibration. */
   async denseRow({ key, model, measures }: Wanted): Promise<void> {
     if (model.kind === 'low-rank') return
+    if (model.kind === 'trivial') {
+      await this.#attempt([key], async () => {
+        const summaries = await trivialScores(model.summary, this.#bench)
+        await this.#store.put({ key, model, keep: 0, storedBytes: 0, equalBytes: 0, summaries })
+      })
+      return
+    }
     await this.#attempt([key], async () => {
       const made = await makeDense(model, this.#bench)
       await this.#fill({ key, model, measures }, made)

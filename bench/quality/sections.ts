@@ -141,7 +141,12 @@ function calibrationSection(options: PlanOptions): RowSpec[] {
       })),
     ),
   )
-  return [{ model: { kind: 'dense', dtype: options.dtype }, measures }, ...rows]
+  const trivial = (['first words', 'constant'] as const).map((summary) => ({
+    model: { kind: 'trivial' as const, summary },
+    measures: ['summaries' as const],
+  }))
+  const dense = { model: { kind: 'dense' as const, dtype: options.dtype }, measures }
+  return [dense, ...(options.summaries ? trivial : []), ...rows]
 }
 
 /** The default beside SVD-LLM and the Fisher score, on other text than the tables'. */

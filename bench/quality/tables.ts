@@ -1,6 +1,8 @@
 /** Rows to Markdown. */
-import type { Method, Whitening } from './library.js'
-import { type CalibrationSpec, type LowRankSpec, type ModelSpec, paretoFront, type Row } from './rows.js'
+import { captionOf, measuredWith } from './captions.js'
+import type { Interval } from './library.js'
+import { isLowRank, megabytes, methodName, modelName, whiteningName } from './names.js'
+import { type ModelSpec, paretoFront, type Row } from './rows.js'
 import { methodRows, type SectionName, storages } from './sections.js'
 import type { Settings } from './store.js'
 
@@ -18,47 +20,7 @@ export function formatPerplexity(value: number | undefined): string {
   return value < 1e4 ? value.toFixed(2) : value.toExponential(1).replace('e+', 'e')
 }
 
-/** Megabytes to a tenth, or to the thousandth below ten of them. */
-function megabytes(bytes: number): string {
-  return (bytes / 1e6).toFixed(bytes < 1e7 ? 3 : 1)
-}
-
 const figures = (value: number | undefined, digits: number) => value?.toFixed(digits) ?? ''
-
-const whiteningNames: Record<Whitening, string> = {
-  none: 'none',
-  scaled: 'scaled by activations',
-  input: 'input',
-  'two-sided': 'two-sided',
-}
-
-const isLowRank = (model: ModelSpec): model is LowRankSpec => model.kind === 'low-rank'
-
-function methodName(method: Method, whitening: Whitening): string {
-  if (method !== 'uniform') return method
-  return { none: 'uniform (plain SVD)', scaled: method, input: 'uniform (SVD-LLM)', 'two-sided': method }[
-    whitening
-  ]
-}
-
-/** With the labels, where something of the row comes from gradients. */
-function whiteningName({ whitening, labels }: CalibrationSpec, method: Method): string {
-  const gradients = whitening === 'two-sided' || method === 'fisher' || method === 'curve'
-  return gradients ? `${whiteningNames[whitening]}, labels ${labels}` : whiteningNames[whitening]
-}
-
-function modelName(model: ModelSpec): string {
-  switch (model.kind) {
-    case 'dense':
-      return `dense ${model.dtype}`
-    case 'source':
-      return 'dense, the source file'
-    case 'rounded':
-      return model.blockBits === undefined ? 'dense, only embedding int8' : `dense, ${model.blockBits} bits`
-    case 'low-rank':
-      return methodName(model.method, model.calibration.whitening)
-  }
-}
 
 function describe(model: ModelSpec): [method: string, whitening: string, storage: string, keep: string] {
   if (!isLowRank(model)) return [modelName(model), '', '', '']
@@ -68,8 +30,19 @@ function describe(model: ModelSpec): [method: string, whitening: string, storage
 
 const seconds = (row: Row) => (row.seconds ? ((row.seconds.search ?? 0) + row.seconds.cut).toFixed(1) : '')
 
-const accuracy = ({ choice }: Row) =>
-  choice ? `${figures(choice.accuracy, 3)} / ${figures(choice.accuracyNormalised, 3)}` : ''
+function withInterval(mean: number | undefined, interval: Interval | undefined): string {
+  if (mean === undefined || interval === undefined) return ''
+  return `${mean.toFixed(3)} (${interval[0].toFixed(3)} to ${interval[1].toFixed(3)})`
+}
+
+const choiceColumns = ['choice', 'choice by length']
+
+function choiceCells({ choice }: Row): string[] {
+  return [
+    withInterval(choice?.accuracy, choice?.intervals.accuracy),
+    withInterval(choice?.accuracyNormalised, choice?.intervals.accuracyNormalised),
+  ]
+}
 
 /** Leaves out the columns that no row fills. */
 function filledTable(columns: readonly string[], rows: readonly (readonly string[])[]): string {
@@ -105,13 +78,23 @@ function overview(rows: readonly Row[]): string {
 }
 
 function methodsTable(rows: readonly Row[]): string {
-  const columns = ['method', 'whitening', 'storage', 'keep', 'kept', 'perplexity', 'MB', 'choice', 'seconds']
+  const columns = [
+    'method',
+    'whitening',
+    'storage',
+    'keep',
+    'kept',
+    'perplexity',
+    'MB',
+    ...choiceColumns,
+    'seconds',
+  ]
   const lines = rows.map((row) => [
     ...describe(row.model),
     isLowRank(row.model) ? figures(row.keep, 4) : '',
     formatPerplexity(row.perplexity),
     megabytes(row.storedBytes),
-    accuracy(row),
+    ...choiceCells(row),
     seconds(row),
   ])
   return `${overview(rows)}\n\n${filledTable(columns, lines)}`
@@ -128,9 +111,9 @@ function bytesTable(rows: readonly Row[]): string {
       ? `keep ${row.model.keep}, ${row.model.dtype} factors`
       : modelName(row.model)
     const onFront = front.has(row) ? 'yes' : ''
-    return [factors, megabytes(row.equalBytes), formatPerplexity(row.perplexity), accuracy(row), onFront]
+    return [factors, megabytes(row.equalBytes), formatPerplexity(row.perplexity), ...choiceCells(row), onFront]
   })
-  return filledTable(['model', 'MB', 'perplexity', 'choice', 'on the front'], lines)
+  return filledTable(['model', 'MB', 'perplexity', ...choiceColumns, 'on the front'], lines)
 }
 
 function levelsTable(rows: readonly Row[]): string {
@@ -155,12 +138,15 @@ function calibrationTable(rows: readonly Row[]): string {
   const lines = rows.map((row) => {
     const [name, , , keep] = describe(row.model)
     const source = isLowRank(row.model) ? row.model.calibration.source : ''
-    const { rouge1, rouge2, rougeL } = row.summaries ?? {}
-    const rouge = [rouge1, rouge2, rougeL].map((value) => figures(value, 4))
-    return [source, name, keep, formatPerplexity(row.perplexity), accuracy(row), ...rouge]
+    const { rouge1, rouge2, rougeL, interval, dense } = row.summaries ?? {}
+    return [
+      ...[source, name, keep, formatPerplexity(row.perplexity), ...choiceCells(row)],
+      ...[figures(rouge1, 3), figures(rouge2, 3), withInterval(rougeL, interval)],
+      withInterval(dense?.rougeL, dense?.interval),
+    ]
   })
-  const columns = ['calibrated on', 'method', 'keep', 'perplexity', 'choice', 'ROUGE-1', 'ROUGE-2', 'ROUGE-L']
-  return filledTable(columns, lines)
+  const columns = ['calibrated on', 'method', 'keep', 'perplexity', ...choiceColumns]
+  return filledTable([...columns, 'ROUGE-1', 'ROUGE-2', 'ROUGE-L', 'ROUGE-L to dense'], lines)
 }
 
 function furtherTable(rows: readonly Row[]): string {
@@ -180,96 +166,6 @@ const tables: Record<SectionName, { title: string; render: (rows: readonly Row[]
   levels: { title: 'Levels', render: levelsTable },
   calibration: { title: 'Calibration texts', render: calibrationTable },
   further: { title: 'Other texts', render: furtherTable },
-}
-
-/** What the figures of all tables were made with. */
-function measuredWith(settings: Settings): string {
-  const { model, weights, dtype, calibration, samples, seqLen, text, windows, cores, instructionSet } = settings
-  return (
-    `${model} (weights in ${weights}), held in ${dtype}; calibrated on the first ${samples} windows of ${seqLen} ` +
-    `tokens of ${calibration}; perplexity of the first ${windows} windows of ${seqLen} tokens of ${text}. ` +
-    `flrc ${settings.flrc}, ${cores} cores, ${instructionSet}.`
-  )
-}
-
-function captionOf(name: SectionName, rows: readonly Row[], settings: Settings): string {
-  switch (name) {
-    case 'methods':
-      return methodsCaption(rows, settings)
-    case 'bytes':
-      return bytesCaption(rows, settings)
-    case 'levels':
-      return (
-        'The default method with one, two and four levels, each measured at every level. Further levels cost ' +
-        'level 0 something: what stays dense and how blocks are cut is decided for all of them together.'
-      )
-    case 'calibration':
-      return calibrationCaption(settings)
-    case 'further':
-      return furtherCaption(settings)
-  }
-}
-
-function methodsCaption(rows: readonly Row[], { searchWindows, seqLen, choices }: Settings): string {
-  const parts = [
-    'One level, the same calibration windows and the same budget for every method; each is allocated for the ' +
-      'storage it is shown in. MB: all tensors as stored. Seconds: allocating and cutting, given the calibration.',
-  ]
-  if (rows.some(({ model }) => isLowRank(model) && model.method === 'asvd')) {
-    parts.push(
-      `ASVD's seconds hold its sensitivity search, which saw only ${searchWindows} windows of ${seqLen} tokens.`,
-    )
-  }
-  if (choices !== undefined) parts.push(`Choice: accuracy on ${choices}, raw / normalised by length.`)
-  const calibrations = new Map<string, number>()
-  for (const { model, seconds: spent } of rows) {
-    if (!isLowRank(model) || !spent) continue
-    const { whitening, labels } = model.calibration
-    calibrations.set(`${whiteningNames[whitening]} (labels ${labels})`, spent.calibrate)
-  }
-  const spent = [...calibrations].map(([name, value]) => `${name}: ${value.toFixed(0)} s`).join('; ')
-  if (spent !== '') parts.push(`Calibrating took, by whitening: ${spent}.`)
-  return parts.join(' ')
-}
-
-function bytesCaption(rows: readonly Row[], settings: Settings): string {
-  const parts = [
-    'Low rank is the default (curve, two-sided, pivoted, one level). Embedding and output head count as int8 in ' +
-      'every row; rows that are not quantised hold them wider, and the row that rounds nothing but them shows what ' +
-      'that is worth. 3 and 2 bits: plain rounding in groups of 32 with scale and zero point, as int4. A row is on ' +
-      'the front if no other is both as small and as good.',
-  ]
-  const source = rows.find(({ model }) => model.kind === 'source')
-  if (source !== undefined) {
-    parts.push(
-      `The source file holds its projections in ${settings.weights}: the dense rows start from that grid, so the ` +
-        `row of few bits that nothing is lost in is the source itself, with ${megabytes(source.equalBytes)} MB, and ` +
-        'int4 is a second rounding, on another grid. The front leaves the source out.',
-    )
-  }
-  return parts.join(' ')
-}
-
-function calibrationCaption({ summaries, summaryLimit, dialogues }: Settings): string {
-  const parts = ['Two-sided whitening, pivoted, one level.']
-  if (dialogues !== undefined) {
-    parts.push(
-      `Dialogues: ${dialogues} in the model's chat template; half: as many windows of them as of the text.`,
-    )
-  }
-  parts.push('Self: what the model itself wrote, plain and in its chat template.')
-  if (summaries !== undefined)
-    parts.push(`ROUGE of summaries of the first ${summaryLimit} samples of ${summaries}.`)
-  return parts.join(' ')
-}
-
-function furtherCaption({ transfer, text }: Settings): string {
-  const parts = [
-    'Pivoted, one level.',
-    `Whole text: all of ${text} in windows of 2048, or the model's context.`,
-  ]
-  if (transfer !== undefined) parts.push(`Dialogues: perplexity of those of ${transfer}, as plain text.`)
-  return parts.join(' ')
 }
 
 /** One table under its title. */
