@@ -294,7 +294,9 @@ test('means of samples carry their intervals, and what needs no model stands bes
       },
     ),
   ]
-  const lines = renderSection('calibration', rows, { summaries: 'test.jsonl', summaryLimit: 10 }).split('\n')
+  const text = renderSection('calibration', rows, { summaries: 'test.jsonl', summaryLimit: 10 })
+  assert.match(text, 'first 10 samples of test.jsonl')
+  const lines = text.split('\n')
   assert.ok(lines.includes('|  | first 20 words |  |  | 0.200 | 0.050 | 0.150 (0.100 to 0.200) |  |'))
   assert.ok(
     lines.includes(

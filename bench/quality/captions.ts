@@ -43,7 +43,9 @@ function methodsCaption(rows: readonly Row[], { searchWindows, seqLen, choices }
     )
   }
   if (choices !== undefined) {
-    parts.push(`Choice: accuracy on ${choices}, by log-likelihood alone and by its length; intervals of 95%.`)
+    parts.push(
+      `Choice: accuracy on ${choices}, by log-likelihood and by log-likelihood per character; intervals of 95%.`,
+    )
   }
   const calibrations = new Map<string, number>()
   for (const { model, seconds: spent } of rows) {
@@ -66,7 +68,7 @@ function bytesCaption(rows: readonly Row[], settings: Settings): string {
   const source = rows.find(({ model }) => model.kind === 'source')
   if (source !== undefined) {
     parts.push(
-      `The source file holds its projections in ${settings.weights}, so its row of few bits is the source itself ` +
+      `The source file holds its projections in ${settings.weights}, so its row in that type is the source itself ` +
         `(${megabytes(source.equalBytes)} MB): the dense rows start from weights that lie on that grid already, and ` +
         'int4 rounds them a second time, to another. The front leaves the source out.',
     )
@@ -82,8 +84,13 @@ function calibrationCaption({ summaries, summaryLimit, dialogues }: Settings): s
     )
   }
   parts.push('Self: what the model itself wrote, plain and in its chat template.')
-  if (summaries !== undefined)
-    parts.push(`ROUGE of summaries of the first ${summaryLimit} samples of ${summaries}.`)
+  if (summaries !== undefined) {
+    parts.push(
+      `ROUGE of summaries of the first ${summaryLimit} samples of ${summaries}, against people's, and ROUGE-L against ` +
+        "the dense model's own; intervals of 95%. A dialogue's first 20 words and one sentence for all stand beside " +
+        'them: what scores below them has not been shown to summarise.',
+    )
+  }
   return parts.join(' ')
 }
 
