@@ -3,8 +3,9 @@ import { cpus } from 'node:os'
 import path from 'node:path'
 import { callNative, packageVersion } from '#lib/binding.js'
 import { sha256OfFiles, sha256OfText } from '#lib/checkpoint/plan.js'
+import { type ChoiceSample, parseChoices } from '#lib/data/choices.js'
+import { type DialogueSample, parseDialogues } from '#lib/data/dialogues.js'
 import { openModelSource } from '#lib/model-source.js'
-import { type DialogueSample, parseChoices, parseDialogues } from './library.js'
 import type { QualityOptions } from './options.js'
 import type { PlanOptions } from './sections.js'
 import type { Settings } from './store.js'
@@ -13,7 +14,7 @@ import type { Settings } from './store.js'
 export interface Inputs {
   calibration: string
   text: string
-  choices: readonly unknown[] | undefined
+  choices: readonly ChoiceSample[] | undefined
   dialogues: readonly DialogueSample[] | undefined
   summaries: readonly DialogueSample[] | undefined
   transfer: readonly DialogueSample[] | undefined
@@ -43,9 +44,9 @@ export function withoutUnknowns(text: string): string {
 /** Reads the files that the options name. Errors are those of reading and parsing them. */
 export async function prepare(options: QualityOptions): Promise<Prepared> {
   const read = (file: string | undefined) => (file === undefined ? undefined : readFile(file, 'utf8'))
-  const dialoguesOf = async (file: string | undefined, text: string | undefined) =>
+  const dialoguesOf = (file: string | undefined, text: string | undefined) =>
     file === undefined || text === undefined ? undefined : parseDialogues(text, file)
-  const choicesOf = async (file: string | undefined, text: string | undefined) =>
+  const choicesOf = (file: string | undefined, text: string | undefined) =>
     file === undefined || text === undefined ? undefined : parseChoices(text, file)
 
   const { files } = options
@@ -60,10 +61,10 @@ export async function prepare(options: QualityOptions): Promise<Prepared> {
   const inputs: Inputs = {
     calibration: texts.calibration,
     text: texts.text,
-    choices: await choicesOf(files.choices, texts.choices),
-    dialogues: await dialoguesOf(files.dialogues, texts.dialogues),
-    summaries: await dialoguesOf(files.summaries, texts.summaries),
-    transfer: await dialoguesOf(files.transfer, texts.transfer),
+    choices: choicesOf(files.choices, texts.choices),
+    dialogues: dialoguesOf(files.dialogues, texts.dialogues),
+    summaries: dialoguesOf(files.summaries, texts.summaries),
+    transfer: dialoguesOf(files.transfer, texts.transfer),
   }
   const { tensors, path: model } = await openModelSource(options.model)
   const projection = Array.from(tensors.values()).find(({ name }) => name.endsWith('_proj.weight'))

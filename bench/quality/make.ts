@@ -2,9 +2,17 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { type Calibration, exportModel, Model, type TaskOptions } from 'flrc'
+import {
+  type Calibration,
+  type CalibrationText,
+  calibrate,
+  compress,
+  exportModel,
+  Model,
+  sensitivitySearch,
+  type TaskOptions,
+} from 'flrc'
 import { type Inputs, withoutUnknowns } from './inputs.js'
-import { type CalibrationText, calibrate, compress, sensitivitySearch } from './library.js'
 import { countedBytes, isEmbedding, roundDirectory } from './rounded.js'
 import type { CalibrationSource, CalibrationSpec, LowRankSpec, ModelSpec, Row } from './rows.js'
 
@@ -83,7 +91,7 @@ export async function makeLowRank(
   task: TaskOptions,
 ): Promise<Made> {
   const { method, storage, dtype, keep, levels } = spec
-  const model = await compress(calibration.model as Model, {
+  const model = await compress(calibration.model, {
     ...{ method, storage, dtype, keep, levels, calibration },
     signal: task.signal,
   })

@@ -1,6 +1,5 @@
-import { type Model, evaluate as perplexities } from 'flrc'
+import { evaluate, type Model } from 'flrc'
 import type { Inputs } from './inputs.js'
-import { evaluate } from './library.js'
 import type { Bench } from './make.js'
 import type { LevelRow, Measure, Row } from './rows.js'
 import { summaryScores } from './summaries.js'
@@ -15,13 +14,13 @@ export async function measure(model: Model, what: Measure, bench: Bench): Promis
       return byLevel(model, bench)
     case 'full': {
       const seqLen = Math.min(fullSeqLen, model.config.contextLength)
-      const { perplexity } = await perplexities.perplexity(model, inputs.text, { seqLen, signal })
+      const { perplexity } = await evaluate.perplexity(model, inputs.text, { seqLen, signal })
       return { full: perplexity }
     }
     case 'transfer': {
       const { seqLen, windows } = bench.numbers
       const text = plainDialogues(inputs)
-      const { perplexity } = await perplexities.perplexity(model, text, { seqLen, windows, signal })
+      const { perplexity } = await evaluate.perplexity(model, text, { seqLen, windows, signal })
       return { transfer: perplexity }
     }
     case 'choice': {
@@ -40,7 +39,7 @@ async function byLevel(model: Model, { inputs, numbers, signal }: Bench): Promis
   const levels: LevelRow[] = []
   for (const [level, { budget }] of model.levels.entries()) {
     const options = { seqLen, windows, level, signal }
-    const { perplexity } = await perplexities.perplexity(model, inputs.text, options)
+    const { perplexity } = await evaluate.perplexity(model, inputs.text, options)
     levels.push({ budget, perplexity })
   }
   const [first] = levels

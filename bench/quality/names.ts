@@ -1,5 +1,5 @@
 /** What rows and their figures are called in tables and captions. */
-import type { Method, Whitening } from './library.js'
+import type { AllocationMethod, Whitening } from 'flrc'
 import type { CalibrationSpec, LowRankSpec, ModelSpec } from './rows.js'
 
 /** Megabytes to a tenth, or to the thousandth below ten of them. */
@@ -16,7 +16,7 @@ export const whiteningNames: Record<Whitening, string> = {
 
 export const isLowRank = (model: ModelSpec): model is LowRankSpec => model.kind === 'low-rank'
 
-export function methodName(method: Method, whitening: Whitening): string {
+export function methodName(method: AllocationMethod, whitening: Whitening): string {
   if (method !== 'uniform') return method
   return { none: 'uniform (plain SVD)', scaled: method, input: 'uniform (SVD-LLM)', 'two-sided': method }[
     whitening
@@ -24,7 +24,7 @@ export function methodName(method: Method, whitening: Whitening): string {
 }
 
 /** With the labels, where something of the row comes from gradients. */
-export function whiteningName({ whitening, labels }: CalibrationSpec, method: Method): string {
+export function whiteningName({ whitening, labels }: CalibrationSpec, method: AllocationMethod): string {
   const gradients = whitening === 'two-sided' || method === 'fisher' || method === 'curve'
   return gradients ? `${whiteningNames[whitening]}, labels ${labels}` : whiteningNames[whitening]
 }

@@ -1,5 +1,7 @@
-import type { StorageDtype } from 'flrc'
-import type { Interval, Method, Whitening } from './library.js'
+import type { AllocationMethod, StorageDtype, Whitening } from 'flrc'
+
+/** Of a mean, with 95%. */
+export type Interval = [low: number, high: number]
 
 /** What a calibration's windows are taken from. */
 export type CalibrationSource =
@@ -19,7 +21,7 @@ export interface CalibrationSpec {
 export interface LowRankSpec {
   kind: 'low-rank'
   calibration: CalibrationSpec
-  method: Method
+  method: AllocationMethod
   storage: 'plain' | 'pivoted'
   dtype: StorageDtype
   keep: number

@@ -87,7 +87,7 @@ class Run {
     if (model.kind === 'low-rank') return
     if (model.kind === 'trivial') {
       await this.#attempt([key], async () => {
-        const summaries = await trivialScores(model.summary, this.#bench)
+        const summaries = trivialScores(model.summary, this.#bench)
         await this.#store.put({ key, model, keep: 0, storedBytes: 0, equalBytes: 0, summaries })
       })
       return

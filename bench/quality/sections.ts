@@ -1,4 +1,4 @@
-import type { Method, Whitening } from './library.js'
+import type { AllocationMethod, Whitening } from 'flrc'
 import type { CalibrationSource, LowRankSpec, Measure, RowSpec } from './rows.js'
 
 export const sectionNames = ['methods', 'bytes', 'levels', 'calibration', 'further'] as const
@@ -23,7 +23,7 @@ export interface PlanOptions {
 
 /** One combination of the methods' table; the labels matter where gradients do. */
 interface MethodRow {
-  method: Method
+  method: AllocationMethod
   whitening: Whitening
   labels: 'model' | 'data'
 }

@@ -1,6 +1,6 @@
 /** ROUGE of summaries: a model's, beside those that need no model. */
-import { Model } from 'flrc'
-import { evaluate, meanRouge, type SummarizeResult } from './library.js'
+import { evaluate, Model } from 'flrc'
+import { meanRouge } from '#lib/rouge.js'
 import type { Bench } from './make.js'
 import type { SummaryScores } from './rows.js'
 
@@ -9,14 +9,18 @@ const firstWords = 20
 const constantSentence = 'Person1 and Person2 talk about their plans.'
 
 /** What the dense model writes, by the run that asks: the texts themselves are never stored. */
-const denseResults = new WeakMap<Bench, Promise<SummarizeResult>>()
+const denseResults = new WeakMap<Bench, Promise<evaluate.SummarizeResult>>()
 
-function summarize(model: Model, { inputs, limits, signal }: Bench, reference?: SummarizeResult['outputs']) {
+function summarize(
+  model: Model,
+  { inputs, limits, signal }: Bench,
+  reference?: readonly evaluate.SummaryReference[],
+) {
   const options = { limit: limits.summaryLimit, maxTokens, reference, signal }
   return evaluate.summarize(model, inputs.summaries ?? [], options)
 }
 
-async function writeDense(bench: Bench): Promise<SummarizeResult> {
+async function writeDense(bench: Bench): Promise<evaluate.SummarizeResult> {
   const dense = await Model.load(bench.source, { dtype: bench.dtype, signal: bench.signal })
   try {
     return await summarize(dense, bench)
@@ -25,7 +29,7 @@ async function writeDense(bench: Bench): Promise<SummarizeResult> {
   }
 }
 
-function denseResult(bench: Bench): Promise<SummarizeResult> {
+function denseResult(bench: Bench): Promise<evaluate.SummarizeResult> {
   const result = denseResults.get(bench) ?? writeDense(bench)
   denseResults.set(bench, result)
   return result
@@ -42,15 +46,13 @@ export async function summaryScores(model: Model, bench: Bench): Promise<Summary
 }
 
 /** What a summary is worth that takes no understanding. */
-export async function trivialScores(summary: 'first words' | 'constant', bench: Bench): Promise<SummaryScores> {
+export function trivialScores(summary: 'first words' | 'constant', bench: Bench): SummaryScores {
   const { inputs, limits } = bench
   const samples = (inputs.summaries ?? []).slice(0, limits.summaryLimit)
-  const scores = await Promise.all(
-    samples.map(({ dialogue = '', summaries = [] }) => {
-      const words = dialogue.split(/\s+/).slice(0, firstWords).join(' ')
-      return meanRouge(summaries, summary === 'constant' ? constantSentence : words)
-    }),
-  )
+  const scores = samples.map(({ dialogue = '', summaries = [] }) => {
+    const words = dialogue.split(/\s+/).slice(0, firstWords).join(' ')
+    return meanRouge(summaries, summary === 'constant' ? constantSentence : words)
+  })
   const [rouge1, rouge2, rougeL] = (['rouge1', 'rouge2', 'rougeL'] as const).map((key) =>
     evaluate.bootstrapMean(scores.map((score) => score[key])),
   )

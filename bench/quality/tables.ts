@@ -1,8 +1,7 @@
 /** Rows to Markdown. */
 import { captionOf, measuredWith } from './captions.js'
-import type { Interval } from './library.js'
 import { isLowRank, megabytes, methodName, modelName, whiteningName } from './names.js'
-import { type ModelSpec, paretoFront, type Row } from './rows.js'
+import { type Interval, type ModelSpec, paretoFront, type Row } from './rows.js'
 import { methodRows, type SectionName, storages } from './sections.js'
 import type { Settings } from './store.js'
 
