@@ -1,0 +1,148 @@
+import path from 'node:path'
+import { parseArgs } from 'node:util'
+import { packageRoot } from '#lib/binding.js'
+import { checkOneOf, checkRange, checkWhole } from '#lib/check.js'
+import { FlrcError } from '#lib/errors.js'
+import { type SectionName, sectionNames } from './sections.js'
+
+export const usage = `usage: npm run bench:quality -- [MODEL --calibration FILE --text FILE] [options]
+
+The tables of compression methods. Without MODEL: of the embedded model, on its own texts, in a few minutes.
+
+  --calibration FILE     text that rows are calibrated on (WikiText-2: wiki.valid.tokens)
+  --text FILE            another text, whose perplexity is measured (wiki.test.raw)
+  --section NAME ...     ${sectionNames.join(', ')}; all by default
+  --keep K ...           kept shares of the methods' table; .9 .8 .6
+  --samples N --seq-len N    windows of calibration, and tokens in any window; 64 and 512
+  --windows N            windows to measure; 24
+  --dtype bf16|f32       what the dense model and its factors are held in; bf16
+  --search-windows N     calibration windows that ASVD's sensitivity search sees; 2
+  --choices FILE.jsonl [--choice-limit N]       adds the accuracy among given continuations
+  --dialogues FILE.jsonl                        chats to calibrate on, for the calibration's table
+  --summaries FILE.jsonl [--summary-limit N]    adds ROUGE of summaries to it; 100
+  --transfer FILE.jsonl  dialogues whose perplexity the further table has
+  --full                 the whole of --text in windows of 2048 in the further table
+  --json FILE            keeps every row as soon as it is made
+  --continue             makes only what FILE lacks
+
+Markdown goes to stdout, progress to stderr.`
+
+export interface QualityOptions {
+  model: string
+  files: {
+    calibration: string
+    text: string
+    choices?: string
+    dialogues?: string
+    summaries?: string
+    transfer?: string
+  }
+  sections: SectionName[]
+  keeps: number[]
+  dtype: 'f32' | 'bf16'
+  /** What decides every row's numbers. */
+  numbers: { samples: number; seqLen: number; windows: number; searchWindows: number }
+  limits: { choiceLimit?: number; summaryLimit?: number }
+  full: boolean
+  json: string | undefined
+  resume: boolean
+}
+
+const flags = {
+  calibration: { type: 'string' },
+  text: { type: 'string' },
+  section: { type: 'string', multiple: true },
+  keep: { type: 'string', multiple: true },
+  samples: { type: 'string' },
+  'seq-len': { type: 'string' },
+  windows: { type: 'string', default: '24' },
+  dtype: { type: 'string', default: 'bf16' },
+  'search-windows': { type: 'string', default: '2' },
+  choices: { type: 'string' },
+  'choice-limit': { type: 'string' },
+  dialogues: { type: 'string' },
+  summaries: { type: 'string' },
+  'summary-limit': { type: 'string', default: '100' },
+  transfer: { type: 'string' },
+  full: { type: 'boolean', default: false },
+  json: { type: 'string' },
+  continue: { type: 'boolean', default: false },
+  help: { type: 'boolean', default: false },
+} as const
+
+/** The embedded model has a context of 512 and texts of its own, as `flrc demo` uses them. */
+const tiny = path.join(packageRoot, 'models', 'tiny')
+const embedded = {
+  model: tiny,
+  calibration: path.join(tiny, 'calibration.txt'),
+  text: path.join(tiny, 'heldout.txt'),
+  samples: '128',
+  seqLen: '256',
+}
+
+/** Undefined where help is asked for. E_USAGE names the option at fault. */
+export function readOptions(args: readonly string[]): QualityOptions | undefined {
+  const { values, positionals } = parsed(args)
+  if (values.help) return undefined
+  const [model = embedded.model, ...rest] = positionals
+  if (rest.length > 0) throw usageError(`one model is taken, not also ${rest.join(', ')}`)
+  const isEmbedded = positionals.length === 0
+  const calibration = values.calibration ?? (isEmbedded ? embedded.calibration : undefined)
+  const text = values.text ?? (isEmbedded ? embedded.text : undefined)
+  if (calibration === undefined || text === undefined) {
+    throw usageError('a model needs --calibration FILE and --text FILE, two different texts')
+  }
+  if (values.continue && values.json === undefined) {
+    throw usageError('--continue needs the --json FILE to continue')
+  }
+  const { section: sections = sectionNames, keep: keeps = ['.9', '.8', '.6'] } = values
+  for (const section of sections) checkOneOf('--section', section, sectionNames)
+  checkOneOf('--dtype', values.dtype, ['bf16', 'f32'])
+  const { choices, dialogues, summaries, transfer } = values
+  return {
+    model,
+    files: { calibration, text, choices, dialogues, summaries, transfer },
+    sections: sectionNames.filter((name) => sections.includes(name)),
+    keeps: keeps.map((keep) => share('--keep', keep)),
+    dtype: values.dtype as 'f32' | 'bf16',
+    numbers: {
+      samples: whole('--samples', values.samples ?? (isEmbedded ? embedded.samples : '64')),
+      seqLen: whole('--seq-len', values['seq-len'] ?? (isEmbedded ? embedded.seqLen : '512')),
+      windows: whole('--windows', values.windows),
+      searchWindows: whole('--search-windows', values['search-windows']),
+    },
+    limits: {
+      ...(values['choice-limit'] === undefined
+        ? {}
+        : { choiceLimit: whole('--choice-limit', values['choice-limit']) }),
+      ...(summaries === undefined ? {} : { summaryLimit: whole('--summary-limit', values['summary-limit']) }),
+    },
+    full: values.full,
+    json: values.json,
+    resume: values.continue,
+  }
+}
+
+function parsed(args: readonly string[]) {
+  try {
+    return parseArgs({ args: [...args], allowPositionals: true, options: flags })
+  } catch (error) {
+    throw usageError(error instanceof Error ? error.message : String(error))
+  }
+}
+
+function usageError(message: string): FlrcError {
+  return new FlrcError('E_USAGE', message)
+}
+
+function whole(name: string, given: string): number {
+  const value = Number(given)
+  checkWhole(name, value, 1)
+  return value
+}
+
+function share(name: string, given: string): number {
+  const value = Number(given)
+  checkRange(name, value, Number.MIN_VALUE, 1, 'a number above 0, at most 1')
+  return value
+}

@@ -1,0 +1,184 @@
+import type { AllocationMethod, Whitening } from 'flrc'
+import type { CalibrationSource, LowRankSpec, Measure, RowSpec } from './rows.js'
+
+export const sectionNames = ['methods', 'bytes', 'levels', 'calibration', 'further'] as const
+export type SectionName = (typeof sectionNames)[number]
+
+/** What there is to measure with, and at which keeps. */
+export interface PlanOptions {
+  keeps: readonly number[]
+  /** What the dense model and factors that are not quantised are held in. */
+  dtype: 'f32' | 'bf16'
+  /** Measures beside perplexity that data was given for. */
+  choices: boolean
+  dialogues: boolean
+  summaries: boolean
+  transfer: boolean
+  full: boolean
+  /** Whether the calibration text has `<unk>` as a word. */
+  unknowns: boolean
+  /** Whether the source holds its projections in 8 bits or fewer. */
+  quantisedSource: boolean
+}
+
+/** One combination of the methods' table; the labels matter where gradients do. */
+interface MethodRow {
+  method: AllocationMethod
+  whitening: Whitening
+  labels: 'model' | 'data'
+}
+
+const everyMethod = (whitening: Whitening, labels: 'model' | 'data'): MethodRow[] =>
+  (['uniform', 'energy', 'fisher', 'curve'] as const).map((method) => ({ method, whitening, labels }))
+
+export const methodRows: readonly MethodRow[] = [
+  { method: 'uniform', whitening: 'none', labels: 'data' },
+  { method: 'asvd', whitening: 'scaled', labels: 'data' },
+  ...everyMethod('input', 'data'),
+  ...everyMethod('two-sided', 'data'),
+  ...everyMethod('two-sided', 'model'),
+]
+
+export const storages = ['plain', 'pivoted'] as const
+const byteKeeps = [0.95, 0.9, 0.8, 0.7, 0.6, 0.5]
+const calibrationKeeps = [0.9, 0.8]
+/** How far the lowest level lies below keep, whatever their number, so that rows differ in that alone. */
+const levelSpan = 0.2
+const levelCounts = [2, 4]
+
+/** The budgets of `count` levels at even steps from `keep` down, to two figures; undefined where there is no room. */
+export function levelsBelow(keep: number, count: number): number[] | undefined {
+  if (keep - levelSpan < 0.1) return undefined
+  return Array.from({ length: count }, (_, level) =>
+    level === 0 ? keep : Math.round((keep - (levelSpan * level) / (count - 1)) * 100) / 100,
+  )
+}
+
+/** The package's defaults. */
+function defaultRow(
+  keep: number,
+  dtype: LowRankSpec['dtype'],
+  source: CalibrationSource = 'text',
+): LowRankSpec {
+  return {
+    kind: 'low-rank',
+    calibration: { source, whitening: 'two-sided', labels: 'model' },
+    method: 'curve',
+    storage: 'pivoted',
+    dtype,
+    keep,
+  }
+}
+
+function usual({ choices }: PlanOptions): Measure[] {
+  return choices ? ['perplexity', 'choice'] : ['perplexity']
+}
+
+function denseRows(options: PlanOptions): RowSpec[] {
+  const measures = usual(options)
+  return [
+    ...(['f32', 'bf16', 'int8', 'int4'] as const).map((dtype) => ({
+      model: { kind: 'dense' as const, dtype },
+      measures,
+    })),
+    ...([3, 2] as const).map((blockBits) => ({ model: { kind: 'rounded' as const, blockBits }, measures })),
+  ]
+}
+
+function methodsSection(options: PlanOptions): RowSpec[] {
+  const { keeps, dtype } = options
+  const measures = usual(options)
+  const grid = methodRows.flatMap(({ method, whitening, labels }) =>
+    storages.flatMap((storage) =>
+      keeps.map((keep) => ({
+        model: {
+          ...{ kind: 'low-rank' as const, calibration: { source: 'text' as const, whitening, labels } },
+          ...{ method, storage, dtype, keep },
+        },
+        measures,
+      })),
+    ),
+  )
+  const quantised = (['int8', 'int4'] as const).flatMap((factors) =>
+    keeps.map((keep) => ({ model: defaultRow(keep, factors), measures })),
+  )
+  return [...denseRows(options), ...grid, ...quantised]
+}
+
+function bytesSection(options: PlanOptions): RowSpec[] {
+  const measures = usual(options)
+  const dense = denseRows(options).filter(({ model }) => model.kind !== 'dense' || model.dtype !== 'f32')
+  const source: RowSpec[] = options.quantisedSource ? [{ model: { kind: 'source' }, measures }] : []
+  const factors = [options.dtype, 'int8', 'int4'] as const
+  const lowRank = byteKeeps.flatMap((keep) =>
+    factors.map((dtype) => ({ model: defaultRow(keep, dtype), measures })),
+  )
+  return [...dense, { model: { kind: 'rounded' }, measures }, ...source, ...lowRank]
+}
+
+function levelsSection(options: PlanOptions): RowSpec[] {
+  const measures = usual(options)
+  return options.keeps.flatMap((keep) => {
+    const one = defaultRow(keep, options.dtype)
+    const several = levelCounts.flatMap((count) => {
+      const levels = levelsBelow(keep, count)
+      return levels === undefined ? [] : [{ ...one, levels }]
+    })
+    return [one, ...several].map((model) => ({ model, measures }))
+  })
+}
+
+function calibrationSection(options: PlanOptions): RowSpec[] {
+  const measures: Measure[] = options.summaries ? [...usual(options), 'summaries'] : usual(options)
+  const sources: CalibrationSource[] = options.dialogues
+    ? ['text', 'half dialogues', 'dialogues', 'self', 'self and text']
+    : ['text', 'self', 'self and text']
+  const rows = sources.flatMap((source) =>
+    calibrationKeeps.flatMap((keep) =>
+      (['curve', 'uniform'] as const).map((method) => ({
+        model: { ...defaultRow(keep, options.dtype, source), method },
+        measures,
+      })),
+    ),
+  )
+  const trivial = (['first words', 'constant'] as const).map((summary) => ({
+    model: { kind: 'trivial' as const, summary },
+    measures: ['summaries' as const],
+  }))
+  const dense = { model: { kind: 'dense' as const, dtype: options.dtype }, measures }
+  return [dense, ...(options.summaries ? trivial : []), ...rows]
+}
+
+/** The default beside SVD-LLM and the Fisher score, on other text than the tables'. */
+function furtherSection(options: PlanOptions): RowSpec[] {
+  const measures: Measure[] = ['perplexity']
+  if (options.full) measures.push('full')
+  if (options.transfer) measures.push('transfer')
+  const rows: RowSpec[] = [{ model: { kind: 'dense', dtype: options.dtype }, measures }]
+  for (const keep of options.keeps) {
+    const best = defaultRow(keep, options.dtype)
+    const input = { source: 'text', whitening: 'input', labels: 'data' } as const
+    rows.push(
+      { model: { ...best, calibration: input, method: 'uniform' }, measures },
+      { model: { ...best, calibration: input, method: 'fisher' }, measures },
+      { model: best, measures },
+    )
+    if (options.unknowns) {
+      rows.push({ model: defaultRow(keep, options.dtype, 'text without <unk>'), measures })
+    }
+  }
+  return rows
+}
+
+const sections: Record<SectionName, (options: PlanOptions) => RowSpec[]> = {
+  methods: methodsSection,
+  bytes: bytesSection,
+  levels: levelsSection,
+  calibration: calibrationSection,
+  further: furtherSection,
+}
+
+/** The rows of one table, in its order. */
+export function planSection(name: SectionName, options: PlanOptions): RowSpec[] {
+  return sections[name](options)
+}

@@ -1,0 +1,84 @@
+import { readFile, rename, writeFile } from 'node:fs/promises'
+import { FlrcError } from 'flrc'
+import type { Row } from './rows.js'
+
+/** What the rows of a file have in common; a text is told by its SHA-256, its name is for readers. */
+export type Settings = Record<string, string | number>
+
+interface Contents {
+  version: 1
+  settings: Settings
+  rows: Row[]
+}
+
+/** The rows made so far, kept in a JSON file where one is named: written again, whole, after every row. */
+export class RowStore {
+  readonly #file: string | undefined
+  readonly #settings: Settings
+  readonly #rows: Map<string, Row>
+
+  private constructor(file: string | undefined, settings: Settings, rows: readonly Row[]) {
+    this.#file = file
+    this.#settings = settings
+    this.#rows = new Map(rows.map((row) => [row.key, row]))
+  }
+
+  /**
+   * Opens a file to add to (`resume`) or a new one. E_EXISTS for a file that is there already, so that no hour
+   * of work is lost; E_USAGE for one whose rows were measured in another way.
+   */
+  static async open(file: string | undefined, settings: Settings, resume: boolean): Promise<RowStore> {
+    const text = file === undefined ? undefined : await readIfThere(file)
+    if (text === undefined || file === undefined) return new RowStore(file, settings, [])
+    if (!resume) {
+      throw new FlrcError('E_EXISTS', `${file} exists; add what it lacks with --continue, or remove it`, {
+        file,
+      })
+    }
+    const stored = parse(text, file)
+    for (const [name, value] of Object.entries(settings)) {
+      const before = stored.settings[name]
+      if (before === undefined || before === value) continue
+      throw new FlrcError(
+        'E_USAGE',
+        `${file} was made with ${name} ${before}, not ${value}; continue with the same, or name another file`,
+        { file },
+      )
+    }
+    return new RowStore(file, { ...stored.settings, ...settings }, stored.rows)
+  }
+
+  get(key: string): Row | undefined {
+    return this.#rows.get(key)
+  }
+
+  async put(row: Row): Promise<void> {
+    this.#rows.set(row.key, row)
+    if (this.#file === undefined) return
+    const contents: Contents = { version: 1, settings: this.#settings, rows: [...this.#rows.values()] }
+    const beside = `${this.#file}.part`
+    await writeFile(beside, `${JSON.stringify(contents, undefined, 2)}\n`)
+    await rename(beside, this.#file)
+  }
+}
+
+async function readIfThere(file: string): Promise<string | undefined> {
+  try {
+    return await readFile(file, 'utf8')
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined
+    throw error
+  }
+}
+
+function parse(text: string, file: string): Contents {
+  try {
+    const contents = JSON.parse(text) as Partial<Contents>
+    if (contents.version === 1 && contents.settings !== undefined && Array.isArray(contents.rows)) {
+      return contents as Contents
+    }
+  } catch {
+    // Told below: no file of ours is broken JSON.
+  }
+  throw new FlrcError('E_USAGE', `${file} holds no rows of this command; name another file`, { file })
+}

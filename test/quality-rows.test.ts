@@ -1,0 +1,74 @@
+import { readFile } from 'node:fs/promises'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import type { Bench } from '../bench/quality/make.js'
+import { type LowRankSpec, type RowSpec, rowKey } from '../bench/quality/rows.js'
+import { makeRows } from '../bench/quality/run.js'
+import { RowStore } from '../bench/quality/store.js'
+import { repository } from './support/paths.js'
+
+const read = (name: string) => readFile(repository('models', 'tiny', name), 'utf8')
+
+test('rows are made once, each with what it lacks, and one that fails stops no other', async () => {
+  const bench: Bench = {
+    source: repository('models', 'tiny'),
+    dtype: 'bf16',
+    inputs: {
+      calibration: await read('calibration.txt'),
+      text: await read('heldout.txt'),
+      choices: undefined,
+      dialogues: undefined,
+      summaries: undefined,
+      transfer: [{ dialogue: (await read('heldout.txt')).slice(-4000) }],
+    },
+    numbers: { samples: 2, seqLen: 64, windows: 2, searchWindows: 1 },
+    limits: {},
+    signal: new AbortController().signal,
+  }
+  const lowRank: LowRankSpec = {
+    kind: 'low-rank',
+    calibration: { source: 'text', whitening: 'two-sided', labels: 'model' },
+    method: 'curve',
+    storage: 'pivoted',
+    dtype: 'bf16',
+    keep: 0.8,
+  }
+  const specs: RowSpec[] = [
+    { model: { kind: 'rounded', blockBits: 2 }, measures: ['perplexity'] },
+    { model: { kind: 'rounded' }, measures: ['perplexity'] },
+    { model: { kind: 'dense', dtype: 'bf16' }, measures: ['perplexity'] },
+    { model: { ...lowRank, keep: 0.001 }, measures: ['perplexity'] },
+    { model: { ...lowRank, levels: [0.8, 0.6] }, measures: ['perplexity'] },
+    { model: lowRank, measures: ['perplexity'] },
+  ]
+  const store = await RowStore.open(undefined, {}, false)
+  const failures = await makeRows(specs, bench, store, () => {})
+  assert.is(failures.length, 1)
+  assert.match(failures[0]?.key ?? '', '0.001')
+  assert.match(failures[0]?.reason ?? '', 'E_USAGE')
+
+  const rowOf = (spec: RowSpec['model']) => store.get(rowKey(spec))
+  const [two, embedding, dense, , falling, one] = specs.map(({ model }) => rowOf(model))
+  assert.ok(two?.perplexity && embedding?.perplexity && dense?.perplexity && one?.perplexity)
+  assert.ok(two.perplexity > dense.perplexity, 'two bits lose something')
+  assert.ok(two.storedBytes < dense.storedBytes / 3)
+  assert.ok(Math.abs(embedding.perplexity / dense.perplexity - 1) < 0.01, 'an int8 embedding loses little')
+  assert.is(embedding.equalBytes, dense.equalBytes)
+  assert.ok(one.keep <= 0.8 && one.keep > 0.79 && one.equalBytes < dense.equalBytes)
+  assert.ok(one.seconds && one.seconds.calibrate > 0)
+  assert.is(falling?.levels?.length, 2)
+  assert.is(falling?.levels?.[0]?.perplexity, falling?.perplexity)
+
+  const more: RowSpec[] = [
+    ...specs.filter(({ model }) => rowOf(model) !== undefined),
+    { model: lowRank, measures: ['perplexity', 'transfer'] },
+  ]
+  const lines: string[] = []
+  assert.equal(await makeRows(more, bench, store, (line) => lines.push(line)), [])
+  assert.is(lines.filter((line) => !line.startsWith('calibrated')).length, 1, lines.join('\n'))
+  const again = rowOf(lowRank)
+  assert.is(again?.perplexity, one.perplexity)
+  assert.ok((again?.transfer ?? 0) > 1)
+})
+
+test.run()
