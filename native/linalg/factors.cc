@@ -199,7 +199,7 @@ std::vector<double> whitenedGram(const Job& job, const PackedSymmetric* moment, 
   return lowerProduct(job, thin, wide, weighted.data(), x.data());
 }
 
-// L^T K L where K = W M W^T is given; L empty for the identity.
+// L^T K L where K = W M W^T, M the wide side's moment, is given; L empty for the identity.
 std::vector<double> whitenedSeen(const Job& job, const PackedSymmetric& seen,
                                  const std::vector<double>& lower) {
   std::vector<double> matrix = seen.dense();
@@ -216,9 +216,9 @@ NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, const PackedSy
   useOneBlasThread();
   checkMoment(a, n);
   checkMoment(b, m);
-  checkMoment(seen, n);
-  if (seen != nullptr && (m <= n || b != nullptr)) {
-    throw Error(code::internal, "the output moment seen through W belongs to a tall W and replaces B");
+  checkMoment(seen, std::min(m, n));
+  if (seen != nullptr && (m <= n ? a : b) != nullptr) {
+    throw Error(code::internal, "a moment seen through W replaces that of the wide side");
   }
   ThinProblem problem = thinFirst(w, m, n, a, b);
   const int64_t thin = problem.thin, wide = problem.wide;
