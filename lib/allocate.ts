@@ -1,17 +1,20 @@
 import type { Losses } from './allocate/chains.js'
 import { lossesOf, ranksOf } from './allocate/chains.js'
 import { blockCost, budgetOf, costOfRanks } from './allocate/costs.js'
+import { energyCurve } from './allocate/energy.js'
 import { falling } from './allocate/falling.js'
 import { allocateByHull } from './allocate/hull.js'
 import { allocateLevels } from './allocate/levels.js'
 import type { Problem } from './allocate/problem.js'
 import { makeProblem } from './allocate/problem.js'
 import { allocateFisher, allocateUniform } from './allocate/proportional.js'
+import { allocateBySensitivity, sensitivityRatios } from './allocate/sensitivity.js'
 import type { Allocation, AllocationOptions, ProjectionShape, Rank } from './allocate/types.js'
 import { FlrcError } from './errors.js'
 
 export { blockCost, breakEvenRank, budgetOf, costOfRanks, denseParametersOf } from './allocate/costs.js'
 export { levelBudgets } from './allocate/problem.js'
+export { rankAtRatio, sensitivityRatios } from './allocate/sensitivity.js'
 export type {
   Allocation,
   AllocationMethod,
@@ -19,6 +22,7 @@ export type {
   FactorStorage,
   ProjectionShape,
   Rank,
+  Sensitivity,
 } from './allocate/types.js'
 
 function checkNumbers(values: ArrayLike<number>, what: string, tensor: string | undefined): void {
@@ -54,6 +58,33 @@ function checkedCurves(projections: readonly ProjectionShape[], curves: readonly
     }
     checkNumbers(curve, `the truncation curve of ${name}`, name)
   }
+}
+
+/** Lists of numbers, one per projection, each of the length that `lengthOf` says. */
+function checkedLists(
+  projections: readonly ProjectionShape[],
+  lists: readonly Float64Array[] | undefined,
+  what: string,
+  lengthOf: (shape: ProjectionShape) => number,
+): readonly Float64Array[] {
+  if (lists?.length !== projections.length) {
+    throw new FlrcError(
+      'E_USAGE',
+      `${what} are given for ${lists?.length ?? 0} of ${projections.length} projections; give them for each`,
+    )
+  }
+  for (const [p, shape] of projections.entries()) {
+    const list = lists[p] as Float64Array
+    if (list.length !== lengthOf(shape)) {
+      throw new FlrcError(
+        'E_USAGE',
+        `${what} of ${shape.name} are ${list.length} numbers; give ${lengthOf(shape)}`,
+        { tensor: shape.name },
+      )
+    }
+    checkNumbers(list, `the list of ${what} of ${shape.name}`, shape.name)
+  }
+  return lists
 }
 
 function checkedScores(projections: readonly ProjectionShape[], scores: ArrayLike<number> | undefined) {
@@ -101,8 +132,24 @@ function solve(
       }
       return solveCurve(problem, lossesOf(problem, options.curves))
     }
+    case 'energy': {
+      const full = ({ rows, cols }: ProjectionShape) => Math.min(rows, cols)
+      const singular = checkedLists(projections, options.singular, 'singular values', full)
+      return { levels: solveCurve(problem, lossesOf(problem, singular.map(energyCurve))).levels }
+    }
+    case 'asvd': {
+      if (problem.limits.length > 1) {
+        throw new FlrcError('E_USAGE', 'method asvd has one level; leave levels out, or use another method')
+      }
+      const grid = () => sensitivityRatios.length
+      const losses = checkedLists(projections, options.sensitivity, 'sensitivities', grid)
+      return { levels: [allocateBySensitivity(problem, losses)] }
+    }
     default:
-      throw new FlrcError('E_USAGE', `unknown method ${options.method}; give uniform, fisher or curve`)
+      throw new FlrcError(
+        'E_USAGE',
+        `unknown method ${options.method}; give uniform, fisher, energy, asvd or curve`,
+      )
   }
 }
 
@@ -110,9 +157,11 @@ function solve(
  * Shares the budgets out: one rank per projection and level.
  *
  * `uniform` keeps the same share of every projection; `fisher` gives ranks in proportion to score^power;
+ * `energy` minimises the sum of the squared singular values cut, over the model one threshold on s^2 / (m + n) with
+ * plain factors; `asvd` cuts each as far as the text's loss, with it alone cut, stays within one threshold;
  * `curve` minimises the sum of the truncation curves. Every realised budget is at or below the one asked for,
  * and within .002 of it unless one step (a rank multiple of a projection, or leaving one dense) is a larger
- * share of the model than that, or, for `curve`, no change that fits lowers the estimated loss.
+ * share of the model than that, or, for `curve` and `energy`, no change that fits lowers the estimated loss.
  *
  * @throws E_USAGE for options that cannot be met (the message names the smallest feasible keep),
  *   E_NUMERIC for scores or curves that are not finite and not negative

@@ -1,11 +1,14 @@
 import { createHash } from 'node:crypto'
 import { tmpdir, totalmem } from 'node:os'
-import { checkOneOf, checkWhole } from './check.js'
+import type { FactorStorage, Sensitivity } from './allocate.js'
+import { checkOneOf, checkRange, checkWhole } from './check.js'
 import { sha256OfFiles, sha256OfText } from './checkpoint/plan.js'
 import { FlrcError } from './errors.js'
 import type { CalibrationHandle, LoadedModel, ModelParts, TaskOptions } from './model.js'
 import type { NativeCalibrationResult, NativeFactorizeOptions } from './native-types.js'
 import { firstTokens } from './text.js'
+
+export type Whitening = 'none' | 'scaled' | 'input' | 'two-sided'
 
 /** A text, or a text with its share of the samples (1 by default), or ready token windows. */
 export type CalibrationText = string | { text: string; weight?: number } | Int32Array
@@ -23,9 +26,20 @@ export interface CalibrateOptions extends TaskOptions {
   labels?: 'model' | 'data'
   /** Seed of the drawn labels; 0 by default. */
   seed?: number
-  /** What the factors are optimal under; two-sided (K-FAC) by default. */
-  whitening?: 'none' | 'input' | 'two-sided'
-  /** Bytes that activations and factors may hold; half of what this process may use by default. */
+  /**
+   * What the factors are optimal under: `two-sided` (K-FAC, the default), the moment of the inputs (`input`, as in
+   * SVD-LLM), the inputs' mean magnitudes alone (`scaled`, as in ASVD with its alpha 1/2), or `none` (plain SVD).
+   */
+  whitening?: Whitening
+  /**
+   * a in (1 - a) M + a mean(diag M) I of the moment M that is inverted, from 0 (the default) to 1: for calibration
+   * texts that are short beside the projections' sides.
+   */
+  shrinkage?: number
+  /**
+   * Bytes that calibrating may hold beside the model's weights; half of what this process may use by default. What
+   * does not fit goes to scratch files, or is done one thing after another, down to one projection at a time.
+   */
   memory?: number
   /** Whether to compute truncation curves (true by default); only the method `curve` needs them. */
   curves?: boolean
@@ -43,6 +57,8 @@ export interface ProjectionScores {
 
 export type CalibrationFigures = Omit<NativeCalibrationResult, 'calibration' | 'scores'>
 
+export const whitenings: readonly Whitening[] = ['none', 'scaled', 'input', 'two-sided']
+
 /** What one look at the calibration text says about a model; any number of compressions can use it. */
 export class Calibration {
   readonly model: LoadedModel
@@ -51,13 +67,19 @@ export class Calibration {
   /** E(r), r = 0..rank, in nats over the whole text, by projection in the model's order; empty without curves. */
   readonly curves: readonly Float64Array[]
   readonly figures: CalibrationFigures
-  readonly options: Readonly<Required<Pick<CalibrateOptions, 'labels' | 'seed' | 'whitening'>>> & {
+  readonly options: Readonly<
+    Required<Pick<CalibrateOptions, 'labels' | 'seed' | 'whitening' | 'shrinkage'>>
+  > & {
     readonly samples: number
     readonly seqLen: number
     readonly tokens: number
   }
   /** SHA-256 of the model's weight files and of the calibration's token windows. */
   readonly hashes: { readonly model: string; readonly calibration: string }
+  /** The token windows that were looked at. */
+  readonly windows: readonly Int32Array[]
+  /** What `sensitivitySearch` found over all projections, for later compressions of the same storage. */
+  readonly sensitivities = new Map<FactorStorage, Sensitivity>()
   readonly #handle: CalibrationHandle
 
   constructor(
@@ -66,6 +88,7 @@ export class Calibration {
     figures: CalibrationFigures,
     options: Calibration['options'],
     hashes: Calibration['hashes'],
+    windows: readonly Int32Array[],
   ) {
     this.#handle = handle
     this.model = handle.model
@@ -73,6 +96,7 @@ export class Calibration {
     this.curves = figures.curves
     this.options = options
     this.hashes = hashes
+    this.windows = windows
     this.scores = Object.fromEntries(
       this.model.projections.map(({ name }, index) => [
         name,
@@ -115,11 +139,13 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions): 
     labels = 'model',
     seed = 0,
     whitening = 'two-sided',
+    shrinkage = 0,
     curves = true,
     memory = defaultMemory(),
   } = options
   checkOneOf('labels', labels, ['model', 'data'])
-  checkOneOf('whitening', whitening, ['none', 'input', 'two-sided'])
+  checkOneOf('whitening', whitening, whitenings)
+  checkRange('shrinkage', shrinkage, 0, 1, 'a number from 0 to 1')
   checkWhole('seed', seed, 0)
   checkWhole('memory', memory, 1)
   const windows = calibrationWindows(model, options)
@@ -132,7 +158,7 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions): 
     whitening,
     curves,
     jitter: 1e-8,
-    shrinkage: 0,
+    shrinkage,
     memory,
     randomisedRank: 0,
   }
@@ -148,8 +174,9 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions): 
     handle,
     scores,
     rest,
-    { labels, seed, whitening, samples: windows.length, seqLen, tokens: tokens.length },
+    { labels, seed, whitening, shrinkage, samples: windows.length, seqLen, tokens: tokens.length },
     { model: await hashed, calibration: sha256OfTexts(options.calibration) },
+    windows,
   )
 }
 
@@ -234,7 +261,8 @@ function cutText(
   return { windows, weight }
 }
 
-function checkWindow(window: Int32Array, model: LoadedModel): Int32Array {
+/** E_CALIBRATION unless the model can read this window and predict from it. */
+export function checkWindow(window: Int32Array, model: LoadedModel): Int32Array {
   const { contextLength, vocabSize } = model.config
   if (window.length < 2 || window.length > contextLength) {
     throw new FlrcError(
@@ -268,7 +296,7 @@ export function shareOut(total: number, weights: readonly number[]): number[] {
   return shares
 }
 
-function concatenate(windows: readonly Int32Array[]): Int32Array {
+export function concatenate(windows: readonly Int32Array[]): Int32Array {
   const tokens = new Int32Array(windows.reduce((sum, window) => sum + window.length, 0))
   let position = 0
   for (const window of windows) {

@@ -1,6 +1,19 @@
-import { type AllocationMethod, allocate, type FactorStorage, levelBudgets } from './allocate.js'
+import {
+  type AllocationMethod,
+  allocate,
+  type FactorStorage,
+  levelBudgets,
+  type Sensitivity,
+} from './allocate.js'
+import { sensitivitySearch } from './asvd.js'
 import { callNative, packageVersion } from './binding.js'
-import { type CalibrateOptions, Calibration, type CalibrationText, calibrate } from './calibrate.js'
+import {
+  type CalibrateOptions,
+  Calibration,
+  type CalibrationText,
+  calibrate,
+  type ProjectionScores,
+} from './calibrate.js'
 import { checkOneOf, checkRange } from './check.js'
 import type { CompressionPlan } from './checkpoint/plan.js'
 import { FlrcError } from './errors.js'
@@ -8,20 +21,29 @@ import type { StorageDtype } from './format/types.js'
 import type { LoadedModel, Projection, TaskOptions } from './model.js'
 import { dtypes, Model } from './public-model.js'
 
-const methods: readonly AllocationMethod[] = ['curve', 'fisher', 'uniform']
+const methods: readonly AllocationMethod[] = ['curve', 'fisher', 'energy', 'asvd', 'uniform']
+const scoreKinds: readonly ScoreKind[] = ['fisher', 'gradient', 'taylor']
 const storages: readonly FactorStorage[] = ['pivoted', 'plain']
+
+/** Which of the scores of `ProjectionScores`. */
+export type ScoreKind = keyof ProjectionScores
 
 export interface AllocateOptions {
   /** Stored block parameters / dense block parameters, in (0, 1]. */
   keep: number
   /** Active budgets of the levels, falling, at most `keep`; one level of budget `keep` by default. */
   levels?: readonly number[]
-  /** `curve` by default. */
+  /**
+   * `curve` by default. `asvd` has one level, and searches for hours where the model is large: see
+   * `sensitivitySearch`, whose result it uses where the calibration has one.
+   */
   method?: AllocationMethod
   /** How factors are stored: `pivoted` (default) needs the fewest numbers, `plain` is for research. */
   storage?: FactorStorage
   /** Type that factors are stored in; the model's own by default. */
   dtype?: StorageDtype
+  /** What `fisher` goes by; `fisher`, sum (G o W)^2, by default. */
+  score?: ScoreKind
   /** Exponent of `fisher`: rank in proportion to score^power; 1 by default. */
   power?: number
   /** Least rank of a factored projection: whole ranks, or a share of full rank below 1. */
@@ -43,8 +65,12 @@ export interface CompressOptions extends AllocateOptions, Omit<CalibrateOptions,
 export function checkCompressOptions(options: AllocateOptions): void {
   const { keep, levels, method = 'curve', storage = 'pivoted', dtype = 'bf16' } = options
   checkRange('keep', keep, Number.MIN_VALUE, 1, 'a number above 0, at most 1')
-  levelBudgets(keep, levels)
+  const budgets = levelBudgets(keep, levels)
   checkOneOf('method', method, methods)
+  if (method === 'asvd' && budgets.length > 1) {
+    throw new FlrcError('E_USAGE', 'method asvd has one level; leave levels out, or use another method')
+  }
+  checkOneOf('score', options.score ?? 'fisher', scoreKinds)
   checkOneOf('storage', storage, storages)
   checkOneOf('dtype', dtype, dtypes)
 }
@@ -62,8 +88,13 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
     if (given.model === model) return cut(given, options, begin)
     throw new FlrcError('E_USAGE', 'the calibration is of another model; calibrate this one')
   }
-  const curves = (options.method ?? 'curve') === 'curve'
-  const calibration = await calibrate(model, { ...options, calibration: given, curves })
+  const { method = 'curve', whitening = method === 'asvd' ? 'scaled' : undefined } = options
+  const calibration = await calibrate(model, {
+    ...options,
+    whitening,
+    calibration: given,
+    curves: method === 'curve',
+  })
   try {
     return await cut(calibration, options, begin)
   } finally {
@@ -88,14 +119,18 @@ async function cut(
   const { model, figures } = calibration
   const { projections } = model
   const { keep, method = 'curve', storage = 'pivoted', dtype = model.dtype, levelWeights } = options
-  const { power = 1, rankFloor = 1, rankMultiple = 1, dense = true } = options
+  const { score = 'fisher', power = 1, rankFloor = 1, rankMultiple = 1, dense = true } = options
   const budgets = levelBudgets(keep, options.levels)
-  const scores = projections.map(({ name }) => calibration.scores[name]?.fisher ?? 0)
+  const scores = projections.map(({ name }) => calibration.scores[name]?.[score] ?? 0)
   const curves = calibration.curves.every((curve) => curve.length > 0) ? calibration.curves : undefined
+  const { singular } = figures
+  const search = method === 'asvd' ? await searched(calibration, storage, options) : undefined
+  const sensitivity = search?.projections.map(({ losses }) => losses)
 
   const allocateBegin = performance.now()
-  const shared = { method, storage, budgets, scores, curves, levelWeights, power, rankFloor, rankMultiple }
-  const allocation = allocate(projections, { ...shared, allowDense: dense })
+  const shared = { method, storage, budgets, levelWeights, power, rankFloor, rankMultiple }
+  const known = { scores, curves, singular, sensitivity }
+  const allocation = allocate(projections, { ...shared, ...known, allowDense: dense })
   const factorizeBegin = performance.now()
   const levels = allocation.levels.map((ranks) =>
     Int32Array.from(ranks, (rank) => (rank === 'dense' ? -1 : rank)),
@@ -103,7 +138,7 @@ async function cut(
   const parts = await calibration.factorize({ levels, storage, dtype }, keep, options)
   const end = performance.now()
 
-  const { whitening, labels, seed, samples, seqLen, tokens } = calibration.options
+  const { whitening, shrinkage, labels, seed, samples, seqLen, tokens } = calibration.options
   const plan: CompressionPlan = {
     version: 1,
     method,
@@ -111,13 +146,15 @@ async function cut(
     dtype,
     budgets,
     options: {
-      ...{ whitening, labels, seed, samples, seqLen, power, rankFloor, rankMultiple, dense },
+      ...{ whitening, shrinkage, labels, seed, samples, seqLen, score, power, rankFloor, rankMultiple, dense },
       ...(levelWeights ? { levelWeights } : {}),
     },
     model: { sha256: calibration.hashes.model },
     calibration: { sha256: calibration.hashes.calibration, tokens, windows: samples },
     scores: byName(projections, scores),
     curves: byName(projections, curves ?? []),
+    ...(method === 'energy' ? { singular: byName(projections, singular) } : {}),
+    ...(search ? { sensitivity: planOf(search) } : {}),
     versions: {
       flrc: packageVersion,
       node: process.versions.node,
@@ -129,10 +166,25 @@ async function cut(
     calibrate: spent.forward + spent.backward + spent.moments,
     factorize: spent.factorize + (end - factorizeBegin) / 1000,
     curves: spent.curves,
-    allocate: (factorizeBegin - allocateBegin) / 1000,
+    allocate: (search?.seconds ?? 0) + (factorizeBegin - allocateBegin) / 1000,
     total: (end - begin) / 1000,
   }
-  return new Model(parts, { plan, seconds, peakBytes: figures.peakBytes })
+  const { peakBytes, atOnce } = figures
+  return new Model(parts, { plan, seconds, peakBytes, atOnce })
+}
+
+/** What the calibration's search found, or searches now. */
+async function searched(
+  calibration: Calibration,
+  storage: FactorStorage,
+  { signal, onProgress }: TaskOptions,
+): Promise<Sensitivity> {
+  const found = calibration.sensitivities.get(storage)
+  return found ?? (await sensitivitySearch(calibration, { storage, signal, onProgress }))
+}
+
+function planOf({ ratios, windows, projections }: Sensitivity): CompressionPlan['sensitivity'] {
+  return { ratios, windows, losses: Object.fromEntries(projections.map(({ name, losses }) => [name, losses])) }
 }
 
 function byName<T>(projections: readonly Projection[], values: readonly T[]): Record<string, T> {

@@ -1,12 +1,14 @@
-export type { AllocationMethod, FactorStorage, Rank } from './allocate.js'
+export type { AllocationMethod, FactorStorage, Rank, Sensitivity } from './allocate.js'
+export { type SensitivityOptions, sensitivitySearch } from './asvd.js'
 export {
   type CalibrateOptions,
   Calibration,
   type CalibrationText,
   calibrate,
   type ProjectionScores,
+  type Whitening,
 } from './calibrate.js'
-export { type AllocateOptions, type CompressOptions, compress } from './compress.js'
+export { type AllocateOptions, type CompressOptions, compress, type ScoreKind } from './compress.js'
 export { type ErrorCode, errorCodes, FlrcError } from './errors.js'
 export type { PerplexityOptions, PerplexityResult } from './evaluate.js'
 export * as evaluate from './evaluate.js'

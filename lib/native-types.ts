@@ -98,12 +98,12 @@ export interface NativeCalibrationOptions {
   lengths: Int32Array
   labels: 'model' | 'data'
   seed: number
-  whitening: 'none' | 'input' | 'two-sided'
+  whitening: 'none' | 'scaled' | 'input' | 'two-sided'
   /** Compute truncation curves (needs a second visit of each layer's tokens). */
   curves: boolean
   jitter: number
   shrinkage: number
-  /** Bytes that activations and factors may hold in memory; the rest goes to files in `scratch`. */
+  /** Bytes that calibration may hold beside the model's weights; the rest goes to files in `scratch`. */
   memory: number
   scratch: string
   /** Randomised factors of this many ranks instead of all ranks; 0 is all. */
@@ -121,7 +121,7 @@ export interface NativeCalibrationResult {
     /** sum over sequences of sum |G o W| */
     taylor: Float64Array
   }
-  /** Per projection: relative singular values of the whitened matrix, falling. */
+  /** Per projection: singular values of the whitened matrix, falling. */
   singular: Float64Array[]
   /** Per projection: E(r) for r = 0..rank in nats over the whole text; empty without `curves`. */
   curves: Float64Array[]
@@ -131,6 +131,11 @@ export interface NativeCalibrationResult {
   seconds: { forward: number; backward: number; moments: number; factorize: number; curves: number }
   /** Highest resident set of the process during the call. */
   peakBytes: number
+  /**
+   * What the memory allowed: sequences passed and projections factorised at once, and whether the moments of one
+   * input (q k v, o, gate up, down) were held at a time instead of a layer's.
+   */
+  atOnce: { sequences: number; projections: number; oneInput: boolean }
 }
 
 export interface NativeFactorizeOptions {

@@ -214,9 +214,10 @@ CalibrationOptions calibrationOptions(const Napi::Object& from) {
   options.labels = text(from, "labels") == "data" ? Labels::data : Labels::model;
   options.seed = static_cast<uint64_t>(integer(from, "seed"));
   const std::string whitening = text(from, "whitening");
-  options.whitening = whitening == "none"    ? Whitening::none
-                      : whitening == "input" ? Whitening::input
-                                             : Whitening::twoSided;
+  options.whitening = whitening == "none"     ? Whitening::none
+                      : whitening == "scaled" ? Whitening::scaled
+                      : whitening == "input"  ? Whitening::input
+                                              : Whitening::twoSided;
   options.curves = boolean(from, "curves");
   options.jitter = number(from, "jitter");
   options.shrinkage = number(from, "shrinkage");
@@ -295,6 +296,12 @@ Napi::Value calibrationResult(Napi::Env env, const std::shared_ptr<const Calibra
   to.Set("meanLoss", toNumber(env, calibration->meanLoss));
   to.Set("seconds", seconds);
   to.Set("peakBytes", toNumber(env, peakBytes()));
+  const LayerLimits& limits = calibration->limits;
+  Napi::Object atOnce = Napi::Object::New(env);
+  atOnce.Set("sequences", toNumber(env, limits.sequences));
+  atOnce.Set("projections", toNumber(env, limits.projections));
+  atOnce.Set("oneInput", Napi::Boolean::New(env, limits.oneInput));
+  to.Set("atOnce", atOnce);
   return to;
 }
 

@@ -16,10 +16,14 @@ import {
   type Rank,
 } from '#lib/allocate.js'
 import { FlrcError } from '#lib/errors.js'
-import { llamaLike, seeded, type TestModel, tinyModel } from './support/allocation.js'
+import { llamaLike, seeded, spectraOf, type TestModel, tinyModel } from './support/allocation.js'
 
-const methods: AllocationMethod[] = ['uniform', 'fisher', 'curve']
+const methods: AllocationMethod[] = ['uniform', 'fisher', 'energy', 'asvd', 'curve']
 const storages: FactorStorage[] = ['pivoted', 'plain']
+
+/** `asvd` has one level. */
+const budgetsFor = (method: AllocationMethod, all: number[][]) =>
+  method === 'asvd' ? all.filter((budgets) => budgets.length === 1) : all
 
 function failure(run: () => unknown, code: string): FlrcError {
   try {
@@ -146,7 +150,13 @@ test('every method stays within every budget and comes within .002 of keep', () 
   const model = llamaLike(4, 96, 48, 256, 3)
   for (const method of methods) {
     for (const storage of storages) {
-      for (const budgets of [[0.95], [0.8], [0.6], [0.3], [0.9, 0.8, 0.7], [0.95, 0.9, 0.8, 0.7], [0.6, 0.2]]) {
+      const one = [[0.95], [0.8], [0.6], [0.3]]
+      const several = [
+        [0.9, 0.8, 0.7],
+        [0.95, 0.9, 0.8, 0.7],
+        [0.6, 0.2],
+      ]
+      for (const budgets of budgetsFor(method, [...one, ...several])) {
         const options: AllocationOptions = { method, storage, budgets, ...model }
         const label = `${method} ${storage} ${budgets}`
         const allocation = allocate(model.projections, options)
@@ -171,12 +181,14 @@ test('whatever the shapes and options, the result is well-formed or the error sa
       model.projections.push({ name: 'row', kind: 'q_proj', rows: 1, cols: 9 })
       model.curves.push(Float64Array.of(2, 0))
       model.scores = Float64Array.from(model.projections, () => pick([0, 1e-30, 1, 1e30]))
+      Object.assign(model, spectraOf(model.projections, random))
     }
     const keep = 0.05 + 0.95 * random()
+    const method = pick(methods)
     const options: AllocationOptions = {
-      method: pick(methods),
+      method,
       storage: pick(storages),
-      budgets: pick([[keep], [keep, keep * 0.8], [keep, keep * 0.9, keep * 0.5]]),
+      budgets: pick(budgetsFor(method, [[keep], [keep, keep * 0.8], [keep, keep * 0.9, keep * 0.5]])),
       rankFloor: pick([0, 1, 2, 0.3]),
       rankMultiple: pick([1, 1, 2, 8]),
       allowDense: pick([true, false]),
@@ -262,7 +274,12 @@ test('wrong options are E_USAGE', () => {
     { method: 'fisher', scores: [1] },
     { method: 'fisher', power: -1 },
     { method: 'fisher', power: Number.NaN },
-    { method: 'asvd' as AllocationMethod },
+    { method: 'energy', singular: undefined },
+    { method: 'energy', singular: model.singular.map((values) => values.slice(1)) },
+    { method: 'asvd', sensitivity: undefined },
+    { method: 'asvd', sensitivity: model.sensitivity.map((losses) => losses.slice(1)) },
+    { method: 'asvd', budgets: [0.8, 0.6] },
+    { method: 'best' as AllocationMethod },
   ]
   for (const change of wrong) failure(() => allocate(model.projections, { ...good, ...change }), 'E_USAGE')
   failure(() => allocate([], { ...good, curves: [] }), 'E_USAGE')
@@ -384,7 +401,7 @@ test('rank floor, multiple and the dense option hold in every method', () => {
   const model = llamaLike(2, 96, 48, 256, 4)
   for (const method of methods) {
     for (const storage of storages) {
-      for (const budgets of [[0.8], [0.8, 0.6]]) {
+      for (const budgets of budgetsFor(method, [[0.8], [0.8, 0.6]])) {
         const options: AllocationOptions = {
           ...{ method, storage, budgets, ...model },
           ...{ rankFloor: 0.1, rankMultiple: 8, allowDense: false },
@@ -400,7 +417,8 @@ test('rank floor, multiple and the dense option hold in every method', () => {
 test('the same input gives the same ranks', () => {
   const model = llamaLike(2, 64, 32, 128, 6)
   for (const method of methods) {
-    const options: AllocationOptions = { method, storage: 'pivoted', budgets: [0.9, 0.7], ...model }
+    const [budgets = []] = budgetsFor(method, [[0.9, 0.7], [0.8]])
+    const options: AllocationOptions = { method, storage: 'pivoted', budgets, ...model }
     assert.equal(allocate(model.projections, options), allocate(model.projections, options))
   }
 })

@@ -4,7 +4,7 @@ export type FactorStorage = 'pivoted' | 'plain'
 /** The rank of one projection at one level; `dense` leaves the projection as it is. */
 export type Rank = number | 'dense'
 
-export type AllocationMethod = 'uniform' | 'fisher' | 'curve'
+export type AllocationMethod = 'uniform' | 'fisher' | 'energy' | 'asvd' | 'curve'
 
 /** A projection W (rows x cols): `rows` outputs, `cols` inputs. */
 export interface ProjectionShape {
@@ -28,6 +28,13 @@ export interface AllocationOptions {
   scores?: ArrayLike<number>
   /** Per projection E(0..R): the loss added by cutting it to that rank. `curve` needs them. */
   curves?: readonly Float64Array[]
+  /** Per projection the singular values of its whitened matrix, all ranks, falling. `energy` needs them. */
+  singular?: readonly Float64Array[]
+  /**
+   * Per projection the calibration text's mean loss with only it cut, at each of `sensitivityRatios`. `asvd` needs
+   * them.
+   */
+  sensitivity?: readonly Float64Array[]
   /**
    * Least rank of a factored projection: ranks where 1 or more, a share of min(rows, cols) below 1.
    * Default 1; a projection never falls to rank 0.
@@ -58,4 +65,22 @@ export interface Allocation {
    * summing to 1); from the Lagrangian dual.
    */
   lowerBound?: number
+}
+
+/** What ASVD's search measures: how much the calibration text's loss rises where only one projection is cut. */
+export interface Sensitivity {
+  storage: FactorStorage
+  /** Shares of its dense parameters that each projection was cut to. */
+  ratios: readonly number[]
+  projections: {
+    name: string
+    /** Mean loss of the text, in nats per token, at each ratio. */
+    losses: Float64Array
+    /** What measuring it took. */
+    seconds: number
+  }[]
+  windows: number
+  /** Tokens of those windows. */
+  tokens: number
+  seconds: number
 }

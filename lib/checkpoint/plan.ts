@@ -26,10 +26,14 @@ export interface CompressionPlan {
     sha256: string
   }
   calibration: { sha256: string; tokens: number; windows: number }
-  /** Fisher score per projection. */
+  /** Per projection the score that `options.score` names, by which `fisher` allocates. */
   scores: Record<string, number>
   /** E(0..R) per projection, in nats over the calibration text; empty for methods without curves. */
   curves: Record<string, ArrayLike<number>>
+  /** Singular values of the whitened matrix per projection; of method `energy`. */
+  singular?: Record<string, ArrayLike<number>>
+  /** Mean loss of so many windows with only that projection cut, at each ratio; of method `asvd`. */
+  sensitivity?: { ratios: readonly number[]; windows: number; losses: Record<string, ArrayLike<number>> }
   /** Such as flrc, node, native, blas. */
   versions: Record<string, string>
 }
@@ -48,16 +52,28 @@ function rounded(value: number, name: string): number {
   return Number(value.toPrecision(9))
 }
 
-/** The plan as JSON text, one curve a line. */
-export function planJson(plan: CompressionPlan): string {
-  const { scores, curves, ...rest } = plan
-  const scoreEntries = Object.entries(scores).map(([name, score]) => [name, rounded(score, name)])
-  const curveLines = Object.entries(curves).map(([name, curve]) => {
-    const values = Array.from(curve, (value) => rounded(value, name))
-    return `\n    ${JSON.stringify(name)}: ${JSON.stringify(values)}`
+/** Lists by name as JSON text, one a line, to stand `indent` deep. */
+function listsJson(lists: Record<string, ArrayLike<number>>, indent: string): string {
+  const lines = Object.entries(lists).map(([name, list]) => {
+    const values = Array.from(list, (value) => rounded(value, name))
+    return `\n${indent}  ${JSON.stringify(name)}: ${JSON.stringify(values)}`
   })
+  return `{${lines.join(',')}\n${indent}}`
+}
+
+/** The plan as JSON text, one list of a projection a line. */
+export function planJson(plan: CompressionPlan): string {
+  const { scores, curves, singular, sensitivity, ...rest } = plan
+  const scoreEntries = Object.entries(scores).map(([name, score]) => [name, rounded(score, name)])
   const head = JSON.stringify({ ...rest, scores: Object.fromEntries(scoreEntries) }, undefined, 2)
-  return `${head.slice(0, -2)},\n  "curves": {${curveLines.join(',')}\n  }\n}\n`
+  const parts = [head.slice(0, -2), `  "curves": ${listsJson(curves, '  ')}`]
+  if (singular) parts.push(`  "singular": ${listsJson(singular, '  ')}`)
+  if (sensitivity) {
+    const { losses, ratios, windows } = sensitivity
+    const measured = `"ratios": ${JSON.stringify(ratios)},\n    "windows": ${windows}`
+    parts.push(`  "sensitivity": {\n    ${measured},\n    "losses": ${listsJson(losses, '    ')}\n  }`)
+  }
+  return `${parts.join(',\n')}\n}\n`
 }
 
 /** SHA-256 of a text's UTF-8 bytes, in hexadecimal. */

@@ -1,8 +1,8 @@
 import { type Command, Option } from 'commander'
 import type { AllocationMethod, FactorStorage } from '../allocate.js'
-import type { CalibrateOptions, CalibrationText } from '../calibrate.js'
+import type { CalibrateOptions, CalibrationText, Whitening } from '../calibrate.js'
 import { prepareTarget } from '../checkpoint/directory.js'
-import { checkCompressOptions, compress } from '../compress.js'
+import { checkCompressOptions, compress, type ScoreKind } from '../compress.js'
 import { FlrcError } from '../errors.js'
 import { type CompressionReport, Model } from '../public-model.js'
 import { readTextFile } from './files.js'
@@ -22,13 +22,14 @@ interface CompressFlags extends CommonOptions {
   output: string
   keep: number
   method: AllocationMethod
-  whitening: NonNullable<CalibrateOptions['whitening']>
+  whitening?: Whitening
   calibration?: string[]
   samples: number
   seqLen?: number
   seed: number
   levels?: number[]
   levelWeights?: number[]
+  score: ScoreKind
   power: number
   rankFloor?: number
   rankMultiple: number
@@ -48,13 +49,14 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
     .requiredOption('--keep <share>', 'block parameters to keep, above 0, at most 1', parseFraction)
     .addOption(
       new Option('--method <method>', 'how rank is shared out')
-        .choices(['curve', 'fisher', 'uniform'])
+        .choices(['curve', 'fisher', 'energy', 'asvd', 'uniform'])
         .default('curve'),
     )
     .addOption(
-      new Option('--whitening <kind>', 'what the factors are optimal under')
-        .choices(['none', 'input', 'two-sided'])
-        .default('two-sided'),
+      new Option(
+        '--whitening <kind>',
+        'what the factors are optimal under (default: two-sided, or scaled for method asvd)',
+      ).choices(['none', 'scaled', 'input', 'two-sided']),
     )
     .option(
       '--calibration <files...>',
@@ -69,6 +71,11 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
     .option('--seed <n>', 'seed of the drawn labels', wholeNumber(0), 0)
     .option('--levels <budgets>', 'falling active budgets, such as .8,.75,.7', parseFractions)
     .option('--level-weights <weights>', 'share of tokens spent at each level, such as 2,1,1', parseWeights)
+    .addOption(
+      new Option('--score <kind>', 'method fisher: sum (G o W)^2, sum G^2 or sum |G o W|')
+        .choices(['fisher', 'gradient', 'taylor'])
+        .default('fisher'),
+    )
     .option(
       '--power <p>',
       'method fisher: rank in proportion to score^p',
@@ -92,7 +99,7 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
     )
     .option(
       '--memory <size>',
-      'memory for activations, such as 8GB (default: half of what there is)',
+      'memory beside the weights, such as 8GB (default: half of what there is)',
       parseBytes,
     )
     .option('--overwrite', 'replace an existing checkpoint', false)
@@ -125,6 +132,12 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
   }
   if (json) await printJson(result)
   else await print(`${describe(output, report)}\n`)
+  if (report.atOnce.oneInput || report.atOnce.projections < Math.min(model.threads, 7)) {
+    note(
+      `note: the memory allowed ${report.atOnce.projections} of a layer's projections to be factorised at once` +
+        `${report.atOnce.oneInput ? ', with the moments of one input at a time' : ''}; a larger --memory is faster`,
+    )
+  }
   if (report.storedBytes > report.sourceBytes) {
     note(
       `note: the checkpoint (${formatBytes(report.storedBytes)}) is larger than its source ` +

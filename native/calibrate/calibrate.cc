@@ -118,7 +118,10 @@ class Run {
     return shape.rows > shape.cols;
   }
 
-  bool inputSeen(int p) const { return inputSeenThrough(config_, p); }
+  bool inputSeen(int p) const {
+    const bool summed = options_.whitening == Whitening::input || options_.whitening == Whitening::twoSided;
+    return summed && inputSeenThrough(config_, p);
+  }
 
   template <typename Body>
   void eachSequence(const Body& body) {
@@ -209,7 +212,7 @@ class Run {
         if (tall(p) && options_.whitening == Whitening::twoSided) {
           tapes_->put(tape(s, seenTape(p)), input.data(), input.size());
         }
-        if (inputSeen(p) && options_.whitening != Whitening::none) {
+        if (inputSeen(p)) {
           const int64_t m = linear.outputs, n = linear.inputs;
           work.seen.resize(static_cast<size_t>(tokens * m));
           gemm(false, true, tokens, m, n, 1.0f, work.kept.input(p).data(), n, layer.projections[p].dense.data(),
@@ -235,6 +238,7 @@ class Run {
     Stopwatch time(result_->seconds.moments);
     LayerMoments moments;
     if (options_.whitening == Whitening::none) return moments;
+    if (options_.whitening == Whitening::scaled) return scales(projections);
     std::vector<int> kinds;  // of an input its index, of a projection's gradient kInputs + p
     for (int p : projections) {
       if (p == kInputOwner[inputIndex(p)]) kinds.push_back(inputIndex(p));
@@ -286,6 +290,29 @@ class Run {
   const float* inputRows(int64_t s, int input, std::vector<float>& buffer) const {
     const int p = kInputOwner[input];
     return tapes_->get(tape(s, inputSeen(p) ? seenTape(p) : input), buffer);
+  }
+
+  // ASVD's scaling (arXiv 2312.05821, eq. 7, alpha 1/2): channel i weighs (mean |x_i|)^(1/2), so A = diag(mean
+  // |x_i|).
+  LayerMoments scales(const std::vector<int>& projections) {
+    LayerMoments moments;
+    const auto tokens = static_cast<double>(options_.tokens.size());
+    pool_.parallelFor(static_cast<int64_t>(projections.size()), model_->threads, [&](int64_t index) {
+      const int p = projections[static_cast<size_t>(index)], i = inputIndex(p);
+      if (p != kInputOwner[i]) return;
+      const int64_t n = projectionShape(config_, p).cols;
+      std::vector<double> sums(static_cast<size_t>(n));
+      std::vector<float> buffer;
+      for (int64_t s = 0; s < sequences_; ++s) {
+        job_.check();
+        addMagnitudes(tapes_->get(tape(s, i), buffer), length(s), n, sums.data());
+      }
+      PackedSymmetric& a = moments.inputs[static_cast<size_t>(i)] = PackedSymmetric(n);
+      for (int64_t c = 0; c < n; ++c) {
+        a.values[static_cast<size_t>(c * (c + 1) / 2 + c)] = sums[static_cast<size_t>(c)] / tokens;
+      }
+    });
+    return moments;
   }
 
   // The rows that B sums: clipped gradients, of a tall W as they reach its input.

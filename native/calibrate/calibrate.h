@@ -16,7 +16,9 @@
 
 namespace flrc {
 
-enum class Whitening { none, input, twoSided };
+// What a projection's factors are optimal under: A = B = I; A = diag of the mean |x_i| (ASVD's scaling with
+// alpha 1/2); A = sum x x^T; and B = sum g g^T with it.
+enum class Whitening { none, scaled, input, twoSided };
 
 struct CalibrationOptions {
   std::vector<int32_t> tokens;   // all sequences, one after another
@@ -51,9 +53,10 @@ struct Calibration {
   int64_t memory = 0;  // of the bytes allowed, what the factors leave for cutting
 };
 
-// The moments of one layer: A of the inputs of (q, k, v), o, (gate, up), down; of every projection's gradients
-// B (m x m). Factors need the wide side's moment only as W sees it, which is a fraction of the work and memory:
-// of a tall W (m > n) W^T B W (n x n) stands for B, of a wide o or down (m < n) W A W^T (m x m) for A.
+// The moments of one layer: A of the inputs of (q, k, v), o, (gate, up), down (a diagonal where scaled); of
+// every projection's gradients B (m x m). Factors need the wide side's moment only as W sees it, which is a
+// fraction of the work and memory: of a tall W (m > n) W^T B W (n x n) stands for B, of a wide o or down (m <
+// n) W A W^T (m x m) for A, unless that is scaled.
 struct LayerMoments {
   std::array<PackedSymmetric, 4> inputs;
   std::array<PackedSymmetric, kProjections> gradients;

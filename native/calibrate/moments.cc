@@ -45,6 +45,12 @@ void MomentSum::addTile(int64_t index, const float* x, int64_t tokens, std::vect
   }
 }
 
+void addMagnitudes(const float* x, int64_t tokens, int64_t n, double* sums) {
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t i = 0; i < n; ++i) sums[i] += std::fabs(static_cast<double>(x[t * n + i]));
+  }
+}
+
 std::vector<float> clipFactors(const float* g, int64_t tokens, int64_t m) {
   std::vector<double> norm(static_cast<size_t>(tokens));
   double mean = 0;

@@ -170,6 +170,33 @@ TEST("factors: fewer ranks are a prefix of all of them") {
   CHECK_EQUAL(some.totalSquares, all.totalSquares);
 }
 
+TEST("factors: channels that a diagonal moment gives no weight divide nothing by zero") {
+  for (const auto& [m, n] : {std::pair<int64_t, int64_t>{20, 31}, {31, 20}}) {
+    const Problem problem(21, m, n, 10, 10, 0, 0);
+    PackedSymmetric a(n);
+    for (int64_t i = 0; i < n; ++i) {
+      a.values[static_cast<size_t>(i * (i + 1) / 2 + i)] = i % 3 == 0 ? 0 : 0.1 * static_cast<double>(i);
+    }
+    const NestedFactors factors = nestedFactors(problem.w.data(), m, n, &a, nullptr, {}, Job());
+    for (float value : factors.u) CHECK(std::isfinite(value));
+    for (float value : factors.v) CHECK(std::isfinite(value));
+    // All ranks give W back where it has weight.
+    double error = 0;
+    for (int64_t r = 0; r < m; ++r) {
+      for (int64_t c = 0; c < n; ++c) {
+        if (c % 3 == 0) continue;
+        double left = problem.w[static_cast<size_t>(r * n + c)];
+        for (int64_t j = 0; j < factors.rank; ++j) {
+          left -= static_cast<double>(factors.u[static_cast<size_t>(j * m + r)]) *
+                  factors.v[static_cast<size_t>(j * n + c)];
+        }
+        error = std::max(error, std::fabs(left));
+      }
+    }
+    CHECK_AT_MOST(error, 1e-3);
+  }
+}
+
 TEST("factors: shrinkage is that of the moment which is inverted") {
   const Problem problem(16, 18, 25, 60, 60, 2, 3);
   const auto shrunk = [](PackedSymmetric moment) {

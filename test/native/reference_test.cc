@@ -5,6 +5,7 @@
 #include "calibrate/calibrate.h"
 #include "calibrate/factorize.h"
 #include "check.h"
+#include "cpu/kernels.h"
 #include "fixture.h"
 #include "linalg/factors.h"
 #include "model/session.h"
@@ -197,6 +198,60 @@ TEST("reference: scores, moments, factor errors and truncation curves are PyTorc
         }
       }
     }
+  }
+}
+
+TEST("reference: scaled whitening weighs a channel by the mean of its magnitudes") {
+  const fixture::Fixture of = fixture::load("llama", 2);
+  const int64_t d = of.model->config.hidden, tokens = of.sequences * of.length;
+  // What q, k and v of the first layer see is the normed embedding alone.
+  std::vector<float> hidden(static_cast<size_t>(tokens * d)), x(static_cast<size_t>(d));
+  of.model->embed(of.tokens.data(), tokens, hidden.data());
+  std::vector<double> mean(static_cast<size_t>(d));
+  for (int64_t t = 0; t < tokens; ++t) {
+    flrc::cpu::kernels().rmsNorm(hidden.data() + t * d, of.model->layers[0].attentionNorm->data(),
+                                 of.model->config.eps, d, x.data());
+    for (int64_t i = 0; i < d; ++i) {
+      mean[static_cast<size_t>(i)] += std::fabs(x[static_cast<size_t>(i)]) / static_cast<double>(tokens);
+    }
+  }
+  std::vector<flrc::LayerMoments> layers(static_cast<size_t>(of.model->config.layers));
+  const auto result = flrc::calibrate(
+      of.model, options(of, Whitening::scaled), Job(),
+      [&](int64_t layer, const flrc::LayerMoments& moments) { layers[static_cast<size_t>(layer)] = moments; });
+  const PackedSymmetric& a = layers[0].inputs[0];
+  for (int64_t i = 0; i < d; ++i) {
+    for (int64_t j = 0; j <= i; ++j) {
+      CHECK_NEAR(a.values[static_cast<size_t>(i * (i + 1) / 2 + j)], i == j ? mean[static_cast<size_t>(i)] : 0,
+                 1e-6);
+    }
+  }
+  for (int64_t index = 0; index < of.model->projectionCount(); ++index) {
+    const flrc::Linear& linear = of.model->projection(index);
+    const int64_t m = linear.outputs, n = linear.inputs;
+    std::vector<float> w(static_cast<size_t>(m * n));
+    for (int64_t r = 0; r < m; ++r) flrc::getRow(*linear.dense, r, w.data() + r * n);
+    const auto& moments = layers[static_cast<size_t>(index / flrc::kProjections)];
+    const int p = static_cast<int>(index % flrc::kProjections);
+    const PackedSymmetric& scale = moments.inputs[static_cast<size_t>(flrc::inputIndex(p))];
+    // || (W - U V) diag(s) || by its definition, at half the ranks, is what the singular values leave.
+    const auto at = static_cast<size_t>(index);
+    const int64_t rank = result->ranks[at] / 2;
+    std::vector<float> uScratch, vScratch;
+    const float* u = result->factors->get(at * 2, uScratch);
+    const float* v = result->factors->get(at * 2 + 1, vScratch);
+    double error = 0, tail = 0;
+    for (int64_t r = 0; r < m; ++r) {
+      for (int64_t c = 0; c < n; ++c) {
+        double left = w[static_cast<size_t>(r * n + c)];
+        for (int64_t j = 0; j < rank; ++j) left -= static_cast<double>(u[j * m + r]) * v[j * n + c];
+        error += left * left * scale.values[static_cast<size_t>(c * (c + 1) / 2 + c)];
+      }
+    }
+    for (size_t j = static_cast<size_t>(rank); j < result->singular[at].size(); ++j) {
+      tail += result->singular[at][j] * result->singular[at][j];
+    }
+    CHECK_NEAR(std::sqrt(error), std::sqrt(tail), 1e-4 * std::sqrt(tail));
   }
 }
 

@@ -1,5 +1,11 @@
 import { falling } from '#lib/allocate/falling.js'
-import { costOfRanks, type FactorStorage, type ProjectionShape, type Rank } from '#lib/allocate.js'
+import {
+  costOfRanks,
+  type FactorStorage,
+  type ProjectionShape,
+  type Rank,
+  sensitivityRatios,
+} from '#lib/allocate.js'
 
 /** A seeded generator of numbers in [0, 1) (mulberry32). */
 export function seeded(seed: number): () => number {
@@ -17,6 +23,26 @@ export interface TestModel {
   projections: ProjectionShape[]
   curves: Float64Array[]
   scores: Float64Array
+  singular: Float64Array[]
+  sensitivity: Float64Array[]
+}
+
+/** Singular values that fall at a pace of their own, and losses that fall with the ratio, a little noisy. */
+export function spectraOf(projections: readonly ProjectionShape[], random: () => number) {
+  const singular = projections.map(({ rows, cols }) => {
+    const [scale, pace] = [Math.exp(3 * random()), 4 * random()]
+    const full = Math.min(rows, cols)
+    const values = Float64Array.from(
+      { length: full },
+      (_, j) => scale * Math.exp((-pace * (j + random())) / full),
+    )
+    return values.sort().reverse()
+  })
+  const sensitivity = projections.map(() => {
+    const scale = random() ** 3
+    return Float64Array.from(sensitivityRatios, (ratio) => 3 + scale * (1 - ratio) ** 2 * (1 + 0.2 * random()))
+  })
+  return { singular, sensitivity }
 }
 
 /** The seven projections of each layer, with curves that fall unevenly and are a little noisy. */
@@ -48,7 +74,7 @@ export function llamaLike(layers: number, hidden: number, kv: number, inner: num
     return falling(noisy)
   })
   const scores = Float64Array.from(projections, () => Math.exp(2 * random()))
-  return { projections, curves, scores }
+  return { projections, curves, scores, ...spectraOf(projections, random) }
 }
 
 /** A few projections of 3 to 8 rows and columns, with jagged curves: small enough to try everything. */
@@ -71,7 +97,8 @@ export function tinyModel(count: number, largest: number, seed: number): TestMod
     }
     return falling(curve)
   })
-  return { projections, curves, scores: Float64Array.from(projections, () => random()) }
+  const scores = Float64Array.from(projections, () => random())
+  return { projections, curves, scores, ...spectraOf(projections, random) }
 }
 
 interface Choice {
@@ -85,7 +112,7 @@ interface Choice {
  * any chain of falling ranks (the lowest at most break-even), or is dense. Infinity where none fits.
  */
 export function bruteForce(
-  { projections, curves }: TestModel,
+  { projections, curves }: Pick<TestModel, 'projections' | 'curves'>,
   limits: readonly number[],
   weights: readonly number[],
   storage: FactorStorage,

@@ -1,0 +1,71 @@
+/** Child process of bench/scale.ts: compresses one model, so that the peak of memory is this compression's own. */
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
+import { calibrate, compress, Model } from 'flrc'
+import { randomWindows } from './generate.js'
+
+export interface RunOptions {
+  samples: number
+  seqLen: number
+  keep: number
+  memory: number
+  threads: number
+  save: boolean
+}
+
+/** What one stage took; `peakBytes` is the highest resident set up to its end. */
+export interface StageCost {
+  wall: number
+  cpu: number
+  peakBytes: number
+}
+
+export interface RunResult {
+  threads: number
+  tokens: number
+  keep: number
+  stages: { load: StageCost; calibrate: StageCost; cut: StageCost; save?: StageCost }
+  /** Parts of `calibrate`, seconds. */
+  parts: { forward: number; backward: number; moments: number; factorize: number; curves: number }
+  atOnce: { sequences: number; projections: number; oneInput: boolean }
+  weightBytes: number
+  /** Resident set before anything was loaded. */
+  baseBytes: number
+  modelBytesSaved?: number
+}
+
+async function cost<T>(work: () => Promise<T>): Promise<{ value: T; cost: StageCost }> {
+  const before = process.cpuUsage()
+  const begin = performance.now()
+  const value = await work()
+  const wall = (performance.now() - begin) / 1000
+  const { user, system } = process.cpuUsage(before)
+  return {
+    value,
+    cost: { wall, cpu: (user + system) / 1e6, peakBytes: process.resourceUsage().maxRSS * 1024 },
+  }
+}
+
+async function run(directory: string, options: RunOptions): Promise<RunResult> {
+  const { samples, seqLen, keep, memory, threads, save } = options
+  const baseBytes = process.memoryUsage.rss()
+  const load = await cost(() => Model.load(directory, { threads }))
+  const model = load.value
+  const windows = randomWindows(model.config.vocabSize, samples, seqLen, 1)
+  const calibrated = await cost(() => calibrate(model, { calibration: windows, samples, seqLen, memory }))
+  const calibration = calibrated.value
+  const cut = await cost(() => compress(model, { keep, calibration }))
+  calibration.dispose()
+  const { seconds, atOnce } = calibration.figures
+  const stages: RunResult['stages'] = { load: load.cost, calibrate: calibrated.cost, cut: cut.cost }
+  if (save) stages.save = (await cost(() => cut.value.save(path.join(directory, 'flrc')))).cost
+  return {
+    ...{ threads: model.threads, tokens: samples * seqLen, stages, parts: seconds, atOnce, baseBytes },
+    keep: (cut.value.report?.storedParameters ?? 0) / model.denseParameters,
+    weightBytes: model.bytes,
+  }
+}
+
+const [directory, options] = process.argv.slice(2)
+if (directory === undefined || options === undefined) throw new Error('usage: run.js DIRECTORY OPTIONS.json')
+console.log(JSON.stringify(await run(directory, JSON.parse(readFileSync(options, 'utf8')) as RunOptions)))
