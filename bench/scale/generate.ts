@@ -54,8 +54,7 @@ function tensorsOf(config: ModelConfig): RandomTensor[] {
   const matrix = (name: string, rows: number, columns: number) =>
     tensor(name, [rows, columns], 1 / Math.sqrt(columns))
   const { qkvBias, outputBias, mlpBias, qkNorm } = config
-  const biased = (kind: string) =>
-    'qkv'.includes(kind) ? qkvBias : kind === 'o' ? outputBias : mlpBias
+  const biased = (kind: string) => ('qkv'.includes(kind) ? qkvBias : kind === 'o' ? outputBias : mlpBias)
   const layers = Array.from({ length: config.layers }, (_, i) => [
     tensor(`model.layers.${i}.input_layernorm.weight`, [hiddenSize]),
     tensor(`model.layers.${i}.post_attention_layernorm.weight`, [hiddenSize]),
@@ -109,7 +108,9 @@ export async function generateModel(
   { seed = 0, shardBytes }: { seed?: number; shardBytes?: number } = {},
 ): Promise<void> {
   if (shape.vocab < tokenizerVocabulary) {
-    throw new RangeError(`a vocabulary of ${shape.vocab} is smaller than the tokenizer's ${tokenizerVocabulary}`)
+    throw new RangeError(
+      `a vocabulary of ${shape.vocab} is smaller than the tokenizer's ${tokenizerVocabulary}`,
+    )
   }
   await mkdir(directory, { recursive: true })
   const config = sourceConfig(shape)
@@ -131,7 +132,7 @@ export async function generateModel(
           const values = new Uint16Array(Math.min(left, chunk))
           if (table) fill(values, table, next)
           else values.fill(0x3f80)
-          position += (await handle.write(values, 0, values.byteLength, position)).bytesWritten
+          position += (await handle.write(new Uint8Array(values.buffer), 0, undefined, position)).bytesWritten
         }
       }
     } finally {

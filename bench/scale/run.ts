@@ -1,5 +1,5 @@
 /** Child process of bench/scale.ts: compresses one model, so that the peak of memory is this compression's own. */
-import { readFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import path from 'node:path'
 import { calibrate, compress, Model } from 'flrc'
 import { randomWindows } from './generate.js'
@@ -10,7 +10,6 @@ export interface RunOptions {
   keep: number
   memory: number
   threads: number
-  save: boolean
 }
 
 /** What one stage took; `peakBytes` is the highest resident set up to its end. */
@@ -24,14 +23,13 @@ export interface RunResult {
   threads: number
   tokens: number
   keep: number
-  stages: { load: StageCost; calibrate: StageCost; cut: StageCost; save?: StageCost }
+  stages: { load: StageCost; calibrate: StageCost; cut: StageCost; save: StageCost }
   /** Parts of `calibrate`, seconds. */
   parts: { forward: number; backward: number; moments: number; factorize: number; curves: number }
   atOnce: { sequences: number; projections: number; oneInput: boolean }
   weightBytes: number
   /** Resident set before anything was loaded. */
   baseBytes: number
-  modelBytesSaved?: number
 }
 
 async function cost<T>(work: () => Promise<T>): Promise<{ value: T; cost: StageCost }> {
@@ -47,7 +45,7 @@ async function cost<T>(work: () => Promise<T>): Promise<{ value: T; cost: StageC
 }
 
 async function run(directory: string, options: RunOptions): Promise<RunResult> {
-  const { samples, seqLen, keep, memory, threads, save } = options
+  const { samples, seqLen, keep, memory, threads } = options
   const baseBytes = process.memoryUsage.rss()
   const load = await cost(() => Model.load(directory, { threads }))
   const model = load.value
@@ -57,15 +55,22 @@ async function run(directory: string, options: RunOptions): Promise<RunResult> {
   const cut = await cost(() => compress(model, { keep, calibration }))
   calibration.dispose()
   const { seconds, atOnce } = calibration.figures
-  const stages: RunResult['stages'] = { load: load.cost, calibrate: calibrated.cost, cut: cut.cost }
-  if (save) stages.save = (await cost(() => cut.value.save(path.join(directory, 'flrc')))).cost
+  const saved = await cost(() => cut.value.save(path.join(directory, 'flrc')))
+  const stages = { load: load.cost, calibrate: calibrated.cost, cut: cut.cost, save: saved.cost }
   return {
-    ...{ threads: model.threads, tokens: samples * seqLen, stages, parts: seconds, atOnce, baseBytes },
+    ...{
+      threads: model.threads || availableParallelism(),
+      tokens: samples * seqLen,
+      stages,
+      parts: seconds,
+      atOnce,
+      baseBytes,
+    },
     keep: (cut.value.report?.storedParameters ?? 0) / model.denseParameters,
     weightBytes: model.bytes,
   }
 }
 
 const [directory, options] = process.argv.slice(2)
-if (directory === undefined || options === undefined) throw new Error('usage: run.js DIRECTORY OPTIONS.json')
-console.log(JSON.stringify(await run(directory, JSON.parse(readFileSync(options, 'utf8')) as RunOptions)))
+if (directory === undefined || options === undefined) throw new Error('usage: run.js DIRECTORY OPTIONS')
+console.log(JSON.stringify(await run(directory, JSON.parse(options) as RunOptions)))

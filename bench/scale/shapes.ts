@@ -57,8 +57,14 @@ export const shapes: Readonly<Record<string, ModelShape>> = {
   },
 }
 
-export const blockParameters = ({ layers, hidden, intermediate, heads, kvHeads, headDim }: ModelShape): number =>
-  layers * hidden * (2 * heads * headDim + 2 * kvHeads * headDim + 3 * intermediate)
+export const blockParameters = ({
+  layers,
+  hidden,
+  intermediate,
+  heads,
+  kvHeads,
+  headDim,
+}: ModelShape): number => layers * hidden * (2 * heads * headDim + 2 * kvHeads * headDim + 3 * intermediate)
 
 /** Parameters of a model with its embeddings, norms left out. */
 export const parameters = (shape: ModelShape): number =>

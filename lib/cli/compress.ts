@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os'
 import { type Command, Option } from 'commander'
 import type { AllocationMethod, FactorStorage } from '../allocate.js'
 import type { CalibrateOptions, CalibrationText, Whitening } from '../calibrate.js'
@@ -132,7 +133,10 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
   }
   if (json) await printJson(result)
   else await print(`${describe(output, report)}\n`)
-  if (report.atOnce.oneInput || report.atOnce.projections < Math.min(model.threads, 7)) {
+  if (
+    report.atOnce.oneInput ||
+    report.atOnce.projections < Math.min(model.threads || availableParallelism(), 7)
+  ) {
     note(
       `note: the memory allowed ${report.atOnce.projections} of a layer's projections to be factorised at once` +
         `${report.atOnce.oneInput ? ', with the moments of one input at a time' : ''}; a larger --memory is faster`,

@@ -2,11 +2,10 @@
 
 #include <algorithm>
 
+#include "model/head_pass.h"
+
 namespace flrc {
 namespace {
-
-// Positions whose logits a head pass holds, in floats of the vocabulary's width.
-constexpr int64_t kHeadRows = 256;
 
 constexpr int64_t kFloat = sizeof(float), kDouble = sizeof(double);
 
@@ -17,7 +16,7 @@ struct Needs {
   int64_t perSequence = 0;    // activations and gradients of one sequence
   int64_t moments = 0;        // of a whole layer, with the rows they are summed from
   int64_t perProjection = 0;  // the largest factorisation
-  int64_t head = 0, perHeadPass = 0;
+  int64_t perHeadPass = 0;    // one sequence's logits and their gradients
 };
 
 Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
@@ -38,9 +37,8 @@ Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
   }
   // Kept activations (inputs once, q, k, v, gate, up, product), g of every output and what each passes back.
   needs.perSequence = longest * (4 * config.hidden + 2 * outputs + 2 * inputs) * kFloat;
-  needs.head = config.vocab * config.hidden * kFloat;
   needs.perHeadPass =
-      kHeadRows * (config.vocab + 2 * config.hidden) * kFloat + longest * config.hidden * kFloat;
+      kHeadPositions * (config.vocab + 2 * config.hidden) * kFloat + longest * config.hidden * kFloat;
   return needs;
 }
 
@@ -74,22 +72,21 @@ LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t lo
   limits.projections = std::min<int>(threads, kProjections);
   const int64_t everything = std::max(
       needs.weights + threads * needs.perSequence + needs.moments + limits.projections * needs.perProjection,
-      needs.head + threads * needs.perHeadPass);
+      threads * needs.perHeadPass);
   if (everything <= memory) {
     limits.stores = memory - everything;
     return limits;
   }
   limits.shareMemory = false;
   limits.sequences = std::min(atOnce(memory - needs.weights, needs.perSequence, threads),
-                              atOnce(memory - needs.head, needs.perHeadPass, threads));
+                              atOnce(memory, needs.perHeadPass, threads));
   limits.oneInput = needs.weights + needs.moments + needs.perProjection > memory;
   // The moments of one input are at most a few of seven projections'; half stands for them.
   const int64_t moments = limits.oneInput ? needs.moments / 2 : needs.moments;
   limits.projections = atOnce(memory - needs.weights - moments, needs.perProjection, limits.projections);
   const int64_t visit = needs.weights + std::max(limits.sequences * needs.perSequence,
                                                  moments + limits.projections * needs.perProjection);
-  limits.stores =
-      std::max<int64_t>(0, memory - std::max(visit, needs.head + limits.sequences * needs.perHeadPass));
+  limits.stores = std::max<int64_t>(0, memory - std::max(visit, limits.sequences * needs.perHeadPass));
   return limits;
 }
 
