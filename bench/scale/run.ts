@@ -2,6 +2,7 @@
 import { availableParallelism } from 'node:os'
 import path from 'node:path'
 import { calibrate, compress, Model } from 'flrc'
+import { type Cost, costOf } from '../search/costs.js'
 import { randomWindows } from './generate.js'
 
 export interface RunOptions {
@@ -13,9 +14,7 @@ export interface RunOptions {
 }
 
 /** What one stage took; `peakBytes` is the highest resident set up to its end. */
-export interface StageCost {
-  wall: number
-  cpu: number
+export interface StageCost extends Cost {
   peakBytes: number
 }
 
@@ -32,30 +31,23 @@ export interface RunResult {
   baseBytes: number
 }
 
-async function cost<T>(work: () => Promise<T>): Promise<{ value: T; cost: StageCost }> {
-  const before = process.cpuUsage()
-  const begin = performance.now()
-  const value = await work()
-  const wall = (performance.now() - begin) / 1000
-  const { user, system } = process.cpuUsage(before)
-  return {
-    value,
-    cost: { wall, cpu: (user + system) / 1e6, peakBytes: process.resourceUsage().maxRSS * 1024 },
-  }
+async function stage<T>(work: () => Promise<T>): Promise<{ value: T; cost: StageCost }> {
+  const { value, cost } = await costOf(work)
+  return { value, cost: { ...cost, peakBytes: process.resourceUsage().maxRSS * 1024 } }
 }
 
 async function run(directory: string, options: RunOptions): Promise<RunResult> {
   const { samples, seqLen, keep, memory, threads } = options
   const baseBytes = process.memoryUsage.rss()
-  const load = await cost(() => Model.load(directory, { threads }))
+  const load = await stage(() => Model.load(directory, { threads }))
   const model = load.value
   const windows = randomWindows(model.config.vocabSize, samples, seqLen, 1)
-  const calibrated = await cost(() => calibrate(model, { calibration: windows, samples, seqLen, memory }))
+  const calibrated = await stage(() => calibrate(model, { calibration: windows, samples, seqLen, memory }))
   const calibration = calibrated.value
-  const cut = await cost(() => compress(model, { keep, calibration }))
+  const cut = await stage(() => compress(model, { keep, calibration }))
   calibration.dispose()
   const { seconds, atOnce } = calibration.figures
-  const saved = await cost(() => cut.value.save(path.join(directory, 'flrc')))
+  const saved = await stage(() => cut.value.save(path.join(directory, 'flrc')))
   const stages = { load: load.cost, calibrate: calibrated.cost, cut: cut.cost, save: saved.cost }
   return {
     ...{
