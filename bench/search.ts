@@ -6,7 +6,8 @@
  * calibration text through the rest. That search is timed on `--projections` of them (21 by default: all seven kinds,
  * spread over the layers) over its whole grid, and multiplied to all of them. The methods take turns: a round of each,
  * with a share of the search's projections. `--linear` also times one projection's grid on half of the windows:
- * the search costs in proportion to them. CPU seconds stand beside wall seconds, for machines that others use too.
+ * the search costs in proportion to them, so that `--search-windows N` may time it on N windows alone and multiply
+ * by their share as well, which the output then says. CPU seconds stand beside wall seconds, for machines that others use too.
  */
 import { readFile, writeFile } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
@@ -24,6 +25,7 @@ const { values, positionals } = parseArgs({
     'seq-len': { type: 'string', default: '512' },
     keep: { type: 'string', default: '.8' },
     projections: { type: 'string', default: '21' },
+    'search-windows': { type: 'string' },
     rounds: { type: 'string', default: '3' },
     linear: { type: 'boolean', default: false },
     json: { type: 'string' },
@@ -55,12 +57,14 @@ async function plan(method: 'curve' | 'fisher'): Promise<Calibration> {
 
 const planCosts: Record<'curve' | 'fisher', Cost[]> = { curve: [], fisher: [] }
 let searched: Cost = { wall: 0, cpu: 0 }
+let readTokens = 0
 const { value: scaledCalibration, cost: scaledCost } = await costOf(() =>
   calibrate(model, { ...task, whitening: 'scaled', curves: false }),
 )
 // ASVD needs no gradients, so what our calibration spends on them is not charged to it.
 const asvdFactors = scaled(scaledCost, 1 - scaledCalibration.figures.seconds.backward / scaledCost.wall)
 note(`asvd: factors in ${asvdFactors.wall.toFixed(1)} s`)
+const searchWindows = Number(values['search-windows'] ?? scaledCalibration.windows.length)
 for (let round = 0; round < rounds; round++) {
   for (const method of ['curve', 'fisher'] as const) {
     const { value, cost } = await costOf(() => plan(method))
@@ -70,14 +74,17 @@ for (let round = 0; round < rounds; round++) {
   }
   const share = chosen.filter((_, index) => index % rounds === round)
   if (share.length === 0) continue
-  const { cost } = await costOf(() => sensitivitySearch(scaledCalibration, { projections: share }))
+  const { value, cost } = await costOf(() =>
+    sensitivitySearch(scaledCalibration, { projections: share, windows: searchWindows }),
+  )
   searched = plus(searched, cost)
+  readTokens = value.tokens
   note(`asvd: ${share.length} projections in ${cost.wall.toFixed(1)} s`)
 }
 
 const tokens = scaledCalibration.options.tokens
 const count = model.projections.length
-const search = plus(asvdFactors, scaled(searched, count / chosen.length))
+const search = plus(asvdFactors, scaled(searched, ((count / chosen.length) * tokens) / readTokens))
 const mean = (costs: readonly Cost[]) => scaled(costs.reduce(plus), 1 / costs.length)
 const curve = mean(planCosts.curve)
 const row = (method: string, measured: Cost, timed: number, all: Cost) => ({
@@ -98,8 +105,7 @@ interface Linear {
 const linear: Linear[] = []
 if (values.linear) {
   const [projection = 0] = chosen
-  const windows = scaledCalibration.windows.length
-  for (const used of [Math.max(1, windows >> 1), windows]) {
+  for (const used of [Math.max(1, searchWindows >> 1), searchWindows]) {
     const { cost } = await costOf(() =>
       sensitivitySearch(scaledCalibration, { projections: [projection], windows: used }),
     )
@@ -112,7 +118,8 @@ model.dispose()
 const seconds = ({ wall, cpu }: Cost) => `${wall.toFixed(1)} (${cpu.toFixed(1)})`
 const lines = [
   `Keep ${budgets[0]}, ${availableParallelism()} threads; seconds, in brackets CPU seconds. Ours is the mean of ${rounds} runs; the ` +
-    `search was timed on ${chosen.length} of ${count} projections over its whole grid and multiplied to all of them.`,
+    `search was timed on ${chosen.length} of ${count} projections over its whole grid` +
+    `${readTokens < tokens ? `, on ${readTokens} of ${tokens} tokens,` : ''} and multiplied to all of them.`,
   '',
   '| method | tokens | measured | projections timed | in all | ratio |',
   '| --- | --- | --- | --- | --- | --- |',
@@ -126,7 +133,10 @@ const lines = [
 ]
 console.log(lines.join('\n'))
 if (values.json !== undefined) {
-  const options = { samples: task.samples, seqLen, keep: budgets[0], rounds, threads: availableParallelism() }
+  const options = {
+    ...{ samples: task.samples, seqLen, searchTokens: readTokens, keep: budgets[0], rounds },
+    threads: availableParallelism(),
+  }
   const result = { options, rows, runs: planCosts, linear }
   await writeFile(values.json, `${JSON.stringify(result, null, 2)}\n`)
 }

@@ -126,20 +126,17 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
   const saveBegin = performance.now()
   await step(`save ${output}`, (onProgress) => small.save(output, { overwrite, signal, onProgress }))
   seconds.save = elapsed(saveBegin)
-  const report = small.report as CompressionReport
+  const { atOnce, ...report } = small.report as CompressionReport
   const result = {
     ...report,
     seconds: { ...report.seconds, ...seconds, total: elapsed(begin) },
   }
   if (json) await printJson(result)
   else await print(`${describe(output, report)}\n`)
-  if (
-    report.atOnce.oneInput ||
-    report.atOnce.projections < Math.min(model.threads || availableParallelism(), 7)
-  ) {
+  if (atOnce.oneInput || atOnce.projections < Math.min(model.threads || availableParallelism(), 7)) {
     note(
-      `note: the memory allowed ${report.atOnce.projections} of a layer's projections to be factorised at once` +
-        `${report.atOnce.oneInput ? ', with the moments of one input at a time' : ''}; a larger --memory is faster`,
+      `note: the memory allowed ${atOnce.projections} of a layer's projections to be factorised at once` +
+        `${atOnce.oneInput ? ', with the moments of one input at a time' : ''}; a larger --memory is faster`,
     )
   }
   if (report.storedBytes > report.sourceBytes) {
@@ -186,7 +183,7 @@ function splitWeight(given: string): { file: string; weight: number } {
   return { file: match[1], weight }
 }
 
-function describe(output: string, report: CompressionReport): string {
+function describe(output: string, report: Omit<CompressionReport, 'atOnce'>): string {
   const { keep, storedParameters, denseParameters, storedBytes, levels, ranks, dense } = report
   const factored = Object.keys(ranks).length
   const head =
