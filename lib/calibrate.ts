@@ -35,7 +35,10 @@ export interface CalibrateOptions extends TaskOptions {
    * texts that are short beside the projections' sides.
    */
   shrinkage?: number
-  /** Bytes that activations and factors may hold; half of what this process may use by default. */
+  /**
+   * Bytes that calibrating may hold beside the model's weights; half of what this process may use by default. What
+   * does not fit goes to scratch files, or is done one thing after another, down to one projection at a time.
+   */
   memory?: number
   /** Whether to compute truncation curves (true by default); only the method `curve` needs them. */
   curves?: boolean

@@ -175,7 +175,8 @@ async function cut(
     allocate: (search?.seconds ?? 0) + (factorizeBegin - allocateBegin) / 1000,
     total: (end - begin) / 1000,
   }
-  return new Model(parts, { plan, seconds, peakBytes: figures.peakBytes })
+  const { peakBytes, atOnce } = figures
+  return new Model(parts, { plan, seconds, peakBytes, atOnce })
 }
 
 /** What the calibration's search found, or searches now. */

@@ -130,7 +130,7 @@ export interface NativeCalibrationOptions {
   curves: boolean
   jitter: number
   shrinkage: number
-  /** Bytes that activations and factors may hold in memory; the rest goes to files in `scratch`. */
+  /** Bytes that calibration may hold beside the model's weights; the rest goes to files in `scratch`. */
   memory: number
   scratch: string
   /** Randomised factors of this many ranks instead of all ranks; 0 is all. */
@@ -158,6 +158,11 @@ export interface NativeCalibrationResult {
   seconds: { forward: number; backward: number; moments: number; factorize: number; curves: number }
   /** Highest resident set of the process during the call. */
   peakBytes: number
+  /**
+   * What the memory allowed: sequences passed and projections factorised at once, and whether the moments of one
+   * input (q k v, o, gate up, down) were held at a time instead of a layer's.
+   */
+  atOnce: { sequences: number; projections: number; oneInput: boolean }
 }
 
 export interface NativeFactorizeOptions {

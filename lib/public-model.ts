@@ -54,6 +54,8 @@ export interface CompressionReport {
   seconds: { calibrate: number; factorize: number; curves: number; allocate: number; total: number }
   /** Highest resident set of the process during the calibration. */
   peakBytes: number
+  /** What the memory given allowed the calibration to do at once. */
+  atOnce: { sequences: number; projections: number; oneInput: boolean }
 }
 
 /** A loaded model, dense or compressed. */
@@ -65,11 +67,11 @@ export class Model extends LoadedModel {
 
   constructor(
     parts: ModelParts,
-    made?: { plan: CompressionPlan; seconds: CompressionReport['seconds']; peakBytes: number },
+    made?: { plan: CompressionPlan } & Pick<CompressionReport, 'seconds' | 'peakBytes' | 'atOnce'>,
   ) {
     super(parts)
     this.plan = made?.plan
-    this.report = made && this.#report(made.plan, made.seconds, made.peakBytes)
+    this.report = made && this.#report(made)
   }
 
   /**
@@ -136,7 +138,13 @@ export class Model extends LoadedModel {
     )
   }
 
-  #report(plan: CompressionPlan, seconds: CompressionReport['seconds'], peakBytes: number): CompressionReport {
+  #report({
+    plan,
+    ...took
+  }: { plan: CompressionPlan } & Pick<
+    CompressionReport,
+    'seconds' | 'peakBytes' | 'atOnce'
+  >): CompressionReport {
     const ranks = Object.entries(this.levels[0]?.ranks ?? {})
     return {
       keep: this.keep,
@@ -148,8 +156,7 @@ export class Model extends LoadedModel {
       dense: ranks.filter(([, rank]) => rank === 'dense').map(([name]) => name),
       levels: storedLevels(this),
       scores: plan.scores,
-      seconds,
-      peakBytes,
+      ...took,
     }
   }
 }

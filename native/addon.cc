@@ -315,6 +315,12 @@ Napi::Value calibrationResult(Napi::Env env, const std::shared_ptr<const Calibra
   to.Set("meanLoss", toNumber(env, calibration->meanLoss));
   to.Set("seconds", seconds);
   to.Set("peakBytes", toNumber(env, peakBytes()));
+  const LayerLimits& limits = calibration->limits;
+  Napi::Object atOnce = Napi::Object::New(env);
+  atOnce.Set("sequences", toNumber(env, limits.sequences));
+  atOnce.Set("projections", toNumber(env, limits.projections));
+  atOnce.Set("oneInput", Napi::Boolean::New(env, limits.oneInput));
+  to.Set("atOnce", atOnce);
   return to;
 }
 

@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os'
 import { type Command, Option } from 'commander'
 import type { AllocationMethod, FactorStorage } from '../allocate.js'
 import type { CalibrateOptions, CalibrationText, Whitening } from '../calibrate.js'
@@ -99,7 +100,7 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
     )
     .option(
       '--memory <size>',
-      'memory for activations, such as 8GB (default: half of what there is)',
+      'memory beside the weights, such as 8GB (default: half of what there is)',
       parseBytes,
     )
     .option('--overwrite', 'replace an existing checkpoint', false)
@@ -125,13 +126,19 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
   const saveBegin = performance.now()
   await step(`save ${output}`, (onProgress) => small.save(output, { overwrite, signal, onProgress }))
   seconds.save = elapsed(saveBegin)
-  const report = small.report as CompressionReport
+  const { atOnce, ...report } = small.report as CompressionReport
   const result = {
     ...report,
     seconds: { ...report.seconds, ...seconds, total: elapsed(begin) },
   }
   if (json) await printJson(result)
   else await print(`${describe(output, report)}\n`)
+  if (atOnce.oneInput || atOnce.projections < Math.min(model.threads || availableParallelism(), 7)) {
+    note(
+      `note: the memory allowed ${atOnce.projections} of a layer's projections to be factorised at once` +
+        `${atOnce.oneInput ? ', with the moments of one input at a time' : ''}; a larger --memory is faster`,
+    )
+  }
   if (report.storedBytes > report.sourceBytes) {
     note(
       `note: the checkpoint (${formatBytes(report.storedBytes)}) is larger than its source ` +
@@ -170,7 +177,7 @@ function splitWeight(given: string): { file: string; weight: number } {
   return { file: match[1], weight }
 }
 
-function describe(output: string, report: CompressionReport): string {
+function describe(output: string, report: Omit<CompressionReport, 'atOnce'>): string {
   const { keep, storedParameters, denseParameters, storedBytes, levels, ranks, dense } = report
   const factored = Object.keys(ranks).length
   const head =

@@ -11,6 +11,7 @@
 #include "core/recycled.h"
 #include "core/thread_pool.h"
 #include "linalg/factors.h"
+#include "linalg/gemm.h"
 #include "model/layer_pass.h"
 #include "model/wide_layer.h"
 
@@ -18,10 +19,13 @@ namespace flrc {
 namespace {
 
 constexpr int kInputs = 4;
-// Per sequence: the inputs, g of every projection, and g W of the tall ones.
+// Per sequence: the inputs, g of every projection, and what a tall W (its g W) or a wide one (its W x) sees.
 constexpr int kTapes = kInputs + 2 * kProjections;
 // The projection whose input stands for each distinct input.
 constexpr int kInputOwner[kInputs] = {kQ, kO, kGate, kDown};
+// The projections that share an input.
+const std::vector<std::vector<int>> kByInput = {{kQ, kK, kV}, {kO}, {kGate, kUp}, {kDown}};
+const std::vector<std::vector<int>> kTogether = {{kQ, kK, kV, kO, kGate, kUp, kDown}};
 
 class Stopwatch {
  public:
@@ -36,7 +40,7 @@ class Stopwatch {
 struct Scratch {
   LayerActivations kept;
   LayerGradients gradients;
-  std::vector<float> x, y, dy, dx, product;
+  std::vector<float> x, y, dy, dx, product, seen;
 };
 
 class Run {
@@ -49,7 +53,6 @@ class Run {
         job_(job),
         observer_(observer),
         pool_(ThreadPool::shared()),
-        space_(std::make_shared<SpillSpace>(options.memory, options.scratch)),
         sequences_(static_cast<int64_t>(options.lengths.size())),
         result_(std::make_unique<Calibration>()) {
     check();
@@ -58,7 +61,11 @@ class Run {
       starts_.push_back(start);
       start += length;
     }
-    rope_.grow(config_, *std::max_element(options.lengths.begin(), options.lengths.end()));
+    const int32_t longest = *std::max_element(options.lengths.begin(), options.lengths.end());
+    rope_.grow(config_, longest);
+    const MomentKinds kinds = {options.whitening != Whitening::none, options.whitening == Whitening::twoSided};
+    limits_ = layerLimits(config_, kinds, longest, model_->threads, options.memory);
+    space_ = std::make_shared<SpillSpace>(limits_.stores, options.scratch);
     const auto projections = static_cast<size_t>(model_->projectionCount());
     result_->model = model_;
     result_->scores.resize(projections);
@@ -77,6 +84,9 @@ class Run {
       visit(l);
       job_.report("calibrate", config_.layers + (config_.layers - l) * 3, config_.layers * 4);
     }
+    for (auto* store : {&boundaries_, &gradients_, &tapes_}) store->reset();
+    result_->limits = limits_;
+    result_->memory = options_.memory - limits_.stores + space_->memoryLeft();
     return std::move(result_);
   }
 
@@ -108,9 +118,14 @@ class Run {
     return shape.rows > shape.cols;
   }
 
+  bool inputSeen(int p) const {
+    const bool summed = options_.whitening == Whitening::input || options_.whitening == Whitening::twoSided;
+    return summed && inputSeenThrough(config_, p);
+  }
+
   template <typename Body>
   void eachSequence(const Body& body) {
-    pool_.parallelFor(sequences_, model_->threads, [&](int64_t s) {
+    pool_.parallelFor(sequences_, limits_.sequences, [&](int64_t s) {
       job_.check();
       auto work = scratch_.take();
       body(s, *work);
@@ -159,12 +174,20 @@ class Run {
   void visit(int64_t l) {
     const WideLayer layer = widen(*model_, l, 0);
     backward(l, layer);
-    {
-      const LayerMoments moments = sumMoments();
+    for (const std::vector<int>& projections : limits_.oneInput ? kByInput : kTogether) {
+      freeScratch();
+      const LayerMoments moments = sumMoments(projections);
       if (observer_) observer_(l, moments);
-      factorize(l, layer, moments);
+      freeScratch();
+      factorize(l, layer, moments, projections);
     }
     if (options_.curves) curves(l, layer);
+    freeScratch();
+  }
+
+  // Between phases, where memory does not hold the buffers of two.
+  void freeScratch() {
+    if (!limits_.shareMemory) scratch_.clear();
   }
 
   // Gradients and scores of one layer; inputs and gradients of the projections go to the tapes.
@@ -189,6 +212,13 @@ class Run {
         if (tall(p) && options_.whitening == Whitening::twoSided) {
           tapes_->put(tape(s, seenTape(p)), input.data(), input.size());
         }
+        if (inputSeen(p)) {
+          const int64_t m = linear.outputs, n = linear.inputs;
+          work.seen.resize(static_cast<size_t>(tokens * m));
+          gemm(false, true, tokens, m, n, 1.0f, work.kept.input(p).data(), n, layer.projections[p].dense.data(),
+               n, 0.0f, work.seen.data(), m);
+          tapes_->put(tape(s, seenTape(p)), work.seen.data(), work.seen.size());
+        }
       }
       for (int i = 0; i < kInputs; ++i) {
         const auto& input = work.kept.input(kInputOwner[i]);
@@ -203,32 +233,36 @@ class Run {
     }
   }
 
-  LayerMoments sumMoments() {
+  // The moments that factorising these projections takes.
+  LayerMoments sumMoments(const std::vector<int>& projections) {
     Stopwatch time(result_->seconds.moments);
     LayerMoments moments;
     if (options_.whitening == Whitening::none) return moments;
-    if (options_.whitening == Whitening::scaled) return scales();
-    const int kinds = options_.whitening == Whitening::twoSided ? kInputs + kProjections : kInputs;
-    std::vector<MomentSum> sums;
-    for (int i = 0; i < kinds; ++i) {
-      const Shape shape = projectionShape(config_, i < kInputs ? kInputOwner[i] : i - kInputs);
-      sums.emplace_back(i < kInputs ? shape.cols : std::min(shape.rows, shape.cols));
+    if (options_.whitening == Whitening::scaled) return scales(projections);
+    std::vector<int> kinds;  // of an input its index, of a projection's gradient kInputs + p
+    for (int p : projections) {
+      if (p == kInputOwner[inputIndex(p)]) kinds.push_back(inputIndex(p));
+      if (options_.whitening == Whitening::twoSided) kinds.push_back(kInputs + p);
     }
+    std::array<MomentSum, kInputs + kProjections> sums;
     struct Task {
       int kind;
       int64_t tile;
     };
     std::vector<Task> tasks;
-    for (int i = 0; i < kinds; ++i) {
-      for (int64_t tile = 0; tile < sums[static_cast<size_t>(i)].tiles(); ++tile) tasks.push_back({i, tile});
+    for (int kind : kinds) {
+      auto& sum = sums[static_cast<size_t>(kind)];
+      sum = MomentSum(momentSize(kind));
+      for (int64_t tile = 0; tile < sum.tiles(); ++tile) tasks.push_back({kind, tile});
     }
     std::array<std::vector<float>, kInputs + kProjections> buffers;
     std::array<const float*, kInputs + kProjections> data{};
     for (int64_t s = 0; s < sequences_; ++s) {
-      pool_.parallelFor(kinds, model_->threads, [&](int64_t i) {
-        auto& buffer = buffers[static_cast<size_t>(i)];
-        data[static_cast<size_t>(i)] = i < kInputs ? tapes_->get(tape(s, static_cast<int>(i)), buffer)
-                                                   : clippedGradient(s, static_cast<int>(i) - kInputs, buffer);
+      pool_.parallelFor(static_cast<int64_t>(kinds.size()), model_->threads, [&](int64_t i) {
+        const int kind = kinds[static_cast<size_t>(i)];
+        auto& buffer = buffers[static_cast<size_t>(kind)];
+        data[static_cast<size_t>(kind)] =
+            kind < kInputs ? inputRows(s, kind, buffer) : clippedGradient(s, kind - kInputs, buffer);
       });
       pool_.parallelFor(static_cast<int64_t>(tasks.size()), model_->threads, [&](int64_t index) {
         job_.check();
@@ -238,26 +272,40 @@ class Run {
                                                      work->product);
       });
     }
-    for (int i = 0; i < kInputs; ++i)
-      moments.inputs[static_cast<size_t>(i)] = sums[static_cast<size_t>(i)].finish();
-    for (int p = 0; p < kinds - kInputs; ++p) {
-      moments.gradients[static_cast<size_t>(p)] = sums[static_cast<size_t>(kInputs + p)].finish();
+    for (int kind : kinds) {
+      auto& moment = kind < kInputs ? moments.inputs[static_cast<size_t>(kind)]
+                                    : moments.gradients[static_cast<size_t>(kind - kInputs)];
+      moment = sums[static_cast<size_t>(kind)].take();
     }
     return moments;
   }
 
+  int64_t momentSize(int kind) const {
+    const int p = kind < kInputs ? kInputOwner[kind] : kind - kInputs;
+    const Shape shape = projectionShape(config_, p);
+    return kind < kInputs && !inputSeen(p) ? shape.cols : std::min(shape.rows, shape.cols);
+  }
+
+  // The rows that A sums: inputs, of a wide o or down as W passes them on.
+  const float* inputRows(int64_t s, int input, std::vector<float>& buffer) const {
+    const int p = kInputOwner[input];
+    return tapes_->get(tape(s, inputSeen(p) ? seenTape(p) : input), buffer);
+  }
+
   // ASVD's scaling (arXiv 2312.05821, eq. 7, alpha 1/2): channel i weighs (mean |x_i|)^(1/2), so A = diag(mean
   // |x_i|).
-  LayerMoments scales() {
+  LayerMoments scales(const std::vector<int>& projections) {
     LayerMoments moments;
     const auto tokens = static_cast<double>(options_.tokens.size());
-    pool_.parallelFor(kInputs, model_->threads, [&](int64_t i) {
-      const int64_t n = projectionShape(config_, kInputOwner[i]).cols;
+    pool_.parallelFor(static_cast<int64_t>(projections.size()), model_->threads, [&](int64_t index) {
+      const int p = projections[static_cast<size_t>(index)], i = inputIndex(p);
+      if (p != kInputOwner[i]) return;
+      const int64_t n = projectionShape(config_, p).cols;
       std::vector<double> sums(static_cast<size_t>(n));
       std::vector<float> buffer;
       for (int64_t s = 0; s < sequences_; ++s) {
         job_.check();
-        addMagnitudes(tapes_->get(tape(s, static_cast<int>(i)), buffer), length(s), n, sums.data());
+        addMagnitudes(tapes_->get(tape(s, i), buffer), length(s), n, sums.data());
       }
       PackedSymmetric& a = moments.inputs[static_cast<size_t>(i)] = PackedSymmetric(n);
       for (int64_t c = 0; c < n; ++c) {
@@ -284,9 +332,11 @@ class Run {
     return buffer.data();
   }
 
-  void factorize(int64_t l, const WideLayer& layer, const LayerMoments& moments) {
+  void factorize(int64_t l, const WideLayer& layer, const LayerMoments& moments,
+                 const std::vector<int>& projections) {
     Stopwatch time(result_->seconds.factorize);
-    pool_.parallelFor(kProjections, model_->threads, [&](int64_t p) {
+    pool_.parallelFor(static_cast<int64_t>(projections.size()), limits_.projections, [&](int64_t i) {
+      const int p = projections[static_cast<size_t>(i)];
       const Linear& linear = *layer.projections[static_cast<size_t>(p)].linear;
       const int64_t most = std::min(linear.outputs, linear.inputs);
       FactorOptions options;
@@ -297,10 +347,10 @@ class Run {
       options.seed = options_.seed;
       const PackedSymmetric *a = nullptr, *b = nullptr, *seen = nullptr;
       if (options_.whitening != Whitening::none) {
-        a = &moments.inputs[static_cast<size_t>(inputIndex(static_cast<int>(p)))];
+        (inputSeen(p) ? seen : a) = &moments.inputs[static_cast<size_t>(inputIndex(p))];
       }
       if (options_.whitening == Whitening::twoSided) {
-        (tall(static_cast<int>(p)) ? seen : b) = &moments.gradients[static_cast<size_t>(p)];
+        (tall(p) ? seen : b) = &moments.gradients[static_cast<size_t>(p)];
       }
       const NestedFactors factors = nestedFactors(layer.projections[static_cast<size_t>(p)].dense.data(),
                                                   linear.outputs, linear.inputs, a, b, options, job_, seen);
@@ -345,6 +395,7 @@ class Run {
   const Job& job_;
   const MomentObserver& observer_;
   ThreadPool& pool_;
+  LayerLimits limits_;
   std::shared_ptr<SpillSpace> space_;
   int64_t sequences_;
   std::vector<int64_t> starts_;
@@ -355,6 +406,11 @@ class Run {
 };
 
 }  // namespace
+
+bool inputSeenThrough(const ModelConfig& config, int projection) {
+  const Shape shape = projectionShape(config, projection);
+  return (projection == kO || projection == kDown) && shape.rows < shape.cols;
+}
 
 std::unique_ptr<Calibration> calibrate(std::shared_ptr<const Model> model, const CalibrationOptions& options,
                                        const Job& job, const MomentObserver& observer) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "calibrate/fisher.h"
+#include "calibrate/limits.h"
 #include "calibrate/spill_store.h"
 #include "core/job.h"
 #include "linalg/symmetric.h"
@@ -28,7 +29,7 @@ struct CalibrationOptions {
   bool curves = true;
   double jitter = 1e-8;
   double shrinkage = 0;
-  int64_t memory = 0;          // bytes that activations, gradients and factors may hold in memory
+  int64_t memory = 0;          // bytes that all of it may hold beside the model's weights
   std::string scratch;         // directory for the rest
   int64_t randomisedRank = 0;  // factors of this many ranks by randomised SVD; 0: all ranks
 };
@@ -48,11 +49,14 @@ struct Calibration {
   int64_t lossTokens = 0;
   double meanLoss = 0;  // nats a token, under the text's own next token
   CalibrationSeconds seconds;
+  LayerLimits limits;
+  int64_t memory = 0;  // of the bytes allowed, what the factors leave for cutting
 };
 
 // The moments of one layer: A of the inputs of (q, k, v), o, (gate, up), down (a diagonal where scaled); of
-// every projection's gradients B (m x m), or for a tall W (m > n) B as W sees it: W^T B W (n x n), which is all
-// that its factors need, and a fraction of the work and memory.
+// every projection's gradients B (m x m). Factors need the wide side's moment only as W sees it, which is a
+// fraction of the work and memory: of a tall W (m > n) W^T B W (n x n) stands for B, of a wide o or down (m <
+// n) W A W^T (m x m) for A, unless that is scaled.
 struct LayerMoments {
   std::array<PackedSymmetric, 4> inputs;
   std::array<PackedSymmetric, kProjections> gradients;
@@ -61,8 +65,11 @@ inline int inputIndex(int projection) {
   constexpr int index[kProjections] = {0, 0, 0, 1, 2, 2, 3};
   return index[projection];
 }
+// Whether this projection's input moment is summed as W A W^T.
+bool inputSeenThrough(const ModelConfig& config, int projection);
 
-// Called with every layer's moments before they are freed (tests).
+// Called with a layer's moments before they are freed (tests), several times where memory allows those of one
+// input's projections only; the others are empty.
 using MomentObserver = std::function<void(int64_t layer, const LayerMoments&)>;
 
 // One forward pass that keeps the layers' boundaries, then one visit of each layer from the last to the first:

@@ -36,6 +36,18 @@ std::vector<int64_t> blockEnds(const FactorizeOptions& options, size_t projectio
   return ends;
 }
 
+// How many projections may be cut at once: as many of the largest as the calibration's memory has room for.
+int cutsAtOnce(const Calibration& calibration, const FactorizeOptions& options) {
+  const Model& model = *calibration.model;
+  int64_t largest = 1;
+  for (int64_t i = 0; i < model.projectionCount(); ++i) {
+    const Linear& linear = model.projection(i);
+    const int64_t rank = options.levels[0][static_cast<size_t>(i)];
+    if (rank > 0) largest = std::max(largest, pivotBytes(linear.outputs, linear.inputs, rank));
+  }
+  return static_cast<int>(std::clamp<int64_t>(calibration.memory / largest, 1, model.threads));
+}
+
 class Cutter {
  public:
   Cutter(const Calibration& calibration, const FactorizeOptions& options, const Job& job)
@@ -116,7 +128,7 @@ std::shared_ptr<const Model> factorize(const Calibration& calibration, const Fac
   const Cutter cutter(calibration, options, job);
   std::atomic<int64_t> done{0};
   const int64_t count = source.projectionCount();
-  ThreadPool::shared().parallelFor(count, source.threads, [&](int64_t i) {
+  ThreadPool::shared().parallelFor(count, cutsAtOnce(calibration, options), [&](int64_t i) {
     job.check();
     Linear& linear = model->layers[static_cast<size_t>(i / kProjections)].projections[i % kProjections];
     if (options.levels[0][static_cast<size_t>(i)] < 0) {

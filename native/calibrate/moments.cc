@@ -18,45 +18,31 @@ constexpr double kNoise = 1e-5;
 
 }  // namespace
 
-MomentSum::MomentSum(int64_t n) : n_(n) {
+MomentSum::MomentSum(int64_t n) : sum_(n) {
   for (int64_t row = 0; row < n; row += kTile) {
     for (int64_t col = 0; col <= row; col += kTile) {
-      const int64_t rows = std::min(kTile, n - row), cols = std::min(kTile, n - col);
-      tiles_.push_back({row, col, rows, cols, std::vector<double>(static_cast<size_t>(rows * cols))});
+      tiles_.push_back({row, col, std::min(kTile, n - row), std::min(kTile, n - col)});
     }
   }
 }
 
 void MomentSum::addTile(int64_t index, const float* x, int64_t tokens, std::vector<float>& product) {
-  Tile& tile = tiles_[static_cast<size_t>(index)];
-  product.resize(tile.sum.size());
+  const Tile& tile = tiles_[static_cast<size_t>(index)];
+  const int64_t n = sum_.n;
+  product.resize(static_cast<size_t>(tile.rows * tile.cols));
   const bool diagonal = tile.row == tile.col;
   if (diagonal) {
-    gram(tile.rows, tokens, x + tile.row, n_, product.data(), tile.cols);
+    gram(tile.rows, tokens, x + tile.row, n, product.data(), tile.cols);
   } else {
-    gemm(true, false, tile.rows, tile.cols, tokens, 1.0f, x + tile.row, n_, x + tile.col, n_, 0.0f,
+    gemm(true, false, tile.rows, tile.cols, tokens, 1.0f, x + tile.row, n, x + tile.col, n, 0.0f,
          product.data(), tile.cols);
   }
   for (int64_t r = 0; r < tile.rows; ++r) {
-    const int64_t cols = diagonal ? r + 1 : tile.cols;
+    const int64_t row = tile.row + r, cols = diagonal ? r + 1 : tile.cols;
     const float* from = product.data() + r * tile.cols;
-    double* to = tile.sum.data() + r * tile.cols;
+    double* to = sum_.values.data() + row * (row + 1) / 2 + tile.col;
     for (int64_t c = 0; c < cols; ++c) to[c] += from[c];
   }
-}
-
-PackedSymmetric MomentSum::finish() const {
-  PackedSymmetric packed(n_);
-  for (const Tile& tile : tiles_) {
-    for (int64_t r = 0; r < tile.rows; ++r) {
-      const int64_t row = tile.row + r;
-      double* out = packed.values.data() + row * (row + 1) / 2;
-      for (int64_t c = 0; c < tile.cols && tile.col + c <= row; ++c) {
-        out[tile.col + c] = tile.sum[static_cast<size_t>(r * tile.cols + c)];
-      }
-    }
-  }
-  return packed;
 }
 
 void addMagnitudes(const float* x, int64_t tokens, int64_t n, double* sums) {

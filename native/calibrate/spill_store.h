@@ -20,6 +20,7 @@ class SpillSpace {
 
   bool takeMemory(int64_t bytes);
   void giveMemory(int64_t bytes) { left_.fetch_add(bytes); }
+  int64_t memoryLeft() const { return left_.load(); }
   int64_t takeFile(int64_t bytes);
   void write(int64_t offset, const void* data, int64_t bytes);
   void read(int64_t offset, void* data, int64_t bytes);

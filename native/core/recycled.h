@@ -37,6 +37,12 @@ class Recycled {
     return Lease(*this, std::move(value));
   }
 
+  // Frees what no task holds at the moment.
+  void clear() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    free_.clear();
+  }
+
  private:
   std::mutex mutex_;
   std::vector<std::unique_ptr<T>> free_;

@@ -41,6 +41,19 @@ std::vector<double> product(const Job& job, int64_t m, int64_t n, int64_t k, con
   return c;
 }
 
+// The same in f32, without a whole C in fp64 beside it.
+std::vector<float> floatProduct(const Job& job, int64_t m, int64_t n, int64_t k, const double* a,
+                                const double* b) {
+  std::vector<float> c(static_cast<size_t>(m * n));
+  std::vector<double> rows;
+  forStretches(job, m, 2.0 * static_cast<double>(n * k), [&](int64_t first, int64_t count) {
+    rows.resize(static_cast<size_t>(count * n));
+    gemm(false, false, count, n, k, 1.0, a + first * k, k, b, n, 0.0, rows.data(), n);
+    std::copy(rows.begin(), rows.end(), c.begin() + first * n);
+  });
+  return c;
+}
+
 // C [n, n] = A B^T for A, B [n, k] whose product is symmetric; only the lower triangle is of use.
 std::vector<double> lowerProduct(const Job& job, int64_t n, int64_t k, const double* a, const double* b) {
   std::vector<double> c(static_cast<size_t>(n * n));
@@ -199,7 +212,7 @@ std::vector<double> whitenedGram(const Job& job, const PackedSymmetric* moment, 
   return lowerProduct(job, thin, wide, weighted.data(), x.data());
 }
 
-// L^T K L where K = W M W^T is given; L empty for the identity.
+// L^T K L where K = W M W^T, M the wide side's moment, is given; L empty for the identity.
 std::vector<double> whitenedSeen(const Job& job, const PackedSymmetric& seen,
                                  const std::vector<double>& lower) {
   std::vector<double> matrix = seen.dense();
@@ -216,9 +229,9 @@ NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, const PackedSy
   useOneBlasThread();
   checkMoment(a, n);
   checkMoment(b, m);
-  checkMoment(seen, n);
-  if (seen != nullptr && (m <= n || b != nullptr)) {
-    throw Error(code::internal, "the output moment seen through W belongs to a tall W and replaces B");
+  checkMoment(seen, std::min(m, n));
+  if (seen != nullptr && (m <= n ? a : b) != nullptr) {
+    throw Error(code::internal, "a moment seen through W replaces that of the wide side");
   }
   ThinProblem problem = thinFirst(w, m, n, a, b);
   const int64_t thin = problem.thin, wide = problem.wide;
@@ -241,14 +254,14 @@ NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, const PackedSy
   const int64_t sketch = rank + std::max(0, options.oversampling);
   Eigen eigen = options.randomised && sketch < thin ? sketchedEigen(job, thin, gram, rank, sketch, options)
                                                     : largestEigen(job, thin, std::move(gram), rank);
-  std::vector<double> wideFactor = product(job, rank, wide, thin, eigen.vectors.data(), x.data());
+  std::vector<float> wideFactor = floatProduct(job, rank, wide, thin, eigen.vectors.data(), x.data());
   if (problem.thinMoment != nullptr) timesLowerInverse(job, lower, rank, thin, eigen.vectors);
 
   factors.m = m;
   factors.n = n;
   factors.rank = rank;
-  factors.u = toFloat(m <= n ? eigen.vectors : wideFactor);
-  factors.v = toFloat(m <= n ? wideFactor : eigen.vectors);
+  (m <= n ? factors.u : factors.v) = toFloat(eigen.vectors);
+  (m <= n ? factors.v : factors.u) = std::move(wideFactor);
   factors.singular = std::move(eigen.values);
   // Eigenvalues that are 0 come out a rounding error to either side.
   for (double& value : factors.singular) value = std::sqrt(std::max(value, 0.0));

@@ -29,10 +29,10 @@ struct FactorOptions {
 };
 
 // a: sum x x^T (n x n) or null for the identity; b: sum g g^T (m x m) or null. W row-major [m, n].
-// For m > n, `seen` = W^T B W (n x n), the sum over tokens of (W^T g)(W^T g)^T, may stand in for b (which is
-// then null): the wide side's moment is only ever needed through W, and is m x m. All-rank route (design 3):
-// the symmetric eigenproblem on the thin side, in fp64. Randomised route: of the same whitened matrix, error at
-// most 1.01 of the optimum at every rank.
+// The wide side's moment is only ever needed through W, so `seen`, square on the thin side, may stand in for it
+// (which is then null): W^T B W (n x n) for m > n, the sum over tokens of (W^T g)(W^T g)^T, and W A W^T (m x m)
+// for m <= n, that of (W x)(W x)^T. All-rank route (design 3): the symmetric eigenproblem on the thin side, in
+// fp64. Randomised route: of the same whitened matrix, error at most 1.01 of the optimum at every rank.
 NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, const PackedSymmetric* a,
                             const PackedSymmetric* b, const FactorOptions& options, const Job& job,
                             const PackedSymmetric* seen = nullptr);

@@ -8,13 +8,24 @@
 #include "cpu/kernels.h"
 #include "linalg/gemm.h"
 #include "model/layer_pass.h"
-#include "model/wide_layer.h"
 
 namespace flrc {
 namespace {
 
-// Positions whose logits are held at once; every chunk packs the whole of lm_head again.
-constexpr int64_t kChunk = 256;
+// Rows of lm_head that stay in a core's cache between widening and their product.
+constexpr int64_t kBand = 256;
+
+// body(first, count, weights) over all rows of the matrix, `weights` [count, cols] in f32.
+template <typename Body>
+void eachBand(const RowMatrix& matrix, std::vector<float>& band, const Job& job, const Body& body) {
+  band.resize(static_cast<size_t>(kBand * matrix.cols));
+  for (int64_t first = 0; first < matrix.rows; first += kBand) {
+    job.check();
+    const int64_t count = std::min(kBand, matrix.rows - first);
+    cpu::kernels().dequantiseRows(matrix, first, first + count, band.data(), matrix.cols);
+    body(first, count, band.data());
+  }
+}
 
 int32_t draw(const float* probabilities, int64_t vocab, double uniform) {
   double left = uniform;
@@ -30,8 +41,6 @@ int32_t draw(const float* probabilities, int64_t vocab, double uniform) {
 
 }  // namespace
 
-HeadPass::HeadPass(const Model& of) : model(&of), weights(widenRows(*of.head, of.threads)) {}
-
 double HeadPass::loss(const float* x, const int32_t* tokens, int64_t count, const Job& job) const {
   return lossAndGradient(x, tokens, count, Labels::data, 0, 0, job, nullptr);
 }
@@ -42,16 +51,19 @@ double HeadPass::lossAndGradient(const float* x, const int32_t* tokens, int64_t 
   const cpu::Kernels& kernel = cpu::kernels();
   const int64_t d = config.hidden, vocab = config.vocab;
   const std::vector<float>& norm = *model->finalNorm;
-  std::vector<float> normed(static_cast<size_t>(kChunk * d)), logits(static_cast<size_t>(kChunk * vocab));
-  std::vector<float> dNormed(dx ? static_cast<size_t>(kChunk * d) : 0);
+  std::vector<float> normed(static_cast<size_t>(kHeadPositions * d)),
+      logits(static_cast<size_t>(kHeadPositions * vocab));
+  std::vector<float> dNormed(dx ? static_cast<size_t>(kHeadPositions * d) : 0), band;
   double total = 0;
-  for (int64_t first = 0; first < count; first += kChunk) {
+  for (int64_t first = 0; first < count; first += kHeadPositions) {
     job.check();
-    const int64_t rows = std::min(kChunk, count - first);
+    const int64_t rows = std::min(kHeadPositions, count - first);
     for (int64_t r = 0; r < rows; ++r) {
       kernel.rmsNorm(x + (first + r) * d, norm.data(), config.eps, d, normed.data() + r * d);
     }
-    gemm(false, true, rows, vocab, d, 1.0f, normed.data(), d, weights.data(), d, 0.0f, logits.data(), vocab);
+    eachBand(*model->head, band, job, [&](int64_t begin, int64_t words, const float* weights) {
+      gemm(false, true, rows, words, d, 1.0f, normed.data(), d, weights, d, 0.0f, logits.data() + begin, vocab);
+    });
     for (int64_t r = 0; r < rows; ++r) {
       float* row = logits.data() + r * vocab;
       const int64_t position = first + r;
@@ -76,7 +88,10 @@ double HeadPass::lossAndGradient(const float* x, const int32_t* tokens, int64_t 
       row[label] -= 1.0f;
     }
     if (!dx) continue;
-    gemm(false, false, rows, d, vocab, 1.0f, logits.data(), vocab, weights.data(), d, 0.0f, dNormed.data(), d);
+    eachBand(*model->head, band, job, [&](int64_t begin, int64_t words, const float* weights) {
+      gemm(false, false, rows, d, words, 1.0f, logits.data() + begin, vocab, weights, d,
+           begin > 0 ? 1.0f : 0.0f, dNormed.data(), d);
+    });
     rmsNormBackward(x + first * d, norm.data(), config.eps, rows, d, dNormed.data(), false, dx + first * d);
   }
   return total;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "core/job.h"
 #include "model/model.h"
@@ -12,12 +11,15 @@ namespace flrc {
 // distribution at every position (the true Fisher information).
 enum class Labels { data, model };
 
-// Final norm and lm_head over one sequence, with lm_head as f32 [vocab, hidden].
+// Positions whose logits a pass holds at once, [kHeadPositions, vocab] in f32.
+constexpr int64_t kHeadPositions = 256;
+
+// Final norm and lm_head over one sequence. Rows of lm_head are widened to f32 a band at a time: of a
+// vocabulary of 128k they would be gigabytes.
 struct HeadPass {
   const Model* model = nullptr;
-  std::vector<float> weights;
 
-  explicit HeadPass(const Model& of);
+  explicit HeadPass(const Model& of) : model(&of) {}
 
   // Sum over positions 0..tokens-2 of -log p(next token), nats, from hidden states x [tokens, hidden].
   // E_NUMERIC if a logit is not finite.

@@ -1,5 +1,6 @@
 #include "linalg/factors.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -215,36 +216,46 @@ TEST("factors: shrinkage is that of the moment which is inverted") {
   }
 }
 
-TEST("factors: of a tall W the output moment may be given as W sees it") {
-  const Problem problem(19, 41, 23, 60, 90, 1, 3);
-  // W^T B W in fp64.
-  const std::vector<double> b = problem.b.dense();
-  PackedSymmetric seen(23);
-  for (int64_t i = 0; i < 23; ++i) {
-    for (int64_t j = 0; j <= i; ++j) {
-      double sum = 0;
-      for (int64_t r = 0; r < 41; ++r) {
-        for (int64_t c = 0; c < 41; ++c) {
-          sum += static_cast<double>(problem.w[static_cast<size_t>(r * 23 + i)]) *
-                 b[static_cast<size_t>(r * 41 + c)] * problem.w[static_cast<size_t>(c * 23 + j)];
+TEST("factors: the wide side's moment may be given as W sees it") {
+  const int64_t shapes[][2] = {{41, 23}, {23, 41}};
+  for (const auto& [m, n] : shapes) {
+    const Problem problem(19, m, n, 60, 90, 1, 3);
+    const bool tall = m > n;
+    const int64_t thin = std::min(m, n), wide = std::max(m, n);
+    const auto w = [&, columns = n](int64_t i, int64_t j) {  // [wide, thin]
+      return static_cast<double>(problem.w[static_cast<size_t>(tall ? i * columns + j : j * columns + i)]);
+    };
+    // W^T B W or W A W^T in fp64.
+    const std::vector<double> moment = (tall ? problem.b : problem.a).dense();
+    PackedSymmetric seen(thin);
+    for (int64_t i = 0; i < thin; ++i) {
+      for (int64_t j = 0; j <= i; ++j) {
+        double sum = 0;
+        for (int64_t r = 0; r < wide; ++r) {
+          for (int64_t c = 0; c < wide; ++c)
+            sum += w(r, i) * moment[static_cast<size_t>(r * wide + c)] * w(c, j);
         }
+        seen.values[static_cast<size_t>(i * (i + 1) / 2 + j)] = sum;
       }
-      seen.values[static_cast<size_t>(i * (i + 1) / 2 + j)] = sum;
     }
-  }
-  for (const PackedSymmetric* a : {static_cast<const PackedSymmetric*>(nullptr), &problem.a}) {
-    const NestedFactors whole = nestedFactors(problem.w.data(), 41, 23, a, &problem.b, {}, Job());
-    const NestedFactors through = nestedFactors(problem.w.data(), 41, 23, a, nullptr, {}, Job(), &seen);
-    CHECK_NEAR(through.totalSquares, whole.totalSquares, 1e-9 * whole.totalSquares);
-    for (size_t i = 0; i < whole.singular.size(); ++i) {
-      CHECK_NEAR(through.singular[i], whole.singular[i], 1e-7 * whole.singular[0]);
-    }
-    for (int64_t r = 0; r <= 23; ++r) {
-      if (a != nullptr)
+    for (bool withThin : {false, true}) {
+      const PackedSymmetric* a = tall && !withThin ? nullptr : &problem.a;
+      const PackedSymmetric* b = !tall && !withThin ? nullptr : &problem.b;
+      const NestedFactors whole = nestedFactors(problem.w.data(), m, n, a, b, {}, Job());
+      const NestedFactors through =
+          nestedFactors(problem.w.data(), m, n, tall ? a : nullptr, tall ? nullptr : b, {}, Job(), &seen);
+      CHECK_NEAR(through.totalSquares, whole.totalSquares, 1e-9 * whole.totalSquares);
+      for (size_t i = 0; i < whole.singular.size(); ++i) {
+        CHECK_NEAR(through.singular[i], whole.singular[i], 1e-7 * whole.singular[0]);
+      }
+      for (int64_t r = 0; withThin && r <= thin; ++r) {
         CHECK_NEAR(problem.error(through, r), problem.error(whole, r), 1e-6 * problem.error(whole, 0));
+      }
     }
+    // Both the wide side's moment and what W sees of it.
+    CHECK_THROWS("E_INTERNAL", nestedFactors(problem.w.data(), m, n, tall ? nullptr : &problem.a,
+                                             tall ? &problem.b : nullptr, {}, Job(), &seen));
   }
-  CHECK_THROWS("E_INTERNAL", nestedFactors(problem.w.data(), 41, 23, nullptr, &problem.b, {}, Job(), &seen));
 }
 
 TEST("factors: the randomised route stays within 1.01 of the optimum at every rank") {

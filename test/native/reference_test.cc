@@ -61,27 +61,44 @@ void checkMoment(const PackedSymmetric& got, const fixture::Array& expected) {
   CHECK_AT_MOST(std::sqrt(difference), kMoments * std::sqrt(norm));
 }
 
-// B, or W^T B W of a tall W.
-fixture::Array gradientMoment(const fixture::Fixture& of, int64_t layer, int p) {
-  const flrc::Linear& linear = of.model->layers[static_cast<size_t>(layer)].projections[p];
-  const fixture::Array& b = of.at(flrc::projectionName(layer, p) + ".B");
-  const int64_t m = linear.outputs, n = linear.inputs;
-  if (m <= n) return b;
-  std::vector<float> w(static_cast<size_t>(m * n));
-  for (int64_t r = 0; r < m; ++r) flrc::getRow(*linear.dense, r, w.data() + r * n);
-  fixture::Array seen{{n, n}, std::vector<double>(static_cast<size_t>(n * n))};
-  for (int64_t r = 0; r < m; ++r) {
-    for (int64_t c = 0; c < m; ++c) {
-      for (int64_t i = 0; i < n; ++i) {
-        for (int64_t j = 0; j < n; ++j) {
-          seen.values[static_cast<size_t>(i * n + j)] +=
-              static_cast<double>(w[static_cast<size_t>(r * n + i)]) *
-              b.values[static_cast<size_t>(r * m + c)] * w[static_cast<size_t>(c * n + j)];
+// W^T M W of W [rows, cols], or of its transpose W M W^T.
+fixture::Array seenThrough(const fixture::Array& moment, const flrc::RowMatrix& weight, bool transposed) {
+  const int64_t wide = moment.extent(0), thin = transposed ? weight.rows : weight.cols;
+  std::vector<float> row(static_cast<size_t>(weight.cols));
+  std::vector<double> w(static_cast<size_t>(wide * thin));  // [wide, thin]
+  for (int64_t r = 0; r < weight.rows; ++r) {
+    flrc::getRow(weight, r, row.data());
+    for (int64_t c = 0; c < weight.cols; ++c) {
+      w[static_cast<size_t>(transposed ? c * thin + r : r * thin + c)] = row[static_cast<size_t>(c)];
+    }
+  }
+  fixture::Array seen{{thin, thin}, std::vector<double>(static_cast<size_t>(thin * thin))};
+  for (int64_t r = 0; r < wide; ++r) {
+    for (int64_t c = 0; c < wide; ++c) {
+      for (int64_t i = 0; i < thin; ++i) {
+        for (int64_t j = 0; j < thin; ++j) {
+          seen.values[static_cast<size_t>(i * thin + j)] += w[static_cast<size_t>(r * thin + i)] *
+                                                            moment.values[static_cast<size_t>(r * wide + c)] *
+                                                            w[static_cast<size_t>(c * thin + j)];
         }
       }
     }
   }
   return seen;
+}
+
+// B, or W^T B W of a tall W.
+fixture::Array gradientMoment(const fixture::Fixture& of, int64_t layer, int p) {
+  const flrc::Linear& linear = of.model->layers[static_cast<size_t>(layer)].projections[p];
+  const fixture::Array& b = of.at(flrc::projectionName(layer, p) + ".B");
+  return linear.outputs <= linear.inputs ? b : seenThrough(b, *linear.dense, false);
+}
+
+// A, or W A W^T of a wide o or down.
+fixture::Array inputMoment(const fixture::Fixture& of, int64_t layer, int p) {
+  const fixture::Array& a = of.at(flrc::projectionName(layer, p) + ".A");
+  if (!flrc::inputSeenThrough(of.model->config, p)) return a;
+  return seenThrough(a, *of.model->layers[static_cast<size_t>(layer)].projections[p].dense, true);
 }
 
 // || y - y' || / || y' || of one projection of two models, over 16 random inputs.
@@ -149,8 +166,7 @@ TEST("reference: scores, moments, factor errors and truncation curves are PyTorc
     for (Whitening whitening : {Whitening::input, Whitening::twoSided}) {
       const auto observe = [&](int64_t layer, const flrc::LayerMoments& moments) {
         for (int p = 0; layer == 0 && p < flrc::kProjections; ++p) {
-          const std::string projection = flrc::projectionName(layer, p);
-          checkMoment(moments.inputs[static_cast<size_t>(flrc::inputIndex(p))], of.at(projection + ".A"));
+          checkMoment(moments.inputs[static_cast<size_t>(flrc::inputIndex(p))], inputMoment(of, layer, p));
           if (whitening == Whitening::twoSided) {
             checkMoment(moments.gradients[static_cast<size_t>(p)], gradientMoment(of, layer, p));
           }
@@ -259,21 +275,39 @@ TEST("reference: randomised factors of few ranks start from the same E(0) and ar
   }
 }
 
-TEST("reference: scratch files and other thread counts change no byte of a calibration") {
+TEST("reference: no byte of a calibration depends on its memory or thread count") {
   const fixture::Fixture one = fixture::load("llama", 1), two = fixture::load("llama", 2);
-  const auto inMemory = flrc::calibrate(one.model, options(one, Whitening::twoSided), Job());
-  CalibrationOptions spilling = options(two, Whitening::twoSided);
-  spilling.memory = 20000;
-  const auto spilled = flrc::calibrate(two.model, spilling, Job());
-  CHECK(inMemory->curves == spilled->curves);
-  CHECK(inMemory->singular == spilled->singular);
-  for (size_t i = 0; i < inMemory->ranks.size() * 2; ++i) {
-    std::vector<float> a, b;
-    const size_t count = inMemory->factors->count(i);
-    CHECK_EQUAL(count, spilled->factors->count(i));
-    const float* left = inMemory->factors->get(i, a);
-    const float* right = spilled->factors->get(i, b);
-    CHECK(std::equal(left, left + count, right));
+  int64_t visits = 0;
+  const auto count = [&](int64_t, const flrc::LayerMoments&) { ++visits; };
+  const auto inMemory = flrc::calibrate(one.model, options(one, Whitening::twoSided), Job(), count);
+  CHECK_EQUAL(visits, one.model->config.layers);
+  // Least: scratch files, and one sequence, input and projection at a time. Some: all moments at once, not
+  // more.
+  const int64_t least = 20000;
+  int64_t some = least;
+  const auto limitsAt = [&](int64_t memory) {
+    return flrc::layerLimits(two.model->config, {}, two.length, 2, memory);
+  };
+  while (limitsAt(some).oneInput) some += 1000;
+  CHECK(limitsAt(least).oneInput);
+  CHECK(!limitsAt(some).shareMemory);
+  for (const int64_t memory : {least, some}) {
+    CalibrationOptions limited = options(two, Whitening::twoSided);
+    limited.memory = memory;
+    visits = 0;
+    const auto spilled = flrc::calibrate(two.model, limited, Job(), count);
+    CHECK_EQUAL(visits, two.model->config.layers * (memory == least ? 4 : 1));
+    CHECK_EQUAL(spilled->limits.projections, 1);
+    CHECK(inMemory->curves == spilled->curves);
+    CHECK(inMemory->singular == spilled->singular);
+    for (size_t i = 0; i < inMemory->ranks.size() * 2; ++i) {
+      std::vector<float> a, b;
+      const size_t size = inMemory->factors->count(i);
+      CHECK_EQUAL(size, spilled->factors->count(i));
+      const float* left = inMemory->factors->get(i, a);
+      const float* right = spilled->factors->get(i, b);
+      CHECK(std::equal(left, left + size, right));
+    }
   }
 }
 

@@ -1,0 +1,93 @@
+#include "calibrate/limits.h"
+
+#include <algorithm>
+
+#include "model/head_pass.h"
+
+namespace flrc {
+namespace {
+
+constexpr int64_t kFloat = sizeof(float), kDouble = sizeof(double);
+
+int64_t packedBytes(int64_t n) { return n * (n + 1) / 2 * kDouble; }
+
+struct Needs {
+  int64_t weights = 0;        // one layer as f32
+  int64_t perSequence = 0;    // activations and gradients of one sequence
+  int64_t moments = 0;        // of a whole layer, with the rows they are summed from
+  int64_t perProjection = 0;  // the largest factorisation
+  int64_t perHeadPass = 0;    // one sequence's logits and their gradients
+};
+
+Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
+  Needs needs;
+  int64_t outputs = 0, inputs = 0;
+  for (int p = 0; p < kProjections; ++p) {
+    const auto [m, n] = projectionShape(config, p);
+    const int64_t thin = std::min(m, n);
+    needs.weights += m * n * kFloat;
+    needs.perProjection = std::max(needs.perProjection, factorBytes(m, n));
+    outputs += m;
+    inputs += n;
+    // Of inputs that q, k, v or gate and up share one moment is summed; counting each keeps this simple and
+    // errs towards less at once.
+    const int64_t rows = longest * thin * kFloat;
+    if (kinds.inputs) needs.moments += packedBytes(thin) + rows;
+    if (kinds.gradients) needs.moments += packedBytes(thin) + rows;
+  }
+  // Kept activations (inputs once, q, k, v, gate, up, product), g of every output and what each passes back.
+  needs.perSequence = longest * (4 * config.hidden + 2 * outputs + 2 * inputs) * kFloat;
+  needs.perHeadPass =
+      kHeadPositions * (config.vocab + 2 * config.hidden) * kFloat + longest * config.hidden * kFloat;
+  return needs;
+}
+
+int atOnce(int64_t memory, int64_t each, int most) {
+  return static_cast<int>(std::clamp<int64_t>(memory / std::max<int64_t>(each, 1), 1, most));
+}
+
+}  // namespace
+
+int64_t factorBytes(int64_t m, int64_t n) {
+  const int64_t thin = std::min(m, n), wide = std::max(m, n);
+  // W in fp64, its Cholesky factor; then the eigenproblem's matrix, vectors and twice that of work, or its
+  // vectors and the factors as f32.
+  const int64_t solving = 4 * thin * thin * kDouble;
+  const int64_t forming = thin * thin * kDouble + thin * (m + n) * kFloat;
+  return (thin * wide + thin * thin) * kDouble + std::max(solving, forming);
+}
+
+int64_t pivotBytes(int64_t m, int64_t n, int64_t rank) {
+  // All-rank factors read back; the reduced block and its coefficients twice while they are bounded; V in fp64
+  // beside them afterwards; P and C as f32.
+  const int64_t coefficients = 3 * rank * m * kDouble;
+  return std::min(m, n) * (m + n) * kFloat + coefficients + rank * n * kDouble + rank * (m + n) * kFloat;
+}
+
+LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t longest, int threads,
+                        int64_t memory) {
+  const Needs needs = needsOf(config, kinds, longest);
+  LayerLimits limits;
+  limits.sequences = threads;
+  limits.projections = std::min<int>(threads, kProjections);
+  const int64_t everything = std::max(
+      needs.weights + threads * needs.perSequence + needs.moments + limits.projections * needs.perProjection,
+      threads * needs.perHeadPass);
+  if (everything <= memory) {
+    limits.stores = memory - everything;
+    return limits;
+  }
+  limits.shareMemory = false;
+  limits.sequences = std::min(atOnce(memory - needs.weights, needs.perSequence, threads),
+                              atOnce(memory, needs.perHeadPass, threads));
+  limits.oneInput = needs.weights + needs.moments + needs.perProjection > memory;
+  // The moments of one input are at most a few of seven projections'; half stands for them.
+  const int64_t moments = limits.oneInput ? needs.moments / 2 : needs.moments;
+  limits.projections = atOnce(memory - needs.weights - moments, needs.perProjection, limits.projections);
+  const int64_t visit = needs.weights + std::max(limits.sequences * needs.perSequence,
+                                                 moments + limits.projections * needs.perProjection);
+  limits.stores = std::max<int64_t>(0, memory - std::max(visit, limits.sequences * needs.perHeadPass));
+  return limits;
+}
+
+}  // namespace flrc

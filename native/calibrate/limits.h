@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+
+#include "model/model.h"
+
+namespace flrc {
+
+// Which moments a calibration sums: of inputs, of output gradients.
+struct MomentKinds {
+  bool inputs = true, gradients = true;
+};
+
+// How much of one layer's work goes on at once, so that it fits the memory given. Results do not
+// depend on it.
+struct LayerLimits {
+  int sequences = 1;        // passes at once
+  int projections = 1;      // factorised at once
+  bool oneInput = false;    // moments and factors of one input's projections at a time: q k v, o, gate up, down
+  bool shareMemory = true;  // false: a phase's buffers are freed before the next begins
+  int64_t stores = 0;       // bytes left for boundaries, activations and finished factors; the rest spills
+};
+
+// What fits `memory` bytes beside the model's weights: everything at once if it can, otherwise as many
+// sequences and projections as can, one of each at least. `longest`: tokens of the longest sequence.
+LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t longest, int threads,
+                        int64_t memory);
+
+// Bytes that nestedFactors holds at its peak for a W [m, n], its result included.
+int64_t factorBytes(int64_t m, int64_t n);
+
+// Bytes that cutting a W [m, n] of all-rank factors to a pivoted block of `rank` ranks holds at its peak.
+int64_t pivotBytes(int64_t m, int64_t n, int64_t rank);
+
+}  // namespace flrc

@@ -1,0 +1,64 @@
+// How much of a layer goes on at once.
+#include "calibrate/limits.h"
+
+#include "check.h"
+
+using flrc::LayerLimits;
+using flrc::layerLimits;
+
+namespace {
+
+constexpr int64_t kGiga = int64_t{1} << 30;
+
+// One layer of Llama-3-8B; depth must not matter.
+flrc::ModelConfig eightBillion(int64_t layers) {
+  flrc::ModelConfig config;
+  config.layers = layers;
+  config.hidden = 4096;
+  config.heads = 32;
+  config.kvHeads = 8;
+  config.headDim = 128;
+  config.intermediate = 14336;
+  config.vocab = 128256;
+  return config;
+}
+
+}  // namespace
+
+TEST("limits: with room everything goes on at once, and the rest is for the stores") {
+  const LayerLimits limits = layerLimits(eightBillion(32), {}, 512, 16, 64 * kGiga);
+  CHECK_EQUAL(limits.sequences, 16);
+  CHECK_EQUAL(limits.projections, 7);
+  CHECK(!limits.oneInput);
+  CHECK(limits.shareMemory);
+  CHECK(limits.stores > 40 * kGiga && limits.stores < 54 * kGiga);
+  CHECK(layerLimits(eightBillion(32), {}, 512, 16, 65 * kGiga).stores == limits.stores + kGiga);
+}
+
+TEST("limits: less memory never lets more go on, and one of each always does") {
+  LayerLimits before = layerLimits(eightBillion(1), {}, 512, 16, 64 * kGiga);
+  bool some = false;
+  for (int64_t memory = 63 * kGiga; memory > 0; memory -= kGiga / 2) {
+    const LayerLimits now = layerLimits(eightBillion(1), {}, 512, 16, memory);
+    CHECK(now.sequences <= before.sequences && now.sequences >= 1);
+    CHECK(now.projections >= 1 && now.projections <= 7);
+    CHECK(now.oneInput || !before.oneInput);
+    CHECK(!now.shareMemory || before.shareMemory);
+    CHECK(now.oneInput != before.oneInput || now.projections <= before.projections);
+    CHECK(now.stores >= 0 && now.stores <= memory);
+    some = some || (now.projections > 1 && now.projections < 7);
+    before = now;
+  }
+  CHECK(some);
+  CHECK_EQUAL(before.sequences, 1);
+  CHECK_EQUAL(before.projections, 1);
+  CHECK(before.oneInput);
+}
+
+TEST("limits: depth does not matter, whitening by inputs alone takes less") {
+  const LayerLimits shallow = layerLimits(eightBillion(2), {}, 512, 4, 16 * kGiga);
+  const LayerLimits deep = layerLimits(eightBillion(80), {}, 512, 4, 16 * kGiga);
+  CHECK_EQUAL(shallow.stores, deep.stores);
+  CHECK_EQUAL(shallow.projections, deep.projections);
+  CHECK(layerLimits(eightBillion(2), {true, false}, 512, 4, 16 * kGiga).stores > shallow.stores);
+}
