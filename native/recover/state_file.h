@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "core/job.h"
+
+namespace flrc {
+
+// The state of an interrupted training: a mark, the length of a note and the note, then arrays one after
+// another, as this machine holds them. E_IO names the file. The job is that of the call which reads or writes.
+class StateWriter {
+ public:
+  // Makes the file, or empties it.
+  StateWriter(const std::string& file, const std::string& note, const Job& job);
+  ~StateWriter();
+  StateWriter(const StateWriter&) = delete;
+  StateWriter& operator=(const StateWriter&) = delete;
+  void write(const void* data, size_t bytes);
+  // Flushes to the disk.
+  void finish();
+
+ private:
+  [[noreturn]] void fail(const char* what) const;
+  std::string file_;
+  const Job& job_;
+  int fd_;
+};
+
+class StateReader {
+ public:
+  StateReader(const std::string& file, const Job& job);
+  ~StateReader();
+  StateReader(const StateReader&) = delete;
+  StateReader& operator=(const StateReader&) = delete;
+  const std::string& note() const { return note_; }
+  // Bytes that are left to read.
+  size_t remaining() const { return remaining_; }
+  void read(void* data, size_t bytes);
+  // E_MODEL_FORMAT: not a whole state of what is being trained.
+  [[noreturn]] void refuse() const;
+
+ private:
+  [[noreturn]] void fail(const char* what) const;
+  std::string file_;
+  const Job& job_;
+  int fd_;
+  std::string note_;
+  size_t remaining_ = 0;
+};
+
+}  // namespace flrc
