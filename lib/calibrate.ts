@@ -5,7 +5,7 @@ import { sha256OfFiles, sha256OfText } from './checkpoint/plan.js'
 import { FlrcError } from './errors.js'
 import type { CalibrationHandle, LoadedModel, ModelParts, TaskOptions } from './model.js'
 import type { NativeCalibrationResult, NativeFactorizeOptions } from './native-types.js'
-import { firstTokens } from './text.js'
+import { concatenate, firstTokens } from './text.js'
 
 /** A text, or a text with its share of the samples (1 by default), or ready token windows. */
 export type CalibrationText = string | { text: string; weight?: number } | Int32Array
@@ -266,14 +266,4 @@ export function shareOut(total: number, weights: readonly number[]): number[] {
     shares[shares.indexOf(0)] = 1
   }
   return shares
-}
-
-function concatenate(windows: readonly Int32Array[]): Int32Array {
-  const tokens = new Int32Array(windows.reduce((sum, window) => sum + window.length, 0))
-  let position = 0
-  for (const window of windows) {
-    tokens.set(window, position)
-    position += window.length
-  }
-  return tokens
 }

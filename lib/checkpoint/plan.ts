@@ -3,11 +3,13 @@ import { createReadStream } from 'node:fs'
 import { basename } from 'node:path'
 import { FlrcError } from '../errors.js'
 import type { StorageDtype } from '../format/types.js'
+import type { RecoveryReport } from '../recover/report.js'
 import { ioError } from './io.js'
 
 /**
  * `flrc-plan.json`: what a checkpoint was made from and why each rank is what it is; enough to make it again.
- * Holds nothing that differs between equal runs (no times, no paths), so that equal runs give equal bytes.
+ * Holds nothing that differs between equal runs (no times, no paths), so that equal runs give equal bytes; only a
+ * recovery, which trains for a time, differs and says how.
  */
 export interface CompressionPlan {
   version: 1
@@ -30,6 +32,8 @@ export interface CompressionPlan {
   scores: Record<string, number>
   /** E(0..R) per projection, in nats over the calibration text; empty for methods without curves. */
   curves: Record<string, ArrayLike<number>>
+  /** What a recovery did to the factors, where there was one. */
+  recovery?: RecoveryReport
   /** Such as flrc, node, native, blas. */
   versions: Record<string, string>
 }
