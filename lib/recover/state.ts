@@ -5,18 +5,31 @@ import { ioError, systemCode } from '../checkpoint/io.js'
 import { FlrcError } from '../errors.js'
 import type { RecoveryHandle } from './handle.js'
 
-/** Least milliseconds between two writings of the state, and how many times the last one's duration. */
-const interval = { least: 60_000, times: 20 }
+/** Writing the state takes at most one part in so many of the time. */
+const timeShare = 20
+
+export interface StateOptions {
+  /** A path that `-<hash>` is added to. */
+  prefix: string
+  /** All that decides the result. */
+  key: unknown
+  /** Whether to go on from a state that is there. */
+  resume: boolean
+  /** Least milliseconds between two writings; a minute by default. */
+  interval?: number
+}
 
 /** The file that an interrupted recovery goes on from: `PREFIX-<hash>`, by a hash of all that decides the result. */
 export class RecoveryState {
   readonly file: string
+  readonly #interval: number
   #next: number
 
-  constructor(prefix: string, key: unknown) {
+  constructor({ prefix, key, interval = 60_000 }: StateOptions) {
     const hash = createHash('sha256').update(JSON.stringify(key)).digest('hex')
     this.file = `${prefix}-${hash.slice(0, 16)}`
-    this.#next = performance.now() + interval.least
+    this.#interval = interval
+    this.#next = performance.now() + interval
   }
 
   async exists(): Promise<boolean> {
@@ -34,7 +47,7 @@ export class RecoveryState {
     if (begin < this.#next) return
     await this.save(handle, note())
     const end = performance.now()
-    this.#next = end + Math.max(interval.least, interval.times * (end - begin))
+    this.#next = end + Math.max(this.#interval, timeShare * (end - begin))
   }
 
   async save(handle: RecoveryHandle, note: unknown): Promise<void> {

@@ -3,7 +3,7 @@ import type { LoadedModel, ModelParts, TaskOptions } from '../model.js'
 import type { RecoveryHandle } from './handle.js'
 import type { RecoveryPoint, RecoveryReport } from './report.js'
 import { batchOf, heldOutOf, levelOf, rateAt, weightsOf } from './schedule.js'
-import { RecoveryState } from './state.js'
+import { RecoveryState, type StateOptions } from './state.js'
 
 /** Adam's largest step, relative to the root mean square of a row of weights, and its averages. */
 const adam = { learningRate: 2e-3, beta1: 0.9, beta2: 0.99, clip: 1 }
@@ -30,8 +30,8 @@ export interface TrainingSettings extends TaskOptions {
   memory: number
   scratch: string
   learningRate?: number
-  /** Where an interrupted run goes on from: a path that `-<hash>` is added to, and what decides the result. */
-  state?: { prefix: string; resume: boolean; key: unknown }
+  /** Where the state is written for an interrupted run to go on from; nowhere by default. */
+  state?: StateOptions
 }
 
 interface Note {
@@ -97,7 +97,7 @@ class Training {
         callNative((addon) => addon.info().cores),
       )
     this.#rate = learningRate
-    this.#state = state && new RecoveryState(state.prefix, state.key)
+    this.#state = state && new RecoveryState(state)
   }
 
   async run(): Promise<RecoveryReport> {
