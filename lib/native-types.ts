@@ -159,12 +159,12 @@ export interface NativeRecoveryStep {
   /** The batch: indices of windows, none twice. */
   windows: Int32Array
   level: number
-  /** Relative to the root mean square of each row of the factors. */
-  learningRate: number
   beta1: number
   beta2: number
-  /** Largest norm of the gradient of the mean KL. */
-  clip: number
+  /** Longest step, relative to the root mean square of each row of the factors. */
+  rate: number
+  /** Most by which the step may change the batch's KL to first order, relative to it. */
+  change: number
 }
 
 export interface NativeRecoveryFigures {
@@ -172,8 +172,8 @@ export interface NativeRecoveryFigures {
   kl: number
   /** Mean next-token loss of the compressed model, nats. */
   loss: number
-  /** Norm of the gradient before clipping; 0 for evaluations. */
-  gradientNorm: number
+  /** Length of the step; 0 for evaluations. */
+  rate: number
 }
 
 /** One tensor as it will be stored. */

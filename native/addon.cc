@@ -453,7 +453,7 @@ Napi::Value figures(Napi::Env env, const RecoveryFigures& from) {
   Napi::Object to = Napi::Object::New(env);
   to.Set("kl", toNumber(env, from.kl));
   to.Set("loss", toNumber(env, from.loss));
-  to.Set("gradientNorm", toNumber(env, from.gradientNorm));
+  to.Set("rate", toNumber(env, from.rate));
   return to;
 }
 
@@ -462,8 +462,8 @@ Napi::Value startRecoveryStep(const Napi::CallbackInfo& call) {
   const Napi::Object from = object(call[1], "step");
   const RecoveryStep step = {integers(from.Get("windows"), "windows"),
                              integer(from, "level"),
-                             {number(from, "learningRate"), number(from, "beta1"), number(from, "beta2")},
-                             number(from, "clip")};
+                             {number(from, "beta1"), number(from, "beta2")}, number(from, "rate"),
+                             number(from, "change")};
   return startWork<RecoveryFigures>(
       call.Env(), call.Env().Undefined(), [=](const Job& job) { return recovery->step(step, job); }, figures);
 }

@@ -162,12 +162,20 @@ training('an interrupted run goes on from its state as if never interrupted', as
   assert.equal(readdirSync(folder), [])
 })
 
-training('training that diverges is E_NUMERIC with a remedy', async () => {
-  await throwsFlrcError(() => run({ learningRate: 1e30 }), {
-    code: 'E_NUMERIC',
-    message: /without|f32/,
-    within: 60_000,
-  })
+training('a step that leaves the range of numbers is E_NUMERIC with a remedy', async () => {
+  const start = await calibration.factorize({ levels, storage: 'pivoted', dtype: 'bf16' }, 0.45, {})
+  const native = { windows, dtype: 'bf16', memory: 2 ** 30, scratch } as const
+  const handle = await calibration.model.createRecovery(start.native, native, undefined)
+  const step = { windows: Int32Array.of(0, 1), level: 0, beta1: 0.9, beta2: 0.99, rate: 1e30, change: 1e30 }
+  await throwsFlrcError(
+    async () => {
+      await handle.step(step)
+      await handle.step(step)
+    },
+    { code: 'E_NUMERIC', message: /compress without it|try f32/, within: 60_000 },
+  )
+  handle.dispose()
+  await throwsFlrcError(() => handle.step(step), { code: 'E_DISPOSED' })
 })
 
 training('the state of a directory that cannot be written is E_IO', async () => {

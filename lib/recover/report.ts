@@ -20,7 +20,8 @@ export interface RecoveryReport {
   windows: number
   heldOut: number
   batch: number
-  learningRate: number
+  /** Most of its KL that a step may change to first order, when the rate is highest. */
+  change: number
   seed: number
   /** The factors that were taken: those with the least held-out KL, weighted over the levels. */
   best: RecoveryPoint

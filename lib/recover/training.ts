@@ -5,8 +5,11 @@ import type { RecoveryPoint, RecoveryReport } from './report.js'
 import { batchOf, heldOutOf, levelOf, rateAt, weightsOf } from './schedule.js'
 import { RecoveryState, type StateOptions } from './state.js'
 
-/** Adam's largest step, relative to the root mean square of a row of weights, and its averages. */
-const adam = { learningRate: 2e-3, beta1: 0.9, beta2: 0.99, clip: 1 }
+/** Adam's averages, and its longest step, relative to the root mean square of a row of weights. */
+const adam = { beta1: 0.9, beta2: 0.99, rate: 1e-2 }
+
+/** Most of its KL that a step may change to first order, when the rate is highest. */
+const defaultChange = 0.3
 
 /** Evaluations may take this share of the time. */
 const evaluationShare = 0.1
@@ -29,7 +32,8 @@ export interface TrainingSettings extends TaskOptions {
   /** Bytes that activations and the dense model's states may hold. */
   memory: number
   scratch: string
-  learningRate?: number
+  /** Most of its KL that a step may change to first order, when the rate is highest. */
+  change?: number
   /** Where the state is written for an interrupted run to go on from; nowhere by default. */
   state?: StateOptions
 }
@@ -73,7 +77,7 @@ class Training {
   /** Indices of the windows that are trained on. */
   readonly #training: Int32Array
   readonly #batch: number
-  readonly #rate: number
+  readonly #change: number
   readonly #begin = performance.now()
   /** Milliseconds of runs before this one, and of the last evaluation. */
   #before = 0
@@ -84,7 +88,7 @@ class Training {
   #best: RecoveryPoint | undefined
 
   constructor(handle: RecoveryHandle, settings: TrainingSettings) {
-    const { windows, levels, levelWeights, state, batch, learningRate = adam.learningRate } = settings
+    const { windows, levels, levelWeights, state, batch, change = defaultChange } = settings
     this.#handle = handle
     this.#settings = settings
     this.#weights = weightsOf(levels, levelWeights)
@@ -96,7 +100,7 @@ class Training {
         2,
         callNative((addon) => addon.info().cores),
       )
-    this.#rate = learningRate
+    this.#change = change
     this.#state = state && new RecoveryState(state)
   }
 
@@ -122,13 +126,14 @@ class Training {
     const { windows, seed } = this.#settings
     const chosen = batchOf(this.#step, this.#batch, this.#training.length, seed)
     const batch = chosen.map((index) => this.#training[index] ?? 0)
+    const fall = rateAt(share)
     await this.#handle.step({
       windows: batch,
       level: levelOf(this.#step, this.#weights, seed),
-      learningRate: this.#rate * rateAt(share),
       beta1: adam.beta1,
       beta2: adam.beta2,
-      clip: adam.clip,
+      rate: adam.rate * fall,
+      change: this.#change * fall,
     })
     this.#step += 1
     this.#tokens += batch.reduce((sum, index) => sum + (windows[index]?.length ?? 0), 0)
@@ -200,7 +205,7 @@ class Training {
       windows: this.#training.length,
       heldOut: this.#heldOut.length,
       batch: this.#batch,
-      learningRate: this.#rate,
+      change: this.#change,
       seed: this.#settings.seed,
       best: this.#best as RecoveryPoint,
       curve: this.#curve,

@@ -4,23 +4,24 @@
 
 namespace flrc {
 
-struct AdamOptions {
-  double learningRate = 0, beta1 = 0, beta2 = 0;
+struct AdamBetas {
+  double first = 0, second = 0;
 };
 
-// One step of Adam (Kingma and Ba, 2015, algorithm 1) over a run of weights that share a step size.
-struct AdamStep {
-  float beta1 = 0, beta2 = 0;
-  // 1 - beta^t of both moments, t counting this run's updates from 1.
-  float correction1 = 1, correction2 = 1;
-  float gradientScale = 1;  // clipping
-  float rate = 0;
+// The moments of Adam (Kingma and Ba, 2015, algorithm 1) of a run of weights that take their steps together.
+struct AdamMoments {
+  float* mean;
+  float* square;
+  // 1 - beta^t of both, t counting this run's steps from 1.
+  float correction1, correction2;
 };
 
-// The step number `update` (from 1) of weights of this scale.
-AdamStep adamStep(const AdamOptions& options, int64_t update, double gradientScale, double weightScale);
+AdamMoments adamMoments(const AdamBetas& betas, int64_t step, float* mean, float* square);
 
-// w, mean and square [n] in place.
-void adam(const AdamStep& step, const float* gradient, int64_t n, float* w, float* mean, float* square);
+// Takes a gradient [n] into the moments and returns sum |g u| with u the direction that Adam then steps in: to
+// first order, the most by which a step of length 1 can change the loss.
+double adamGather(const AdamBetas& betas, const float* gradient, int64_t n, const AdamMoments& moments);
+// w -= rate u.
+void adamApply(float rate, int64_t n, const AdamMoments& moments, float* w);
 
 }  // namespace flrc

@@ -19,11 +19,6 @@ int64_t activationWidth(const ModelConfig& config) {
   return 5 * config.hidden + 3 * config.queryWidth() + 4 * config.kvWidth() + 6 * config.intermediate;
 }
 
-Error diverged(const char* what) {
-  return Error(code::numeric, std::string("recovery diverged: ") + what +
-                                  " is not finite; compress without it, or with a larger --keep");
-}
-
 }  // namespace
 
 Recovery::Recovery(std::shared_ptr<const Model> start, std::shared_ptr<const Model> teacher,
@@ -192,11 +187,15 @@ RecoveryFigures Recovery::step(const RecoveryStep& step, const Job& job) {
   forward(pass, job);
   RecoveryFigures figures = head(pass, job);
   backward(pass, job);
-  figures.gradientNorm = factors_.gradientNorm(step.level);
-  if (!std::isfinite(figures.gradientNorm)) throw diverged("the gradient");
   job.check();
-  const double clipped = figures.gradientNorm > step.clip ? step.clip / figures.gradientNorm : 1.0;
-  factors_.update(step.level, step.adam, clipped);
+  const double change = factors_.gather(step.level, step.betas);
+  if (!std::isfinite(change)) {
+    throw Error(code::numeric,
+                "recovery diverged: the gradient is not finite; compress without it, or with a larger --keep");
+  }
+  const double allowed = std::max(0.0, step.change * figures.kl);
+  figures.rate = change * step.rate > allowed ? allowed / change : step.rate;
+  factors_.apply(step.level, step.betas, figures.rate);
   return figures;
 }
 

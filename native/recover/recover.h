@@ -28,14 +28,16 @@ struct RecoveryOptions {
 struct RecoveryStep {
   std::vector<int32_t> windows;  // the batch, each window once
   int64_t level = 0;
-  AdamOptions adam;
-  double clip = 0;  // largest norm of the gradient of the batch's mean KL
+  AdamBetas betas;
+  // The step's length, relative to the root mean square of each row, is at most `rate`, and such that to first
+  // order the batch's KL changes by no more than `change` of itself.
+  double rate = 0, change = 0;
 };
 
 struct RecoveryFigures {
-  double kl = 0;            // mean KL(dense || compressed) a position, nats, before the step
-  double loss = 0;          // mean next-token loss of the compressed model, nats
-  double gradientNorm = 0;  // before clipping; of steps only
+  double kl = 0;    // mean KL(dense || compressed) a position, nats, before the step
+  double loss = 0;  // mean next-token loss of the compressed model, nats
+  double rate = 0;  // taken; of steps only
 };
 
 // Distillation of a dense model into the factors of its compressed one: the factors are trained, by Adam, for

@@ -57,7 +57,7 @@ TrainableBlock trainable(const Linear& linear, std::shared_ptr<const FactorBlock
     const int32_t at = stored->gather[o];
     if (at >= s) block.rest[static_cast<size_t>(at - s)] = static_cast<int32_t>(o);
   }
-  block.updates.resize(static_cast<size_t>(s));
+  block.steps.resize(static_cast<size_t>(s));
   block.stored = std::move(stored);
   return block;
 }
@@ -89,6 +89,12 @@ void gatherColumns(const float* g, int64_t tokens, int64_t outputs, const int32_
   for (int64_t t = 0; t < tokens; ++t, g += outputs) {
     for (int64_t i = 0; i < count; ++i) *to++ = g[rest[i]];
   }
+}
+
+AdamMoments moments(const TrainableBlock& block, TrainableMatrix& matrix, int64_t row, const AdamBetas& betas) {
+  const int64_t at = row * matrix.cols;
+  return adamMoments(betas, block.steps[static_cast<size_t>(row)], matrix.mean.data() + at,
+                     matrix.square.data() + at);
 }
 
 int64_t rowsPerSlice(int64_t cols) { return std::max<int64_t>(1, kSliceValues / std::max<int64_t>(1, cols)); }
@@ -247,38 +253,33 @@ std::vector<TrainableFactors::Slice> TrainableFactors::slices(int64_t level) {
   return slices;
 }
 
-double TrainableFactors::gradientNorm(int64_t level) {
-  const std::vector<Slice> all = slices(level);
-  std::vector<double> sums(all.size());
-  ThreadPool::shared().parallelFor(static_cast<int64_t>(all.size()), frame_->threads, [&](int64_t i) {
-    const auto& [block, matrix, begin, end] = all[static_cast<size_t>(i)];
-    const float* g = matrix->gradient.data();
-    double sum = 0;
-    for (int64_t at = begin * matrix->cols; at < end * matrix->cols; ++at) {
-      sum += static_cast<double>(g[at]) * g[at];
-    }
-    sums[static_cast<size_t>(i)] = sum;
-  });
-  return std::sqrt(std::accumulate(sums.begin(), sums.end(), 0.0));
-}
-
-void TrainableFactors::update(int64_t level, const AdamOptions& options, double gradientScale) {
+double TrainableFactors::gather(int64_t level, const AdamBetas& betas) {
   for (int64_t i = 0; i < frame_->projectionCount(); ++i) {
     for (size_t b = 0; b < blocks(i).size(); ++b) {
-      auto& updates = blocks(i)[b].updates;
-      std::for_each(updates.begin(), updates.begin() + activeRank(i, b, level),
-                    [](int32_t& count) { ++count; });
+      auto& steps = blocks(i)[b].steps;
+      std::for_each(steps.begin(), steps.begin() + activeRank(i, b, level), [](int32_t& count) { ++count; });
     }
   }
+  const std::vector<Slice> all = slices(level);
+  std::vector<double> changes(all.size());
+  ThreadPool::shared().parallelFor(static_cast<int64_t>(all.size()), frame_->threads, [&](int64_t i) {
+    const auto& [block, matrix, begin, end] = all[static_cast<size_t>(i)];
+    for (int64_t r = begin; r < end; ++r) {
+      changes[static_cast<size_t>(i)] +=
+          matrix->scale[static_cast<size_t>(r)] *
+          adamGather(betas, matrix->gradient.data() + r * matrix->cols, matrix->cols, moments(*block, *matrix, r, betas));
+    }
+  });
+  return std::accumulate(changes.begin(), changes.end(), 0.0);
+}
+
+void TrainableFactors::apply(int64_t level, const AdamBetas& betas, double rate) {
   const std::vector<Slice> all = slices(level);
   ThreadPool::shared().parallelFor(static_cast<int64_t>(all.size()), frame_->threads, [&](int64_t i) {
     const auto& [block, matrix, begin, end] = all[static_cast<size_t>(i)];
     for (int64_t r = begin; r < end; ++r) {
-      const AdamStep step = adamStep(options, block->updates[static_cast<size_t>(r)], gradientScale,
-                                     matrix->scale[static_cast<size_t>(r)]);
-      const int64_t at = r * matrix->cols;
-      adam(step, matrix->gradient.data() + at, matrix->cols, matrix->values.data() + at,
-           matrix->mean.data() + at, matrix->square.data() + at);
+      const auto relative = static_cast<float>(rate * matrix->scale[static_cast<size_t>(r)]);
+      adamApply(relative, matrix->cols, moments(*block, *matrix, r, betas), matrix->values.data() + r * matrix->cols);
     }
   });
 }
@@ -291,7 +292,7 @@ void TrainableFactors::visitState(const std::function<void(void* data, size_t by
           visit(part->data(), part->size() * sizeof(float));
         }
       }
-      visit(block.updates.data(), block.updates.size() * sizeof(int32_t));
+      visit(block.steps.data(), block.steps.size() * sizeof(int32_t));
     }
   }
 }

@@ -11,9 +11,9 @@ import model_fixtures
 
 # The dense model is this variant's fixture: biases, and a head of its own.
 VARIANT = "llama3-scaled"
-RATE, BETAS, EPSILON, CLIP = 0.01, (0.9, 0.99), 1e-12, 0.05
-# Level of each step, and the sequences of its batch.
-STEPS = [(0, [0, 1]), (1, [2, 3]), (0, [3, 1])]
+RATE, BETAS, EPSILON = 0.01, (0.9, 0.99), 1e-12
+# Level of each step, the sequences of its batch, and the most by which it may change the KL, of itself.
+STEPS = [(0, [0, 1], 0.3), (1, [2, 3], 0.1), (0, [3, 1], 1e9)]
 SHARES = (0.7, 0.4)  # of full rank, by level
 
 
@@ -107,7 +107,7 @@ def make(out):
     moments = {n: [torch.zeros_like(v), torch.zeros_like(v), torch.zeros(len(v), 1, dtype=v.dtype)] for n, v in matrices}
     scales = {n: rows_scale(v.detach())[:, None] for n, v in matrices}
     figures = []
-    for level, windows in STEPS:
+    for level, windows, change in STEPS:
         for name, module in factored.items():
             module.rank = levels[level][order.index(name)]
         batch = tokens[windows]
@@ -116,10 +116,8 @@ def make(out):
         logits = student(batch, use_cache=False).logits
         kl = F.kl_div(F.log_softmax(logits, -1), target, log_target=True, reduction="none").sum(-1).mean()
         gradients = torch.autograd.grad(kl, [v for _, v in matrices], allow_unused=True)
-        norm = sum(g.square().sum() for g in gradients if g is not None).sqrt().item()
-        figures.append([kl.item(), norm, model_fixtures.token_losses(logits.detach(), batch).mean().item()])
-        clip = min(1.0, CLIP / norm)
         with torch.no_grad():
+            steps, most = [], 0.0
             for (name, value), gradient in zip(matrices, gradients):
                 if gradient is None:
                     continue
@@ -127,12 +125,17 @@ def make(out):
                 owner = factored[name.rsplit(".", 1)[0] if name[-1] in "UV" else name.rsplit(".", 2)[0]]
                 rows = owner.rank if name[-1] in "UV" else len(value)
                 mean, square, count = (part[:rows] for part in moments[name])
-                g = gradient[:rows] * clip
+                g = gradient[:rows]
                 count += 1
                 mean.mul_(BETAS[0]).add_((1 - BETAS[0]) * g)
                 square.mul_(BETAS[1]).add_((1 - BETAS[1]) * g * g)
                 denominator = (square / (1 - BETAS[1] ** count)).sqrt() + EPSILON
-                value[:rows] -= RATE * scales[name][:rows] * (mean / (1 - BETAS[0] ** count)) / denominator
+                steps.append((value[:rows], scales[name][:rows] * (mean / (1 - BETAS[0] ** count)) / denominator))
+                most += (g * steps[-1][1]).abs().sum().item()
+            rate = min(RATE, change * kl.item() / most)
+            for value, step in steps:
+                value -= rate * step
+        figures.append([kl.item(), rate, model_fixtures.token_losses(logits.detach(), batch).mean().item()])
     for name, value in matrices:
         expected[f"after.{name}"] = value.detach().float()
         expected[f"mean.{name}"] = moments[name][0].float()
@@ -142,4 +145,4 @@ def make(out):
     file = out / "recover.safetensors"
     save_file({k: v.contiguous() for k, v in expected.items()}, file)
     file.chmod(0o644)
-    print(f"recover: KL, gradient norm and loss of the steps {figures}, {file.stat().st_size} bytes")
+    print(f"recover: KL, rate and loss of the steps {figures}, {file.stat().st_size} bytes")
