@@ -26,6 +26,8 @@ export interface RecoverOptions {
 
 /** Windows of a long text to train on at most; passes over more than this take hours. */
 const mostWindows = 1024
+/** Tokens in a window at most: of equally many tokens, many small steps make more than few large ones. */
+const longestWindow = 256
 
 export function checkRecoverOptions(recover: number | RecoverOptions | undefined): RecoverOptions | undefined {
   if (recover === undefined) return undefined
@@ -54,7 +56,7 @@ export function recoveryWindows(
       'recover needs texts to train on, and a calibration holds none; give them as recover.calibration',
     )
   }
-  const { seqLen } = calibration.options
+  const seqLen = Math.min(longestWindow, calibration.options.seqLen)
   const windows = calibrationWindows(calibration.model, { calibration: texts, samples: mostWindows, seqLen })
   if (windows.length >= 2) return windows
   throw new FlrcError(

@@ -462,7 +462,8 @@ Napi::Value startRecoveryStep(const Napi::CallbackInfo& call) {
   const Napi::Object from = object(call[1], "step");
   const RecoveryStep step = {integers(from.Get("windows"), "windows"),
                              integer(from, "level"),
-                             {number(from, "beta1"), number(from, "beta2")}, number(from, "rate"),
+                             {number(from, "beta1"), number(from, "beta2")},
+                             number(from, "rate"),
                              number(from, "change")};
   return startWork<RecoveryFigures>(
       call.Env(), call.Env().Undefined(), [=](const Job& job) { return recovery->step(step, job); }, figures);

@@ -48,9 +48,9 @@ const perplexity = async (model: Model, level: number) =>
 
 const schedule = suite('recovery: rates, batches and levels')
 
-schedule('the rate rises for a twentieth and falls to 0', () => {
-  assert.equal([0, 0.025, 0.05, 1, 2].map(rateAt), [0, 0.5, 1, 0, 0])
-  const rates = Array.from({ length: 20 }, (_, index) => rateAt(0.05 + index * 0.05))
+schedule('the rate rises for a tenth and falls to 0', () => {
+  assert.equal([0, 0.05, 0.1, 1, 2].map(rateAt), [0, 0.5, 1, 0, 0])
+  const rates = Array.from({ length: 19 }, (_, index) => rateAt(0.1 + index * 0.05))
   assert.ok(rates.every((rate, index) => index === 0 || rate < (rates[index - 1] ?? 0)))
 })
 
@@ -229,7 +229,7 @@ compression(
     const usage = await runCli([...common, ...from, '--resume'], { cwd: folder, seconds: 60 })
     assert.is(usage.code, 2)
     assert.match(usage.stderr, /E_USAGE: .*--recover/)
-    const ended = await runCli([...common, ...from, '--recover', '.02', '--resume'], {
+    const ended = await runCli([...common, ...from, '--recover', '.05', '--resume'], {
       cwd: folder,
       seconds: 120,
     })

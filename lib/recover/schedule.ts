@@ -1,7 +1,7 @@
 /** What a recovery does in which step: pure functions of its seed and of how far it has come. */
 
-/** Share of the budget in which the learning rate rises. */
-const warmUp = 0.05
+/** Share of the budget in which the rate rises. */
+const warmUp = 0.1
 
 /** Of the largest learning rate, at a share of the budget: a short rise, then half a cosine down to 0. */
 export function rateAt(share: number): number {

@@ -9,7 +9,7 @@ import { RecoveryState, type StateOptions } from './state.js'
 const adam = { beta1: 0.9, beta2: 0.99, rate: 1e-2 }
 
 /** Most of its KL that a step may change to first order, when the rate is highest. */
-const defaultChange = 0.3
+const defaultChange = 0.4
 
 /** Evaluations may take this share of the time. */
 const evaluationShare = 0.1
@@ -123,10 +123,11 @@ class Training {
   }
 
   async #train(share: number): Promise<void> {
-    const { windows, seed } = this.#settings
+    const { windows, seed, steps } = this.#settings
     const chosen = batchOf(this.#step, this.#batch, this.#training.length, seed)
     const batch = chosen.map((index) => this.#training[index] ?? 0)
-    const fall = rateAt(share)
+    // A step of many stands for its middle; the first one is not to be of length 0.
+    const fall = rateAt(share + (steps === undefined ? 0 : 0.5 / steps))
     await this.#handle.step({
       windows: batch,
       level: levelOf(this.#step, this.#weights, seed),

@@ -5,7 +5,8 @@
 namespace flrc {
 namespace {
 
-// Far below any gradient that matters: steps are relative to the gradient's own size, whatever the model's scale.
+// Far below any gradient that matters: steps are relative to the gradient's own size, whatever the model's
+// scale.
 constexpr float kEpsilon = 1e-12f;
 
 inline float direction(const AdamMoments& moments, float inverse1, float inverse2, int64_t i) {

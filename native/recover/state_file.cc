@@ -21,6 +21,10 @@ constexpr size_t kPiece = 8u << 20;
 
 }  // namespace
 
+Descriptor::~Descriptor() {
+  if (fd_ >= 0) close(fd_);
+}
+
 StateWriter::StateWriter(const std::string& file, const std::string& note, const Job& job)
     : file_(file), job_(job), fd_(open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) {
   if (fd_ < 0) fail("cannot be made");
@@ -28,10 +32,6 @@ StateWriter::StateWriter(const std::string& file, const std::string& note, const
   write(kMark, sizeof kMark);
   write(&length, sizeof length);
   write(note.data(), note.size());
-}
-
-StateWriter::~StateWriter() {
-  if (fd_ >= 0) close(fd_);
 }
 
 void StateWriter::fail(const char* what) const {
@@ -71,10 +71,6 @@ StateReader::StateReader(const std::string& file, const Job& job)
   if (std::memcmp(mark, kMark, sizeof mark) != 0 || length > remaining_ || length > kLongestNote) refuse();
   note_.resize(static_cast<size_t>(length));
   read(note_.data(), note_.size());
-}
-
-StateReader::~StateReader() {
-  if (fd_ >= 0) close(fd_);
 }
 
 void StateReader::fail(const char* what) const {

@@ -266,8 +266,8 @@ double TrainableFactors::gather(int64_t level, const AdamBetas& betas) {
     const auto& [block, matrix, begin, end] = all[static_cast<size_t>(i)];
     for (int64_t r = begin; r < end; ++r) {
       changes[static_cast<size_t>(i)] +=
-          matrix->scale[static_cast<size_t>(r)] *
-          adamGather(betas, matrix->gradient.data() + r * matrix->cols, matrix->cols, moments(*block, *matrix, r, betas));
+          matrix->scale[static_cast<size_t>(r)] * adamGather(betas, matrix->gradient.data() + r * matrix->cols,
+                                                             matrix->cols, moments(*block, *matrix, r, betas));
     }
   });
   return std::accumulate(changes.begin(), changes.end(), 0.0);
@@ -279,7 +279,8 @@ void TrainableFactors::apply(int64_t level, const AdamBetas& betas, double rate)
     const auto& [block, matrix, begin, end] = all[static_cast<size_t>(i)];
     for (int64_t r = begin; r < end; ++r) {
       const auto relative = static_cast<float>(rate * matrix->scale[static_cast<size_t>(r)]);
-      adamApply(relative, matrix->cols, moments(*block, *matrix, r, betas), matrix->values.data() + r * matrix->cols);
+      adamApply(relative, matrix->cols, moments(*block, *matrix, r, betas),
+                matrix->values.data() + r * matrix->cols);
     }
   });
 }

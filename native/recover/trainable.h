@@ -27,7 +27,7 @@ struct TrainableMatrix {
 struct TrainableBlock {
   std::shared_ptr<const FactorBlock> stored;  // gives pivots and shapes; its values are those before training
   TrainableMatrix p, c;
-  std::vector<int32_t> rest;     // [m - s]: the outputs that are not pivots; empty for plain factors
+  std::vector<int32_t> rest;   // [m - s]: the outputs that are not pivots; empty for plain factors
   std::vector<int32_t> steps;  // [s]: steps that each rank has taken; lower levels leave the upper ones out
 };
 
@@ -52,8 +52,9 @@ class TrainableFactors {
   // The gradients of one layer's factors, summed over the sequences in their order.
   void gradients(int64_t layer, const WideLayer& wide, const std::vector<LayerTrace>& sequences,
                  const Job& job);
-  // Takes the gradients of all that the level reads into Adam's moments. Returns the most by which a step of rate
-  // 1 can change the loss to first order; rates are relative to each row's scale. Not finite if a gradient is not.
+  // Takes the gradients of all that the level reads into Adam's moments. Returns the most by which a step of
+  // rate 1 can change the loss to first order; rates are relative to each row's scale. Not finite if a gradient
+  // is not.
   double gather(int64_t level, const AdamBetas& betas);
   // Takes the step.
   void apply(int64_t level, const AdamBetas& betas, double rate);
