@@ -1,9 +1,10 @@
 import { type FactorStorage, rankAtRatio, type Sensitivity, sensitivityRatios } from './allocate.js'
 import type { Calibration } from './calibrate.js'
-import { checkWindow, concatenate } from './calibration/windows.js'
+import { checkWindow } from './calibration/windows.js'
 import { checkOneOf, checkWhole } from './check.js'
 import { FlrcError } from './errors.js'
 import { LoadedModel, type TaskOptions } from './model.js'
+import { concatenate } from './text.js'
 
 export interface SensitivityOptions extends TaskOptions {
   /** What a ratio costs, and so which rank it is; `pivoted` by default. */

@@ -1,11 +1,12 @@
 import { tmpdir, totalmem } from 'node:os'
 import type { FactorStorage, Sensitivity } from './allocate.js'
 import type { CalibrationText, UsedSource } from './calibration/sources.js'
-import { type CalibrationWindows, calibrationWindows, concatenate } from './calibration/windows.js'
+import { type CalibrationWindows, calibrationWindows } from './calibration/windows.js'
 import { checkOneOf, checkRange, checkWhole } from './check.js'
 import { sha256OfFiles } from './checkpoint/plan.js'
 import type { CalibrationHandle, LoadedModel, ModelParts, TaskOptions } from './model.js'
 import type { NativeCalibrationResult, NativeFactorizeOptions } from './native-types.js'
+import { concatenate } from './text.js'
 
 export type { CalibrationText } from './calibration/sources.js'
 

@@ -20,6 +20,8 @@ import { FlrcError } from './errors.js'
 import type { StorageDtype } from './format/types.js'
 import type { LoadedModel, Projection, TaskOptions } from './model.js'
 import { dtypes, Model } from './public-model.js'
+import type { RecoveryReport } from './recover/report.js'
+import { checkRecoverOptions, type RecoverOptions, recover, recoveryWindows } from './recover.js'
 
 const methods: readonly AllocationMethod[] = ['curve', 'fisher', 'energy', 'asvd', 'uniform']
 const scoreKinds: readonly ScoreKind[] = ['fisher', 'gradient', 'taylor']
@@ -62,6 +64,8 @@ export interface CompressOptions extends AllocateOptions, Omit<CalibrateOptions,
    * options then hold.
    */
   calibration?: readonly CalibrationText[] | Calibration
+  /** Trains the factors towards the dense model for so many minutes; not at all by default. */
+  recover?: number | RecoverOptions
 }
 
 /** Rejects options that no model could satisfy, before any work. E_USAGE names the option. */
@@ -84,11 +88,12 @@ export function checkCompressOptions(options: AllocateOptions): void {
  */
 export async function compress(model: LoadedModel, options: CompressOptions): Promise<Model> {
   checkCompressOptions(options)
+  const recovery = checkRecoverOptions(options.recover)
   refuseCompressed(model)
   const begin = performance.now()
   const given = options.calibration
   if (given instanceof Calibration) {
-    if (given.model === model) return cut(given, options, begin)
+    if (given.model === model) return cut(given, { ...options, recovery }, begin)
     throw new FlrcError('E_USAGE', 'the calibration is of another model; calibrate this one')
   }
   const { method = 'curve', whitening = method === 'asvd' ? 'scaled' : undefined } = options
@@ -99,7 +104,8 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
     curves: method === 'curve',
   })
   try {
-    return await cut(calibration, options, begin)
+    const texts = recovery && { calibration: given, ...recovery }
+    return await cut(calibration, { ...options, recovery: texts }, begin)
   } finally {
     calibration.dispose()
   }
@@ -116,7 +122,7 @@ function refuseCompressed(model: LoadedModel): void {
 /** Shares the rank out and cuts the model from the calibration's factors. */
 async function cut(
   calibration: Calibration,
-  options: AllocateOptions & TaskOptions,
+  options: AllocateOptions & TaskOptions & { recovery?: RecoverOptions; memory?: number },
   begin: number,
 ): Promise<Model> {
   const { model, figures } = calibration
@@ -138,7 +144,18 @@ async function cut(
   const levels = allocation.levels.map((ranks) =>
     Int32Array.from(ranks, (rank) => (rank === 'dense' ? -1 : rank)),
   )
-  const parts = await calibration.factorize({ levels, storage, dtype }, keep, options)
+  const recovery = levels[0]?.some((rank) => rank >= 0) ? options.recovery : undefined
+  const windows = recovery && (await recoveryWindows(calibration, recovery.calibration, options))
+  const cutDtype = recovery && (dtype === 'int8' || dtype === 'int4') ? 'bf16' : dtype
+  let parts = await calibration.factorize({ levels, storage, dtype: cutDtype }, keep, options)
+  const recoverBegin = performance.now()
+  let recovered: RecoveryReport | undefined
+  if (recovery && windows) {
+    const how = { levels, storage, dtype, levelWeights, memory: options.memory }
+    const result = await recover(calibration, parts, windows, recovery, how, options)
+    parts = result.parts
+    recovered = result.report
+  }
   const end = performance.now()
 
   const { whitening, shrinkage, labels, seed, samples, seqLen, tokens } = calibration.options
@@ -161,6 +178,7 @@ async function cut(
     curves: byName(projections, curves ?? []),
     ...(method === 'energy' ? { singular: byName(projections, singular) } : {}),
     ...(search ? { sensitivity: planOf(search) } : {}),
+    ...(recovered ? { recovery: recovered } : {}),
     versions: {
       flrc: packageVersion,
       node: process.versions.node,
@@ -170,9 +188,10 @@ async function cut(
   const spent = figures.seconds
   const seconds = {
     calibrate: calibration.windowSeconds + spent.forward + spent.backward + spent.moments,
-    factorize: spent.factorize + (end - factorizeBegin) / 1000,
+    factorize: spent.factorize + (recoverBegin - factorizeBegin) / 1000,
     curves: spent.curves,
     allocate: (search?.seconds ?? 0) + (factorizeBegin - allocateBegin) / 1000,
+    ...(recovered ? { recover: (end - recoverBegin) / 1000 } : {}),
     total: (end - begin) / 1000,
   }
   const { peakBytes, atOnce } = figures

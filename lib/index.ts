@@ -42,6 +42,8 @@ export {
   Model,
   type SaveOptions,
 } from './public-model.js'
+export type { RecoveryPoint, RecoveryReport } from './recover/report.js'
+export type { RecoverOptions } from './recover.js'
 export {
   constant,
   full,

@@ -12,6 +12,8 @@ import type {
   NativeFactorizeOptions,
   NativeLevelInfo,
   NativeModel,
+  NativeRecovery,
+  NativeRecoveryOptions,
   NativeSampling,
   NativeSelfTextOptions,
   NativeSession,
@@ -19,6 +21,8 @@ import type {
   NativeTask,
   NativeTensorEntry,
 } from './native-types.js'
+import { RecoveryHandle } from './recover/handle.js'
+import { concatenate } from './text.js'
 import { Tokenizer } from './tokenizer.js'
 
 /** How far a long call has come: `done` of `total` units of its present stage. */
@@ -226,6 +230,33 @@ export class LoadedModel {
     )
     const { calibration, ...figures } = result
     return { figures, handle: new CalibrationHandle(calibration, this) }
+  }
+
+  /**
+   * Takes the factors of a model cut from this one out to be trained towards it. `start` is released. The signal,
+   * or this model's end, ends every call on the result.
+   */
+  async createRecovery(
+    start: NativeModel,
+    {
+      windows,
+      ...rest
+    }: Omit<NativeRecoveryOptions, 'tokens' | 'lengths'> & { windows: readonly Int32Array[] },
+    signal: AbortSignal | undefined,
+  ): Promise<RecoveryHandle> {
+    const lengths = Int32Array.from(windows, (window) => window.length)
+    const options = { ...rest, tokens: concatenate(windows), lengths }
+    const release = (late: NativeRecovery) => callNative((addon) => addon.releaseRecovery(late))
+    try {
+      const native = await this.run(
+        (addon, dense) => addon.createRecovery(start, dense, options),
+        signal,
+        release,
+      )
+      return new RecoveryHandle(native, [signal, this.#lifetime.signal])
+    } finally {
+      releaseNative(start)
+    }
   }
 
   /** Bytes of all tensors as they are written. */

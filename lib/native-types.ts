@@ -7,6 +7,7 @@ import type { ModelConfig, StorageDtype, TensorSource } from './format/types.js'
 declare const modelBrand: unique symbol
 declare const sessionBrand: unique symbol
 declare const calibrationBrand: unique symbol
+declare const recoveryBrand: unique symbol
 
 /** Handles. Native memory is freed on release, or when JavaScript forgets the handle. */
 export interface NativeModel {
@@ -17,6 +18,9 @@ export interface NativeSession {
 }
 export interface NativeCalibration {
   readonly [calibrationBrand]: true
+}
+export interface NativeRecovery {
+  readonly [recoveryBrand]: true
 }
 
 /**
@@ -172,6 +176,38 @@ export interface NativeFactorizeOptions {
   dtype: StorageDtype
 }
 
+export interface NativeRecoveryOptions {
+  /** Token ids of all windows, one after another, and tokens in each. */
+  tokens: Int32Array
+  lengths: Int32Array
+  /** Type that the factors will be stored in. */
+  dtype: StorageDtype
+  /** Bytes that activations and the dense model's states may hold in memory, and where the latter go beyond it. */
+  memory: number
+  scratch: string
+}
+
+export interface NativeRecoveryStep {
+  /** The batch: indices of windows, none twice. */
+  windows: Int32Array
+  level: number
+  beta1: number
+  beta2: number
+  /** Longest step, relative to the root mean square of each row of the factors. */
+  rate: number
+  /** Most by which the step may change the batch's KL to first order, relative to it. */
+  change: number
+}
+
+export interface NativeRecoveryFigures {
+  /** Mean KL(dense || compressed) a token, nats. */
+  kl: number
+  /** Mean next-token loss of the compressed model, nats. */
+  loss: number
+  /** Length of the step; 0 for evaluations. */
+  rate: number
+}
+
 /** One tensor as it will be stored. */
 export interface NativeTensorEntry {
   name: string
@@ -239,6 +275,28 @@ export interface NativeBinding {
     onProgress?: NativeProgress,
   ): NativeTask<NativeModel>
   releaseCalibration(calibration: NativeCalibration): void
+
+  /** Takes the factors of `start` out to be trained towards the dense model; both may be released. */
+  createRecovery(
+    start: NativeModel,
+    dense: NativeModel,
+    options: NativeRecoveryOptions,
+  ): NativeTask<NativeRecovery>
+  /** One step of Adam at one level; the figures are those of the batch before it. E_NUMERIC if not finite. */
+  recoveryStep(recovery: NativeRecovery, step: NativeRecoveryStep): NativeTask<NativeRecoveryFigures>
+  evaluateRecovery(
+    recovery: NativeRecovery,
+    windows: Int32Array,
+    level: number,
+  ): NativeTask<NativeRecoveryFigures>
+  /** Remembers the factors as they are as the ones to finish with. */
+  keepRecovery(recovery: NativeRecovery): NativeTask<void>
+  /** The model of the factors kept. */
+  finishRecovery(recovery: NativeRecovery): NativeTask<NativeModel>
+  /** The whole state and a note to a file, which is made or replaced, and back: resolves to the note. */
+  saveRecovery(recovery: NativeRecovery, file: string, note: string): NativeTask<void>
+  loadRecovery(recovery: NativeRecovery, file: string): NativeTask<string>
+  releaseRecovery(recovery: NativeRecovery): void
 
   /** Tensors as `writeTensors` stores them; `dense` multiplies factors out (export). */
   tensorEntries(model: NativeModel, dense: boolean): NativeTensorEntry[]

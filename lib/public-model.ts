@@ -10,6 +10,7 @@ import { Chat, type ChatOptions } from './generate/chat.js'
 import { type GenerateOptions, type Generation, generate } from './generate.js'
 import { LoadedModel, loadParts, type ModelParts, type TaskOptions } from './model.js'
 import { openModelSource } from './model-source.js'
+import type { RecoveryReport } from './recover/report.js'
 
 /** What weights and factors may be held and stored in. */
 export const dtypes: readonly StorageDtype[] = ['f32', 'bf16', 'int8', 'int4']
@@ -50,8 +51,18 @@ export interface CompressionReport {
   levels: StoredLevel[]
   /** Score of each projection, of the kind that was asked for. */
   scores: Record<string, number>
-  /** `allocate` has the sensitivity search of method `asvd` in it. */
-  seconds: { calibrate: number; factorize: number; curves: number; allocate: number; total: number }
+  seconds: {
+    calibrate: number
+    factorize: number
+    curves: number
+    /** The sensitivity search of method `asvd` is in it. */
+    allocate: number
+    /** Where there was a recovery. */
+    recover?: number
+    total: number
+  }
+  /** What a recovery did, where there was one. */
+  recovery?: RecoveryReport
   /** Highest resident set of the process during the calibration. */
   peakBytes: number
   /** What the memory given allowed the calibration to do at once. */
@@ -157,6 +168,7 @@ export class Model extends LoadedModel {
       levels: storedLevels(this),
       scores: plan.scores,
       ...took,
+      ...(plan.recovery ? { recovery: plan.recovery } : {}),
     }
   }
 }

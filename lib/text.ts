@@ -20,3 +20,14 @@ export function firstTokens(tokenizer: Tokenizer, text: string, count: number): 
   }
   return tokenizer.encode(unix).slice(0, count)
 }
+
+/** Token windows one after another. */
+export function concatenate(windows: readonly Int32Array[]): Int32Array {
+  const tokens = new Int32Array(windows.reduce((sum, window) => sum + window.length, 0))
+  let position = 0
+  for (const window of windows) {
+    tokens.set(window, position)
+    position += window.length
+  }
+  return tokens
+}

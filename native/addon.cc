@@ -18,6 +18,7 @@
 #include "model/session.h"
 #include "model/window_losses.h"
 #include "model/writer.h"
+#include "recover/recover.h"
 #include "worker.h"
 
 namespace flrc {
@@ -88,6 +89,8 @@ template <>
 const napi_type_tag Handle<Session>::tag = {0x6f1c2d9a54b34e02, 0x9d3a7f6612c84e12};
 template <>
 const napi_type_tag Handle<const Calibration>::tag = {0x6f1c2d9a54b34e03, 0x9d3a7f6612c84e13};
+template <>
+const napi_type_tag Handle<Recovery>::tag = {0x6f1c2d9a54b34e04, 0x9d3a7f6612c84e14};
 
 // ---- values from JavaScript -------------------------------------------------------------------------------
 
@@ -481,6 +484,87 @@ Napi::Value startFactorize(const Napi::CallbackInfo& call) {
       call.Env(), call[2], [=](const Job& job) { return factorize(*calibration, options, job); }, wrapModel);
 }
 
+Napi::Value startCreateRecovery(const Napi::CallbackInfo& call) {
+  const auto start = Handle<const Model>::get(call[0]);
+  const auto teacher = Handle<const Model>::get(call[1]);
+  const Napi::Object from = object(call[2], "options");
+  const RecoveryOptions options = {integers(from.Get("tokens"), "tokens"),
+                                   integers(from.Get("lengths"), "lengths"), dtype(text(from, "dtype")),
+                                   integer(from, "memory"), text(from, "scratch")};
+  return startWork<std::shared_ptr<Recovery>>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) { return std::make_shared<Recovery>(start, teacher, options, job); },
+      [](Napi::Env env, std::shared_ptr<Recovery>& recovery) {
+        return Handle<Recovery>::wrap(env, recovery, static_cast<int64_t>(recovery->bytes()));
+      });
+}
+
+Napi::Value figures(Napi::Env env, const RecoveryFigures& from) {
+  Napi::Object to = Napi::Object::New(env);
+  to.Set("kl", toNumber(env, from.kl));
+  to.Set("loss", toNumber(env, from.loss));
+  to.Set("rate", toNumber(env, from.rate));
+  return to;
+}
+
+Napi::Value startRecoveryStep(const Napi::CallbackInfo& call) {
+  const auto recovery = Handle<Recovery>::get(call[0]);
+  const Napi::Object from = object(call[1], "step");
+  const RecoveryStep step = {integers(from.Get("windows"), "windows"),
+                             integer(from, "level"),
+                             {number(from, "beta1"), number(from, "beta2")},
+                             number(from, "rate"),
+                             number(from, "change")};
+  return startWork<RecoveryFigures>(
+      call.Env(), call.Env().Undefined(), [=](const Job& job) { return recovery->step(step, job); }, figures);
+}
+
+Napi::Value startRecoveryEvaluation(const Napi::CallbackInfo& call) {
+  const auto recovery = Handle<Recovery>::get(call[0]);
+  const auto windows = integers(call[1], "windows");
+  const int64_t level = integer(call[2], "level");
+  return startWork<RecoveryFigures>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) { return recovery->evaluate(windows, level, job); }, figures);
+}
+
+Napi::Value startKeepRecovery(const Napi::CallbackInfo& call) {
+  const auto recovery = Handle<Recovery>::get(call[0]);
+  return startWork<bool>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job&) {
+        recovery->keep();
+        return true;
+      },
+      [](Napi::Env env, bool&) { return env.Undefined(); });
+}
+
+Napi::Value startFinishRecovery(const Napi::CallbackInfo& call) {
+  const auto recovery = Handle<Recovery>::get(call[0]);
+  return startWork<std::shared_ptr<const Model>>(
+      call.Env(), call.Env().Undefined(), [=](const Job& job) { return recovery->finish(job); }, wrapModel);
+}
+
+Napi::Value startSaveRecovery(const Napi::CallbackInfo& call) {
+  const auto recovery = Handle<Recovery>::get(call[0]);
+  const std::string file = call[1].ToString().Utf8Value(), note = call[2].ToString().Utf8Value();
+  return startWork<bool>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) {
+        recovery->save(file, note, job);
+        return true;
+      },
+      [](Napi::Env env, bool&) { return env.Undefined(); });
+}
+
+Napi::Value startLoadRecovery(const Napi::CallbackInfo& call) {
+  const auto recovery = Handle<Recovery>::get(call[0]);
+  const std::string file = call[1].ToString().Utf8Value();
+  return startWork<std::string>(
+      call.Env(), call.Env().Undefined(), [=](const Job& job) { return recovery->load(file, job); },
+      [](Napi::Env env, std::string& note) -> Napi::Value { return Napi::String::New(env, note); });
+}
+
 Napi::Value listTensors(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
   const auto model = Handle<const Model>::get(call[0]);
@@ -548,6 +632,14 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("calibrate", guarded<startCalibrate>);
   add("factorize", guarded<startFactorize>);
   add("releaseCalibration", guarded<release<const Calibration>>);
+  add("createRecovery", guarded<startCreateRecovery>);
+  add("recoveryStep", guarded<startRecoveryStep>);
+  add("evaluateRecovery", guarded<startRecoveryEvaluation>);
+  add("keepRecovery", guarded<startKeepRecovery>);
+  add("finishRecovery", guarded<startFinishRecovery>);
+  add("saveRecovery", guarded<startSaveRecovery>);
+  add("loadRecovery", guarded<startLoadRecovery>);
+  add("releaseRecovery", guarded<release<Recovery>>);
   add("tensorEntries", guarded<listTensors>);
   add("writeTensors", guarded<startWriteTensors>);
   return exports;

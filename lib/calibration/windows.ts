@@ -215,13 +215,3 @@ function sha256OfTokens(windows: readonly Int32Array[]): string {
   for (const window of windows) hash.update(window)
   return hash.digest('hex')
 }
-
-export function concatenate(windows: readonly Int32Array[]): Int32Array {
-  const tokens = new Int32Array(windows.reduce((sum, window) => sum + window.length, 0))
-  let position = 0
-  for (const window of windows) {
-    tokens.set(window, position)
-    position += window.length
-  }
-  return tokens
-}

@@ -139,6 +139,12 @@ export async function prepareTarget(
   await preparePlace(target, overwrite)
 }
 
+/** The path of a hidden file or directory beside the target: `.NAME.<suffix>`. E_IO, E_EXISTS as `prepareTarget`. */
+export async function besideTarget(target: string, suffix: string): Promise<string> {
+  const { parent, name } = await atTarget(target, () => placeOf(target))
+  return join(parent, `.${name}.${suffix}`)
+}
+
 function preparePlace(target: string, overwrite: boolean): Promise<Place> {
   return atTarget(target, async () => {
     const place = await placeOf(target)

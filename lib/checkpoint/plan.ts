@@ -4,11 +4,13 @@ import { basename } from 'node:path'
 import type { UsedSource } from '../calibration/sources.js'
 import { FlrcError } from '../errors.js'
 import type { StorageDtype } from '../format/types.js'
+import type { RecoveryReport } from '../recover/report.js'
 import { ioError } from './io.js'
 
 /**
  * `flrc-plan.json`: what a checkpoint was made from and why each rank is what it is; enough to make it again.
- * Holds nothing that differs between equal runs (no times, no paths), so that equal runs give equal bytes.
+ * Holds nothing that differs between equal runs (no times, no paths), so that equal runs give equal bytes; only a
+ * recovery, which trains for a time, differs and says how.
  */
 export interface CompressionPlan {
   version: 1
@@ -41,6 +43,8 @@ export interface CompressionPlan {
   singular?: Record<string, ArrayLike<number>>
   /** Mean loss of so many windows with only that projection cut, at each ratio; of method `asvd`. */
   sensitivity?: { ratios: readonly number[]; windows: number; losses: Record<string, ArrayLike<number>> }
+  /** What a recovery did to the factors, where there was one. */
+  recovery?: RecoveryReport
   /** Such as flrc, node, native, blas. */
   versions: Record<string, string>
 }

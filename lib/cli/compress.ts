@@ -2,9 +2,12 @@ import { availableParallelism } from 'node:os'
 import { type Command, Option } from 'commander'
 import type { AllocationMethod, FactorStorage } from '../allocate.js'
 import type { CalibrateOptions, CalibrationText, Whitening } from '../calibrate.js'
-import { prepareTarget } from '../checkpoint/directory.js'
+import { besideTarget, prepareTarget } from '../checkpoint/directory.js'
 import { checkCompressOptions, compress, type ScoreKind } from '../compress.js'
+import { FlrcError } from '../errors.js'
 import { type CompressionReport, Model } from '../public-model.js'
+import type { RecoveryReport } from '../recover/report.js'
+import { removeRecoveryStates } from '../recover/state.js'
 import { readTextFile } from './files.js'
 import {
   addCommonOptions,
@@ -37,6 +40,8 @@ interface CompressFlags extends CommonOptions {
   storage: FactorStorage
   labels: NonNullable<CalibrateOptions['labels']>
   memory?: number
+  recover?: number
+  resume: boolean
   overwrite: boolean
 }
 
@@ -103,15 +108,27 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
       'memory beside the weights, such as 8GB (default: half of what there is)',
       parseBytes,
     )
+    .option(
+      '--recover <minutes>',
+      'train the factors towards the dense model for so long',
+      numberIn(0, Number.MAX_VALUE, true),
+    )
+    .option('--resume', 'go on with an interrupted --recover', false)
     .option('--overwrite', 'replace an existing checkpoint', false)
   addCommonOptions(command).action((path: string, flags: CompressFlags) => run(path, flags, signal))
 }
 
 async function run(path: string, flags: CompressFlags, signal: AbortSignal): Promise<void> {
-  const { dtype, device, threads, json, output, overwrite, calibration: files, ...options } = flags
+  const { dtype, device, threads, json, output, overwrite, calibration: files, ...others } = flags
+  const { recover: minutes, resume, ...options } = others
   checkCompressOptions({ ...options, dtype })
+  if (resume && minutes === undefined) {
+    throw new FlrcError('E_USAGE', '--resume goes on with an interrupted --recover; give that too')
+  }
   // Saying so at the end would cost the whole run.
   await prepareTarget(output, { overwrite })
+  const state = await besideTarget(output, 'recovery')
+  const recover = minutes === undefined ? undefined : { minutes, state, resume }
   const calibration = await readCalibration(files)
   const seconds = { load: 0, save: 0 }
   const begin = performance.now()
@@ -121,11 +138,12 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
   )
   seconds.load = elapsed(begin)
   const small = await step('compress', (onProgress) =>
-    compress(model, { ...options, dtype, calibration, signal, onProgress }),
+    compress(model, { ...options, dtype, calibration, recover, signal, onProgress }),
   )
   const saveBegin = performance.now()
   await step(`save ${output}`, (onProgress) => small.save(output, { overwrite, signal, onProgress }))
   seconds.save = elapsed(saveBegin)
+  if (recover) await removeRecoveryStates(state)
   const { atOnce, ...report } = small.report as CompressionReport
   const result = {
     ...report,
@@ -170,6 +188,17 @@ async function readCalibration(given: readonly string[] = ['self']): Promise<Cal
   return texts
 }
 
+function describeRecovery({ minutes, steps, tokens, curve, best }: RecoveryReport): string {
+  const before = curve[0]
+  const rows = best.kl.map((kl, level) => [
+    String(level),
+    (before?.kl[level] ?? Number.NaN).toFixed(4),
+    kl.toFixed(4),
+  ])
+  const head = `recovered for ${minutes.toFixed(1)} minutes: ${steps} steps, ${tokens} tokens; KL to the dense model on held-out windows:`
+  return `${head}\n${formatTable(['level', 'before', 'after'], rows)}`
+}
+
 function splitWeight(given: string): { file: string; weight: number } {
   const match = /^(.+):([^:/]*)$/.exec(given)
   const weight = Number(match?.[2] || Number.NaN)
@@ -184,5 +213,6 @@ function describe(output: string, report: Omit<CompressionReport, 'atOnce'>): st
     `${output}: ${formatBytes(storedBytes)}, keeps ${(keep * 100).toFixed(2)}% of the block parameters ` +
     `(${storedParameters} of ${denseParameters}); ${factored} projections factored, ${dense.length} left dense`
   const rows = levels.map((level, index) => [String(index), level.budget.toFixed(4)])
-  return `${head}\n${formatTable(['level', 'active budget'], rows)}`
+  const table = formatTable(['level', 'active budget'], rows)
+  return [head, table, ...(report.recovery ? [describeRecovery(report.recovery)] : [])].join('\n')
 }

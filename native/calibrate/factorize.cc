@@ -7,24 +7,13 @@
 #include "core/error.h"
 #include "core/thread_pool.h"
 #include "linalg/pivot.h"
+#include "model/wide_layer.h"
 
 namespace flrc {
 namespace {
 
 // Entries of C stay below this, so that bf16 and int8 hold them well (design 3).
 constexpr double kPivotBound = 2.0;
-
-std::shared_ptr<const RowMatrix> convert(const std::shared_ptr<const RowMatrix>& from, Dtype dtype,
-                                         int threads) {
-  if (from->dtype == dtype) return from;
-  auto to = std::make_shared<RowMatrix>(allocateRows(from->rows, from->cols, dtype));
-  ThreadPool::shared().parallelFor(from->rows, threads, [&](int64_t row) {
-    std::vector<float> wide(static_cast<size_t>(from->cols));
-    getRow(*from, row, wide.data());
-    setRow(*to, row, wide.data());
-  });
-  return to;
-}
 
 // Ranks at which blocks end, lowest level first, without repeats.
 std::vector<int64_t> blockEnds(const FactorizeOptions& options, size_t projection) {
@@ -122,8 +111,8 @@ std::shared_ptr<const Model> factorize(const Calibration& calibration, const Fac
   model->levels = options.levels;
   const bool tied = source.head == source.embedding;
   const Dtype wide = embeddingDtype(options.dtype);
-  model->embedding = convert(source.embedding, wide, source.threads);
-  model->head = tied ? model->embedding : convert(source.head, wide, source.threads);
+  model->embedding = converted(source.embedding, wide, source.threads);
+  model->head = tied ? model->embedding : converted(source.head, wide, source.threads);
 
   const Cutter cutter(calibration, options, job);
   std::atomic<int64_t> done{0};
@@ -132,7 +121,7 @@ std::shared_ptr<const Model> factorize(const Calibration& calibration, const Fac
     job.check();
     Linear& linear = model->layers[static_cast<size_t>(i / kProjections)].projections[i % kProjections];
     if (options.levels[0][static_cast<size_t>(i)] < 0) {
-      linear.dense = convert(linear.dense, options.dtype, source.threads);
+      linear.dense = converted(linear.dense, options.dtype, source.threads);
     } else {
       cutter.cut(i, linear);
     }

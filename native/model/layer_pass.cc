@@ -96,12 +96,10 @@ void normRows(const float* x, const std::vector<float>& weight, float eps, int64
 
 // What projection p passes back to its input: g [tokens, m] W.
 const std::vector<float>& passBack(const WideLayer& wide, int p, int64_t tokens, LayerGradients& gradients) {
-  const WideLinear& w = wide.projections[static_cast<size_t>(p)];
-  const int64_t m = w.linear->outputs, n = w.linear->inputs;
   const auto at = static_cast<size_t>(p);
-  gradients.inputs[at].resize(static_cast<size_t>(tokens * n));
-  gemm(false, false, tokens, n, m, 1.0f, gradients.outputs[at].data(), m, w.dense.data(), n, 0.0f,
-       gradients.inputs[at].data(), n);
+  const WideLinear& w = wide.projections[at];
+  gradients.inputs[at].resize(static_cast<size_t>(tokens * w.linear->inputs));
+  w.passBack(gradients.outputs[at].data(), tokens, gradients.inputs[at].data(), gradients.latents[at]);
   return gradients.inputs[at];
 }
 
@@ -134,15 +132,18 @@ void layerForward(const ModelConfig& config, const WideLayer& wide, const RopeTa
   const Layer& layer = *wide.layer;
   const int64_t d = config.hidden, ff = config.intermediate;
   const int64_t qWidth = config.queryWidth(), kvWidth = config.kvWidth();
+  const auto apply = [&](Projection p, float* out) {
+    wide.projections[p].apply(kept.input(p).data(), tokens, out, kept.latents[p]);
+  };
 
   kept.attentionInput.resize(static_cast<size_t>(tokens * d));
   normRows(x, *layer.attentionNorm, config.eps, tokens, kept.attentionInput.data());
   kept.q.resize(static_cast<size_t>(tokens * qWidth));
   kept.k.resize(static_cast<size_t>(tokens * kvWidth));
   kept.v.resize(static_cast<size_t>(tokens * kvWidth));
-  wide.projections[kQ].apply(kept.attentionInput.data(), tokens, kept.q.data());
-  wide.projections[kK].apply(kept.attentionInput.data(), tokens, kept.k.data());
-  wide.projections[kV].apply(kept.attentionInput.data(), tokens, kept.v.data());
+  apply(kQ, kept.q.data());
+  apply(kK, kept.k.data());
+  apply(kV, kept.v.data());
   if (config.qkNorm) {
     kept.qRaw = kept.q;
     kept.kRaw = kept.k;
@@ -155,7 +156,7 @@ void layerForward(const ModelConfig& config, const WideLayer& wide, const RopeTa
   }
   attentionForward(config, tokens, wide.window, kept);
   kept.middle.resize(static_cast<size_t>(tokens * d));
-  wide.projections[kO].apply(kept.attended.data(), tokens, kept.middle.data());
+  apply(kO, kept.middle.data());
   kernel.add(x, tokens * d, kept.middle.data());
 
   kept.mlpInput.resize(static_cast<size_t>(tokens * d));
@@ -163,11 +164,11 @@ void layerForward(const ModelConfig& config, const WideLayer& wide, const RopeTa
   kept.gate.resize(static_cast<size_t>(tokens * ff));
   kept.up.resize(static_cast<size_t>(tokens * ff));
   kept.product.resize(static_cast<size_t>(tokens * ff));
-  wide.projections[kGate].apply(kept.mlpInput.data(), tokens, kept.gate.data());
-  wide.projections[kUp].apply(kept.mlpInput.data(), tokens, kept.up.data());
+  apply(kGate, kept.gate.data());
+  apply(kUp, kept.up.data());
   kernel.siluTimes(kept.gate.data(), kept.up.data(), tokens * ff, kept.product.data());
   if (!y) return;
-  wide.projections[kDown].apply(kept.product.data(), tokens, y);
+  apply(kDown, y);
   kernel.add(kept.middle.data(), tokens * d, y);
 }
 

@@ -11,14 +11,15 @@ namespace flrc {
 
 // What one layer keeps of one sequence for its backward pass. All [tokens, width], f32.
 struct LayerActivations {
-  std::vector<float> attentionInput;  // norm of x: input of q, k, v [hidden]
-  std::vector<float> qRaw, kRaw;      // before q/k norm, with qkNorm only
-  std::vector<float> q, k, v;         // after norm and rotary
-  std::vector<float> attended;        // input of o [heads * headDim]
-  std::vector<float> middle;          // x + attention [hidden]
-  std::vector<float> mlpInput;        // norm of middle: input of gate, up [hidden]
-  std::vector<float> gate, up;        // [intermediate]
-  std::vector<float> product;         // silu(gate) * up: input of down [intermediate]
+  std::vector<float> attentionInput;                     // norm of x: input of q, k, v [hidden]
+  std::vector<float> qRaw, kRaw;                         // before q/k norm, with qkNorm only
+  std::vector<float> q, k, v;                            // after norm and rotary
+  std::vector<float> attended;                           // input of o [heads * headDim]
+  std::vector<float> middle;                             // x + attention [hidden]
+  std::vector<float> mlpInput;                           // norm of middle: input of gate, up [hidden]
+  std::vector<float> gate, up;                           // [intermediate]
+  std::vector<float> product;                            // silu(gate) * up: input of down [intermediate]
+  std::array<std::vector<float>, kProjections> latents;  // of factored projections (WideLinear::apply)
 
   // The input of a projection, [tokens, n].
   const std::vector<float>& input(int projection) const;
@@ -28,16 +29,17 @@ struct LayerActivations {
 // input (n). Inputs that projections share get the sum of what they pass back.
 struct LayerGradients {
   std::array<std::vector<float>, kProjections> outputs, inputs;
+  std::array<std::vector<float>, kProjections> latents;  // of factored projections (WideLinear::passBack)
 };
 
 // y = layer(x) for one sequence of `tokens` tokens from position 0, x and y [tokens, hidden]; on the calling
 // thread (callers spread sequences over the pool). With y null it stops at the input of down, which is all that
-// the backward pass needs. The rope table holds at least `tokens` positions.
+// the backward pass of a dense layer needs. The rope table holds at least `tokens` positions.
 void layerForward(const ModelConfig& config, const WideLayer& layer, const RopeTable& rope, int64_t tokens,
                   const float* x, LayerActivations& kept, float* y);
 
-// Given dy at the layer's output, the gradients at every projection's output and dx at its input. Dense
-// layers only. `kept` is what layerForward left for the same x; gate and up are overwritten.
+// Given dy at the layer's output, the gradients at every projection's output and dx at its input. `kept` is
+// what layerForward left for the same x; gate and up are overwritten.
 void layerBackward(const ModelConfig& config, const WideLayer& layer, const RopeTable& rope, int64_t tokens,
                    const float* x, LayerActivations& kept, const float* dy, LayerGradients& gradients,
                    float* dx);

@@ -241,6 +241,14 @@ void addGathered(const FactorBlock& block, const float* t, const float* u, float
   }
 }
 
+void scatterGathered(const FactorBlock& block, const float* dy, float* dt, float* du) {
+  const int64_t s = block.rank();
+  for (size_t o = 0; o < block.gather.size(); ++o) {
+    const int32_t at = block.gather[o];
+    (at < s ? dt[at] : du[at - s]) = dy[o];
+  }
+}
+
 int64_t Linear::storedRank() const {
   int64_t rank = 0;
   for (const auto& block : blocks) rank += block->rank();

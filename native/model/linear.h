@@ -27,6 +27,9 @@ void finishBlock(FactorBlock& block, int64_t outputs);
 // y[o] += (t, u)[gather[o]] for all outputs of a pivoted block: its part of one token's result.
 void addGathered(const FactorBlock& block, const float* t, const float* u, float* y);
 
+// The transpose of addGathered: from the gradient of one token's result, those at t and at u, overwritten.
+void scatterGathered(const FactorBlock& block, const float* dy, float* dt, float* du);
+
 // One projection y = W x (+ bias), dense or factored. Immutable once built, shared between models.
 struct Linear {
   int64_t outputs = 0;                                     // m

@@ -23,6 +23,24 @@ std::vector<float> widenRows(const RowMatrix& matrix, int threads) {
   return wide;
 }
 
+std::shared_ptr<const RowMatrix> converted(const std::shared_ptr<const RowMatrix>& from, Dtype dtype,
+                                           int threads) {
+  if (from->dtype == dtype) return from;
+  auto to = std::make_shared<RowMatrix>(allocateRows(from->rows, from->cols, dtype));
+  ThreadPool::shared().parallelFor(from->rows, threads, [&](int64_t row) {
+    std::vector<float> wide(static_cast<size_t>(from->cols));
+    getRow(*from, row, wide.data());
+    setRow(*to, row, wide.data());
+  });
+  return to;
+}
+
+int64_t WideLinear::rank() const {
+  int64_t sum = 0;
+  for (const Block& block : blocks) sum += block.rank;
+  return sum;
+}
+
 WideLayer widen(const Model& model, int64_t layerIndex, int64_t level) {
   WideLayer wide;
   wide.layer = &model.layers[static_cast<size_t>(layerIndex)];
@@ -52,34 +70,63 @@ WideLayer widen(const Model& model, int64_t layerIndex, int64_t level) {
   return wide;
 }
 
-void WideLinear::apply(const float* x, int64_t tokens, float* y) const {
+void WideLinear::apply(const float* x, int64_t tokens, float* y, std::vector<float>& latent) const {
   const int64_t m = linear->outputs, n = linear->inputs;
   if (!linear->factored()) {
     gemm(false, true, tokens, m, n, 1.0f, x, n, dense.data(), n, 0.0f, y, m);
   } else {
     std::fill(y, y + tokens * m, 0.0f);
-    std::vector<float> t, u;
+    latent.resize(static_cast<size_t>(tokens * rank()));
+    float* t = latent.data();
+    std::vector<float> u;
     for (const Block& block : blocks) {
       const int64_t s = block.rank, others = block.stored->c.outputs;
-      t.resize(static_cast<size_t>(tokens * s));
-      gemm(false, true, tokens, s, n, 1.0f, x, n, block.p.data(), n, 0.0f, t.data(), s);
+      gemm(false, true, tokens, s, n, 1.0f, x, n, block.p.data(), n, 0.0f, t, s);
       if (!linear->pivoted) {
-        gemm(false, false, tokens, m, s, 1.0f, t.data(), s, block.c.data(), others, 0.0f, y, m);
-        continue;
+        gemm(false, false, tokens, m, s, 1.0f, t, s, block.c.data(), others, 0.0f, y, m);
+      } else {
+        u.resize(static_cast<size_t>(tokens * others));
+        if (others > 0) {
+          gemm(false, false, tokens, others, s, 1.0f, t, s, block.c.data(), others, 0.0f, u.data(), others);
+        }
+        for (int64_t token = 0; token < tokens; ++token) {
+          addGathered(*block.stored, t + token * s, u.data() + token * others, y + token * m);
+        }
       }
-      u.resize(static_cast<size_t>(tokens * others));
-      if (others > 0) {
-        gemm(false, false, tokens, others, s, 1.0f, t.data(), s, block.c.data(), others, 0.0f, u.data(),
-             others);
-      }
-      for (int64_t token = 0; token < tokens; ++token) {
-        addGathered(*block.stored, t.data() + token * s, u.data() + token * others, y + token * m);
-      }
+      t += tokens * s;
     }
   }
   if (linear->bias.empty()) return;
   for (int64_t token = 0; token < tokens; ++token) {
     cpu::kernels().add(linear->bias.data(), m, y + token * m);
+  }
+}
+
+void WideLinear::passBack(const float* g, int64_t tokens, float* dx, std::vector<float>& latent) const {
+  const int64_t m = linear->outputs, n = linear->inputs;
+  if (!linear->factored()) {
+    gemm(false, false, tokens, n, m, 1.0f, g, m, dense.data(), n, 0.0f, dx, n);
+    return;
+  }
+  std::fill(dx, dx + tokens * n, 0.0f);
+  latent.resize(static_cast<size_t>(tokens * rank()));
+  float* dt = latent.data();
+  std::vector<float> du;
+  for (const Block& block : blocks) {
+    const int64_t s = block.rank, others = block.stored->c.outputs;
+    if (!linear->pivoted) {
+      gemm(false, true, tokens, s, m, 1.0f, g, m, block.c.data(), others, 0.0f, dt, s);
+    } else {
+      du.resize(static_cast<size_t>(tokens * others));
+      for (int64_t token = 0; token < tokens; ++token) {
+        scatterGathered(*block.stored, g + token * m, dt + token * s, du.data() + token * others);
+      }
+      if (others > 0) {
+        gemm(false, true, tokens, s, others, 1.0f, du.data(), others, block.c.data(), others, 1.0f, dt, s);
+      }
+    }
+    gemm(false, false, tokens, n, s, 1.0f, dt, s, block.p.data(), n, 1.0f, dx, n);
+    dt += tokens * s;
   }
 }
 

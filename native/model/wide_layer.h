@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/job.h"
@@ -16,13 +17,19 @@ struct WideLinear {
   struct Block {
     std::vector<float> p;  // [s, n]
     std::vector<float> c;  // [s, m - s] pivoted, [s, m] plain
-    int64_t rank = 0;
+    int64_t rank = 0;      // s
     const FactorBlock* stored = nullptr;
   };
   std::vector<Block> blocks;
 
-  // y[tokens, m] = x[tokens, n] W^T (+ bias), on the calling thread.
-  void apply(const float* x, int64_t tokens, float* y) const;
+  int64_t rank() const;  // of all blocks together
+
+  // On the calling thread. `latent` is left with t = P x, or its gradient, of each block: one block after
+  // another, each [tokens, s].
+  // y[tokens, m] = x[tokens, n] W^T (+ bias).
+  void apply(const float* x, int64_t tokens, float* y, std::vector<float>& latent) const;
+  // dx[tokens, n] = g[tokens, m] W.
+  void passBack(const float* g, int64_t tokens, float* dx, std::vector<float>& latent) const;
 };
 
 // A layer's weights as f32 at one level.
@@ -35,5 +42,8 @@ struct WideLayer {
 WideLayer widen(const Model& model, int64_t layer, int64_t level);
 // [rows, cols] as f32, spread over the pool.
 std::vector<float> widenRows(const RowMatrix& matrix, int threads);
+// The matrix in another type, spread over the pool; itself where it has that type already.
+std::shared_ptr<const RowMatrix> converted(const std::shared_ptr<const RowMatrix>& from, Dtype dtype,
+                                           int threads);
 
 }  // namespace flrc

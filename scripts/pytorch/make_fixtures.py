@@ -1,7 +1,7 @@
 """Write test/fixtures/pytorch: what PyTorch, transformers and gguf say about small cases.
 
     python scripts/pytorch/make_fixtures.py                 everything
-    python scripts/pytorch/make_fixtures.py models rope     some of: models rope dequant smollm2 tiny spm
+    python scripts/pytorch/make_fixtures.py models rope     some of: models recover rope dequant smollm2 tiny spm
 
 `smollm2` and `spm` read ../shared/models; `tiny` reads models/tiny, so run it after train_tiny.py.
 """
@@ -13,6 +13,7 @@ import torch
 
 import format_fixtures
 import model_fixtures
+import recover_fixture
 import tokenizer_fixtures
 
 REPO = Path(__file__).resolve().parents[2]
@@ -21,6 +22,7 @@ OUT = REPO / "test" / "fixtures" / "pytorch"
 
 PARTS = {
     "models": lambda: model_fixtures.make_all(OUT),
+    "recover": lambda: recover_fixture.make(OUT),  # after models
     "rope": lambda: format_fixtures.make_rope(OUT / "rope.json"),
     "dequant": lambda: format_fixtures.make_dequant(OUT / "dequant.json"),
     "smollm2": lambda: tokenizer_fixtures.make_smollm2(OUT / "smollm2-tokens.json", SHARED / "smollm2-135m-instruct"),

@@ -159,6 +159,22 @@ flrc::ModelConfig config(const std::map<std::string, Array>& expected) {
 
 }  // namespace
 
+std::vector<flrc::TensorSource> sources(const std::string& path) {
+  std::vector<flrc::TensorSource> all;
+  const File file = read(path);
+  for (const auto& entry : file.entries) {
+    flrc::TensorSource source;
+    source.name = entry.name;
+    source.file = path;
+    source.offset = file.data + entry.offsets.at(0);
+    source.byteLength = entry.offsets.at(1) - entry.offsets.at(0);
+    if (entry.type == "I32") source.type = flrc::SourceType::i32;
+    source.shape = entry.shape;
+    all.push_back(source);
+  }
+  return all;
+}
+
 std::vector<std::string> names() {
   return {"llama", "llama3-scaled", "llama-linear", "llama-yarn", "mistral", "qwen2", "qwen3"};
 }
@@ -169,16 +185,7 @@ flrc::ModelSpec spec(const std::string& name, int threads) {
   spec.config = config(arrays(folderOf(name) + "expected.safetensors"));
   spec.dtype = flrc::Dtype::f32;
   spec.threads = threads;
-  const File file = read(path);
-  for (const auto& entry : file.entries) {
-    flrc::TensorSource source;
-    source.name = entry.name;
-    source.file = path;
-    source.offset = file.data + entry.offsets.at(0);
-    source.byteLength = entry.offsets.at(1) - entry.offsets.at(0);
-    source.shape = entry.shape;
-    spec.tensors.push_back(source);
-  }
+  spec.tensors = sources(path);
   return spec;
 }
 

@@ -30,6 +30,8 @@ struct Fixture {
 
 // Every array of a safetensors file.
 std::map<std::string, Array> arrays(const std::string& path);
+// The f32 and i32 tensors of a safetensors file, for the loader.
+std::vector<flrc::TensorSource> sources(const std::string& path);
 std::vector<std::string> names();
 // What TypeScript would tell the loader of a fixture's model.
 flrc::ModelSpec spec(const std::string& name, int threads);
