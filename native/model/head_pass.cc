@@ -41,6 +41,23 @@ int32_t draw(const float* probabilities, int64_t vocab, double uniform) {
 
 }  // namespace
 
+void headLogits(const RowMatrix& head, const float* normed, int64_t rows, std::vector<float>& band,
+                const Job& job, float* logits) {
+  const int64_t d = head.cols, vocab = head.rows;
+  eachBand(head, band, job, [&](int64_t begin, int64_t words, const float* weights) {
+    gemm(false, true, rows, words, d, 1.0f, normed, d, weights, d, 0.0f, logits + begin, vocab);
+  });
+}
+
+void headBackward(const RowMatrix& head, const float* dLogits, int64_t rows, std::vector<float>& band,
+                  const Job& job, float* dNormed) {
+  const int64_t d = head.cols, vocab = head.rows;
+  eachBand(head, band, job, [&](int64_t begin, int64_t words, const float* weights) {
+    gemm(false, false, rows, d, words, 1.0f, dLogits + begin, vocab, weights, d, begin > 0 ? 1.0f : 0.0f,
+         dNormed, d);
+  });
+}
+
 double HeadPass::loss(const float* x, const int32_t* tokens, int64_t count, const Job& job) const {
   return lossAndGradient(x, tokens, count, Labels::data, 0, 0, job, nullptr);
 }
@@ -61,9 +78,7 @@ double HeadPass::lossAndGradient(const float* x, const int32_t* tokens, int64_t 
     for (int64_t r = 0; r < rows; ++r) {
       kernel.rmsNorm(x + (first + r) * d, norm.data(), config.eps, d, normed.data() + r * d);
     }
-    eachBand(*model->head, band, job, [&](int64_t begin, int64_t words, const float* weights) {
-      gemm(false, true, rows, words, d, 1.0f, normed.data(), d, weights, d, 0.0f, logits.data() + begin, vocab);
-    });
+    headLogits(*model->head, normed.data(), rows, band, job, logits.data());
     for (int64_t r = 0; r < rows; ++r) {
       float* row = logits.data() + r * vocab;
       const int64_t position = first + r;
@@ -88,10 +103,7 @@ double HeadPass::lossAndGradient(const float* x, const int32_t* tokens, int64_t 
       row[label] -= 1.0f;
     }
     if (!dx) continue;
-    eachBand(*model->head, band, job, [&](int64_t begin, int64_t words, const float* weights) {
-      gemm(false, false, rows, d, words, 1.0f, logits.data() + begin, vocab, weights, d,
-           begin > 0 ? 1.0f : 0.0f, dNormed.data(), d);
-    });
+    headBackward(*model->head, logits.data(), rows, band, job, dNormed.data());
     rmsNormBackward(x + first * d, norm.data(), config.eps, rows, d, dNormed.data(), false, dx + first * d);
   }
   return total;

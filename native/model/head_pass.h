@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "core/job.h"
 #include "model/model.h"
@@ -14,8 +15,15 @@ enum class Labels { data, model };
 // Positions whose logits a pass holds at once, [kHeadPositions, vocab] in f32.
 constexpr int64_t kHeadPositions = 256;
 
-// Final norm and lm_head over one sequence. Rows of lm_head are widened to f32 a band at a time: of a
-// vocabulary of 128k they would be gigabytes.
+// logits [rows, vocab] = normed [rows, hidden] lm_head^T, and back: dNormed [rows, hidden] = dLogits lm_head;
+// at most kHeadPositions rows, on the calling thread. Rows of lm_head are widened to f32 a band at a time: of a
+// vocabulary of 128k they would be gigabytes. `band` is working memory.
+void headLogits(const RowMatrix& head, const float* normed, int64_t rows, std::vector<float>& band,
+                const Job& job, float* logits);
+void headBackward(const RowMatrix& head, const float* dLogits, int64_t rows, std::vector<float>& band,
+                  const Job& job, float* dNormed);
+
+// Final norm and lm_head over one sequence.
 struct HeadPass {
   const Model* model = nullptr;
 

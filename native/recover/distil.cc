@@ -5,39 +5,28 @@
 
 #include "core/error.h"
 #include "cpu/kernels.h"
-#include "linalg/gemm.h"
+#include "model/head_pass.h"
 #include "model/layer_pass.h"
 
 namespace flrc {
-namespace {
-
-// Positions whose logits are held at once, twice; every chunk packs both heads again.
-constexpr int64_t kChunk = 256;
-
-}  // namespace
-
-DistilSums distil(const HeadPass& student, const std::vector<float>& teacherWeights, const float* x,
+DistilSums distil(const Model& student, const RowMatrix& teacherHead, const float* x,
                   const float* teacherNormed, const int32_t* tokens, int64_t count, float scale, const Job& job,
                   float* dx) {
-  const ModelConfig& config = student.model->config;
+  const ModelConfig& config = student.config;
   const cpu::Kernels& kernel = cpu::kernels();
-  const int64_t d = config.hidden, vocab = config.vocab, most = std::min(kChunk, count);
-  const std::vector<float>& norm = *student.model->finalNorm;
+  const int64_t d = config.hidden, vocab = config.vocab, most = std::min(kHeadPositions, count);
+  const std::vector<float>& norm = *student.finalNorm;
   std::vector<float> normed(static_cast<size_t>(most * d)), dNormed(dx ? normed.size() : 0);
   std::vector<float> mine(static_cast<size_t>(most * vocab)), theirs(mine.size());
-  std::vector<float> target(static_cast<size_t>(vocab));
+  std::vector<float> target(static_cast<size_t>(vocab)), band;
   DistilSums sums;
-  for (int64_t first = 0; first < count; first += kChunk) {
-    const int64_t rows = std::min(kChunk, count - first);
+  for (int64_t first = 0; first < count; first += kHeadPositions) {
+    const int64_t rows = std::min(kHeadPositions, count - first);
     for (int64_t r = 0; r < rows; ++r) {
       kernel.rmsNorm(x + (first + r) * d, norm.data(), config.eps, d, normed.data() + r * d);
     }
-    job.check();
-    gemm(false, true, rows, vocab, d, 1.0f, normed.data(), d, student.weights.data(), d, 0.0f, mine.data(),
-         vocab);
-    job.check();
-    gemm(false, true, rows, vocab, d, 1.0f, teacherNormed + first * d, d, teacherWeights.data(), d, 0.0f,
-         theirs.data(), vocab);
+    headLogits(*student.head, normed.data(), rows, band, job, mine.data());
+    headLogits(teacherHead, teacherNormed + first * d, rows, band, job, theirs.data());
     for (int64_t r = 0; r < rows; ++r) {
       float *q = mine.data() + r * vocab, *difference = theirs.data() + r * vocab;
       const int64_t next = first + r + 1;
@@ -59,9 +48,7 @@ DistilSums distil(const HeadPass& student, const std::vector<float>& teacherWeig
       for (int64_t i = 0; i < vocab; ++i) q[i] = (q[i] - target[static_cast<size_t>(i)]) * scale;
     }
     if (!dx) continue;
-    job.check();
-    gemm(false, false, rows, d, vocab, 1.0f, mine.data(), vocab, student.weights.data(), d, 0.0f,
-         dNormed.data(), d);
+    headBackward(*student.head, mine.data(), rows, band, job, dNormed.data());
     rmsNormBackward(x + first * d, norm.data(), config.eps, rows, d, dNormed.data(), false, dx + first * d);
   }
   return sums;

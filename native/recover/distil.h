@@ -1,10 +1,9 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "core/job.h"
-#include "model/head_pass.h"
+#include "model/model.h"
 
 namespace flrc {
 
@@ -14,9 +13,8 @@ struct DistilSums {
 };
 
 // The student's hidden states x and the teacher's, after its final norm, [count, hidden] each, through their
-// heads. With dx [count, hidden]: the gradient of kl times `scale`. `teacherWeights` is the teacher's lm_head,
-// [vocab, hidden]. E_NUMERIC if a logit is not finite.
-DistilSums distil(const HeadPass& student, const std::vector<float>& teacherWeights, const float* x,
+// heads. With dx [count, hidden]: the gradient of kl times `scale`. E_NUMERIC if a logit is not finite.
+DistilSums distil(const Model& student, const RowMatrix& teacherHead, const float* x,
                   const float* teacherNormed, const int32_t* tokens, int64_t count, float scale, const Job& job,
                   float* dx);
 

@@ -26,7 +26,6 @@ Recovery::Recovery(std::shared_ptr<const Model> start, std::shared_ptr<const Mod
     : teacher_(std::move(teacher)),
       options_(std::move(options)),
       factors_(*start, options_.dtype, job),
-      studentHead_(*factors_.frame()),
       taught_(std::make_shared<SpillSpace>(options_.memory / 2, options_.scratch), options_.lengths.size()) {
   const ModelConfig &mine = start->config, &theirs = teacher_->config;
   if (mine.hidden != theirs.hidden || mine.vocab != theirs.vocab || mine.layers != theirs.layers) {
@@ -45,7 +44,6 @@ Recovery::Recovery(std::shared_ptr<const Model> start, std::shared_ptr<const Mod
   }
   teacher_->checkTokens(options_.tokens.data(), total);
   rope_.grow(mine, longest);
-  if (teacher_->head != factors_.frame()->head) teacherHead_ = widenRows(*teacher_->head, teacher_->threads);
   activations_.resize(static_cast<size_t>(mine.layers));
 }
 
@@ -136,14 +134,13 @@ void Recovery::forward(Pass& pass, const Job& job) {
 }
 
 RecoveryFigures Recovery::head(Pass& pass, const Job& job) const {
-  const std::vector<float>& teacher = teacherHead_.empty() ? studentHead_.weights : teacherHead_;
   const float scale = 1.0f / static_cast<float>(pass.positions);
   std::vector<DistilSums> sums(pass.windows.size());
   eachWindow(pass.windows, job, [&](size_t i, int32_t window) {
     std::vector<float> scratch, dx(pass.training ? pass.hidden[i].size() : 0);
     const float* taught = taught_.get(static_cast<size_t>(window), scratch);
-    sums[i] = distil(studentHead_, teacher, pass.hidden[i].data(), taught, tokens(window), length(window),
-                     scale, job, pass.training ? dx.data() : nullptr);
+    sums[i] = distil(*factors_.frame(), *teacher_->head, pass.hidden[i].data(), taught, tokens(window),
+                     length(window), scale, job, pass.training ? dx.data() : nullptr);
     pass.hidden[i].swap(dx);
   });
   DistilSums all;

@@ -96,8 +96,6 @@ class Recovery {
   std::shared_ptr<const Model> teacher_;
   RecoveryOptions options_;
   TrainableFactors factors_;
-  HeadPass studentHead_;
-  std::vector<float> teacherHead_;  // empty where it is the student's
   RopeTable rope_;
   std::vector<int64_t> starts_;
   SpillStore taught_;  // [windows]: [tokens, hidden] after the final norm
