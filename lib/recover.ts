@@ -54,13 +54,21 @@ export interface RecoveredCut {
 export async function recoveryWindows(
   calibration: Calibration,
   texts: readonly CalibrationText[] | undefined,
-  task: TaskOptions,
+  { signal, onProgress }: TaskOptions,
 ): Promise<Int32Array[]> {
   const { model, options } = calibration
   const seqLen = Math.min(longestWindow, options.seqLen)
   const more = texts !== undefined && !texts.some(isSelf)
   const windows = more
-    ? (await calibrationWindows(model, { calibration: texts, samples: mostWindows, seqLen, ...task })).windows
+    ? (
+        await calibrationWindows(model, {
+          calibration: texts,
+          samples: mostWindows,
+          seqLen,
+          signal,
+          onProgress,
+        })
+      ).windows
     : calibration.windows.flatMap((window) => pieces(window, seqLen))
   if (windows.length >= 2) return windows
   throw new FlrcError(

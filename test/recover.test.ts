@@ -221,7 +221,8 @@ compression(
       calibration.windows.map((window) => Array.from(window)),
     )
     assert.equal(await recoveryWindows(calibration, [{ self: true }, text], {}), own)
-    const long = { ...calibration, windows: [new Int32Array(seqLen * 2 + 5), new Int32Array(7)] } as Calibration
+    const uneven = [new Int32Array(seqLen * 2 + 5), new Int32Array(7)]
+    const long = Object.create(calibration, { windows: { value: uneven } }) as Calibration
     const pieces = await recoveryWindows(long, undefined, {})
     assert.equal(
       pieces.map((window) => window.length),
