@@ -327,6 +327,18 @@ Napi::Value calibrationResult(Napi::Env env, const std::shared_ptr<const Calibra
   return to;
 }
 
+// Work that resolves to nothing.
+template <typename Work>
+Napi::Value startEffect(Napi::Env env, const Napi::Value& progress, const Work& work) {
+  return startWork<bool>(
+      env, progress,
+      [work](const Job& job) {
+        work(job);
+        return true;
+      },
+      [](Napi::Env of, bool&) { return of.Undefined(); });
+}
+
 // ---- the surface ------------------------------------------------------------------------------------------
 
 Napi::Value info(const Napi::CallbackInfo& call) {
@@ -530,13 +542,7 @@ Napi::Value startRecoveryEvaluation(const Napi::CallbackInfo& call) {
 
 Napi::Value startKeepRecovery(const Napi::CallbackInfo& call) {
   const auto recovery = Handle<Recovery>::get(call[0]);
-  return startWork<bool>(
-      call.Env(), call.Env().Undefined(),
-      [=](const Job&) {
-        recovery->keep();
-        return true;
-      },
-      [](Napi::Env env, bool&) { return env.Undefined(); });
+  return startEffect(call.Env(), call.Env().Undefined(), [=](const Job&) { recovery->keep(); });
 }
 
 Napi::Value startFinishRecovery(const Napi::CallbackInfo& call) {
@@ -548,13 +554,8 @@ Napi::Value startFinishRecovery(const Napi::CallbackInfo& call) {
 Napi::Value startSaveRecovery(const Napi::CallbackInfo& call) {
   const auto recovery = Handle<Recovery>::get(call[0]);
   const std::string file = call[1].ToString().Utf8Value(), note = call[2].ToString().Utf8Value();
-  return startWork<bool>(
-      call.Env(), call.Env().Undefined(),
-      [=](const Job& job) {
-        recovery->save(file, note, job);
-        return true;
-      },
-      [](Napi::Env env, bool&) { return env.Undefined(); });
+  return startEffect(call.Env(), call.Env().Undefined(),
+                     [=](const Job& job) { recovery->save(file, note, job); });
 }
 
 Napi::Value startLoadRecovery(const Napi::CallbackInfo& call) {
@@ -589,13 +590,8 @@ Napi::Value startWriteTensors(const Napi::CallbackInfo& call) {
   std::vector<int64_t> offsets;
   for (double place : places) offsets.push_back(toInteger(place, "an offset"));
   const bool dense = call[4].ToBoolean();
-  return startWork<bool>(
-      call.Env(), call[5],
-      [=](const Job& job) {
-        writeTensors(*model, dense, file, names, offsets, job);
-        return true;
-      },
-      [](Napi::Env env, bool&) { return env.Undefined(); });
+  return startEffect(call.Env(), call[5],
+                     [=](const Job& job) { writeTensors(*model, dense, file, names, offsets, job); });
 }
 
 // Native failures on the JavaScript thread become JavaScript errors with a code.

@@ -5,10 +5,11 @@ import type { CalibrateOptions, CalibrationText, Whitening } from '../calibrate.
 import { besideTarget, prepareTarget } from '../checkpoint/directory.js'
 import { checkCompressOptions, compress, type ScoreKind } from '../compress.js'
 import { FlrcError } from '../errors.js'
-import { type CompressionReport, Model } from '../public-model.js'
+import type { CompressionReport } from '../public-model.js'
 import type { RecoveryReport } from '../recover/report.js'
 import { removeRecoveryStates } from '../recover/state.js'
 import { readTextFile } from './files.js'
+import { loadModel } from './load.js'
 import {
   addCommonOptions,
   type CommonOptions,
@@ -132,10 +133,9 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
   const calibration = await readCalibration(files)
   const seconds = { load: 0, save: 0 }
   const begin = performance.now()
-  const model = await step('load', (onProgress) =>
-    // Factors narrower than bf16 are still cut from weights of full width.
-    Model.load(path, { dtype: dtype === 'f32' ? 'f32' : undefined, device, threads, signal, onProgress }),
-  )
+  // Factors narrower than bf16 are still cut from weights of full width.
+  const wide = dtype === 'f32' ? dtype : undefined
+  const model = await loadModel(path, { dtype: wide, device, threads }, signal)
   seconds.load = elapsed(begin)
   const small = await step('compress', (onProgress) =>
     compress(model, { ...options, dtype, calibration, recover, signal, onProgress }),

@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander'
 import { exportModel } from '../export.js'
-import { Model } from '../public-model.js'
+import { loadModel } from './load.js'
 import { addCommonOptions, type CommonOptions } from './options.js'
 import { formatBytes, print, printJson } from './output.js'
 import { step } from './steps.js'
@@ -19,10 +19,8 @@ export function registerExport(program: Command, signal: AbortSignal): void {
     .requiredOption('-o, --output <dir>', 'directory to write')
     .option('--overwrite', 'replace an earlier export', false)
   addCommonOptions(command).action(async (path: string, flags: ExportFlags) => {
-    const { dtype, device, threads, json, output, overwrite } = flags
-    const model = await step('load', (onProgress) =>
-      Model.load(path, { dtype, device, threads, signal, onProgress }),
-    )
+    const { json, output, overwrite } = flags
+    const model = await loadModel(path, flags, signal)
     const result = await step(`write ${output}`, (onProgress) =>
       exportModel(model, output, { overwrite, signal, onProgress }),
     )

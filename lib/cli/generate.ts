@@ -1,10 +1,9 @@
 import type { Command } from 'commander'
 import { complete } from '../generate.js'
-import { Model } from '../public-model.js'
 import { parseSchedule } from '../schedule.js'
+import { loadModel } from './load.js'
 import { addCommonOptions, type CommonOptions, collect, numberIn, wholeNumber } from './options.js'
 import { note, print, printJson } from './output.js'
-import { step } from './steps.js'
 
 interface GenerateFlags extends CommonOptions {
   prompt: string
@@ -46,9 +45,7 @@ export function registerGenerate(program: Command, signal: AbortSignal): void {
   addCommonOptions(command).action(async (path: string, flags: GenerateFlags) => {
     const { dtype, device, threads, json, prompt, chat, ...options } = flags
     const schedule = parseSchedule(flags.schedule)
-    const model = await step('load', (onProgress) =>
-      Model.load(path, { dtype, device, threads, signal, onProgress }),
-    )
+    const model = await loadModel(path, { dtype, device, threads }, signal)
     const settings = { ...options, schedule, signal }
     const generation = chat ? model.chat().send(prompt, settings) : model.generate(prompt, settings)
     const completion = await complete(generation, json ? undefined : (piece) => print(piece.text))

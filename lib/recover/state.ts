@@ -1,7 +1,7 @@
-import { createHash } from 'node:crypto'
 import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { ioError, systemCode } from '../checkpoint/io.js'
+import { sha256OfText } from '../checkpoint/plan.js'
 import { FlrcError } from '../errors.js'
 import type { RecoveryHandle } from './handle.js'
 
@@ -26,7 +26,7 @@ export class RecoveryState {
   #next: number
 
   constructor({ prefix, key, interval = 60_000 }: StateOptions) {
-    const hash = createHash('sha256').update(JSON.stringify(key)).digest('hex')
+    const hash = sha256OfText(JSON.stringify(key))
     this.file = `${prefix}-${hash.slice(0, 16)}`
     this.#interval = interval
     this.#next = performance.now() + interval

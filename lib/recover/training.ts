@@ -21,7 +21,7 @@ export interface TrainingSettings extends TaskOptions {
   minutes: number
   /** Trains this many steps instead, whatever time they take; the result is then reproducible. */
   steps?: number
-  /** Windows in a batch; as many as there are compute threads, at least 2, by default. */
+  /** Windows in a batch; as many as the machine has cores, at least 2, by default. */
   batch?: number
   /** Type that the factors are stored in; training sees them rounded to it. */
   dtype: ModelParts['dtype']

@@ -1,8 +1,8 @@
 import type { Command } from 'commander'
 import { parseChoices } from '../../data/choices.js'
 import { choice } from '../../evaluate.js'
-import { Model } from '../../public-model.js'
 import { readTextFile } from '../files.js'
+import { loadModel } from '../load.js'
 import { addCommonOptions, type CommonOptions, wholeNumber } from '../options.js'
 import { print, printJson } from '../output.js'
 import { step } from '../steps.js'
@@ -22,11 +22,9 @@ export function registerChoice(group: Command, signal: AbortSignal): void {
     .option('--limit <n>', 'samples from the start of the file (default: all)', wholeNumber(1))
     .option('--level <k>', 'level to measure at', wholeNumber(0), 0)
   addCommonOptions(command).action(async (path: string, flags: ChoiceFlags) => {
-    const { dtype, device, threads, json, data, limit, level } = flags
+    const { json, data, limit, level } = flags
     const samples = parseChoices(await readTextFile(data), data)
-    const model = await step('load', (onProgress) =>
-      Model.load(path, { dtype, device, threads, signal, onProgress }),
-    )
+    const model = await loadModel(path, flags, signal)
     const { outcomes: _, ...result } = await step('choice', (onProgress) =>
       choice(model, samples, { limit, level, signal, onProgress }),
     )

@@ -1,7 +1,7 @@
 import type { Command } from 'commander'
 import { perplexity } from '../../evaluate.js'
-import { Model } from '../../public-model.js'
 import { readTextFile } from '../files.js'
+import { loadModel } from '../load.js'
 import { addCommonOptions, type CommonOptions, wholeNumber } from '../options.js'
 import { print, printJson } from '../output.js'
 import { step } from '../steps.js'
@@ -27,11 +27,9 @@ export function registerPerplexity(group: Command, signal: AbortSignal): void {
     .option('--windows <n>', 'windows from the start of the text (default: all)', wholeNumber(1))
     .option('--level <k>', 'level to measure at', wholeNumber(0), 0)
   addCommonOptions(command).action(async (path: string, flags: PerplexityFlags) => {
-    const { dtype, device, threads, json, text: file, seqLen, windows, level } = flags
+    const { json, text: file, seqLen, windows, level } = flags
     const text = await readTextFile(file)
-    const model = await step('load', (onProgress) =>
-      Model.load(path, { dtype, device, threads, signal, onProgress }),
-    )
+    const model = await loadModel(path, flags, signal)
     const result = await step('perplexity', (onProgress) =>
       perplexity(model, text, { seqLen, windows, level, signal, onProgress }),
     )

@@ -2,9 +2,9 @@ import type { Command } from 'commander'
 import { parseDialogues } from '../../data/dialogues.js'
 import { parseOutputs } from '../../data/outputs.js'
 import { type SummarizeResult, summarize } from '../../evaluate.js'
-import { Model } from '../../public-model.js'
 import { parseSchedule } from '../../schedule.js'
 import { checkNewFile, readTextFile, writeNewFile } from '../files.js'
+import { loadModel } from '../load.js'
 import { addCommonOptions, type CommonOptions, wholeNumber } from '../options.js'
 import { formatBytes, formatTable, print, printJson } from '../output.js'
 import { step } from '../steps.js'
@@ -34,7 +34,7 @@ export function registerSummarize(group: Command, signal: AbortSignal): void {
     .option('--outputs <file>', 'write the texts with their scores to this .jsonl file')
     .option('--reference <file>', 'score against these outputs of another model too (what --outputs wrote)')
   addCommonOptions(command).action(async (path: string, flags: SummarizeFlags) => {
-    const { dtype, device, threads, json, data, limit, maxTokens, outputs } = flags
+    const { json, data, limit, maxTokens, outputs } = flags
     const schedule = flags.schedule === 'full' ? undefined : parseSchedule(flags.schedule)
     if (outputs !== undefined) await checkNewFile(outputs)
     const samples = parseDialogues(await readTextFile(data), data)
@@ -42,9 +42,7 @@ export function registerSummarize(group: Command, signal: AbortSignal): void {
       flags.reference === undefined
         ? undefined
         : parseOutputs(await readTextFile(flags.reference), flags.reference)
-    const model = await step('load', (onProgress) =>
-      Model.load(path, { dtype, device, threads, signal, onProgress }),
-    )
+    const model = await loadModel(path, flags, signal)
     const { outputs: written, ...result } = await step('summarize', (onProgress) =>
       summarize(model, samples, { limit, maxTokens, schedule, reference, signal, onProgress }),
     )
