@@ -3,7 +3,8 @@ import type { Calibration } from './calibrate.js'
 import { checkWindow } from './calibration/windows.js'
 import { checkOneOf, checkWhole } from './check.js'
 import { FlrcError } from './errors.js'
-import { LoadedModel, type TaskOptions } from './model.js'
+import type { Progress, TaskOptions } from './model.js'
+import type { NativeCuts } from './native-types.js'
 import { concatenate } from './text.js'
 
 export interface SensitivityOptions extends TaskOptions {
@@ -18,7 +19,8 @@ export interface SensitivityOptions extends TaskOptions {
 /**
  * ASVD's sensitivity search (arXiv 2312.05821, as published): for every projection and every ratio of
  * `sensitivityRatios` cuts only that projection, leaves all others dense, and measures the loss of the calibration
- * windows. That is 63 passes a layer; `compress` with the method `asvd` allocates by what they say.
+ * windows. That is 63 passes a layer, of which what comes before the cut is shared; `compress` with the method
+ * `asvd` allocates by what they say.
  *
  * A search over all projections is kept in the calibration, one a storage, for every later compression.
  *
@@ -40,12 +42,13 @@ export async function sensitivitySearch(
   for (const index of chosen) {
     const shape = model.projections[index] as (typeof model.projections)[number]
     const beginOne = performance.now()
-    const losses = new Float64Array(sensitivityRatios.length)
-    for (const [i, ratio] of sensitivityRatios.entries()) {
-      onProgress?.({ stage: 'search', done: projections.length * losses.length + i, total })
-      const rank = rankAtRatio(shape, ratio, storage)
-      losses[i] = await lossWithOneCut(calibration, index, rank, storage, windows, options)
-    }
+    const before = projections.length * sensitivityRatios.length
+    onProgress?.({ stage: 'search', done: before, total })
+    const ranks = Int32Array.from(sensitivityRatios, (ratio) => rankAtRatio(shape, ratio, storage))
+    const cuts = { projection: index, ranks, storage }
+    const losses = await meanLosses(calibration, cuts, windows, options.signal, (share) =>
+      onProgress?.({ stage: 'search', done: before + Math.floor(share * ranks.length), total }),
+    )
     projections.push({ name: shape.name, losses, seconds: (performance.now() - beginOne) / 1000 })
   }
   onProgress?.({ stage: 'search', done: total, total })
@@ -78,39 +81,28 @@ function projectionsOf({ model }: Calibration, asked: readonly number[] | undefi
   throw new FlrcError('E_USAGE', `projection ${wrong} does not exist; the model has 0 to ${count - 1}`)
 }
 
-/** Mean loss in nats of the windows' next tokens, with one projection cut and all others shared with the model. */
-async function lossWithOneCut(
+/**
+ * Mean loss in nats of the windows' next tokens, by rank, with one projection cut and all others shared with the
+ * model. Windows of one length go together. `onDone` hears which share is done, from 0 to 1.
+ */
+async function meanLosses(
   calibration: Calibration,
-  index: number,
-  rank: number,
-  storage: FactorStorage,
+  cuts: NativeCuts,
   windows: readonly Int32Array[],
-  { signal }: TaskOptions,
-): Promise<number> {
-  const { model } = calibration
-  const ranks = new Int32Array(model.projections.length).fill(-1)
-  ranks[index] = rank
-  // Any other type would be a copy of every dense projection.
-  const factors = { levels: [ranks], storage, dtype: model.dtype }
-  const cut = new LoadedModel(await calibration.factorize(factors, 1, { signal }))
-  try {
-    return await meanLoss(cut, windows, { signal })
-  } finally {
-    cut.dispose()
-  }
-}
-
-async function meanLoss(
-  model: LoadedModel,
-  windows: readonly Int32Array[],
-  task: TaskOptions,
-): Promise<number> {
-  let sum = 0
+  signal: AbortSignal | undefined,
+  onDone: (share: number) => void,
+): Promise<Float64Array> {
+  const sums = new Float64Array(cuts.ranks.length)
+  let read = 0
   let count = 0
   for (const length of new Set(windows.map((window) => window.length))) {
     const alike = windows.filter((window) => window.length === length)
-    for (const loss of await model.windowLosses(concatenate(alike), length, 0, task)) sum += loss
+    const onProgress = ({ done, total }: Progress) =>
+      onDone((read + (alike.length * done) / total) / windows.length)
+    const losses = await calibration.cutLosses(cuts, concatenate(alike), length, { signal, onProgress })
+    for (const [i, loss] of losses.entries()) sums[i] = (sums[i] as number) + loss
+    read += alike.length
     count += alike.length * (length - 1)
   }
-  return sum / count
+  return sums.map((sum) => sum / count)
 }

@@ -5,7 +5,7 @@ import { type CalibrationWindows, calibrationWindows } from './calibration/windo
 import { checkOneOf, checkRange, checkWhole } from './check.js'
 import { sha256OfFiles } from './checkpoint/plan.js'
 import type { CalibrationHandle, LoadedModel, ModelParts, TaskOptions } from './model.js'
-import type { NativeCalibrationResult, NativeFactorizeOptions } from './native-types.js'
+import type { NativeCalibrationResult, NativeCuts, NativeFactorizeOptions } from './native-types.js'
 import { concatenate } from './text.js'
 
 export type { CalibrationText } from './calibration/sources.js'
@@ -123,6 +123,11 @@ export class Calibration {
   /** Cuts a model from the factors. */
   factorize(options: NativeFactorizeOptions, keep: number, task: TaskOptions): Promise<ModelParts> {
     return this.#handle.factorize(options, keep, task)
+  }
+
+  /** Summed loss in nats of windows of `seqLen` tokens, by rank, with that projection alone cut. */
+  cutLosses(cuts: NativeCuts, tokens: Int32Array, seqLen: number, task: TaskOptions): Promise<Float64Array> {
+    return this.#handle.cutLosses(cuts, tokens, seqLen, task)
   }
 
   /** Frees the factors; models cut from them live on. */

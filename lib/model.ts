@@ -9,6 +9,7 @@ import type {
   NativeCalibrationOptions,
   NativeCalibrationResult,
   NativeConfig,
+  NativeCuts,
   NativeFactorizeOptions,
   NativeLevelInfo,
   NativeModel,
@@ -401,10 +402,7 @@ export class CalibrationHandle {
 
   /** A new model of these ranks, which shares the dense parts of the calibrated one. */
   async factorize(options: NativeFactorizeOptions, keep: number, task: TaskOptions): Promise<ModelParts> {
-    const calibration = this.#native
-    if (calibration === undefined) {
-      throw new FlrcError('E_DISPOSED', 'the calibration was disposed; calibrate again')
-    }
+    const calibration = this.#handle()
     const native = await runTask(
       (addon) => addon.factorize(calibration, options, progressSink(task.onProgress)),
       [task.signal],
@@ -414,10 +412,24 @@ export class CalibrationHandle {
     return { native, source, tokenizer, dtype: options.dtype, threads, storage: options.storage, keep }
   }
 
+  /** Summed loss in nats of windows of `seqLen` tokens, by rank, with that projection alone cut. */
+  cutLosses(cuts: NativeCuts, tokens: Int32Array, seqLen: number, task: TaskOptions): Promise<Float64Array> {
+    const calibration = this.#handle()
+    return runTask(
+      (addon) => addon.cutLosses(calibration, cuts, tokens, seqLen, progressSink(task.onProgress)),
+      [task.signal],
+    )
+  }
+
   dispose(): void {
     const native = this.#native
     if (native === undefined) return
     this.#native = undefined
     callNative((addon) => addon.releaseCalibration(native))
+  }
+
+  #handle(): NativeCalibration {
+    if (this.#native !== undefined) return this.#native
+    throw new FlrcError('E_DISPOSED', 'the calibration was disposed; calibrate again')
   }
 }

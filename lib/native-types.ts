@@ -141,6 +141,14 @@ export interface NativeCalibrationOptions {
   randomisedRank: number
 }
 
+/** One projection cut in several ways, one at a time. */
+export interface NativeCuts {
+  /** Index in the model's order. */
+  projection: number
+  ranks: Int32Array
+  storage: 'pivoted' | 'plain'
+}
+
 export interface NativeCalibrationResult {
   calibration: NativeCalibration
   /** Per projection, in the model's order. */
@@ -274,6 +282,14 @@ export interface NativeBinding {
     options: NativeFactorizeOptions,
     onProgress?: NativeProgress,
   ): NativeTask<NativeModel>
+  /** Summed loss in nats of windows of `seqLen` tokens with one projection cut to each of the ranks, all else dense. */
+  cutLosses(
+    calibration: NativeCalibration,
+    cuts: NativeCuts,
+    tokens: Int32Array,
+    seqLen: number,
+    onProgress?: NativeProgress,
+  ): NativeTask<Float64Array>
   releaseCalibration(calibration: NativeCalibration): void
 
   /** Takes the factors of `start` out to be trained towards the dense model; both may be released. */

@@ -496,6 +496,20 @@ Napi::Value startFactorize(const Napi::CallbackInfo& call) {
       call.Env(), call[2], [=](const Job& job) { return factorize(*calibration, options, job); }, wrapModel);
 }
 
+Napi::Value startCutLosses(const Napi::CallbackInfo& call) {
+  const auto calibration = Handle<const Calibration>::get(call[0]);
+  const Napi::Object from = object(call[1], "cuts");
+  const int64_t projection = integer(from, "projection");
+  const auto ranks = integers(from.Get("ranks"), "ranks");
+  const bool pivoted = text(from, "storage") == "pivoted";
+  const auto tokens = integers(call[2], "tokens");
+  const int64_t seqLen = integer(call[3], "seqLen");
+  return startWork<std::vector<double>>(
+      call.Env(), call[4],
+      [=](const Job& job) { return cutLosses(*calibration, projection, ranks, pivoted, tokens, seqLen, job); },
+      [](Napi::Env env, std::vector<double>& losses) { return toArray(env, losses); });
+}
+
 Napi::Value startCreateRecovery(const Napi::CallbackInfo& call) {
   const auto start = Handle<const Model>::get(call[0]);
   const auto teacher = Handle<const Model>::get(call[1]);
@@ -627,6 +641,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("writeSelfText", guarded<startSelfText>);
   add("calibrate", guarded<startCalibrate>);
   add("factorize", guarded<startFactorize>);
+  add("cutLosses", guarded<startCutLosses>);
   add("releaseCalibration", guarded<release<const Calibration>>);
   add("createRecovery", guarded<startCreateRecovery>);
   add("recoveryStep", guarded<startRecoveryStep>);

@@ -8,6 +8,7 @@
 #include "core/thread_pool.h"
 #include "linalg/pivot.h"
 #include "model/wide_layer.h"
+#include "model/window_losses.h"
 
 namespace flrc {
 namespace {
@@ -128,6 +129,23 @@ std::shared_ptr<const Model> factorize(const Calibration& calibration, const Fac
     job.report("factorize", done.fetch_add(1) + 1, count);
   });
   return model;
+}
+
+std::vector<double> cutLosses(const Calibration& calibration, int64_t projection,
+                              const std::vector<int32_t>& ranks, bool pivoted,
+                              const std::vector<int32_t>& tokens, int64_t seqLen, const Job& job) {
+  const Model& source = *calibration.model;
+  const int64_t count = source.projectionCount();
+  if (projection < 0 || projection >= count) throw Error(code::internal, "there is no such projection to cut");
+  // Any other type would be a copy of every dense projection.
+  FactorizeOptions options{{std::vector<int32_t>(static_cast<size_t>(count), -1)}, pivoted, source.dtype};
+  const Job silent;
+  const auto cutTo = [&](int64_t i) {
+    options.levels[0][static_cast<size_t>(projection)] = ranks[static_cast<size_t>(i)];
+    return factorize(calibration, options, silent);
+  };
+  return variantLosses(source, projection / kProjections, static_cast<int64_t>(ranks.size()), cutTo, tokens,
+                       seqLen, job);
 }
 
 }  // namespace flrc

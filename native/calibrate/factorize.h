@@ -20,4 +20,10 @@ struct FactorizeOptions {
 std::shared_ptr<const Model> factorize(const Calibration& calibration, const FactorizeOptions& options,
                                        const Job& job);
 
+// The summed loss in nats of windows of seqLen tokens with `projection` alone cut to each of `ranks`, one after
+// another, and everything else as it was calibrated. ASVD's sensitivity (arXiv 2312.05821).
+std::vector<double> cutLosses(const Calibration& calibration, int64_t projection,
+                              const std::vector<int32_t>& ranks, bool pivoted,
+                              const std::vector<int32_t>& tokens, int64_t seqLen, const Job& job);
+
 }  // namespace flrc
