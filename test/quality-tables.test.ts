@@ -42,7 +42,7 @@ const lowRank: LowRankSpec = {
 const options: PlanOptions = {
   keeps: [0.9, 0.6],
   dtype: 'bf16',
-  choices: true,
+  choiceKeep: 0.6,
   dialogues: true,
   summaries: true,
   transfer: true,
@@ -182,7 +182,7 @@ test('every table plans distinct rows that can be made from what was given', () 
     assert.is(mergeSpecs(specs).length, specs.length, `${name} has a row twice`)
     const bare = {
       ...options,
-      choices: false,
+      choiceKeep: undefined,
       dialogues: false,
       summaries: false,
       transfer: false,
@@ -193,6 +193,14 @@ test('every table plans distinct rows that can be made from what was given', () 
       if (model.kind === 'low-rank') assert.not.ok(model.calibration.source.includes('dialogues'))
     }
   }
+  const methods = planSection('methods', options)
+  const withChoices = methods.filter(({ measures }) => measures.includes('choice'))
+  assert.equal(
+    withChoices,
+    methods.filter(
+      ({ model }) => model.kind !== 'low-rank' || (model.storage === 'pivoted' && model.keep === 0.6),
+    ),
+  )
   assert.equal(levelsBelow(0.9, 2), [0.9, 0.7])
   assert.equal(levelsBelow(0.9, 4), [0.9, 0.83, 0.77, 0.7])
   assert.is(levelsBelow(0.25, 2), undefined)

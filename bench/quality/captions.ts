@@ -44,7 +44,7 @@ function methodsCaption(rows: readonly Row[], { searchWindows, seqLen, choices }
   }
   if (choices !== undefined) {
     parts.push(
-      `Choice: accuracy on ${choices}, by log-likelihood and by log-likelihood per character; intervals of 95%.`,
+      `Choice: accuracy on ${choices}, by log-likelihood and by log-likelihood per character, of one keep; intervals of 95%.`,
     )
   }
   const calibrations = new Map<string, number>()

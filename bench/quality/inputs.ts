@@ -96,7 +96,7 @@ function planOptions(options: QualityOptions, inputs: Inputs, facts: SourceFacts
   return {
     keeps: options.keeps,
     dtype: options.dtype,
-    choices: inputs.choices !== undefined,
+    choiceKeep: inputs.choices === undefined ? undefined : options.choiceKeep,
     dialogues: inputs.dialogues !== undefined,
     summaries: inputs.summaries !== undefined,
     transfer: inputs.transfer !== undefined,

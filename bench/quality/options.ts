@@ -17,7 +17,9 @@ The tables of compression methods. Without MODEL: of the embedded model, on its 
   --windows N            windows to measure; 24
   --dtype bf16|f32       what the dense model and its factors are held in; bf16
   --search-windows N     calibration windows that ASVD's sensitivity search sees; 2
-  --choices FILE.jsonl [--choice-limit N]       adds the accuracy among given continuations
+  --choices FILE.jsonl [--choice-limit N] [--choice-keep K]
+                         adds the accuracy among given continuations, of dense rows and of the pivoted ones at
+                         one keep, .8
   --dialogues FILE.jsonl                        chats to calibrate on, for the calibration's table
   --summaries FILE.jsonl [--summary-limit N]    adds ROUGE of summaries to it; 100
   --transfer FILE.jsonl  dialogues whose perplexity the further table has
@@ -42,6 +44,8 @@ export interface QualityOptions {
   dtype: 'f32' | 'bf16'
   /** What decides every row's numbers. */
   numbers: { samples: number; seqLen: number; windows: number; searchWindows: number }
+  /** The keep whose rows are measured on choices. */
+  choiceKeep: number
   limits: { choiceLimit?: number; summaryLimit?: number }
   full: boolean
   json: string | undefined
@@ -60,6 +64,7 @@ const flags = {
   'search-windows': { type: 'string', default: '2' },
   choices: { type: 'string' },
   'choice-limit': { type: 'string' },
+  'choice-keep': { type: 'string', default: '.8' },
   dialogues: { type: 'string' },
   summaries: { type: 'string' },
   'summary-limit': { type: 'string', default: '100' },
@@ -111,6 +116,7 @@ export function readOptions(args: readonly string[]): QualityOptions | undefined
       windows: whole('--windows', values.windows),
       searchWindows: whole('--search-windows', values['search-windows']),
     },
+    choiceKeep: share('--choice-keep', values['choice-keep']),
     limits: {
       ...(values['choice-limit'] === undefined
         ? {}

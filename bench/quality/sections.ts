@@ -1,5 +1,5 @@
 import type { AllocationMethod, Whitening } from 'flrc'
-import type { CalibrationSource, LowRankSpec, Measure, RowSpec } from './rows.js'
+import type { CalibrationSource, LowRankSpec, Measure, ModelSpec, RowSpec } from './rows.js'
 
 export const sectionNames = ['methods', 'bytes', 'levels', 'calibration', 'further'] as const
 export type SectionName = (typeof sectionNames)[number]
@@ -9,8 +9,9 @@ export interface PlanOptions {
   keeps: readonly number[]
   /** What the dense model and factors that are not quantised are held in. */
   dtype: 'f32' | 'bf16'
-  /** Measures beside perplexity that data was given for. */
-  choices: boolean
+  /** The keep whose pivoted rows are measured on choices; undefined without choices. */
+  choiceKeep: number | undefined
+  /** What data was given for. */
   dialogues: boolean
   summaries: boolean
   transfer: boolean
@@ -70,83 +71,79 @@ function defaultRow(
   }
 }
 
-function usual({ choices }: PlanOptions): Measure[] {
-  return choices ? ['perplexity', 'choice'] : ['perplexity']
+/** Choices take twice the time of perplexity, so of low rank only one keep's rows have them. */
+function measuresOf({ choiceKeep }: PlanOptions, model: ModelSpec): Measure[] {
+  if (choiceKeep === undefined) return ['perplexity']
+  const chosen = model.kind !== 'low-rank' || (model.keep === choiceKeep && model.storage === 'pivoted')
+  return chosen ? ['perplexity', 'choice'] : ['perplexity']
 }
 
-function denseRows(options: PlanOptions): RowSpec[] {
-  const measures = usual(options)
-  return [
-    ...(['f32', 'bf16', 'int8', 'int4'] as const).map((dtype) => ({
-      model: { kind: 'dense' as const, dtype },
-      measures,
-    })),
-    ...([3, 2] as const).map((blockBits) => ({ model: { kind: 'rounded' as const, blockBits }, measures })),
-  ]
+function usual(options: PlanOptions, models: readonly ModelSpec[]): RowSpec[] {
+  return models.map((model) => ({ model, measures: measuresOf(options, model) }))
 }
+
+const denseModels: readonly ModelSpec[] = [
+  ...(['f32', 'bf16', 'int8', 'int4'] as const).map((dtype) => ({ kind: 'dense' as const, dtype })),
+  ...([3, 2] as const).map((blockBits) => ({ kind: 'rounded' as const, blockBits })),
+]
 
 function methodsSection(options: PlanOptions): RowSpec[] {
   const { keeps, dtype } = options
-  const measures = usual(options)
   const grid = methodRows.flatMap(({ method, whitening, labels }) =>
     storages.flatMap((storage) =>
       keeps.map((keep) => ({
-        model: {
-          ...{ kind: 'low-rank' as const, calibration: { source: 'text' as const, whitening, labels } },
-          ...{ method, storage, dtype, keep },
-        },
-        measures,
+        ...{ kind: 'low-rank' as const, calibration: { source: 'text' as const, whitening, labels } },
+        ...{ method, storage, dtype, keep },
       })),
     ),
   )
   const quantised = (['int8', 'int4'] as const).flatMap((factors) =>
-    keeps.map((keep) => ({ model: defaultRow(keep, factors), measures })),
+    keeps.map((keep) => defaultRow(keep, factors)),
   )
-  return [...denseRows(options), ...grid, ...quantised]
+  return usual(options, [...denseModels, ...grid, ...quantised])
 }
 
 function bytesSection(options: PlanOptions): RowSpec[] {
-  const measures = usual(options)
-  const dense = denseRows(options).filter(({ model }) => model.kind !== 'dense' || model.dtype !== 'f32')
-  const source: RowSpec[] = options.quantisedSource ? [{ model: { kind: 'source' }, measures }] : []
+  const dense = denseModels.filter((model) => model.kind !== 'dense' || model.dtype !== 'f32')
+  const source: ModelSpec[] = options.quantisedSource ? [{ kind: 'source' }] : []
   const factors = [options.dtype, 'int8', 'int4'] as const
-  const lowRank = byteKeeps.flatMap((keep) =>
-    factors.map((dtype) => ({ model: defaultRow(keep, dtype), measures })),
-  )
-  return [...dense, { model: { kind: 'rounded' }, measures }, ...source, ...lowRank]
+  const lowRank = byteKeeps.flatMap((keep) => factors.map((dtype) => defaultRow(keep, dtype)))
+  return usual(options, [...dense, { kind: 'rounded' }, ...source, ...lowRank])
 }
 
 function levelsSection(options: PlanOptions): RowSpec[] {
-  const measures = usual(options)
-  return options.keeps.flatMap((keep) => {
+  const models = options.keeps.flatMap((keep) => {
     const one = defaultRow(keep, options.dtype)
     const several = levelCounts.flatMap((count) => {
       const levels = levelsBelow(keep, count)
       return levels === undefined ? [] : [{ ...one, levels }]
     })
-    return [one, ...several].map((model) => ({ model, measures }))
+    return [one, ...several]
   })
+  return usual(options, models)
 }
 
 function calibrationSection(options: PlanOptions): RowSpec[] {
-  const measures: Measure[] = options.summaries ? [...usual(options), 'summaries'] : usual(options)
   const sources: CalibrationSource[] = options.dialogues
     ? ['text', 'half dialogues', 'dialogues', 'self', 'self and text']
     : ['text', 'self', 'self and text']
-  const rows = sources.flatMap((source) =>
+  const models: ModelSpec[] = sources.flatMap((source) =>
     calibrationKeeps.flatMap((keep) =>
       (['curve', 'uniform'] as const).map((method) => ({
-        model: { ...defaultRow(keep, options.dtype, source), method },
-        measures,
+        ...defaultRow(keep, options.dtype, source),
+        method,
       })),
     ),
   )
+  const rows = usual(options, models)
+  const dense = usual(options, [{ kind: 'dense', dtype: options.dtype }])
+  if (!options.summaries) return [...dense, ...rows]
   const trivial = (['first words', 'constant'] as const).map((summary) => ({
     model: { kind: 'trivial' as const, summary },
     measures: ['summaries' as const],
   }))
-  const dense = { model: { kind: 'dense' as const, dtype: options.dtype }, measures }
-  return [dense, ...(options.summaries ? trivial : []), ...rows]
+  const withSummaries = (row: RowSpec) => ({ ...row, measures: [...row.measures, 'summaries' as const] })
+  return [...dense.map(withSummaries), ...trivial, ...rows.map(withSummaries)]
 }
 
 /** The default beside SVD-LLM and the Fisher score, on other text than the tables'. */
