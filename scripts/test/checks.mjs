@@ -7,15 +7,16 @@ import { ensureLibrary, ensureTestCode } from '../setup/typescript.mjs'
 
 /**
  * Checks that are no test programs; each counts as one test. `run` resolves to undefined when all is well, to
- * `{ problem, output }`, or to `{ skip }`. Those that build come in the order in which they need each other.
+ * `{ problem, output }`, or to `{ skip }`. Those that build come in the order in which they need each other, and say
+ * which programs they are for: `native` tests or `TypeScript` ones.
  */
 export const checks = [
   { name: 'biome', run: biome },
   { name: 'clang-format', run: nativeFormat },
-  { name: 'addon', builds: true, run: () => builds(ensureAddon) },
-  { name: 'types', builds: true, run: () => builds(ensureLibrary) },
-  { name: 'test types', builds: true, run: () => builds(ensureTestCode) },
-  { name: 'native tests', builds: true, run: () => builds(ensureNativeTests) },
+  { name: 'addon', builds: 'TypeScript', run: () => builds(ensureAddon) },
+  { name: 'types', builds: 'TypeScript', run: () => builds(ensureLibrary) },
+  { name: 'test types', builds: 'TypeScript', run: () => builds(ensureTestCode) },
+  { name: 'native tests', builds: 'native', run: () => builds(ensureNativeTests) },
 ]
 
 function biome() {
