@@ -3,7 +3,7 @@ import { abortedError, FlrcError } from './errors.js'
 import { type Held, StopFilter } from './generate/stop.js'
 import type { LoadedModel, Session } from './model.js'
 import type { NativeSampling } from './native-types.js'
-import { checkSchedule, levelOf, type Schedule, type ScheduleContext } from './schedule.js'
+import { levelOf, type Schedule, type ScheduleContext, scheduleOn } from './schedule.js'
 
 export interface GenerateOptions {
   /** Tokens to generate at most; 64 by default. */
@@ -79,7 +79,7 @@ export function generate(
   options: GenerateOptions = {},
 ): Generation {
   return new LeavableGeneration(options.signal, async function* (signal) {
-    const checked = checkOptions(options, model.keep)
+    const checked = checkOptions(options, model)
     const tokens = promptTokens(model, prompt)
     checkContext(model, tokens.length, checked.maxTokens)
     const session = model.createSession()
@@ -167,7 +167,13 @@ export async function* decode(
       yield* asPieces(filter.finish())
       return { ...end, finishReason: 'length' }
     }
-    level = levelAt(model, schedule, { step, promptTokens: tokens.length, entropy, levels: model.levels })
+    level = levelAt(model, schedule, {
+      step,
+      promptTokens: tokens.length,
+      entropy,
+      level,
+      levels: model.levels,
+    })
     sampled = await session.decode(tokenId, level, sampling(step), signal)
     onCached?.(tokenId)
   }
@@ -190,7 +196,7 @@ function levelAt(model: LoadedModel, schedule: Schedule | undefined, context: Sc
 }
 
 /** Fills in the defaults. E_USAGE names the first option that cannot be used. */
-export function checkOptions(options: GenerateOptions, keep: number): Omit<DecodeOptions, 'reused'> {
+export function checkOptions(options: GenerateOptions, model: LoadedModel): Omit<DecodeOptions, 'reused'> {
   const {
     maxTokens = 64,
     schedule,
@@ -209,11 +215,11 @@ export function checkOptions(options: GenerateOptions, keep: number): Omit<Decod
   checkRange('topP', topP, Number.MIN_VALUE, 1, 'a number above 0, at most 1')
   if (schedule !== undefined && typeof schedule !== 'function')
     refuse('schedule', schedule, 'a function of the step')
-  if (schedule) checkSchedule(schedule, keep)
   if (!Array.isArray(stop) || stop.some((text) => typeof text !== 'string' || text === '')) {
     refuse('stop', JSON.stringify(stop), 'a list of strings that are not empty')
   }
-  return { maxTokens, schedule, temperature, topK, topP, minP, seed, stop }
+  const running = schedule && scheduleOn(schedule, model)
+  return { maxTokens, schedule: running, temperature, topK, topP, minP, seed, stop }
 }
 
 function promptTokens(model: LoadedModel, prompt: string | readonly number[] | Int32Array): number[] {

@@ -45,6 +45,9 @@ export {
 export type { RecoveryPoint, RecoveryReport } from './recover/report.js'
 export type { RecoverOptions } from './recover.js'
 export {
+  type AdaptiveOptions,
+  adaptive,
+  calibrated,
   constant,
   full,
   linear,

@@ -2,7 +2,14 @@ import type { Command } from 'commander'
 import { complete } from '../generate.js'
 import { parseSchedule } from '../schedule.js'
 import { loadModel } from './load.js'
-import { addCommonOptions, type CommonOptions, collect, numberIn, wholeNumber } from './options.js'
+import {
+  addCommonOptions,
+  type CommonOptions,
+  collect,
+  numberIn,
+  scheduleHelp,
+  wholeNumber,
+} from './options.js'
 import { note, print, printJson } from './output.js'
 
 interface GenerateFlags extends CommonOptions {
@@ -26,11 +33,7 @@ export function registerGenerate(program: Command, signal: AbortSignal): void {
     .requiredOption('-p, --prompt <text>', 'text to continue')
     .option('--chat', "put the prompt into the model's chat template", false)
     .option('--max-tokens <n>', 'tokens to generate at most', wholeNumber(0), 64)
-    .option(
-      '--schedule <schedule>',
-      'active budget by step: full, constant:B, or step, linear, cosine, exponential with :A:B:K',
-      'full',
-    )
+    .option('--schedule <schedule>', scheduleHelp, 'full')
     .option('--temperature <t>', '0 is greedy', numberIn(0, Number.POSITIVE_INFINITY), 0)
     .option('--top-k <k>', 'sample from the k likeliest tokens; 0 is off', wholeNumber(0), 0)
     .option(

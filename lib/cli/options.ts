@@ -64,6 +64,10 @@ export function parseBytes(text: string): number {
 }
 
 /** Gathers an option that may be given several times. */
+/** What a `--schedule` may be. */
+export const scheduleHelp =
+  'active budget by step: full, constant:B, step, linear, cosine or exponential with :A:B:K, adaptive:A:B, calibrated'
+
 export function collect(value: string, previous: string[] | undefined): string[] {
   return [...(previous ?? []), value]
 }
