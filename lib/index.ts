@@ -32,6 +32,7 @@ export {
   type Generation,
   type GenerationEnd,
   type Piece,
+  type SpeculateOptions,
 } from './generate.js'
 export { type InspectedProjection, type Inspection, inspect } from './inspect.js'
 export type { ModelLevel, Progress, Projection, TaskOptions } from './model.js'

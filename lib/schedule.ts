@@ -24,9 +24,11 @@ const shapes = {
 /** How a budget goes from A to B over K steps; all give A at step 0 and B from step K on. */
 export type ScheduleShape = keyof typeof shapes
 
+const levelZero: Schedule = () => 1
+
 /** Level 0 at every step. */
 export function full(): Schedule {
-  return () => 1
+  return levelZero
 }
 
 /** @throws E_USAGE for a budget outside (0, 1] */
