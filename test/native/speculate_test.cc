@@ -172,7 +172,8 @@ TEST("speculate: greedy rounds are single steps of level 0, bit by bit, whatever
 
 // That the test notices a broken rule was seen by breaking it: accepting every draft, accepting where p / 2 > q
 // u, redrawing from p instead of max(0, p - q), drawing the token after the drafts from the draft's choices,
-// and using one number both to accept and to draft each made it fail, with a chi-square many times the limit.
+// and using one number both to accept and to draft each made it fail, with a chi-square of at least four times
+// the limit.
 TEST("speculate: drawn tokens have level 0's distribution (chi-square)") {
   const auto model = ::model(1);
   struct Case {
