@@ -67,7 +67,7 @@ greedy('hundreds of prompts give level 0 token for token, with its probabilities
     drafted += actual.drafted
     accepted += actual.accepted
   }
-  assert.ok(drafted > 300, `${drafted} drafted`)
+  assert.ok(drafted > 150, `${drafted} drafted`)
   assert.ok(accepted > drafted / 10 && accepted < drafted, `${accepted} of ${drafted} accepted`)
 })
 

@@ -91,9 +91,14 @@ int64_t Session::appendChunks(const int32_t* tokens, int64_t count, int64_t leve
 }
 
 void Session::countBytes() {
-  size_t floats = logits_.capacity() + verifiedLogits_.capacity() + 2 * scratch_.capacity() + pass_.capacity();
+  size_t floats = logits_.capacity() + verifiedLogits_.capacity() + pass_.capacity();
   for (const auto& layer : cache_.layers) floats += layer.keys.capacity() + layer.values.capacity();
-  bytes_.store(floats * sizeof(float), std::memory_order_relaxed);
+  size_t doubles = scratch_.capacity();
+  for (const Choices& choices : draftChoices_) {
+    floats += choices.tokens.capacity();
+    doubles += choices.weights.capacity();
+  }
+  bytes_.store(floats * sizeof(float) + doubles * sizeof(double), std::memory_order_relaxed);
 }
 
 Sampled Session::sample(const Sampling& sampling) {
