@@ -155,6 +155,7 @@ drawn('equal seeds give equal tokens, others give others', async () => {
       [again.tokenIds, again.drafted, again.accepted],
       [first.tokenIds, first.drafted, first.accepted],
     )
+    assert.ok(first.drafted > 0)
     assert.not.equal((await run({ ...options, seed: 4 })).tokenIds, first.tokenIds)
   }
 })
