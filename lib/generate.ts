@@ -1,9 +1,17 @@
 import { checkRange, checkWhole, refuse } from './check.js'
 import { abortedError, FlrcError } from './errors.js'
+import {
+  checkSpeculate,
+  type SpeculateOptions,
+  type Speculation,
+  SpeculativeSteps,
+} from './generate/speculation.js'
+import { levelBudget, type ProducedToken, type SamplingAt, ScheduledSteps } from './generate/steps.js'
 import { type Held, StopFilter } from './generate/stop.js'
 import type { LoadedModel, Session } from './model.js'
-import type { NativeSampling } from './native-types.js'
-import { checkSchedule, levelOf, type Schedule, type ScheduleContext } from './schedule.js'
+import { full, type Schedule, scheduleOn } from './schedule.js'
+
+export type { SpeculateOptions } from './generate/speculation.js'
 
 export interface GenerateOptions {
   /** Tokens to generate at most; 64 by default. */
@@ -13,6 +21,11 @@ export interface GenerateOptions {
    * first token comes from prefill, which runs at level 0 whatever the schedule says.
    */
   schedule?: Schedule
+  /**
+   * Drafts tokens at a lower level and verifies several at once at level 0: greedy tokens are those of level 0, drawn
+   * ones are distributed as they are. It stops where it gains nothing. Not together with a schedule.
+   */
+  speculate?: SpeculateOptions
   /** 0 (the default) is greedy. */
   temperature?: number
   /** Samples from the k likeliest tokens; 0 is off. */
@@ -34,9 +47,15 @@ export interface Piece {
   /** Whole characters only: empty while a character is unfinished or a stop string may have begun. */
   text: string
   tokenId: number
-  /** The level of the pass that produced this token; the first comes from prefill, so from level 0. */
+  /**
+   * The level of the pass that produced this token; the first comes from prefill, so from level 0, and speculated ones
+   * from the pass that verified them, also level 0.
+   */
   level: number
-  /** Block parameters read by that pass / dense block parameters. */
+  /**
+   * Block parameters read for the token / dense block parameters: those of its pass, or its equal share of what a
+   * round of speculation read for drafts and verification.
+   */
   activeBudget: number
   /** Natural log of the token's probability under the model, before temperature. */
   logprob: number
@@ -47,6 +66,9 @@ export interface GenerationEnd {
   /** stop: an end token (which is no piece) or a stop string; length: maxTokens reached. */
   finishReason: 'stop' | 'length'
   promptTokens: number
+  /** Tokens drafted and accepted by speculation; 0 without it. */
+  drafted: number
+  accepted: number
 }
 
 export type PieceGenerator = AsyncGenerator<Piece, GenerationEnd | undefined, void>
@@ -62,7 +84,7 @@ export interface Completion extends GenerationEnd {
   tokenIds: number[]
   /** Per token, the level of the pass that produced it. */
   levels: number[]
-  /** Mean over the generated tokens of their pass's active budget; prefill's share is the first token. */
+  /** Mean over the generated tokens of their active budget; prefill's share is the first token. */
   meanActiveBudget: number
   /** Tokens after the first per second of decoding; 0 where fewer than two were generated. */
   tokensPerSecond: number
@@ -79,7 +101,7 @@ export function generate(
   options: GenerateOptions = {},
 ): Generation {
   return new LeavableGeneration(options.signal, async function* (signal) {
-    const checked = checkOptions(options, model.keep)
+    const checked = checkOptions(options, model)
     const tokens = promptTokens(model, prompt)
     checkContext(model, tokens.length, checked.maxTokens)
     const session = model.createSession()
@@ -120,8 +142,9 @@ export async function complete(
   }
 }
 
-interface DecodeOptions extends Required<Omit<GenerateOptions, 'signal' | 'schedule'>> {
+interface DecodeOptions extends Required<Omit<GenerateOptions, 'signal' | 'schedule' | 'speculate'>> {
   schedule: Schedule | undefined
+  speculation: Speculation | undefined
   /** Prompt tokens that the session's cache already holds. */
   reused: number
 }
@@ -138,38 +161,46 @@ export async function* decode(
   signal: AbortSignal,
   onCached?: (token: number) => void,
 ): PieceGenerator {
-  const { maxTokens, schedule, stop } = options
+  const { maxTokens, schedule, speculation, stop } = options
   const endTokens = new Set(model.tokenizer.eosTokenIds)
   const stream = model.tokenizer.stream(tokens)
   const filter = new StopFilter<Omit<Piece, 'text'>>(stop)
-  const end = { promptTokens: tokens.length }
-  const sampling = (draw: number): NativeSampling => {
+  const sampling: SamplingAt = (draw) => {
     const { temperature, topK, topP, minP, seed } = options
     return { temperature, topK, topP, minP, seed, draw }
+  }
+  const source = speculation
+    ? new SpeculativeSteps(model, session, sampling, speculation, maxTokens)
+    : new ScheduledSteps(model, session, sampling, schedule, tokens.length)
+  const end = (finishReason: GenerationEnd['finishReason']): GenerationEnd => {
+    const { drafted, accepted } = source
+    return { finishReason, promptTokens: tokens.length, drafted, accepted }
   }
   const fresh = tokens.slice(options.reused)
   await session.prefill(Int32Array.from(fresh), 0, signal)
   for (const token of fresh) onCached?.(token)
-  if (maxTokens === 0) return { ...end, finishReason: 'length' }
-  let level = 0
-  let sampled = session.sample(sampling(0))
-  for (let step = 1; ; step++) {
-    const { tokenId, logprob, entropy } = sampled
-    if (endTokens.has(tokenId)) {
-      yield* asPieces(filter.finish())
-      return { ...end, finishReason: 'stop' }
+  if (maxTokens === 0) return end('length')
+  const first = { ...session.sample(sampling(0)), level: 0, activeBudget: levelBudget(model, 0) }
+  let produced: ProducedToken[] = [first]
+  for (let step = 1; ; ) {
+    for (const { tokenId, level, activeBudget, logprob } of produced) {
+      if (endTokens.has(tokenId)) {
+        yield* asPieces(filter.finish())
+        return end('stop')
+      }
+      const last = step === maxTokens
+      const piece = { tokenId, level, activeBudget, logprob }
+      yield* asPieces(filter.push(piece, stream.push(tokenId) + (last ? stream.flush() : '')))
+      if (filter.stopped) return end('stop')
+      if (last) {
+        yield* asPieces(filter.finish())
+        return end('length')
+      }
+      step++
     }
-    const last = step === maxTokens
-    const piece = { tokenId, level, activeBudget: model.levels[level]?.budget ?? 1, logprob }
-    yield* asPieces(filter.push(piece, stream.push(tokenId) + (last ? stream.flush() : '')))
-    if (filter.stopped) return { ...end, finishReason: 'stop' }
-    if (last) {
-      yield* asPieces(filter.finish())
-      return { ...end, finishReason: 'length' }
-    }
-    level = levelAt(model, schedule, { step, promptTokens: tokens.length, entropy, levels: model.levels })
-    sampled = await session.decode(tokenId, level, sampling(step), signal)
-    onCached?.(tokenId)
+    const advance = await source.advance(produced.at(-1) ?? first, step - 1, signal)
+    for (const token of advance.cached) onCached?.(token)
+    produced = advance.produced
   }
 }
 
@@ -177,23 +208,12 @@ function asPieces(held: readonly Held<Omit<Piece, 'text'>>[]): Piece[] {
   return held.map(({ item, text }) => ({ text, ...item }))
 }
 
-function levelAt(model: LoadedModel, schedule: Schedule | undefined, context: ScheduleContext): number {
-  if (!schedule) return 0
-  const budget = schedule(context.step, context)
-  if (typeof budget !== 'number' || !Number.isFinite(budget)) {
-    throw new FlrcError(
-      'E_USAGE',
-      `the schedule gave ${String(budget)} at step ${context.step}; it must return an active budget in (0, 1]`,
-    )
-  }
-  return levelOf(budget, model.levels)
-}
-
 /** Fills in the defaults. E_USAGE names the first option that cannot be used. */
-export function checkOptions(options: GenerateOptions, keep: number): Omit<DecodeOptions, 'reused'> {
+export function checkOptions(options: GenerateOptions, model: LoadedModel): Omit<DecodeOptions, 'reused'> {
   const {
     maxTokens = 64,
     schedule,
+    speculate,
     temperature = 0,
     topK = 0,
     topP = 1,
@@ -209,11 +229,18 @@ export function checkOptions(options: GenerateOptions, keep: number): Omit<Decod
   checkRange('topP', topP, Number.MIN_VALUE, 1, 'a number above 0, at most 1')
   if (schedule !== undefined && typeof schedule !== 'function')
     refuse('schedule', schedule, 'a function of the step')
-  if (schedule) checkSchedule(schedule, keep)
   if (!Array.isArray(stop) || stop.some((text) => typeof text !== 'string' || text === '')) {
     refuse('stop', JSON.stringify(stop), 'a list of strings that are not empty')
   }
-  return { maxTokens, schedule, temperature, topK, topP, minP, seed, stop }
+  const running = schedule && scheduleOn(schedule, model)
+  const speculation = speculate && checkSpeculate(speculate, model)
+  if (speculation && running !== undefined && running !== full()) {
+    throw new FlrcError(
+      'E_USAGE',
+      'speculation verifies every token at level 0, so it goes with no schedule but full; leave one of the two out',
+    )
+  }
+  return { maxTokens, schedule: running, speculation, temperature, topK, topP, minP, seed, stop }
 }
 
 function promptTokens(model: LoadedModel, prompt: string | readonly number[] | Int32Array): number[] {

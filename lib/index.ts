@@ -32,6 +32,7 @@ export {
   type Generation,
   type GenerationEnd,
   type Piece,
+  type SpeculateOptions,
 } from './generate.js'
 export { type InspectedProjection, type Inspection, inspect } from './inspect.js'
 export type { ModelLevel, Progress, Projection, TaskOptions } from './model.js'
@@ -45,6 +46,9 @@ export {
 export type { RecoveryPoint, RecoveryReport } from './recover/report.js'
 export type { RecoverOptions } from './recover.js'
 export {
+  type AdaptiveOptions,
+  adaptive,
+  calibrated,
   constant,
   full,
   linear,

@@ -27,6 +27,8 @@ export interface Inspection {
   keep?: number
   dtype?: StorageDtype
   storage?: 'pivoted' | 'plain'
+  /** The schedule that `calibrated` means. */
+  schedule?: string
   levels: { budget: number }[]
   /** Tensor types of the files and the bytes of each. */
   types: Record<string, number>
@@ -55,6 +57,7 @@ export async function inspect(model: string): Promise<Inspection> {
     keep: flrc?.keep,
     dtype: flrc?.dtype,
     storage: flrc?.storage,
+    schedule: flrc?.schedule,
     levels: flrc?.levels.map(({ budget }) => ({ budget })) ?? [{ budget: 1 }],
     types,
     denseParameters: denseParametersOf(projections),

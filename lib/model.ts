@@ -10,11 +10,13 @@ import type {
   NativeCalibrationResult,
   NativeConfig,
   NativeCuts,
+  NativeDraftOptions,
   NativeFactorizeOptions,
   NativeLevelInfo,
   NativeModel,
   NativeRecovery,
   NativeRecoveryOptions,
+  NativeRound,
   NativeSampling,
   NativeSelfTextOptions,
   NativeSession,
@@ -354,6 +356,16 @@ export class Session {
   /** Appends one token at `level`, then samples the next. */
   decode(token: number, level: number, sampling: NativeSampling, signal?: AbortSignal): Promise<NativeStep> {
     return this.#run((addon, native) => addon.decode(native, token, level, sampling), signal)
+  }
+
+  /** A round of self-speculation from `token`, which comes next; see `NativeBinding.speculate`. */
+  speculate(
+    token: number,
+    options: NativeDraftOptions,
+    sampling: NativeSampling,
+    signal?: AbortSignal,
+  ): Promise<NativeRound> {
+    return this.#run((addon, native) => addon.speculate(native, token, options, sampling), signal)
   }
 
   /** Forgets all positions from `length` on. */

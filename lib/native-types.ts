@@ -95,6 +95,24 @@ export interface NativeStep {
   entropy: number
 }
 
+/** How a round of self-speculation drafts. */
+export interface NativeDraftOptions {
+  level: number
+  /** At most, 1 to 15. */
+  tokens: number
+  /** Drafting ends once the probability that the draft gives to all it wrote falls below this. */
+  least: number
+  /** Tokens after which nothing is drafted. */
+  ends: Int32Array
+}
+
+export interface NativeRound {
+  /** The drafts accepted and one more token, as level 0 gives them. */
+  steps: NativeStep[]
+  drafted: number
+  draftSeconds: number
+}
+
 /** What is given of a document that the model writes. */
 export interface NativeDocumentForm {
   /** One of them, drawn, begins each document; none where empty. */
@@ -248,6 +266,17 @@ export interface NativeBinding {
   sample(session: NativeSession, sampling: NativeSampling): NativeStep
   /** Appends one token at `level`, then samples the next. */
   decode(session: NativeSession, token: number, level: number, sampling: NativeSampling): NativeTask<NativeStep>
+  /**
+   * Drafts on from `token` at a lower level, verifies at level 0 in one pass, and keeps what the rejection rule
+   * accepts and one token more. Draw `sampling.draw` + i is step i's. The cache then holds `token` and the accepted
+   * drafts, all at level 0.
+   */
+  speculate(
+    session: NativeSession,
+    token: number,
+    options: NativeDraftOptions,
+    sampling: NativeSampling,
+  ): NativeTask<NativeRound>
   /** Forgets all positions from `length` on. */
   rewind(session: NativeSession, length: number): void
   releaseSession(session: NativeSession): void

@@ -1,30 +1,9 @@
 import { FlrcError } from './errors.js'
+import { adaptive } from './schedule/adaptive.js'
+import { checkBudget, type Schedule, tolerance } from './schedule/types.js'
 
-/** What a schedule may look at, besides the step. */
-export interface ScheduleContext {
-  /** Index of the token that the step produces in this turn; token 0 comes from prefill, at level 0. */
-  step: number
-  promptTokens: number
-  /** Entropy in nats of the distribution that the last token was drawn from. */
-  entropy: number
-  /** The model's levels, level 0 first, with their realised budgets. */
-  levels: readonly LevelBudget[]
-}
-
-export interface LevelBudget {
-  /** Block parameters read per token / dense block parameters. */
-  budget: number
-}
-
-/**
- * The active budget of a decode step: a fraction of the dense block parameters. Any pure function will do;
- * `levelOf` turns its budget into a level.
- */
-export interface Schedule {
-  (step: number, context: ScheduleContext): number
-  /** The budgets it was written with, where a factory made it, for `checkSchedule`. */
-  readonly budgets?: readonly number[]
-}
+export { type AdaptiveOptions, adaptive } from './schedule/adaptive.js'
+export { type LevelBudget, levelOf, type Schedule, type ScheduleContext } from './schedule/types.js'
 
 export interface FallOptions {
   /** Budget of step 0, in (0, 1]. */
@@ -45,14 +24,11 @@ const shapes = {
 /** How a budget goes from A to B over K steps; all give A at step 0 and B from step K on. */
 export type ScheduleShape = keyof typeof shapes
 
-function checkBudget(budget: number): void {
-  if (budget > 0 && budget <= 1) return
-  throw new FlrcError('E_USAGE', `the schedule's budget is ${budget}; give a number in (0, 1]`)
-}
+const levelZero: Schedule = () => 1
 
 /** Level 0 at every step. */
 export function full(): Schedule {
-  return () => 1
+  return levelZero
 }
 
 /** @throws E_USAGE for a budget outside (0, 1] */
@@ -98,13 +74,42 @@ export function linear(options: FallOptions): Schedule {
   return progressive({ ...options, shape: 'linear' })
 }
 
-const forms = ['full', 'constant:B', ...Object.keys(shapes).map((shape) => `${shape}:A:B:K`)].join(', ')
+const stored: Schedule = () => {
+  throw new FlrcError(
+    'E_USAGE',
+    'the calibrated schedule is known only with a checkpoint; give it to a generation',
+  )
+}
+
+/** The schedule that the checkpoint stores, as `flrc calibrate-schedule` chose it: E_USAGE where it stores none. */
+export function calibrated(): Schedule {
+  return stored
+}
+
+const forms = [
+  'full',
+  'constant:B',
+  ...Object.keys(shapes).map((shape) => `${shape}:A:B:K`),
+  'adaptive:A:B',
+  'adaptive:A:B:LOW:HIGH',
+  'calibrated',
+].join(', ')
+
+/** How many numbers each kind takes; the first two, or the one of `constant`, are budgets. */
+const parameters: Readonly<Record<string, readonly number[]>> = {
+  full: [0],
+  constant: [1],
+  ...Object.fromEntries(Object.keys(shapes).map((shape) => [shape, [3]])),
+  adaptive: [2, 4],
+  calibrated: [0],
+}
 
 const numberPattern = /^(\d+(\.\d*)?|\.\d+)$/
 
 /**
  * A schedule as the command line writes it: `full`, `constant:B`, `step:A:B:K`, `linear:A:B:K`,
- * `cosine:A:B:K`, `exponential:A:B:K`, with budgets A and B in (0, 1] and K steps.
+ * `cosine:A:B:K`, `exponential:A:B:K`, `adaptive:A:B` or `adaptive:A:B:LOW:HIGH`, `calibrated`, with budgets A and
+ * B in (0, 1], K steps, and entropies LOW and HIGH in nats.
  *
  * @throws E_USAGE that lists the forms
  */
@@ -115,46 +120,68 @@ export function parseSchedule(text: string): Schedule {
       'E_USAGE',
       `schedule ${JSON.stringify(text)} ${why}; give one of ${forms}, such as linear:.9:.7:64`,
     )
+  const counts = Object.hasOwn(parameters, kind) ? parameters[kind] : undefined
+  if (counts === undefined) throw refuse('is of no known kind')
   const numbers = parts.map((part) => (numberPattern.test(part) ? Number(part) : Number.NaN))
-  const budgets = kind === 'constant' ? numbers : numbers.slice(0, 2)
-  const parameters = kind === 'full' ? 0 : kind === 'constant' ? 1 : 3
-  if (kind !== 'full' && kind !== 'constant' && !Object.hasOwn(shapes, kind))
-    throw refuse('is of no known kind')
-  if (numbers.length !== parameters) throw refuse(`has ${numbers.length} values where ${parameters} belong`)
-  if (!budgets.every((budget) => budget > 0 && budget <= 1)) throw refuse('has a budget that is not in (0, 1]')
+  if (!counts.includes(numbers.length))
+    throw refuse(`has ${numbers.length} values where ${counts.join(' or ')} belong`)
+  if (!numbers.slice(0, 2).every((budget) => budget > 0 && budget <= 1))
+    throw refuse('has a budget that is not in (0, 1]')
+  const [from, to, over, high] = numbers as [number, number, number, number]
   if (kind === 'full') return full()
-  const [from, to, over] = numbers as [number, number, number]
+  if (kind === 'calibrated') return calibrated()
   if (kind === 'constant') return constant(from)
+  if (kind === 'adaptive') {
+    if (numbers.length === 2) return adaptive({ from, to })
+    if (!(over <= high && Number.isFinite(high))) throw refuse('has no thresholds LOW <= HIGH')
+    return adaptive({ from, to, thresholds: { sure: over, unsure: high } })
+  }
   if (!Number.isSafeInteger(over) || over < 1)
     throw refuse('has a number of steps that is not whole or below 1')
   return progressive({ from, to, over, shape: kind as ScheduleShape })
 }
 
+/** What a schedule needs to know of the model it runs on; a loaded model is one. */
+export interface ScheduledModel {
+  /** What the model's checkpoint was asked to keep, 1 for a dense model. */
+  keep: number
+  source: { path: string; flrc: { schedule?: string } | undefined }
+}
+
 /**
- * @param keep what the model's checkpoint was asked to keep, 1 for a dense model
- * @throws E_USAGE where the schedule was written with a budget above it
+ * The schedule as it runs on `model`: the stored one for `calibrated`, any other as it is.
+ *
+ * @throws E_USAGE where the checkpoint stores none, or the schedule was written with a budget above what the model
+ *   keeps; E_MODEL_FORMAT where the stored one cannot be read
  */
-export function checkSchedule(schedule: Schedule, keep: number): void {
-  const highest = Math.max(0, ...(schedule.budgets ?? []))
-  if (highest <= keep + tolerance) return
+export function scheduleOn(schedule: Schedule, model: ScheduledModel): Schedule {
+  const found = schedule === stored ? storedSchedule(model) : schedule
+  const highest = Math.max(0, ...(found.budgets ?? []))
+  if (highest <= model.keep + tolerance) return found
   throw new FlrcError(
     'E_USAGE',
-    `the schedule asks for an active budget of ${highest}, but the model keeps ${keep}; ` +
-      `give budgets up to ${keep}, or full`,
+    `the schedule asks for an active budget of ${highest}, but the model keeps ${model.keep}; ` +
+      `give budgets up to ${model.keep}, or full`,
   )
 }
 
-/** What binary fractions may be off: a level of budget 0.7 is meant by 1 - 0.3. */
-const tolerance = 1e-9
-
-/**
- * The level that a budget means: the one with the largest budget not above it, or the last where all are
- * above. A level's realised budget is at or a little below the one asked for, so the budget that a level was
- * asked for means that level.
- *
- * @param levels level 0 first, budgets falling
- */
-export function levelOf(budget: number, levels: readonly LevelBudget[]): number {
-  const level = levels.findIndex((candidate) => candidate.budget <= budget + tolerance)
-  return level < 0 ? levels.length - 1 : level
+function storedSchedule({ source: { path, flrc } }: ScheduledModel): Schedule {
+  if (flrc?.schedule === undefined) {
+    throw new FlrcError(
+      'E_USAGE',
+      `${path}: the model stores no calibrated schedule; choose one with flrc calibrate-schedule, or give another`,
+      { file: path },
+    )
+  }
+  try {
+    const found = parseSchedule(flrc.schedule)
+    if (found !== stored) return found
+  } catch (error) {
+    if (!(error instanceof FlrcError)) throw error
+  }
+  throw new FlrcError(
+    'E_MODEL_FORMAT',
+    `${path}: the stored schedule ${JSON.stringify(flrc.schedule)} cannot be read; choose one again with flrc calibrate-schedule`,
+    { file: path },
+  )
 }

@@ -454,6 +454,27 @@ Napi::Value decode(const Napi::CallbackInfo& call) {
       });
 }
 
+Napi::Value speculate(const Napi::CallbackInfo& call) {
+  const auto session = Handle<Session>::get(call[0]);
+  const auto external = Handle<Session>::from(call[0]).external;
+  const auto token = static_cast<int32_t>(integer(call[1], "token"));
+  const Napi::Object from = object(call[2], "options");
+  const DraftOptions options = {integer(from, "level"), integer(from, "tokens"), number(from, "least"),
+                                integers(from.Get("ends"), "ends")};
+  const Sampling how = sampling(call[3]);
+  return startWork<SpeculationRound>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) { return session->speculate(token, options, how, job); },
+      [=](Napi::Env env, SpeculationRound& round) {
+        updateExternal(env, external, *session);
+        Napi::Object to = Napi::Object::New(env);
+        to.Set("steps", toList(env, round.tokens, [&](const Sampled& sampled) { return step(env, sampled); }));
+        to.Set("drafted", toNumber(env, static_cast<double>(round.drafted)));
+        to.Set("draftSeconds", toNumber(env, round.draftSeconds));
+        return to;
+      });
+}
+
 Napi::Value rewind(const Napi::CallbackInfo& call) {
   Handle<Session>::get(call[0])->rewind(integer(call[1], "length"));
   return call.Env().Undefined();
@@ -635,6 +656,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("logprobs", guarded<logprobs>);
   add("sample", guarded<sample>);
   add("decode", guarded<decode>);
+  add("speculate", guarded<speculate>);
   add("rewind", guarded<rewind>);
   add("releaseSession", guarded<release<Session>>);
   add("windowLosses", guarded<startWindowLosses>);

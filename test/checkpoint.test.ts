@@ -17,6 +17,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { prepareTarget, writeDirectory } from '#lib/checkpoint/directory.js'
 import { type CompressionPlan, planJson, sha256OfFiles } from '#lib/checkpoint/plan.js'
+import { storeSchedule } from '#lib/checkpoint/schedule.js'
 import { planShards } from '#lib/checkpoint/weights.js'
 import { writeCheckpoint, writeDenseModel } from '#lib/checkpoint/write.js'
 import { FlrcError } from '#lib/errors.js'
@@ -469,6 +470,37 @@ test('the hash of one file is its own, of several that of their list', () =>
     writeFileSync(join(directory, 'sums'), sums)
     assert.is(await sha256OfFiles([b, a]), await sha256OfFiles([join(directory, 'sums')]))
     await failure(sha256OfFiles([join(directory, 'missing')]), 'E_IO')
+  }))
+
+test('a schedule is stored in config.json, which else stays as it is', () =>
+  inTemporaryDirectory(async (directory) => {
+    const target = join(directory, 'out')
+    await writeCheckpoint(target, testContents())
+    const before = readJson(target, 'config.json')
+    const files = readdirSync(target).sort()
+    await storeSchedule(target, 'linear:.9:.7:32')
+    await storeSchedule(target, 'cosine:.9:.7:16')
+    assert.equal(readJson(target, 'config.json'), {
+      ...before,
+      flrc: { ...before.flrc, schedule: 'cosine:.9:.7:16' },
+    })
+    assert.is(flrcHeader(readJson(target, 'config.json').flrc, 'config.json').schedule, 'cosine:.9:.7:16')
+    assert.equal(readdirSync(target).sort(), files)
+  }))
+
+test('what is no schedule, or no checkpoint to store it in, changes nothing', () =>
+  inTemporaryDirectory(async (directory) => {
+    const target = join(directory, 'out')
+    await writeCheckpoint(target, testContents())
+    const before = readFileSync(join(target, 'config.json'), 'utf8')
+    for (const schedule of ['', 'linear:.9', 'calibrated']) {
+      await failure(storeSchedule(target, schedule), 'E_USAGE')
+    }
+    assert.is(readFileSync(join(target, 'config.json'), 'utf8'), before)
+    writeFileSync(join(directory, 'config.json'), JSON.stringify({ model_type: 'llama' }))
+    await failure(storeSchedule(directory, 'full'), 'E_USAGE')
+    await failure(storeSchedule(join(directory, 'nothing'), 'full'), 'E_NOT_FOUND')
+    assert.equal(readJson(directory, 'config.json'), { model_type: 'llama' })
   }))
 
 test.run()

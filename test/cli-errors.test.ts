@@ -103,6 +103,9 @@ usage('schedules and levels are checked', async () => {
   ]) {
     await fails(2, 'E_USAGE', ['generate', tinyModel, '-p', 'x', '--schedule', schedule])
   }
+  for (const speculate of ['4', '4:', '0:.7', '16:.7', '4:.7:1', '4:1.2', 'a:.7', '4:.7']) {
+    await fails(2, 'E_USAGE', ['generate', tinyModel, '-p', 'x', '--speculate', speculate])
+  }
   const compress = ['compress', tinyModel, '-o', file('none'), '--keep', '0.8', ...quick]
   for (const levels of ['0.9,0.7', '0.8,0.8', '0.7,0.75', '0.8,,0.7', 'a']) {
     await fails(2, 'E_USAGE', [...compress, '--levels', levels])

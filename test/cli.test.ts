@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { storeSchedule } from '#lib/checkpoint/schedule.js'
 import { scoreChart } from '#lib/cli/chart.js'
 import { numberIn, parseBytes, parseFractions, parseNumber, wholeNumber } from '#lib/cli/options.js'
 import { formatBytes, formatSeconds, formatTable } from '#lib/cli/output.js'
@@ -136,6 +137,21 @@ commands('compress, then everything that takes a checkpoint', async () => {
   const streamed = await runCli([...run, '--schedule', 'step:.8:.6:3'], { cwd: folder })
   assert.is(streamed.stdout, `${completion.text}\n`, 'stdout is the text alone')
 
+  const longer = ['generate', 'small', '-p', prompt, '--max-tokens', '40']
+  const plain = await json(longer)
+  const speculated = await json([...longer, '--speculate', '4:.6'])
+  assert.equal([speculated.tokenIds, speculated.levels], [plain.tokenIds, plain.levels])
+  assert.ok((speculated.drafted as number) > 0 && (speculated.accepted as number) >= 0)
+  assert.equal([plain.drafted, plain.accepted], [0, 0])
+
+  const missing = await runCli([...run, '--schedule', 'calibrated'], { cwd: folder })
+  assert.is(missing.code, 2)
+  assert.match(missing.stderr, 'calibrate-schedule')
+  await storeSchedule(file('small'), 'step:.8:.6:3')
+  const calibrated = await json([...run, '--schedule', 'calibrated'])
+  assert.equal(calibrated.tokenIds, completion.tokenIds)
+  assert.equal(calibrated.levels, completion.levels)
+
   const quality = await json([
     'eval',
     'perplexity',
@@ -151,6 +167,7 @@ commands('compress, then everything that takes a checkpoint', async () => {
   assert.equal([quality.tokens, quality.windows, quality.seqLen], [381, 3, 128])
 
   const seen = await json(['inspect', 'small'])
+  assert.is(seen.schedule, 'step:.8:.6:3')
   assert.is((seen.projections as unknown[]).length, 6 * 7)
   const table = await runCli(['inspect', 'small'], { cwd: folder })
   assert.match(table.stdout, 'model.layers.4.mlp.down_proj')

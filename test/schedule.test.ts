@@ -2,7 +2,8 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { FlrcError } from '#lib/errors.js'
 import {
-  checkSchedule,
+  adaptive,
+  calibrated,
   constant,
   full,
   levelOf,
@@ -11,10 +12,16 @@ import {
   progressive,
   type Schedule,
   type ScheduleShape,
+  scheduleOn,
   step,
 } from '#lib/schedule.js'
 
-const context = { step: 0, promptTokens: 3, entropy: 1, levels: [{ budget: 1 }] }
+const context = { step: 0, promptTokens: 3, entropy: 1, level: 0, levels: [{ budget: 1 }] }
+
+const kept = (keep: number, schedule?: string) => ({
+  keep,
+  source: { path: 'models/small', flrc: { schedule } },
+})
 
 function table(schedule: Schedule, steps: readonly number[]): number[] {
   return steps.map((i) => Number(schedule(i, { ...context, step: i }).toFixed(9)))
@@ -147,7 +154,12 @@ test('parseSchedule refuses everything else and lists the forms', () => {
     'linear:0:.7:64',
     'linear:.9:1.7:64',
     'linear: .9:.7:64',
-    'adaptive:.9:.7',
+    'adaptive:.9',
+    'adaptive:.9:.7:1',
+    'adaptive:.9:1.7',
+    'adaptive:.9:.7:2:1',
+    'adaptive:.9:.7:1:1e999',
+    'calibrated:.9',
     'toString:.9:.7:64',
     '__proto__:.9:.7:64',
   ]
@@ -168,13 +180,77 @@ test('the factories refuse budgets and steps that mean nothing', () => {
 })
 
 test('a schedule written above what the model keeps is refused', () => {
-  const { message } = usage(() => checkSchedule(parseSchedule('linear:.95:.7:64'), 0.9))
+  const { message } = usage(() => scheduleOn(parseSchedule('linear:.95:.7:64'), kept(0.9)))
   assert.match(message, '0.95')
   assert.match(message, '0.9')
-  checkSchedule(parseSchedule('linear:.9:.7:64'), 0.9)
-  checkSchedule(parseSchedule('full'), 0.9)
-  checkSchedule(() => 0.95, 0.9)
-  checkSchedule(constant(0.8), 1)
+  for (const schedule of [parseSchedule('linear:.9:.7:64'), parseSchedule('full'), () => 0.95]) {
+    assert.is(scheduleOn(schedule, kept(0.9)), schedule)
+  }
+  assert.match(usage(() => scheduleOn(parseSchedule('adaptive:.95:.7'), kept(0.9))).message, '0.95')
+})
+
+test('calibrated is the schedule that the checkpoint stores', () => {
+  const schedule = scheduleOn(parseSchedule('calibrated'), kept(0.9, 'linear:.9:.5:4'))
+  assert.equal(table(schedule, steps), table(linear({ from: 0.9, to: 0.5, over: 4 }), steps))
+  usage(() => scheduleOn(calibrated(), kept(0.8, 'linear:.9:.5:4')))
+})
+
+test('without a stored schedule calibrated is refused with the remedy, and a stored one that is none is named', () => {
+  const dense = { keep: 1, source: { path: 'models/dense', flrc: undefined } }
+  for (const model of [kept(0.9), dense]) {
+    const { message, file } = usage(() => scheduleOn(calibrated(), model))
+    assert.match(message, 'flrc calibrate-schedule')
+    assert.is(file, model.source.path)
+  }
+  for (const text of ['', 'linear:.9', 'calibrated']) {
+    try {
+      scheduleOn(calibrated(), kept(0.9, text))
+      assert.unreachable(text)
+    } catch (error) {
+      assert.instance(error, FlrcError)
+      assert.is((error as FlrcError).code, 'E_MODEL_FORMAT')
+      assert.match((error as FlrcError).message, 'flrc calibrate-schedule')
+    }
+  }
+  usage(() => calibrated()(1, context))
+})
+
+const levels = [0.95, 0.8, 0.6].map((budget) => ({ budget }))
+
+/** The budgets that a schedule gives to steps of these entropies; each step's level is the next one's last. */
+function follow(schedule: Schedule, entropies: readonly number[]): number[] {
+  let level = 0
+  return entropies.map((entropy, i) => {
+    const budget = schedule(i + 1, { ...context, step: i + 1, entropy, level, levels })
+    level = levelOf(budget, levels)
+    return budget
+  })
+}
+
+test('adaptive falls where the model is sure, rises where it is not, and between stays as it was', () => {
+  const schedule = adaptive({ from: 0.95, to: 0.6, thresholds: { sure: 1, unsure: 2 } })
+  assert.equal(
+    follow(schedule, [1.5, 0.9, 1.5, 2, 2.1, 1.5, 1, 0.99]),
+    [0.95, 0.6, 0.6, 0.6, 0.95, 0.95, 0.95, 0.6],
+  )
+})
+
+test('one adaptive schedule serves several generations at once', () => {
+  const schedule = adaptive({ from: 0.95, to: 0.6, thresholds: { sure: 1, unsure: 2 } })
+  const at = (level: number) => schedule(3, { ...context, entropy: 1.5, level, levels })
+  assert.equal([at(2), at(0), at(2), at(0)], [0.6, 0.95, 0.6, 0.95])
+})
+
+test('adaptive thresholds can be written, and must be entropies in order', () => {
+  const entropies = [0.1, 0.3, 0.6, 1.4, 1.6, 2.5, 1.4]
+  const written = parseSchedule('adaptive:.95:.6:.25:1.5')
+  const made = adaptive({ from: 0.95, to: 0.6, thresholds: { sure: 0.25, unsure: 1.5 } })
+  assert.equal(follow(written, entropies), follow(made, entropies))
+  assert.not.equal(follow(written, entropies), follow(parseSchedule('adaptive:.95:.6:2:2'), entropies))
+  usage(() => adaptive({ from: 0.9, to: 0.6, thresholds: { sure: 2, unsure: 1 } }))
+  usage(() => adaptive({ from: 0.9, to: 0.6, thresholds: { sure: -1, unsure: 1 } }))
+  usage(() => adaptive({ from: 0.9, to: 0.6, thresholds: { sure: 1, unsure: Number.POSITIVE_INFINITY } }))
+  usage(() => adaptive({ from: 0.9, to: 1.6 }))
 })
 
 test.run()

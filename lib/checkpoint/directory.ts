@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
-import { access, lstat, mkdir, open, readdir, realpath, rename, rm, rmdir, stat } from 'node:fs/promises'
+import { access, lstat, mkdir, readdir, realpath, rename, rm, rmdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { abortedError, FlrcError } from '../errors.js'
-import { ioError, renamed, systemCode } from './io.js'
+import { flush, ioError, renamed, systemCode } from './io.js'
 import { checkReplaceable } from './replaceable.js'
 
 export interface DirectoryOptions {
@@ -152,20 +152,6 @@ function preparePlace(target: string, overwrite: boolean): Promise<Place> {
     await checkTarget(place, overwrite)
     return place
   })
-}
-
-/** Flushes a file or directory to the disk. */
-async function flush(path: string): Promise<void> {
-  const handle = await open(path, 'r')
-  try {
-    await handle.sync()
-  } catch (error) {
-    // Some file systems know no flushing of directories.
-    const code = systemCode(error)
-    if (code !== 'EINVAL' && code !== 'ENOTSUP') throw error
-  } finally {
-    await handle.close()
-  }
 }
 
 async function flushTree(directory: string): Promise<void> {

@@ -1,4 +1,5 @@
-import { open } from 'node:fs/promises'
+import { open, rename, rm } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { FlrcError } from '../errors.js'
 
 /** The system's name of an error, such as ENOSPC. */
@@ -54,5 +55,38 @@ export async function createFile(file: string, content: string | Uint8Array, siz
     }
   } catch (error) {
     throw ioError(error, file)
+  }
+}
+
+/** Flushes a file or directory to the disk. */
+export async function flush(path: string): Promise<void> {
+  const handle = await open(path, 'r')
+  try {
+    await handle.sync()
+  } catch (error) {
+    // Some file systems know no flushing of directories.
+    const code = systemCode(error)
+    if (code !== 'EINVAL' && code !== 'ENOTSUP') throw error
+  } finally {
+    await handle.close()
+  }
+}
+
+/**
+ * Puts new content in a file's place, through one beside it that is flushed and renamed: whatever happens, the old
+ * content is there, or the new.
+ *
+ * @throws E_IO naming the file
+ */
+export async function replaceFile(file: string, content: string): Promise<void> {
+  const temporary = `${file}.${process.pid}.tmp`
+  try {
+    await createFile(temporary, content)
+    await flush(temporary)
+    await rename(temporary, file)
+    await flush(dirname(file))
+  } catch (error) {
+    await rm(temporary, { force: true })
+    throw renamed(ioError(error, file), temporary, file)
   }
 }

@@ -1,8 +1,16 @@
 import type { Command } from 'commander'
-import { complete } from '../generate.js'
+import { complete, type SpeculateOptions } from '../generate.js'
 import { parseSchedule } from '../schedule.js'
 import { loadModel } from './load.js'
-import { addCommonOptions, type CommonOptions, collect, numberIn, wholeNumber } from './options.js'
+import {
+  addCommonOptions,
+  type CommonOptions,
+  collect,
+  numberIn,
+  parseSpeculation,
+  scheduleHelp,
+  wholeNumber,
+} from './options.js'
 import { note, print, printJson } from './output.js'
 
 interface GenerateFlags extends CommonOptions {
@@ -10,6 +18,7 @@ interface GenerateFlags extends CommonOptions {
   chat: boolean
   maxTokens: number
   schedule: string
+  speculate?: SpeculateOptions
   temperature: number
   topK: number
   topP: number
@@ -26,10 +35,11 @@ export function registerGenerate(program: Command, signal: AbortSignal): void {
     .requiredOption('-p, --prompt <text>', 'text to continue')
     .option('--chat', "put the prompt into the model's chat template", false)
     .option('--max-tokens <n>', 'tokens to generate at most', wholeNumber(0), 64)
+    .option('--schedule <schedule>', scheduleHelp, 'full')
     .option(
-      '--schedule <schedule>',
-      'active budget by step: full, constant:B, or step, linear, cosine, exponential with :A:B:K',
-      'full',
+      '--speculate <K:B>',
+      'draft up to K tokens (1 to 15) at budget B and verify them together at level 0',
+      parseSpeculation,
     )
     .option('--temperature <t>', '0 is greedy', numberIn(0, Number.POSITIVE_INFINITY), 0)
     .option('--top-k <k>', 'sample from the k likeliest tokens; 0 is off', wholeNumber(0), 0)
@@ -50,13 +60,13 @@ export function registerGenerate(program: Command, signal: AbortSignal): void {
     const generation = chat ? model.chat().send(prompt, settings) : model.generate(prompt, settings)
     const completion = await complete(generation, json ? undefined : (piece) => print(piece.text))
     if (json) {
-      await printJson({ ...completion, drafted: 0, accepted: 0 })
+      await printJson(completion)
       return
     }
     await print('\n')
     const speed = completion.tokensPerSecond > 0 ? `, ${completion.tokensPerSecond.toFixed(1)} tokens/s` : ''
-    note(
-      `${completion.tokenIds.length} tokens, mean active budget ${completion.meanActiveBudget.toFixed(3)}${speed}`,
-    )
+    const { tokenIds, meanActiveBudget, drafted, accepted } = completion
+    const drafts = flags.speculate ? `, ${accepted} of ${drafted} drafts accepted` : ''
+    note(`${tokenIds.length} tokens, mean active budget ${meanActiveBudget.toFixed(3)}${drafts}${speed}`)
   })
 }

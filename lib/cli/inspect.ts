@@ -16,7 +16,8 @@ export function registerInspect(program: Command): void {
 }
 
 function describe(inspection: Inspection): string {
-  const { config, levels, projections, types, bytes, denseParameters, keep, dtype, storage } = inspection
+  const { config, levels, projections, types, bytes, denseParameters, keep, dtype, storage, schedule } =
+    inspection
   const head = [
     `${inspection.path}: ${inspection.format}, ${config.architecture}, ${formatBytes(bytes)}`,
     `${config.layers} layers, hidden ${config.hiddenSize}, ${config.heads} heads (${config.kvHeads} key-value) of ${config.headDim}, ` +
@@ -27,6 +28,7 @@ function describe(inspection: Inspection): string {
     `dense block parameters: ${denseParameters}`,
   ]
   if (keep !== undefined) head.push(`keep ${keep.toFixed(4)}, ${storage} factors in ${dtype}`)
+  if (schedule !== undefined) head.push(`calibrated schedule: ${schedule}`)
   const levelTable = formatTable(
     ['level', 'active budget'],
     levels.map(({ budget }, level) => [String(level), budget.toFixed(4)]),

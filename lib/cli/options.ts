@@ -1,5 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { StorageDtype } from '../format/types.js'
+import { mostDrafts, type SpeculateOptions } from '../generate/speculation.js'
 import type { Device } from '../public-model.js'
 
 /** What every command takes. */
@@ -64,6 +65,19 @@ export function parseBytes(text: string): number {
 }
 
 /** Gathers an option that may be given several times. */
+/** `K:B`: drafts and their budget. */
+export function parseSpeculation(text: string): SpeculateOptions {
+  const [tokens, budget, ...rest] = text.split(':')
+  if (tokens === undefined || budget === undefined || rest.length > 0) {
+    throw new InvalidArgumentError('It must be K:B, such as 4:.7.')
+  }
+  return { tokens: wholeNumber(1, mostDrafts)(tokens), budget: parseFraction(budget) }
+}
+
+/** What a `--schedule` may be. */
+export const scheduleHelp =
+  'active budget by step: full, constant:B, step, linear, cosine or exponential with :A:B:K, adaptive:A:B, calibrated'
+
 export function collect(value: string, previous: string[] | undefined): string[] {
   return [...(previous ?? []), value]
 }

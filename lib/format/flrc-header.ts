@@ -19,6 +19,7 @@ const headerSchema = v.object({
   ),
   dtype: v.picklist(['f32', 'bf16', 'int8', 'int4']),
   storage: v.picklist(['pivoted', 'plain']),
+  schedule: v.optional(v.string()),
   source: v.record(v.string(), v.unknown()),
 })
 

@@ -92,6 +92,8 @@ export interface FlrcHeader {
   dtype: StorageDtype
   /** pivoted: NAME.P.b, NAME.C.b, NAME.I.b; plain: NAME.U, NAME.V. */
   storage: 'pivoted' | 'plain'
+  /** The schedule that `calibrated` means, in the command line's words. */
+  schedule?: string
   source?: Record<string, unknown>
 }
 

@@ -68,7 +68,7 @@ export class Chat {
     if (this.#disposed) throw new FlrcError('E_DISPOSED', 'the chat was disposed; start a new one')
     this.#model.assertUsable()
     if (this.#busy) throw new FlrcError('E_USAGE', 'a turn of this chat is under way; wait until it ends')
-    const checked = checkOptions(options, this.#model.keep)
+    const checked = checkOptions(options, this.#model)
     const messages: ChatMessage[] = [...this.#messages, { role: 'user', content }]
     this.#busy = true
     let answer = ''

@@ -76,7 +76,14 @@ double tokenLogprob(const float* logits, int64_t vocab, int32_t token) {
   return logits[token] - (top + std::log(sum));
 }
 
-Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling) {
+int32_t Choices::draw(double uniform) const {
+  double left = uniform * total;
+  size_t pick = 0;
+  while (pick + 1 < weights.size() && left >= weights[pick]) left -= weights[pick++];
+  return tokens[pick];
+}
+
+Choices choicesOf(const float* logits, int64_t vocab, const Sampling& sampling) {
   const int64_t best = likeliest(logits, vocab);
   const double top = logits[best];
   double sum = 0, weighted = 0;
@@ -86,26 +93,28 @@ Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling
     sum += e;
     weighted += e * shifted;
   }
-  const double logSum = top + std::log(sum);
-
-  Sampled result;
-  result.entropy = std::log(sum) - weighted / sum;
-  result.token = static_cast<int32_t>(best);
+  Choices choices;
+  choices.logSum = top + std::log(sum);
+  choices.entropy = std::log(sum) - weighted / sum;
   if (sampling.temperature > 0) {
-    const std::vector<Candidate> candidates = filtered(logits, vocab, logSum, sampling);
+    const std::vector<Candidate> candidates = filtered(logits, vocab, choices.logSum, sampling);
     const double highest = candidates.front().logprob;
-    std::vector<double> weight(candidates.size());
-    for (size_t i = 0; i < weight.size(); ++i) {
-      weight[i] = std::exp((candidates[i].logprob - highest) / sampling.temperature);
+    for (const Candidate& candidate : candidates) {
+      choices.tokens.push_back(candidate.token);
+      choices.weights.push_back(std::exp((candidate.logprob - highest) / sampling.temperature));
     }
-    double left =
-        randomUniform(sampling.seed, sampling.draw) * std::accumulate(weight.begin(), weight.end(), 0.0);
-    size_t pick = 0;
-    while (pick + 1 < weight.size() && left >= weight[pick]) left -= weight[pick++];
-    result.token = candidates[pick].token;
+  } else {
+    choices.tokens = {static_cast<int32_t>(best)};
+    choices.weights = {1};
   }
-  result.logprob = logits[result.token] - logSum;
-  return result;
+  choices.total = std::accumulate(choices.weights.begin(), choices.weights.end(), 0.0);
+  return choices;
+}
+
+Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling) {
+  const Choices choices = choicesOf(logits, vocab, sampling);
+  const int32_t token = choices.draw(randomUniform(sampling.seed, sampling.draw));
+  return {token, logits[token] - choices.logSum, choices.entropy};
 }
 
 }  // namespace flrc

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -20,8 +21,25 @@ struct Sampled {
   double entropy = 0;  // of that distribution, nats
 };
 
-// Picks a token from logits [vocab]. Filters in llama.cpp's order: top-k, top-p, min-p (all on the untempered
-// distribution), then temperature. Greedy ties go to the lowest id. E_NUMERIC if a logit is not finite.
+// What may be drawn from logits [vocab], likeliest first, and how likely: the tokens that the filters leave,
+// weighed after temperature. Greedy leaves the likeliest alone, the lowest id of equals.
+struct Choices {
+  std::vector<int32_t> tokens;
+  std::vector<double> weights;
+  double total = 0;    // of the weights
+  double logSum = 0;   // of all logits' exponentials
+  double entropy = 0;  // of softmax(logits), nats
+
+  double probability(size_t index) const { return weights[index] / total; }
+  // The token at which `uniform`, in [0, 1), falls.
+  int32_t draw(double uniform) const;
+};
+
+// Filters in llama.cpp's order: top-k, top-p, min-p (all on the untempered distribution), then temperature.
+// E_NUMERIC if a logit is not finite.
+Choices choicesOf(const float* logits, int64_t vocab, const Sampling& sampling);
+
+// Picks one of the choices of logits [vocab]. E_NUMERIC if a logit is not finite.
 Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling);
 
 // Natural log of the probability that softmax(logits [vocab]) gives `token`: the logprob that sampleToken gives

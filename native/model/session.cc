@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <cmath>
 #include <numeric>
 #include <string>
 
 #include "core/error.h"
+#include "core/random.h"
 #include "core/thread_pool.h"
 #include "cpu/kernels.h"
 
@@ -88,15 +91,97 @@ int64_t Session::appendChunks(const int32_t* tokens, int64_t count, int64_t leve
 }
 
 void Session::countBytes() {
-  size_t floats = logits_.capacity() + pass_.capacity();
+  size_t floats = logits_.capacity() + verifiedLogits_.capacity() + pass_.capacity();
   for (const auto& layer : cache_.layers) floats += layer.keys.capacity() + layer.values.capacity();
-  bytes_.store(floats * sizeof(float), std::memory_order_relaxed);
+  size_t doubles = scratch_.capacity();
+  for (const Choices& choices : draftChoices_) {
+    floats += choices.tokens.capacity();
+    doubles += choices.weights.capacity();
+  }
+  bytes_.store(floats * sizeof(float) + doubles * sizeof(double), std::memory_order_relaxed);
 }
 
 Sampled Session::sample(const Sampling& sampling) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (logits_.empty()) throw Error(code::internal, "nothing to sample from: append tokens first");
   return sampleToken(logits_.data(), model_->config.vocab, sampling);
+}
+
+SpeculationRound Session::speculate(int32_t token, const DraftOptions& options, const Sampling& sampling,
+                                    const Job& job) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const int64_t before = cache_.length;
+  if (options.tokens < 1 || options.tokens >= cpu::kMaxColumns) {
+    throw Error(code::internal, "a round drafts 1 to " + std::to_string(cpu::kMaxColumns - 1) + " tokens");
+  }
+  model_->checkTokens(options.ends.data(), static_cast<int64_t>(options.ends.size()));
+  checkAppend(&token, 1, options.level);
+  if (before + 1 + options.tokens > model_->config.context) {
+    throw Error(code::context,
+                "the drafts do not fit the context of " + std::to_string(model_->config.context));
+  }
+  SpeculationRound round;
+  try {
+    const auto begin = std::chrono::steady_clock::now();
+    draft(token, options, sampling, job);
+    round.draftSeconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    cache_.length = before;
+    verifyDrafts(token, sampling, job, round);
+  } catch (...) {
+    cache_.length = before;
+    logits_.clear();
+    throw;
+  }
+  countBytes();
+  return round;
+}
+
+void Session::draft(int32_t token, const DraftOptions& options, Sampling sampling, const Job& job) {
+  drafts_.clear();
+  draftChoices_.clear();
+  double likelihood = 1;
+  for (int64_t i = 0; i < options.tokens; ++i, ++sampling.draw) {
+    forward(i == 0 ? &token : &drafts_.back(), 1, options.level, true, job);
+    ++cache_.length;
+    Choices choices = choicesOf(logits_.data(), model_->config.vocab, sampling);
+    const int32_t drafted = choices.draw(draftUniform(sampling));
+    likelihood *= std::exp(logits_[static_cast<size_t>(drafted)] - choices.logSum);
+    drafts_.push_back(drafted);
+    draftChoices_.push_back(std::move(choices));
+    const bool ended = std::find(options.ends.begin(), options.ends.end(), drafted) != options.ends.end();
+    if (ended || likelihood < options.least) return;
+  }
+}
+
+void Session::verifyDrafts(int32_t token, Sampling sampling, const Job& job, SpeculationRound& round) {
+  const int64_t vocab = model_->config.vocab;
+  const auto count = static_cast<int64_t>(drafts_.size());
+  std::array<int32_t, cpu::kMaxColumns> tokens{token};
+  std::copy(drafts_.begin(), drafts_.end(), tokens.begin() + 1);
+  rows_.clear();
+  for (int64_t t = 0; t <= count; ++t) rows_.push_back({&cache_, cache_.length + t});
+  pass_.run(tokens.data(), rows_.data(), count + 1, 0, job);
+  std::array<int64_t, cpu::kMaxColumns> all{};
+  std::iota(all.begin(), all.end(), 0);
+  verifiedLogits_.resize(static_cast<size_t>((count + 1) * vocab));
+  pass_.logits(all.data(), count + 1, verifiedLogits_.data());
+  scratch_.resize(static_cast<size_t>(vocab));
+
+  round.drafted = count;
+  for (int64_t t = 0; t <= count; ++t, ++sampling.draw) {
+    const float* logits = verifiedLogits_.data() + t * vocab;
+    const Choices choices = choicesOf(logits, vocab, sampling);
+    const double own = randomUniform(sampling.seed, sampling.draw);
+    const auto at = static_cast<size_t>(t);
+    const Verdict verdict =
+        t < count ? verify(choices, draftChoices_[at], drafts_[at], acceptUniform(sampling), own, scratch_)
+                  : Verdict{choices.draw(own), false};
+    round.tokens.push_back({verdict.token, logits[verdict.token] - choices.logSum, choices.entropy});
+    if (verdict.accepted) continue;
+    cache_.length += t + 1;
+    logits_.assign(logits, logits + vocab);
+    return;
+  }
 }
 
 void Session::rewind(int64_t length) {

@@ -12,6 +12,7 @@
 #include "model/kv_cache.h"
 #include "model/model.h"
 #include "model/sampler.h"
+#include "model/speculate.h"
 
 namespace flrc {
 
@@ -29,6 +30,14 @@ class Session {
   std::vector<double> logprobs(const int32_t* tokens, int64_t count, int64_t from, int64_t level,
                                const Job& job);
   Sampled sample(const Sampling& sampling);
+  // One round of self-speculation from `token`, which comes next: drafts on from it at a lower level, runs it
+  // and the drafts through level 0 in one pass and keeps what the rejection rule accepts, and one token more.
+  // Draw `sampling.draw` + i is token i's. The cache then holds `token` and the accepted drafts as level 0
+  // makes them, the logits are those behind them. Greedy tokens, logprobs and logits are bitwise those of
+  // single steps. On an error or abort the session keeps its former length. E_CONTEXT if token and drafts
+  // overflow the context.
+  SpeculationRound speculate(int32_t token, const DraftOptions& options, const Sampling& sampling,
+                             const Job& job);
   // Forgets positions from `length` on; the logits are gone with them.
   void rewind(int64_t length);
   int64_t length() const { return cache_.length; }
@@ -47,6 +56,10 @@ class Session {
   int64_t appendChunks(const int32_t* tokens, int64_t count, int64_t level, const Job& job,
                        const OnChunk& onChunk);
   void forward(const int32_t* tokens, int64_t count, int64_t level, bool last, const Job& job);
+  // Tokens drawn one by one at the drafts' level, and what each was drawn from.
+  void draft(int32_t token, const DraftOptions& options, Sampling sampling, const Job& job);
+  // Runs `token` and the drafts, and fills the round with what is accepted.
+  void verifyDrafts(int32_t token, Sampling sampling, const Job& job, SpeculationRound& round);
   void countBytes();
 
   std::shared_ptr<const Model> model_;
@@ -56,6 +69,11 @@ class Session {
   DecodePass pass_;
   std::vector<PassRow> rows_;
   std::vector<float> logits_;
+  // Of a round of speculation: the drafts, what they were drawn from, and level 0's logits [drafts + 1, vocab].
+  std::vector<int32_t> drafts_;
+  std::vector<Choices> draftChoices_;
+  std::vector<float> verifiedLogits_;
+  std::vector<double> scratch_;
 };
 
 }  // namespace flrc

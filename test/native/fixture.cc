@@ -7,6 +7,7 @@
 
 #include "core/job.h"
 #include "model/loader.h"
+#include "model/model.h"
 
 namespace fixture {
 namespace {
@@ -198,6 +199,27 @@ Fixture load(const std::string& name, int threads) {
   fixture.tokens.assign(tokens.values.begin(), tokens.values.end());
   fixture.model = flrc::loadModel(spec(name, threads), flrc::Job());
   return fixture;
+}
+
+std::shared_ptr<const flrc::Model> twoLevels(int threads) {
+  flrc::ModelSpec of = spec(kTwoLevelsOf, threads);
+  const Array levels = arrays(kTwoLevels).at("levels");
+  const auto count = static_cast<size_t>(levels.extent(1));
+  for (size_t l = 0; l < 2; ++l) {
+    of.levels.emplace_back(levels.values.begin() + static_cast<int64_t>(l * count),
+                           levels.values.begin() + static_cast<int64_t>((l + 1) * count));
+  }
+  for (size_t i = 0; i < count; ++i) {
+    if (of.levels[0][i] < 0) continue;
+    const std::string name = flrc::projectionName(static_cast<int64_t>(i) / flrc::kProjections,
+                                                  static_cast<int>(i % flrc::kProjections));
+    std::erase_if(of.tensors, [&](const auto& source) { return source.name == name + ".weight"; });
+  }
+  for (const flrc::TensorSource& source : sources(kTwoLevels)) {
+    const bool factor = source.name.rfind("model.", 0) == 0;
+    if (factor) of.tensors.push_back(source);
+  }
+  return flrc::loadModel(of, flrc::Job());
 }
 
 }  // namespace fixture

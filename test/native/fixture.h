@@ -37,4 +37,10 @@ std::vector<std::string> names();
 flrc::ModelSpec spec(const std::string& name, int threads);
 Fixture load(const std::string& name, int threads);
 
+// A model of two levels, cut from llama3-scaled: pivoted blocks, plain factors and dense projections
+// (scripts/pytorch/recover_fixture.py).
+inline constexpr const char* kTwoLevels = "test/fixtures/pytorch/recover.safetensors";
+inline constexpr const char* kTwoLevelsOf = "llama3-scaled";
+std::shared_ptr<const flrc::Model> twoLevels(int threads);
+
 }  // namespace fixture

@@ -20,8 +20,6 @@ using flrc::RecoveryStep;
 
 namespace {
 
-constexpr const char* kTeacher = "llama3-scaled";
-constexpr const char* kFixture = "test/fixtures/pytorch/recover.safetensors";
 const RecoveryStep kSteps[] = {
     {{0, 1}, 0, {0.9, 0.99}, 0.01, 0.3},
     {{2, 3}, 1, {0.9, 0.99}, 0.01, 0.1},
@@ -36,29 +34,19 @@ struct Case {
 };
 
 Case makeCase(int threads) {
-  Case of{fixture::load(kTeacher, threads), fixture::arrays(kFixture), nullptr, {}};
-  flrc::ModelSpec spec = fixture::spec(kTeacher, threads);
-  const fixture::Array& levels = of.expected.at("levels");
-  const auto count = static_cast<size_t>(levels.extent(1));
-  for (size_t l = 0; l < 2; ++l) {
-    spec.levels.emplace_back(levels.values.begin() + static_cast<int64_t>(l * count),
-                             levels.values.begin() + static_cast<int64_t>((l + 1) * count));
-  }
-  for (size_t i = 0; i < count; ++i) {
-    const std::string name = flrc::projectionName(static_cast<int64_t>(i) / flrc::kProjections,
-                                                  static_cast<int>(i % flrc::kProjections));
-    if (spec.levels[0][i] < 0) continue;
-    std::erase_if(spec.tensors, [&](const auto& source) { return source.name == name + ".weight"; });
+  Case of{fixture::load(fixture::kTwoLevelsOf, threads),
+          fixture::arrays(fixture::kTwoLevels),
+          fixture::twoLevels(threads),
+          {}};
+  for (int64_t i = 0; i < of.start->projectionCount(); ++i) {
+    if (of.start->levels[0][static_cast<size_t>(i)] < 0) continue;
+    const std::string name =
+        flrc::projectionName(i / flrc::kProjections, static_cast<int>(i % flrc::kProjections));
     const std::vector<std::string> pivoted = {".P.0", ".C.0", ".P.1", ".C.1"}, plain = {".V", ".U"};
     for (const std::string& suffix : of.expected.count(name + ".V") ? plain : pivoted) {
       of.matrices.push_back(name + suffix);
     }
   }
-  for (const flrc::TensorSource& source : fixture::sources(kFixture)) {
-    const bool factor = source.name.rfind("model.", 0) == 0;
-    if (factor) spec.tensors.push_back(source);
-  }
-  of.start = flrc::loadModel(spec, Job());
   return of;
 }
 

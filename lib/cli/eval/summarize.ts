@@ -5,7 +5,7 @@ import { type SummarizeResult, summarize } from '../../evaluate.js'
 import { parseSchedule } from '../../schedule.js'
 import { checkNewFile, readTextFile, writeNewFile } from '../files.js'
 import { loadModel } from '../load.js'
-import { addCommonOptions, type CommonOptions, wholeNumber } from '../options.js'
+import { addCommonOptions, type CommonOptions, scheduleHelp, wholeNumber } from '../options.js'
 import { formatBytes, formatTable, print, printJson } from '../output.js'
 import { step } from '../steps.js'
 
@@ -26,11 +26,7 @@ export function registerSummarize(group: Command, signal: AbortSignal): void {
     .requiredOption('--data <file>', '.jsonl with dialogue and summary (or summary1 to summary3) in each line')
     .option('--limit <n>', 'samples from the start of the file (default: all)', wholeNumber(1))
     .option('--max-tokens <n>', 'tokens of a summary at most', wholeNumber(1), 60)
-    .option(
-      '--schedule <schedule>',
-      'active budget by step: full, constant:B, or step, linear, cosine, exponential with :A:B:K',
-      'full',
-    )
+    .option('--schedule <schedule>', scheduleHelp, 'full')
     .option('--outputs <file>', 'write the texts with their scores to this .jsonl file')
     .option('--reference <file>', 'score against these outputs of another model too (what --outputs wrote)')
   addCommonOptions(command).action(async (path: string, flags: SummarizeFlags) => {

@@ -1,0 +1,125 @@
+import { refuse } from '../check.js'
+import { FlrcError } from '../errors.js'
+import type { LoadedModel, Session } from '../model.js'
+import { levelOf } from '../schedule.js'
+import { fixedCosts, MeasuredCosts, SpeculationPolicy } from './speculation-policy.js'
+import { type Advance, levelBudget, type ProducedToken, type SamplingAt, type TokenSource } from './steps.js'
+
+export interface SpeculateOptions {
+  /** Tokens to draft in a round at most, 1 to 15; how many are drafted follows from how many are accepted. */
+  tokens: number
+  /** The active budget of the drafts; it must mean a level below level 0. */
+  budget: number
+}
+
+/** A pass of level 0 takes 16 columns: the last token and the drafts. */
+export const mostDrafts = 15
+
+/**
+ * The cost of a column of a pass, in plain steps, where it is not measured: a little where the first round corrects it,
+ * and as much as processors were seen to take where nothing does.
+ */
+const columnGuess = { measured: 0.15, fixed: 0.4 }
+
+/** What speculation is of a generation. */
+export interface Speculation {
+  /** Drafts a round at most. */
+  tokens: number
+  /** Level of the drafts. */
+  level: number
+}
+
+/** @throws E_USAGE for options that mean nothing, or drafts at level 0 */
+export function checkSpeculate({ tokens, budget }: SpeculateOptions, model: LoadedModel): Speculation {
+  if (!Number.isSafeInteger(tokens) || tokens < 1 || tokens > mostDrafts) {
+    refuse('speculate.tokens', tokens, `a whole number from 1 to ${mostDrafts}`)
+  }
+  if (!(budget > 0 && budget <= 1)) refuse('speculate.budget', budget, 'a number in (0, 1]')
+  const level = levelOf(budget, model.levels)
+  if (level > 0) return { tokens, level }
+  const lower = model.levels.slice(1).map((candidate) => candidate.budget.toFixed(4))
+  throw new FlrcError(
+    'E_USAGE',
+    `speculate.budget ${budget} means level 0 of ${model.source.path}, which drafts cannot come from; ` +
+      (lower.length > 0
+        ? `the levels below have the budgets ${lower.join(', ')}`
+        : 'the model has no level below: make some with flrc compress --levels'),
+    { file: model.source.path },
+  )
+}
+
+/**
+ * Self-speculation: rounds that draft at a low level and verify at level 0, and plain steps of level 0 where rounds
+ * promise no gain. What passes cost is measured where tokens are greedy. Where they are drawn, a draw's numbers
+ * depend on what was drafted, so equal seeds give equal tokens only if that depends on no clock: there, costs are
+ * guessed from bytes.
+ */
+export class SpeculativeSteps implements TokenSource {
+  drafted = 0
+  accepted = 0
+  readonly #model: LoadedModel
+  readonly #session: Pick<Session, 'decode' | 'speculate'>
+  readonly #sampling: SamplingAt
+  readonly #level: number
+  readonly #maxTokens: number
+  readonly #ends: Int32Array
+  readonly #policy: SpeculationPolicy
+
+  constructor(
+    model: LoadedModel,
+    session: Pick<Session, 'decode' | 'speculate'>,
+    sampling: SamplingAt,
+    speculation: Speculation,
+    maxTokens: number,
+  ) {
+    this.#model = model
+    this.#session = session
+    this.#sampling = sampling
+    this.#level = speculation.level
+    this.#maxTokens = maxTokens
+    this.#ends = Int32Array.from(model.tokenizer.eosTokenIds)
+    const draft = bytesOf(model, speculation.level) / bytesOf(model, 0)
+    const costs =
+      sampling(0).temperature > 0
+        ? fixedCosts({ draft, column: columnGuess.fixed })
+        : new MeasuredCosts({ draft, column: columnGuess.measured })
+    this.#policy = new SpeculationPolicy(speculation.tokens, costs)
+  }
+
+  async advance({ tokenId }: ProducedToken, step: number, signal: AbortSignal): Promise<Advance> {
+    const sampling = this.#sampling(step)
+    // A round gives one token more than it drafts at most.
+    const { drafts, least } = this.#policy.next(this.#maxTokens - step - 1)
+    const begin = performance.now()
+    if (drafts === 0) {
+      const next = await this.#session.decode(tokenId, 0, sampling, signal)
+      this.#policy.step(performance.now() - begin)
+      return {
+        produced: [{ ...next, level: 0, activeBudget: levelBudget(this.#model, 0) }],
+        cached: [tokenId],
+      }
+    }
+    const { steps, drafted, draftSeconds } = await this.#session.speculate(
+      tokenId,
+      // The draft's probability of a token says how likely it is to be accepted only where it is the likeliest.
+      { level: this.#level, tokens: drafts, least: sampling.temperature > 0 ? 0 : least, ends: this.#ends },
+      sampling,
+      signal,
+    )
+    const accepted = steps.length - 1
+    this.#policy.round(drafted, accepted, performance.now() - begin, draftSeconds * 1000)
+    this.drafted += drafted
+    this.accepted += accepted
+    const ended = steps.findIndex((next) => this.#ends.includes(next.tokenId))
+    const used = ended < 0 ? steps : steps.slice(0, ended + 1)
+    const read = levelBudget(this.#model, 0) + drafted * levelBudget(this.#model, this.#level)
+    return {
+      produced: used.map((next) => ({ ...next, level: 0, activeBudget: read / used.length })),
+      cached: [tokenId, ...steps.slice(0, accepted).map((next) => next.tokenId)],
+    }
+  }
+}
+
+function bytesOf(model: LoadedModel, level: number): number {
+  return model.levels[level]?.bytesPerToken ?? 1
+}

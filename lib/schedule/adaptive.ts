@@ -1,0 +1,42 @@
+import { FlrcError } from '../errors.js'
+import { checkBudget, levelOf, type Schedule } from './types.js'
+
+export interface AdaptiveOptions {
+  /** Budget while the model is unsure, in (0, 1]. */
+  from: number
+  /** Budget while it is sure, in (0, 1]. */
+  to: number
+  /**
+   * Entropies in nats, `sure` at most `unsure`: below the one `to` is chosen, above the other `from`, and between
+   * them it stays as it was. By default .5 and 1.5.
+   */
+  thresholds?: { sure: number; unsure: number }
+}
+
+/**
+ * A budget that follows how sure the model is: `to` once the entropy of the last distribution falls below the one
+ * threshold, `from` again once it rises above the other. What it was is read from the level of the last pass, so
+ * the schedule has no state, and one may serve several generations.
+ *
+ * @throws E_USAGE for budgets outside (0, 1] or thresholds that are no entropies or in the wrong order
+ */
+export function adaptive({
+  from,
+  to,
+  thresholds: { sure, unsure } = { sure: 0.5, unsure: 1.5 },
+}: AdaptiveOptions): Schedule {
+  checkBudget(from)
+  checkBudget(to)
+  if (!(sure >= 0 && sure <= unsure && Number.isFinite(unsure))) {
+    throw new FlrcError(
+      'E_USAGE',
+      `the thresholds are ${sure} and ${unsure}; give entropies in nats, sure not above unsure`,
+    )
+  }
+  const schedule: Schedule = (_step, { entropy, level, levels }) => {
+    if (entropy < sure) return to
+    if (entropy > unsure) return from
+    return level === levelOf(to, levels) ? to : from
+  }
+  return Object.assign(schedule, { budgets: [from, to] })
+}
