@@ -14,6 +14,8 @@ export type { ChoiceSample } from './data/choices.js'
 export { type DialogueSample, parseDialogues, summaryPrompt } from './data/dialogues.js'
 export { type ErrorCode, errorCodes, FlrcError } from './errors.js'
 export type {
+  AgreementOptions,
+  AgreementResult,
   ChoiceOptions,
   ChoiceResult,
   PerplexityOptions,
