@@ -8,6 +8,12 @@ export {
   type ProjectionScores,
   type Whitening,
 } from './calibrate.js'
+export {
+  type CalibratedSchedule,
+  type CalibrateScheduleOptions,
+  calibrateSchedule,
+  type MeasuredSchedule,
+} from './calibrate-schedule.js'
 export type { DialogueSource, SelfSource, TextSource, UsedSource } from './calibration/sources.js'
 export { type AllocateOptions, type CompressOptions, compress, type ScoreKind } from './compress.js'
 export type { ChoiceSample } from './data/choices.js'

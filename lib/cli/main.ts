@@ -2,6 +2,7 @@
 import { Command, CommanderError } from 'commander'
 import { packageDescription, packageVersion, toFlrcError } from '../binding.js'
 import { FlrcError } from '../errors.js'
+import { registerCalibrateSchedule } from './calibrate-schedule.js'
 import { registerCompress } from './compress.js'
 import { registerDemo } from './demo.js'
 import { registerEval } from './eval.js'
@@ -62,6 +63,7 @@ function program(): Command {
     registerCompress,
     registerGenerate,
     registerEval,
+    registerCalibrateSchedule,
     registerInspect,
     registerExport,
   ]) {
