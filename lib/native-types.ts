@@ -246,6 +246,8 @@ export interface NativeTensorEntry {
 export interface NativeBinding {
   /** Instruction set in use, cores available, BLAS in use. */
   info(): { target: string; cores: number; blas: string }
+  /** Bytes per second that threads (0 is all cores) together read from a buffer of so many bytes. */
+  readBandwidth(bytes: number, threads: number): NativeTask<number>
 
   loadModel(spec: NativeModelSpec, onProgress?: NativeProgress): NativeTask<NativeModel>
   modelInfo(model: NativeModel): NativeModelInfo

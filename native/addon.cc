@@ -10,6 +10,7 @@
 
 #include "calibrate/calibrate.h"
 #include "calibrate/factorize.h"
+#include "core/bandwidth.h"
 #include "core/thread_pool.h"
 #include "cpu/kernels.h"
 #include "linalg/gemm.h"
@@ -347,6 +348,14 @@ Napi::Value info(const Napi::CallbackInfo& call) {
   to.Set("cores", ThreadPool::availableCores());
   to.Set("blas", blasName());
   return to;
+}
+
+Napi::Value startReadBandwidth(const Napi::CallbackInfo& call) {
+  const int64_t bytes = integer(call[0], "bytes");
+  const auto threads = static_cast<int>(integer(call[1], "threads"));
+  return startWork<double>(
+      call.Env(), call.Env().Undefined(), [=](const Job& job) { return readBandwidth(bytes, threads, job); },
+      [](Napi::Env env, double& bandwidth) { return toNumber(env, bandwidth); });
 }
 
 Napi::Value load(const Napi::CallbackInfo& call) {
@@ -725,6 +734,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
     exports.Set(name, Napi::Function::New(env, function, name));
   };
   add("info", guarded<info>);
+  add("readBandwidth", guarded<startReadBandwidth>);
   add("loadModel", guarded<load>);
   add("modelInfo", guarded<modelInfo>);
   add("releaseModel", guarded<release<const Model>>);

@@ -2,6 +2,7 @@
 import { Command, CommanderError } from 'commander'
 import { packageDescription, packageVersion, toFlrcError } from '../binding.js'
 import { FlrcError } from '../errors.js'
+import { registerBench } from './bench.js'
 import { registerCalibrateSchedule } from './calibrate-schedule.js'
 import { registerCompress } from './compress.js'
 import { registerDemo } from './demo.js'
@@ -65,6 +66,7 @@ function program(): Command {
     registerEval,
     registerCalibrateSchedule,
     registerInspect,
+    registerBench,
     registerExport,
   ]) {
     register(root, interrupt.signal)
