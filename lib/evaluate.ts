@@ -3,6 +3,12 @@ import { FlrcError } from './errors.js'
 import type { LoadedModel, TaskOptions } from './model.js'
 import { firstTokens } from './text.js'
 
+export {
+  type AgreementOptions,
+  type AgreementResult,
+  type AgreementStep,
+  agreement,
+} from './evaluate/agreement.js'
 export { type ChoiceOptions, type ChoiceOutcome, type ChoiceResult, choice } from './evaluate/choice.js'
 export {
   type SummarizeOptions,

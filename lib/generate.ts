@@ -8,8 +8,9 @@ import {
 } from './generate/speculation.js'
 import { levelBudget, type ProducedToken, type SamplingAt, ScheduledSteps } from './generate/steps.js'
 import { type Held, StopFilter } from './generate/stop.js'
-import type { LoadedModel, Session } from './model.js'
+import type { LoadedModel } from './model.js'
 import { full, type Schedule, scheduleOn } from './schedule.js'
+import type { Session } from './session.js'
 
 export type { SpeculateOptions } from './generate/speculation.js'
 
@@ -149,13 +150,16 @@ interface DecodeOptions extends Required<Omit<GenerateOptions, 'signal' | 'sched
   reused: number
 }
 
+/** What decoding needs of a session. */
+export type DecodingSession = Pick<Session, 'prefill' | 'sample' | 'decode' | 'speculate'>
+
 /**
  * Prefills what the cache lacks of `tokens` at level 0 and decodes. `onCached` hears of every token that
  * enters the cache.
  */
 export async function* decode(
   model: LoadedModel,
-  session: Session,
+  session: DecodingSession,
   tokens: readonly number[],
   options: DecodeOptions,
   signal: AbortSignal,

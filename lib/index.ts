@@ -8,12 +8,20 @@ export {
   type ProjectionScores,
   type Whitening,
 } from './calibrate.js'
+export {
+  type CalibratedSchedule,
+  type CalibrateScheduleOptions,
+  calibrateSchedule,
+  type MeasuredSchedule,
+} from './calibrate-schedule.js'
 export type { DialogueSource, SelfSource, TextSource, UsedSource } from './calibration/sources.js'
 export { type AllocateOptions, type CompressOptions, compress, type ScoreKind } from './compress.js'
 export type { ChoiceSample } from './data/choices.js'
 export { type DialogueSample, parseDialogues, summaryPrompt } from './data/dialogues.js'
 export { type ErrorCode, errorCodes, FlrcError } from './errors.js'
 export type {
+  AgreementOptions,
+  AgreementResult,
   ChoiceOptions,
   ChoiceResult,
   PerplexityOptions,

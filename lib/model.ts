@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import type { ProjectionShape } from './allocate.js'
 import { callNative, runTask } from './binding.js'
 import { FlrcError } from './errors.js'
@@ -10,21 +11,17 @@ import type {
   NativeCalibrationResult,
   NativeConfig,
   NativeCuts,
-  NativeDraftOptions,
   NativeFactorizeOptions,
   NativeLevelInfo,
   NativeModel,
   NativeRecovery,
   NativeRecoveryOptions,
-  NativeRound,
-  NativeSampling,
   NativeSelfTextOptions,
-  NativeSession,
-  NativeStep,
   NativeTask,
   NativeTensorEntry,
 } from './native-types.js'
 import { RecoveryHandle } from './recover/handle.js'
+import { Session } from './session.js'
 import { concatenate } from './text.js'
 import { Tokenizer } from './tokenizer.js'
 
@@ -168,6 +165,8 @@ export class LoadedModel {
     this.storage = parts.storage
     this.keep = parts.keep
     this.#native = parts.native
+    // Any number of calls may overlap, and each listens for the model's end.
+    setMaxListeners(0, this.#lifetime.signal)
     const info = callNative((addon) => addon.modelInfo(parts.native))
     this.projections = projectionsOf(parts.source.config)
     this.bytes = info.bytes
@@ -319,80 +318,6 @@ function modelLevel(info: NativeLevelInfo, projections: readonly Projection[], d
     ranks: Object.fromEntries(ranks),
     parameters: info.parameters,
     bytesPerToken: info.bytesPerToken,
-  }
-}
-
-/** One generation's state: the KV cache and the last position's logits. Ends with the model it belongs to. */
-export class Session {
-  #native: NativeSession | undefined
-  readonly #modelLifetime: AbortSignal
-
-  constructor(native: NativeSession, modelLifetime: AbortSignal) {
-    this.#native = native
-    this.#modelLifetime = modelLifetime
-  }
-
-  /** Appends tokens at `level` and keeps the last position's logits. Resolves to the new length. */
-  prefill(tokens: Int32Array, level: number, signal?: AbortSignal): Promise<number> {
-    return this.#run((addon, native) => addon.prefill(native, tokens, level), signal)
-  }
-
-  /**
-   * Appends tokens at `level`. Resolves to the natural log of the probability of each token given all before
-   * it. The first one's comes from the kept logits. Where those are missing (a new session, or a rewound
-   * one) begin with a token that only gives the others their context, and `from` 1: the result then has the
-   * values of the tokens from that index on. E_NUMERIC for a logit that is not finite, E_CONTEXT.
-   */
-  logprobs(tokens: Int32Array, level: number, from = 0, signal?: AbortSignal): Promise<Float64Array> {
-    return this.#run((addon, native) => addon.logprobs(native, tokens, from, level), signal)
-  }
-
-  /** Samples from the kept logits. */
-  sample(sampling: NativeSampling): NativeStep {
-    const native = this.#handle()
-    return callNative((addon) => addon.sample(native, sampling))
-  }
-
-  /** Appends one token at `level`, then samples the next. */
-  decode(token: number, level: number, sampling: NativeSampling, signal?: AbortSignal): Promise<NativeStep> {
-    return this.#run((addon, native) => addon.decode(native, token, level, sampling), signal)
-  }
-
-  /** A round of self-speculation from `token`, which comes next; see `NativeBinding.speculate`. */
-  speculate(
-    token: number,
-    options: NativeDraftOptions,
-    sampling: NativeSampling,
-    signal?: AbortSignal,
-  ): Promise<NativeRound> {
-    return this.#run((addon, native) => addon.speculate(native, token, options, sampling), signal)
-  }
-
-  /** Forgets all positions from `length` on. */
-  rewind(length: number): void {
-    const native = this.#handle()
-    callNative((addon) => addon.rewind(native, length))
-  }
-
-  /** Frees the cache once the native work on it has ended. */
-  release(): void {
-    const native = this.#native
-    if (native === undefined) return
-    this.#native = undefined
-    callNative((addon) => addon.releaseSession(native))
-  }
-
-  #run<T>(
-    start: (addon: NativeBinding, native: NativeSession) => NativeTask<T>,
-    signal?: AbortSignal,
-  ): Promise<T> {
-    const native = this.#handle()
-    return runTask((addon) => start(addon, native), [signal, this.#modelLifetime])
-  }
-
-  #handle(): NativeSession {
-    if (this.#native === undefined) throw new FlrcError('E_DISPOSED', 'the session has ended; start a new one')
-    return this.#native
   }
 }
 

@@ -246,6 +246,8 @@ export interface NativeTensorEntry {
 export interface NativeBinding {
   /** Instruction set in use, cores available, BLAS in use. */
   info(): { target: string; cores: number; blas: string }
+  /** Bytes per second that threads (0 is all cores) together read from a buffer of so many bytes. */
+  readBandwidth(bytes: number, threads: number): NativeTask<number>
 
   loadModel(spec: NativeModelSpec, onProgress?: NativeProgress): NativeTask<NativeModel>
   modelInfo(model: NativeModel): NativeModelInfo
@@ -277,6 +279,24 @@ export interface NativeBinding {
     options: NativeDraftOptions,
     sampling: NativeSampling,
   ): NativeTask<NativeRound>
+  /**
+   * Appends one token to each of several sessions of one model, at its level, then samples the next of each: each
+   * as `decode` alone would. A session whose logits are not finite has its error (a plain Error with `code`) in
+   * place of a step; what concerns all rejects.
+   */
+  decodeEach(
+    sessions: readonly NativeSession[],
+    tokens: Int32Array,
+    levels: Int32Array,
+    samplings: readonly NativeSampling[],
+  ): NativeTask<(NativeStep | Error)[]>
+  /** A session of its own that begins with what this one holds: cache and logits. */
+  forkSession(session: NativeSession): NativeSession
+  /** Per pair KL(reference || session), nats, of the distributions that their kept logits give. */
+  divergences(
+    references: readonly NativeSession[],
+    sessions: readonly NativeSession[],
+  ): NativeTask<Float64Array>
   /** Forgets all positions from `length` on. */
   rewind(session: NativeSession, length: number): void
   releaseSession(session: NativeSession): void

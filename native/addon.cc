@@ -10,6 +10,7 @@
 
 #include "calibrate/calibrate.h"
 #include "calibrate/factorize.h"
+#include "core/bandwidth.h"
 #include "core/thread_pool.h"
 #include "cpu/kernels.h"
 #include "linalg/gemm.h"
@@ -349,6 +350,14 @@ Napi::Value info(const Napi::CallbackInfo& call) {
   return to;
 }
 
+Napi::Value startReadBandwidth(const Napi::CallbackInfo& call) {
+  const int64_t bytes = integer(call[0], "bytes");
+  const auto threads = static_cast<int>(integer(call[1], "threads"));
+  return startWork<double>(
+      call.Env(), call.Env().Undefined(), [=](const Job& job) { return readBandwidth(bytes, threads, job); },
+      [](Napi::Env env, double& bandwidth) { return toNumber(env, bandwidth); });
+}
+
 Napi::Value load(const Napi::CallbackInfo& call) {
   const Napi::Object from = object(call[0], "spec");
   ModelSpec spec;
@@ -473,6 +482,83 @@ Napi::Value speculate(const Napi::CallbackInfo& call) {
         to.Set("draftSeconds", toNumber(env, round.draftSeconds));
         return to;
       });
+}
+
+// Sessions that one call works on together, and how to tell V8 what they hold afterwards.
+struct SessionGroup {
+  std::vector<std::shared_ptr<Session>> sessions;
+  std::vector<std::shared_ptr<int64_t>> externals;
+
+  explicit SessionGroup(const Napi::Value& handles) {
+    sessions = list(handles, "sessions", [](const Napi::Value& v) { return Handle<Session>::get(v); });
+    externals =
+        list(handles, "sessions", [](const Napi::Value& v) { return Handle<Session>::from(v).external; });
+  }
+
+  size_t size() const { return sessions.size(); }
+  void tell(Napi::Env env) const {
+    for (size_t i = 0; i < size(); ++i) updateExternal(env, externals[i], *sessions[i]);
+  }
+};
+
+// What became of one of several sessions: a step, or why there is none.
+struct StepOutcome {
+  Sampled sampled;
+  std::shared_ptr<const Error> failure;
+};
+
+Napi::Value decodeEach(const Napi::CallbackInfo& call) {
+  const SessionGroup group(call[0]);
+  const auto tokens = integers(call[1], "tokens"), levels = integers(call[2], "levels");
+  const auto how = list(call[3], "samplings", sampling);
+  if (tokens.size() != group.size() || levels.size() != group.size() || how.size() != group.size()) {
+    throw Error(code::internal, "one token, level and sampling per session is expected");
+  }
+  return startWork<std::vector<StepOutcome>>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) {
+        std::vector<NextToken> next;
+        for (size_t i = 0; i < group.size(); ++i) {
+          next.push_back({group.sessions[i].get(), tokens[i], levels[i]});
+        }
+        Session::appendEach(next, job);
+        std::vector<StepOutcome> outcomes(group.size());
+        if (group.size() == 0) return outcomes;
+        ThreadPool::shared().parallelFor(
+            static_cast<int64_t>(group.size()), group.sessions[0]->model().threads, [&](int64_t i) {
+              outcomes[i].failure = failureOf([&] { outcomes[i].sampled = group.sessions[i]->sample(how[i]); });
+            });
+        return outcomes;
+      },
+      [=](Napi::Env env, std::vector<StepOutcome>& outcomes) {
+        group.tell(env);
+        return toList(env, outcomes, [&](const StepOutcome& outcome) {
+          return outcome.failure ? toJavaScript(env, *outcome.failure) : step(env, outcome.sampled);
+        });
+      });
+}
+
+Napi::Value forkSession(const Napi::CallbackInfo& call) {
+  const auto fork = Handle<Session>::get(call[0])->fork();
+  return Handle<Session>::wrap(call.Env(), fork, static_cast<int64_t>(fork->bytes()));
+}
+
+Napi::Value startDivergences(const Napi::CallbackInfo& call) {
+  const SessionGroup references(call[0]), others(call[1]);
+  if (references.size() != others.size()) throw Error(code::internal, "one reference per session is expected");
+  return startWork<std::vector<double>>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) {
+        std::vector<double> values(others.size());
+        if (values.empty()) return values;
+        ThreadPool::shared().parallelFor(
+            static_cast<int64_t>(values.size()), others.sessions[0]->model().threads, [&](int64_t i) {
+              job.check();
+              values[i] = Session::divergence(*references.sessions[i], *others.sessions[i]);
+            });
+        return values;
+      },
+      [](Napi::Env env, std::vector<double>& values) { return toArray(env, values); });
 }
 
 Napi::Value rewind(const Napi::CallbackInfo& call) {
@@ -648,6 +734,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
     exports.Set(name, Napi::Function::New(env, function, name));
   };
   add("info", guarded<info>);
+  add("readBandwidth", guarded<startReadBandwidth>);
   add("loadModel", guarded<load>);
   add("modelInfo", guarded<modelInfo>);
   add("releaseModel", guarded<release<const Model>>);
@@ -657,6 +744,9 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("sample", guarded<sample>);
   add("decode", guarded<decode>);
   add("speculate", guarded<speculate>);
+  add("decodeEach", guarded<decodeEach>);
+  add("forkSession", guarded<forkSession>);
+  add("divergences", guarded<startDivergences>);
   add("rewind", guarded<rewind>);
   add("releaseSession", guarded<release<Session>>);
   add("windowLosses", guarded<startWindowLosses>);

@@ -18,6 +18,7 @@ const commands = {
   test: { steps: prepared, run: ['scripts/test.mjs'] },
   'check:full': { steps: prepared, run: ['scripts/check-full.mjs'] },
   bench: { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs'] },
+  'bench:progressive': { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs', 'progressive'] },
   'bench:quality': { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs', 'quality'] },
 }
 

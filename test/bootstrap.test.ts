@@ -43,6 +43,18 @@ test('an interval of a mean is as wide as the normal law says, and covers it as 
   assert.ok(covered > 175 && covered < 199, String(covered))
 })
 
+test('a weight counts as so many equal scores, which stay together', () => {
+  const scores = normals(60, 4)
+  const weights = scores.map((_, sample) => 1 + (sample % 3))
+  const { mean, interval } = bootstrapMean(scores, { weights })
+  const repeated = scores.flatMap((score, sample) => Array.from({ length: weights[sample] ?? 0 }, () => score))
+  const apart = bootstrapMean(repeated)
+  assert.ok(Math.abs(mean - apart.mean) < 1e-12)
+  assert.ok(interval[1] - interval[0] > 1.2 * (apart.interval[1] - apart.interval[0]))
+  const equal = bootstrapMean(scores, { weights: scores.map(() => 1) })
+  assert.equal(equal, bootstrapMean(scores))
+})
+
 test('equal seeds give equal intervals, other seeds others', () => {
   const scores = normals(50, 2)
   assert.equal(bootstrapMean(scores, { seed: 5 }), bootstrapMean(scores, { seed: 5 }))
@@ -74,6 +86,8 @@ test('lists and options that cannot be used', async () => {
     () => bootstrapMean([1], { resamples: 0 }),
     () => bootstrapMean([1], { seed: -1 }),
     () => bootstrapMean([1], { confidence: 2 }),
+    () => bootstrapMean([1, 2], { weights: [1] }),
+    () => bootstrapMean([1, 2], { weights: [1, 0] }),
     () => pairedDifference([1, 2], [1]),
   ]) {
     await throwsFlrcError(run, { code: 'E_USAGE' })

@@ -86,6 +86,30 @@ test('summarize: what cannot be read or written is found before the model runs',
   assert.not.ok(existsSync(file('nowhere')))
 })
 
+test('agreement: the contract’s keys, by step, of dialogues and of a text', async () => {
+  const agreement = ['eval', 'agreement', tinyModel, '--reference', tinyModel]
+  const dialogues = [...agreement, '--data', 'dialogues.jsonl', '--limit', '3', '--max-tokens', '5']
+  const result = await json(dialogues)
+  const keys = ['agreement', 'meanKl', 'byStep', 'meanActiveBudget', 'tokens', 'samples', 'intervals']
+  assert.equal(Object.keys(result), keys)
+  assert.is(result.agreement, 1)
+  const steps = result.byStep as Record<string, number>[]
+  assert.equal(steps[0], { step: 0, agreement: 1, kl: 0, activeBudget: 1, samples: 3 })
+  const text = [...agreement, '--data', path.join(tinyModel, 'heldout.txt'), '--limit', '2']
+  const rounded = await json([...text, '--max-tokens', '6', '--dtype', 'int4'])
+  assert.is(rounded.samples, 2)
+  assert.ok((rounded.meanKl as number) > 0, 'the reference is not held in int4 too')
+  const plain = await runCli(dialogues, { cwd: folder })
+  assert.match(plain.stdout, /agreement 100\.0% .*, mean KL 0\.0000 .* of 3 samples, mean active budget 1\.000/)
+
+  await fails('E_USAGE', 2, ['eval', 'agreement', tinyModel, '--data', 'dialogues.jsonl'])
+  await fails('E_USAGE', 2, [...dialogues, '--max-tokens', '0'])
+  await fails('E_USAGE', 2, [...dialogues, '--schedule', 'half'])
+  await fails('E_NOT_FOUND', 1, [...agreement, '--data', 'nowhere.jsonl'])
+  const stranger = ['eval', 'agreement', tinyModel, '--reference', 'nowhere', '--data', 'dialogues.jsonl']
+  await fails('E_NOT_FOUND', 1, stranger)
+})
+
 test('choice: a set made of dialogues, the same for the same seed, and its accuracies', async () => {
   const make = (...args: string[]) => runNode([makeChoices, ...args], { cwd: folder })
   const made = await make('dialogues.jsonl', 'choices.jsonl')

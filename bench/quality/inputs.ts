@@ -66,30 +66,44 @@ export async function prepare(options: QualityOptions): Promise<Prepared> {
     summaries: dialoguesOf(files.summaries, texts.summaries),
     transfer: dialoguesOf(files.transfer, texts.transfer),
   }
-  const { tensors, path: model } = await openModelSource(options.model)
+  const { settings: model, facts } = await modelSettings(options.model)
+  const { numbers, limits, dtype } = options
+  const settings = { ...model, ...textSettings(files, texts), ...numbers, ...limits, dtype, ...runSettings() }
+  return { inputs, plan: planOptions(options, inputs, facts), settings, facts }
+}
+
+/** What tells one model from another, and what its file says of its weights. */
+export async function modelSettings(source: string): Promise<{ settings: Settings; facts: SourceFacts }> {
+  const { tensors, path: model } = await openModelSource(source)
   const projection = Array.from(tensors.values()).find(({ name }) => name.endsWith('_proj.weight'))
   const type = projection?.type ?? 'BF16'
-  const facts = { type, quantised: !wideTypes.includes(type) }
-
   const weights = [...new Set(Array.from(tensors.values(), ({ file }) => file))]
-  const settings: Settings = {
+  const settings = {
     model: path.basename(path.resolve(model)),
     modelSha256: await sha256OfFiles(weights),
     weights: type,
   }
+  return { settings, facts: { type, quantised: !wideTypes.includes(type) } }
+}
+
+/** Names and hashes of the texts that there are. */
+export function textSettings(
+  files: Readonly<Record<string, string | undefined>>,
+  texts: Readonly<Record<string, string | undefined>>,
+): Settings {
+  const settings: Settings = {}
   for (const [name, text] of Object.entries(texts)) {
-    const file = files[name as keyof typeof files]
+    const file = files[name]
     if (text === undefined || file === undefined) continue
     settings[name] = path.basename(file)
     settings[`${name}Sha256`] = sha256OfText(text)
   }
-  Object.assign(settings, options.numbers, options.limits, { dtype: options.dtype })
-  Object.assign(settings, {
-    flrc: packageVersion,
-    instructionSet: callNative((addon) => addon.info().target),
-    cores: cpus().length,
-  })
-  return { inputs, plan: planOptions(options, inputs, facts), settings, facts }
+  return settings
+}
+
+export function runSettings(): Settings {
+  const { target } = callNative((addon) => addon.info())
+  return { flrc: packageVersion, instructionSet: target, cores: cpus().length }
 }
 
 function planOptions(options: QualityOptions, inputs: Inputs, facts: SourceFacts): PlanOptions {

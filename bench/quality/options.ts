@@ -1,8 +1,8 @@
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { packageRoot } from '#lib/binding.js'
-import { checkOneOf, checkRange, checkWhole } from '#lib/check.js'
-import { FlrcError } from '#lib/errors.js'
+import { checkOneOf } from '#lib/check.js'
+import { shareOption, usageError, wholeOption } from './arguments.js'
 import { type SectionName, sectionNames } from './sections.js'
 
 export const usage = `usage: npm run bench:quality -- [MODEL --calibration FILE --text FILE] [options]
@@ -108,20 +108,22 @@ export function readOptions(args: readonly string[]): QualityOptions | undefined
     model,
     files: { calibration, text, choices, dialogues, summaries, transfer },
     sections: sectionNames.filter((name) => sections.includes(name)),
-    keeps: keeps.map((keep) => share('--keep', keep)),
+    keeps: keeps.map((keep) => shareOption('--keep', keep)),
     dtype: values.dtype as 'f32' | 'bf16',
     numbers: {
-      samples: whole('--samples', values.samples ?? (isEmbedded ? embedded.samples : '64')),
-      seqLen: whole('--seq-len', values['seq-len'] ?? (isEmbedded ? embedded.seqLen : '512')),
-      windows: whole('--windows', values.windows),
-      searchWindows: whole('--search-windows', values['search-windows']),
+      samples: wholeOption('--samples', values.samples ?? (isEmbedded ? embedded.samples : '64')),
+      seqLen: wholeOption('--seq-len', values['seq-len'] ?? (isEmbedded ? embedded.seqLen : '512')),
+      windows: wholeOption('--windows', values.windows),
+      searchWindows: wholeOption('--search-windows', values['search-windows']),
     },
-    choiceKeep: share('--choice-keep', values['choice-keep']),
+    choiceKeep: shareOption('--choice-keep', values['choice-keep']),
     limits: {
       ...(values['choice-limit'] === undefined
         ? {}
-        : { choiceLimit: whole('--choice-limit', values['choice-limit']) }),
-      ...(summaries === undefined ? {} : { summaryLimit: whole('--summary-limit', values['summary-limit']) }),
+        : { choiceLimit: wholeOption('--choice-limit', values['choice-limit']) }),
+      ...(summaries === undefined
+        ? {}
+        : { summaryLimit: wholeOption('--summary-limit', values['summary-limit']) }),
     },
     full: values.full,
     json: values.json,
@@ -135,20 +137,4 @@ function parsed(args: readonly string[]) {
   } catch (error) {
     throw usageError(error instanceof Error ? error.message : String(error))
   }
-}
-
-function usageError(message: string): FlrcError {
-  return new FlrcError('E_USAGE', message)
-}
-
-function whole(name: string, given: string): number {
-  const value = Number(given)
-  checkWhole(name, value, 1)
-  return value
-}
-
-function share(name: string, given: string): number {
-  const value = Number(given)
-  checkRange(name, value, Number.MIN_VALUE, 1, 'a number above 0, at most 1')
-  return value
 }

@@ -5,19 +5,19 @@ import type { Row } from './rows.js'
 /** What the rows of a file have in common; a text is told by its SHA-256, its name is for readers. */
 export type Settings = Record<string, string | number>
 
-interface Contents {
+interface Contents<R> {
   version: 1
   settings: Settings
-  rows: Row[]
+  rows: R[]
 }
 
 /** The rows made so far, kept in a JSON file where one is named: written again, whole, after every row. */
-export class RowStore {
+export class RowStore<R extends { key: string } = Row> {
   readonly #file: string | undefined
   readonly #settings: Settings
-  readonly #rows: Map<string, Row>
+  readonly #rows: Map<string, R>
 
-  private constructor(file: string | undefined, settings: Settings, rows: readonly Row[]) {
+  private constructor(file: string | undefined, settings: Settings, rows: readonly R[]) {
     this.#file = file
     this.#settings = settings
     this.#rows = new Map(rows.map((row) => [row.key, row]))
@@ -27,7 +27,11 @@ export class RowStore {
    * Opens a file to add to (`resume`) or a new one. E_EXISTS for a file that is there already, so that no hour
    * of work is lost; E_USAGE for one whose rows were measured in another way.
    */
-  static async open(file: string | undefined, settings: Settings, resume: boolean): Promise<RowStore> {
+  static async open<R extends { key: string } = Row>(
+    file: string | undefined,
+    settings: Settings,
+    resume: boolean,
+  ): Promise<RowStore<R>> {
     const text = file === undefined ? undefined : await readIfThere(file)
     if (text === undefined || file === undefined) return new RowStore(file, settings, [])
     if (!resume) {
@@ -35,7 +39,7 @@ export class RowStore {
         file,
       })
     }
-    const stored = parse(text, file)
+    const stored = parse<R>(text, file)
     for (const [name, value] of Object.entries(settings)) {
       const before = stored.settings[name]
       if (before === undefined || before === value) continue
@@ -48,14 +52,14 @@ export class RowStore {
     return new RowStore(file, { ...stored.settings, ...settings }, stored.rows)
   }
 
-  get(key: string): Row | undefined {
+  get(key: string): R | undefined {
     return this.#rows.get(key)
   }
 
-  async put(row: Row): Promise<void> {
+  async put(row: R): Promise<void> {
     this.#rows.set(row.key, row)
     if (this.#file === undefined) return
-    const contents: Contents = { version: 1, settings: this.#settings, rows: [...this.#rows.values()] }
+    const contents: Contents<R> = { version: 1, settings: this.#settings, rows: [...this.#rows.values()] }
     const beside = `${this.#file}.part`
     await writeFile(beside, `${JSON.stringify(contents, undefined, 2)}\n`)
     await rename(beside, this.#file)
@@ -71,11 +75,11 @@ async function readIfThere(file: string): Promise<string | undefined> {
   }
 }
 
-function parse(text: string, file: string): Contents {
+function parse<R>(text: string, file: string): Contents<R> {
   try {
-    const contents = JSON.parse(text) as Partial<Contents>
+    const contents = JSON.parse(text) as Partial<Contents<R>>
     if (contents.version === 1 && contents.settings !== undefined && Array.isArray(contents.rows)) {
-      return contents as Contents
+      return contents as Contents<R>
     }
   } catch {
     // Told below: no file of ours is broken JSON.

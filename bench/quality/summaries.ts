@@ -1,5 +1,5 @@
 /** ROUGE of summaries: a model's, beside those that need no model. */
-import { evaluate, Model } from 'flrc'
+import { evaluate, Model, type Schedule } from 'flrc'
 import { meanRouge } from '#lib/rouge.js'
 import type { Bench } from './make.js'
 import type { SummaryScores } from './rows.js'
@@ -15,8 +15,9 @@ function summarize(
   model: Model,
   { inputs, limits, signal }: Bench,
   reference?: readonly evaluate.SummaryReference[],
+  schedule?: Schedule,
 ) {
-  const options = { limit: limits.summaryLimit, maxTokens, reference, signal }
+  const options = { limit: limits.summaryLimit, maxTokens, reference, schedule, signal }
   return evaluate.summarize(model, inputs.summaries ?? [], options)
 }
 
@@ -36,9 +37,14 @@ function denseResult(bench: Bench): Promise<evaluate.SummarizeResult> {
 }
 
 /** Against people's summaries and against the dense model's. */
-export async function summaryScores(model: Model, bench: Bench): Promise<SummaryScores> {
+export async function summaryScores(model: Model, bench: Bench, schedule?: Schedule): Promise<SummaryScores> {
   const { outputs } = await denseResult(bench)
-  const { rouge1, rouge2, rougeL, samples, intervals, reference } = await summarize(model, bench, outputs)
+  const { rouge1, rouge2, rougeL, samples, intervals, reference } = await summarize(
+    model,
+    bench,
+    outputs,
+    schedule,
+  )
   return {
     ...{ rouge1, rouge2, rougeL, samples, interval: intervals.rougeL },
     ...(reference && { dense: { rougeL: reference.rougeL, interval: reference.intervals.rougeL } }),

@@ -29,7 +29,7 @@ function describe(model: ModelSpec): [method: string, whitening: string, storage
 
 const seconds = (row: Row) => (row.seconds ? ((row.seconds.search ?? 0) + row.seconds.cut).toFixed(1) : '')
 
-function withInterval(mean: number | undefined, interval: Interval | undefined): string {
+export function withInterval(mean: number | undefined, interval: Interval | undefined): string {
   if (mean === undefined || interval === undefined) return ''
   return `${mean.toFixed(3)} (${interval[0].toFixed(3)} to ${interval[1].toFixed(3)})`
 }
@@ -44,7 +44,7 @@ function choiceCells({ choice }: Row): string[] {
 }
 
 /** Leaves out the columns that no row fills. */
-function filledTable(columns: readonly string[], rows: readonly (readonly string[])[]): string {
+export function filledTable(columns: readonly string[], rows: readonly (readonly string[])[]): string {
   const filled = columns.flatMap((_, column) => (rows.some((row) => row[column]) ? [column] : []))
   const pick = (cells: readonly string[]) => filled.map((column) => cells[column] ?? '')
   return markdownTable(pick(columns), rows.map(pick))

@@ -1,34 +1,20 @@
-import { type ChatMessage, renderChats } from '../chat-template.js'
+import type { ChatMessage } from '../chat-template.js'
 import { type DialogueSample, summaryPrompt } from '../data/dialogues.js'
 import { FlrcError } from '../errors.js'
+import { renderForModel } from '../generate/prompt.js'
 import type { LoadedModel } from '../model.js'
 
-/** Chats rendered at once: a thread is started for each batch, and its limits hold for the whole of it. */
+/** Chats rendered at once, so that no more are than the wanted tokens need. */
 const batch = 64
 
 /** Renders chats in the model's template, without the opening of a next turn. E_CHAT_TEMPLATE. */
-export async function renderWithTemplate(
+export function renderWithTemplate(
   model: LoadedModel,
   chats: readonly (readonly ChatMessage[])[],
   signal: AbortSignal | undefined,
 ): Promise<string[]> {
-  const { source, tokenizer } = model
-  const template = source.tokenizer.chatTemplate
-  if (template === undefined) {
-    throw new FlrcError(
-      'E_CHAT_TEMPLATE',
-      `${source.path}: the model has no chat template, which dialogues are rendered in; calibrate on plain text`,
-      { file: source.path },
-    )
-  }
-  const { bosToken, eosToken } = tokenizer
-  return renderChats(template, chats, {
-    addGenerationPrompt: false,
-    bosToken,
-    eosToken,
-    signal,
-    file: source.path,
-  })
+  const remedy = 'calibrate on plain text, not on dialogues, which are rendered in it'
+  return renderForModel(model, chats, { opening: false, remedy, signal })
 }
 
 /**

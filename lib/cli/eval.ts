@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import { registerAgreement } from './eval/agreement.js'
 import { registerChoice } from './eval/choice.js'
 import { registerPerplexity } from './eval/perplexity.js'
 import { registerSummarize } from './eval/summarize.js'
@@ -8,4 +9,5 @@ export function registerEval(program: Command, signal: AbortSignal): void {
   registerPerplexity(group, signal)
   registerSummarize(group, signal)
   registerChoice(group, signal)
+  registerAgreement(group, signal)
 }

@@ -2,6 +2,8 @@
 import { Command, CommanderError } from 'commander'
 import { packageDescription, packageVersion, toFlrcError } from '../binding.js'
 import { FlrcError } from '../errors.js'
+import { registerBench } from './bench.js'
+import { registerCalibrateSchedule } from './calibrate-schedule.js'
 import { registerCompress } from './compress.js'
 import { registerDemo } from './demo.js'
 import { registerEval } from './eval.js'
@@ -62,7 +64,9 @@ function program(): Command {
     registerCompress,
     registerGenerate,
     registerEval,
+    registerCalibrateSchedule,
     registerInspect,
+    registerBench,
     registerExport,
   ]) {
     register(root, interrupt.signal)

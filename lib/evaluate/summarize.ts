@@ -1,12 +1,12 @@
-import { type DialogueSample, summaryPrompt } from '../data/dialogues.js'
+import type { DialogueSample } from '../data/dialogues.js'
 import { FlrcError } from '../errors.js'
-import { Chat } from '../generate/chat.js'
-import { complete } from '../generate.js'
 import type { LoadedModel, TaskOptions } from '../model.js'
 import { meanRouge, meanScores, type RougeScores, rouge } from '../rouge.js'
 import type { Schedule } from '../schedule.js'
 import { bootstrapMean, type Estimate } from '../statistics/bootstrap.js'
-import { firstSamples, ofSample, sampleName } from './samples.js'
+import { chatPrompts, summaryRequest } from './prompts.js'
+import { firstSamples, sampleName } from './samples.js'
+import { writeEach } from './write.js'
 
 /** A text to compare with, by the name of its sample; an output of an earlier `summarize` is one. */
 export interface SummaryReference {
@@ -56,9 +56,9 @@ export interface SummarizeResult extends RougeScores {
 
 /**
  * Has the model summarise dialogues and scores the texts against people's (design 8): its chat template with
- * its own system prompt, greedy decoding up to the end token. Errors: E_USAGE for a sample without dialogue or
- * summary, a reference that lacks one, or an unusable option; E_CHAT_TEMPLATE where the model has none;
- * E_CONTEXT where a dialogue is too long; E_ABORTED.
+ * its own system prompt, greedy decoding up to the end token. Up to 16 dialogues are decoded side by side, each to
+ * what it would give alone. Errors: E_USAGE for a sample without dialogue or summary, a reference that lacks one, or
+ * an unusable option; E_CHAT_TEMPLATE where the model has none; E_CONTEXT where a dialogue is too long; E_ABORTED.
  */
 export async function summarize(
   model: LoadedModel,
@@ -68,23 +68,26 @@ export async function summarize(
   const { limit, maxTokens = 60, schedule, reference, signal, onProgress } = options
   const chosen = firstSamples(samples, limit).map(checkedSample)
   const referenceTexts = reference && byId(reference, chosen)
-  const outputs: SummaryOutput[] = []
-  const levels: number[] = []
-  for (const { id, dialogue, summaries } of chosen) {
-    onProgress?.({ stage: 'summarize', done: outputs.length, total: chosen.length })
-    const written = await write(model, id, dialogue, { maxTokens, schedule, signal })
-    levels.push(...written.levels)
+  const chats = chosen.map(({ id, dialogue }) => ({ id, messages: summaryRequest(dialogue) }))
+  const prompts = await chatPrompts(model, chats, { maxTokens, signal })
+  const completions = await writeEach(model, prompts, [schedule], {
+    ...{ maxTokens, signal },
+    onDone: (done) => onProgress?.({ stage: 'summarize', done, total: chosen.length }),
+  })
+  const written = completions.flat()
+  const outputs = chosen.map(({ id, summaries }, index): SummaryOutput => {
+    const { text = '', tokenIds = [], levels = [] } = written[index] ?? {}
     const expected = referenceTexts?.get(id)
-    outputs.push({
+    return {
       id,
-      text: written.text,
-      tokens: written.tokenIds.length,
-      ...meanRouge(summaries, written.text),
-      ...(schedule && { levels: written.levels }),
-      ...(expected !== undefined && { reference: rouge(expected, written.text) }),
-    })
-  }
-  onProgress?.({ stage: 'summarize', done: chosen.length, total: chosen.length })
+      text,
+      tokens: tokenIds.length,
+      ...meanRouge(summaries, text),
+      ...(schedule && { levels }),
+      ...(expected !== undefined && { reference: rouge(expected, text) }),
+    }
+  })
+  const levels = written.flatMap((completion) => completion.levels)
   const perToken = (figure: 'budget' | 'bytesPerToken') =>
     levels.reduce((sum, level) => sum + (model.levels[level]?.[figure] ?? 0), 0) / Math.max(1, levels.length)
   const against = outputs.map((output) => output.reference).filter((scores) => scores !== undefined)
@@ -96,22 +99,6 @@ export async function summarize(
     intervals: intervalsOf(outputs),
     ...(reference && { reference: { ...meanScores(against), intervals: intervalsOf(against) } }),
     outputs,
-  }
-}
-
-async function write(
-  model: LoadedModel,
-  id: string,
-  dialogue: string,
-  options: { maxTokens: number; schedule: Schedule | undefined; signal: AbortSignal | undefined },
-): ReturnType<typeof complete> {
-  const chat = new Chat(model)
-  try {
-    return await complete(chat.send(summaryPrompt(dialogue), options))
-  } catch (error) {
-    throw ofSample(id, error)
-  } finally {
-    chat.dispose()
   }
 }
 

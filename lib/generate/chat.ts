@@ -1,4 +1,3 @@
-import { renderChat } from '../chat-template.js'
 import { FlrcError } from '../errors.js'
 import {
   checkContext,
@@ -8,7 +7,9 @@ import {
   type Generation,
   LeavableGeneration,
 } from '../generate.js'
-import type { LoadedModel, Session } from '../model.js'
+import type { LoadedModel } from '../model.js'
+import type { Session } from '../session.js'
+import { renderForModel } from './prompt.js'
 
 export interface ChatMessage {
   role: 'system' | 'user' | 'assistant'
@@ -96,27 +97,10 @@ export class Chat {
   }
 
   async #render(messages: readonly ChatMessage[], signal: AbortSignal): Promise<number[]> {
-    const { source, tokenizer } = this.#model
-    const template = source.tokenizer.chatTemplate
-    if (template === undefined) {
-      throw new FlrcError(
-        'E_CHAT_TEMPLATE',
-        `${source.path}: the model has no chat template; generate from a prompt of your own instead`,
-        { file: source.path },
-      )
-    }
-    const { bosToken, eosToken } = tokenizer
-    const text = await renderChat(
-      template,
-      messages.map((message) => ({ ...message })),
-      {
-        bosToken,
-        eosToken,
-        signal,
-        file: source.path,
-      },
-    )
-    return Array.from(tokenizer.encode(text, { addSpecial: false }))
+    const [text = ''] = await renderForModel(this.#model, [messages.map((message) => ({ ...message }))], {
+      ...{ opening: true, remedy: 'generate from a prompt of your own instead', signal },
+    })
+    return Array.from(this.#model.tokenizer.encode(text, { addSpecial: false }))
   }
 
   /** Rewinds the cache to what it shares with the new prompt; the last token is computed anew for its logits. */

@@ -1,7 +1,8 @@
 import { refuse } from '../check.js'
 import { FlrcError } from '../errors.js'
-import type { LoadedModel, Session } from '../model.js'
+import type { LoadedModel } from '../model.js'
 import { levelOf } from '../schedule.js'
+import type { Session } from '../session.js'
 import { fixedCosts, MeasuredCosts, SpeculationPolicy } from './speculation-policy.js'
 import { type Advance, levelBudget, type ProducedToken, type SamplingAt, type TokenSource } from './steps.js'
 

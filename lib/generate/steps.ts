@@ -1,7 +1,8 @@
 import { FlrcError } from '../errors.js'
-import type { LoadedModel, Session } from '../model.js'
+import type { LoadedModel } from '../model.js'
 import type { NativeSampling, NativeStep } from '../native-types.js'
 import { levelOf, type Schedule, type ScheduleContext } from '../schedule.js'
+import type { Session } from '../session.js'
 
 /** A token and the pass that produced it. */
 export interface ProducedToken extends NativeStep {
@@ -67,7 +68,8 @@ export class ScheduledSteps implements TokenSource {
   }
 }
 
-function levelAt(schedule: Schedule | undefined, context: ScheduleContext): number {
+/** The level that a schedule means at a step; level 0 where there is none. E_USAGE where it gives no budget. */
+export function levelAt(schedule: Schedule | undefined, context: ScheduleContext): number {
   if (!schedule) return 0
   const budget = schedule(context.step, context)
   if (typeof budget !== 'number' || !Number.isFinite(budget)) {

@@ -76,6 +76,20 @@ double tokenLogprob(const float* logits, int64_t vocab, int32_t token) {
   return logits[token] - (top + std::log(sum));
 }
 
+double klDivergence(const float* reference, const float* logits, int64_t vocab) {
+  const double referenceTop = reference[likeliest(reference, vocab)], top = logits[likeliest(logits, vocab)];
+  double referenceSum = 0, sum = 0, weighted = 0;
+  for (int64_t i = 0; i < vocab; ++i) {
+    const double e = std::exp(reference[i] - referenceTop);
+    referenceSum += e;
+    sum += std::exp(logits[i] - top);
+    weighted += e * (static_cast<double>(reference[i]) - logits[i]);
+  }
+  const double logSum = top + std::log(sum), referenceLogSum = referenceTop + std::log(referenceSum);
+  // Rounding may take equal distributions a hair below.
+  return std::max(0.0, weighted / referenceSum + logSum - referenceLogSum);
+}
+
 int32_t Choices::draw(double uniform) const {
   double left = uniform * total;
   size_t pick = 0;

@@ -46,4 +46,7 @@ Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling
 // when it picks it. E_NUMERIC if a logit is not finite.
 double tokenLogprob(const float* logits, int64_t vocab, int32_t token);
 
+// KL(softmax(reference) || softmax(logits)), nats, both [vocab]. E_NUMERIC if a logit is not finite.
+double klDivergence(const float* reference, const float* logits, int64_t vocab);
+
 }  // namespace flrc

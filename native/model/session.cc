@@ -101,6 +101,15 @@ void Session::countBytes() {
   bytes_.store(floats * sizeof(float) + doubles * sizeof(double), std::memory_order_relaxed);
 }
 
+std::shared_ptr<Session> Session::fork() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  auto other = std::make_shared<Session>(model_);
+  other->cache_ = cache_;
+  other->logits_ = logits_;
+  other->countBytes();
+  return other;
+}
+
 Sampled Session::sample(const Sampling& sampling) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (logits_.empty()) throw Error(code::internal, "nothing to sample from: append tokens first");

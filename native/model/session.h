@@ -16,6 +16,15 @@
 
 namespace flrc {
 
+class Session;
+
+// A token to append to a session, and the level to run it at.
+struct NextToken {
+  Session* session = nullptr;
+  int32_t token = 0;
+  int64_t level = 0;
+};
+
 // One generation's own state: the KV cache and the last logits. Calls take turns under the session's lock.
 class Session {
  public:
@@ -29,6 +38,15 @@ class Session {
   // the first token's comes from the kept logits, which must be there. E_NUMERIC if a logit is not finite.
   std::vector<double> logprobs(const int32_t* tokens, int64_t count, int64_t from, int64_t level,
                                const Job& job);
+  // Appends one token to each of several sessions of one model, each named once, up to 16 of equal level in one
+  // pass. Every session comes to what append() alone would bring it to, bit by bit. On an error or abort all
+  // keep their former lengths.
+  static void appendEach(const std::vector<NextToken>& next, const Job& job);
+  // A session of its own that begins with what this one holds.
+  std::shared_ptr<Session> fork();
+  // KL(reference || of), nats, of the distributions that their kept logits give. E_INTERNAL without logits or
+  // where vocabularies differ in size, E_NUMERIC for a logit that is not finite.
+  static double divergence(Session& reference, Session& of);
   Sampled sample(const Sampling& sampling);
   // One round of self-speculation from `token`, which comes next: drafts on from it at a lower level, runs it
   // and the drafts through level 0 in one pass and keeps what the rejection rule accepts, and one token more.
@@ -60,6 +78,8 @@ class Session {
   void draft(int32_t token, const DraftOptions& options, Sampling sampling, const Job& job);
   // Runs `token` and the drafts, and fills the round with what is accepted.
   void verifyDrafts(int32_t token, Sampling sampling, const Job& job, SpeculationRound& round);
+  // Some tokens of appendEach, 16 at most and of one level, with `pass` as working memory.
+  static void appendRows(const NextToken* next, int64_t count, DecodePass& pass, const Job& job);
   void countBytes();
 
   std::shared_ptr<const Model> model_;

@@ -1,0 +1,138 @@
+import type { evaluate, StorageDtype } from 'flrc'
+import type { DecodeRow } from '#lib/bench/decode.js'
+import type { ScheduleShape } from '#lib/schedule.js'
+import {
+  type CalibrationSource,
+  type LowRankSpec,
+  type ModelSpec,
+  rowKey,
+  type SummaryScores,
+} from '../quality/rows.js'
+import { families } from './schedules.js'
+
+/** How the level falls, or does not; made a schedule once the model's own budgets are known. */
+export type Fall =
+  | { kind: 'full' }
+  /** The level of the wanted budget, after a prompt at level 0. */
+  | { kind: 'constant' }
+  | { kind: 'fitted'; family: ScheduleShape }
+  /** The fitted step the other way round. */
+  | { kind: 'reversed' }
+  | { kind: 'adaptive' }
+  /** What `calibrateSchedule` chooses on the development set. */
+  | { kind: 'calibrated' }
+  /** Level 0 throughout, drafted at the last level: the quality of `full`, at a speed of its own. */
+  | { kind: 'speculative' }
+
+/** A row: a model, perhaps without its upper levels, under a schedule. */
+export interface RowPlan {
+  key: string
+  name: string
+  /** The mean active budget that the row is to have; absent for rows that stand beside all budgets. */
+  budget?: number
+  model: ModelSpec
+  /** The level that is level 0 of the row: the checkpoint cut after the blocks below. */
+  from?: number
+  fall: Fall
+  /** Whether speed is measured; rows that read the same bytes are equally fast, so one of them is enough. */
+  timed: boolean
+}
+
+export type Quality = Omit<evaluate.AgreementResult, 'tokens'>
+
+/** Figures of `flrc bench decode` for one length of prompt and of generation. */
+export interface SpeedRow extends Omit<DecodeRow, 'name' | 'dtype' | 'schedule'> {
+  promptTokens: number
+  tokens: number
+}
+
+export interface Row extends Omit<RowPlan, 'fall' | 'timed'> {
+  /** In the command line's words, where it has some. */
+  schedule: string
+  /** Stored block parameters / dense block parameters. */
+  keep: number
+  storedBytes: number
+  quality?: Quality
+  summaries?: SummaryScores
+  speeds?: SpeedRow[]
+}
+
+export interface RowOptions {
+  budgets: readonly number[]
+  /** How far above and below the budget the outer levels of a falling model lie. */
+  span: number
+  source: CalibrationSource
+  dtype: 'f32' | 'bf16'
+  summaries: boolean
+  /** Whether there is a development set to choose a schedule on. */
+  dev: boolean
+}
+
+const hundredths = (value: number) => Math.round(value * 100) / 100
+
+/** The largest budget of a level: above it hardly anything is cut. */
+const highest = 0.97
+
+/** Budgets of two or five levels at even steps around a mean, which is the middle one of five. */
+export function levelsAround(budget: number, span: number, count: 2 | 5): number[] {
+  const [high, low] = [Math.min(highest, hundredths(budget + span)), hundredths(budget - span)]
+  if (count === 2) return [high, low]
+  const between = (other: number) => Math.round(500 * (budget + other)) / 1000
+  return [high, between(high), budget, between(low), low]
+}
+
+/** All rows, those of one budget together. */
+export function planRows(options: RowOptions): RowPlan[] {
+  const { budgets, summaries } = options
+  const dense = (['bf16', 'int8', 'int4'] as const).map((dtype) => denseRow(dtype))
+  const trivial = (['first words', 'constant'] as const).map((summary): RowPlan => {
+    const model = { kind: 'trivial' as const, summary }
+    return { key: rowKey(model), name: summary, model, fall: { kind: 'full' }, timed: false }
+  })
+  return [...dense, ...(summaries ? trivial : []), ...budgets.flatMap((budget) => budgetRows(budget, options))]
+}
+
+function denseRow(dtype: StorageDtype): RowPlan {
+  const model = { kind: 'dense' as const, dtype }
+  return { key: rowKey(model), name: `dense ${dtype}`, model, fall: { kind: 'full' }, timed: true }
+}
+
+function budgetRows(budget: number, { span, source, dtype, dev }: RowOptions): RowPlan[] {
+  const twoSided = { source, whitening: 'two-sided', labels: 'model' } as const
+  const lowRank = (rest: Partial<LowRankSpec>): LowRankSpec => ({
+    ...{ kind: 'low-rank', calibration: twoSided, method: 'curve', storage: 'pivoted', dtype, keep: budget },
+    ...rest,
+  })
+  const jointly = (count: 2 | 5) => {
+    const levels = levelsAround(budget, span, count)
+    return lowRank({ keep: levels[0] ?? budget, levels })
+  }
+  const row = (name: string, model: LowRankSpec, fall: Fall, timed: boolean, from?: number): RowPlan => ({
+    key: [budget, rowKey(model), ...(from === undefined ? [] : [`from ${from}`]), fallKey(fall)].join(' '),
+    ...{ name, budget, model, fall, timed },
+    ...(from === undefined ? {} : { from }),
+  })
+  const full: Fall = { kind: 'full' }
+  const input = { source, whitening: 'input', labels: 'data' } as const
+  const [two, five] = [jointly(2), jointly(5)]
+  return [
+    row('uniform (SVD-LLM), static', lowRank({ method: 'uniform', calibration: input }), full, false),
+    row('energy, static', lowRank({ method: 'energy' }), full, false),
+    row('fisher (FLRC), static', lowRank({ method: 'fisher' }), full, false),
+    row('curve, static', lowRank({}), full, true),
+    row('static level of the joint levels', five, full, false, 2),
+    row('prompt at level 0, then constant', five, { kind: 'constant' }, true),
+    ...families.map((family) => row(`${family}, five levels`, five, { kind: 'fitted', family }, true)),
+    row('step reversed, two levels', two, { kind: 'reversed' }, false),
+    row('adaptive, two levels', two, { kind: 'adaptive' }, true),
+    row('level 0 of two levels', two, full, true),
+    row('self-speculation, two levels', two, { kind: 'speculative' }, true),
+    row('step, two levels', two, { kind: 'fitted', family: 'step' }, true),
+    ...(dev ? [row('calibrated, two levels', two, { kind: 'calibrated' }, true)] : []),
+    ...(dev ? [row('calibrated, five levels', five, { kind: 'calibrated' }, true)] : []),
+  ]
+}
+
+function fallKey(fall: Fall): string {
+  return fall.kind === 'fitted' ? fall.family : fall.kind
+}

@@ -1,0 +1,90 @@
+import { constants } from 'node:fs'
+import { access } from 'node:fs/promises'
+import path from 'node:path'
+import type { Command } from 'commander'
+import { type CalibratedSchedule, calibrateSchedule, checkLevels } from '../calibrate-schedule.js'
+import { ioError } from '../checkpoint/io.js'
+import { storeSchedule } from '../checkpoint/schedule.js'
+import { parseDialogues } from '../data/dialogues.js'
+import { FlrcError } from '../errors.js'
+import type { Model } from '../public-model.js'
+import { readTextFile } from './files.js'
+import { loadModel } from './load.js'
+import { addCommonOptions, type CommonOptions, parseFraction, wholeNumber } from './options.js'
+import { formatTable, print, printJson } from './output.js'
+import { step } from './steps.js'
+
+interface CalibrateScheduleFlags extends CommonOptions {
+  data: string
+  budget: number
+  reference?: string
+  limit?: number
+  maxTokens: number
+}
+
+export function registerCalibrateSchedule(program: Command, signal: AbortSignal): void {
+  const command = program
+    .command('calibrate-schedule')
+    .description('choose a schedule for a mean active budget, and store it for --schedule calibrated')
+    .argument('<dir>', 'FLRC directory with several levels')
+    .requiredOption('--data <file>', '.jsonl with dialogue or messages in each line, to choose by')
+    .requiredOption('--budget <share>', 'mean active budget, above 0, at most 1', parseFraction)
+    .option('--reference <model>', 'the model to stay close to (default: level 0 of <dir> itself)')
+    .option('--limit <n>', 'samples from the start of the file (default: all)', wholeNumber(1))
+    .option('--max-tokens <n>', 'tokens after each prompt at most', wholeNumber(1), 60)
+  addCommonOptions(command).action(async (directory: string, flags: CalibrateScheduleFlags) => {
+    const { json, data, budget, limit, maxTokens, device, threads } = flags
+    const samples = parseDialogues(await readTextFile(data), data)
+    const model = await loadModel(directory, flags, signal)
+    await checkStorable(directory, model)
+    const reference =
+      flags.reference === undefined ? undefined : await loadModel(flags.reference, { device, threads }, signal)
+    const result = await step('calibrate the schedule', (onProgress) =>
+      calibrateSchedule(model, samples, { budget, reference, limit, maxTokens, signal, onProgress }),
+    )
+    await storeSchedule(directory, result.schedule)
+    if (json) await printJson(result)
+    else await print(describe(directory, result))
+  })
+}
+
+/** Saying so at the end would cost the whole run. */
+async function checkStorable(directory: string, model: Model): Promise<void> {
+  const file = path.join(directory, 'config.json')
+  if (model.source.flrc === undefined) {
+    throw new FlrcError(
+      'E_USAGE',
+      `${directory}: no FLRC checkpoint; give a directory that flrc compress wrote`,
+      {
+        file: directory,
+      },
+    )
+  }
+  checkLevels(model)
+  try {
+    await access(directory, constants.W_OK)
+  } catch (error) {
+    throw ioError(error, file)
+  }
+}
+
+function describe(
+  directory: string,
+  { schedule, frontier, samples, tokens, candidates }: CalibratedSchedule,
+): string {
+  const rows = frontier.map((point) => [
+    `${point.schedule}${point.schedule === schedule ? ' *' : ''}`,
+    point.budget.toFixed(4),
+    `${point.kl.toFixed(4)} (${point.interval.map((bound) => bound.toFixed(4)).join(' to ')})`,
+    `${(100 * point.agreement).toFixed(1)}%`,
+    point.predictedKl.toFixed(4),
+    ...(point.rougeL === undefined ? [] : [point.rougeL.toFixed(4)]),
+  ])
+  const scored = frontier.some((point) => point.rougeL !== undefined)
+  const columns = ['schedule', 'budget', 'KL', 'agreement', 'predicted KL', ...(scored ? ['ROUGE-L'] : [])]
+  const table = formatTable(columns, rows)
+  return (
+    `${table}\n${candidates} schedules compared over ${tokens} tokens of ${samples} samples; ` +
+    `${schedule} (*) is stored in ${directory}: --schedule calibrated\n`
+  )
+}

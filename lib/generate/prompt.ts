@@ -1,0 +1,41 @@
+import { type ChatMessage, renderChats } from '../chat-template.js'
+import { FlrcError } from '../errors.js'
+import type { LoadedModel } from '../model.js'
+
+/** Chats rendered at once: a thread is started for each batch, and its limits hold for the whole of it. */
+const batch = 64
+
+export interface RenderForOptions {
+  /** Whether the opening of the model's turn follows. */
+  opening: boolean
+  /** What to do about a model without a template, as the end of the error's message. */
+  remedy: string
+  signal: AbortSignal | undefined
+}
+
+/**
+ * Renders chats in the model's own template, whose special tokens are where they belong: encode the texts without
+ * adding any. E_CHAT_TEMPLATE, E_ABORTED.
+ */
+export async function renderForModel(
+  model: LoadedModel,
+  chats: readonly (readonly ChatMessage[])[],
+  { opening, remedy, signal }: RenderForOptions,
+): Promise<string[]> {
+  const { source, tokenizer } = model
+  const template = source.tokenizer.chatTemplate
+  if (template === undefined) {
+    throw new FlrcError('E_CHAT_TEMPLATE', `${source.path}: the model has no chat template; ${remedy}`, {
+      file: source.path,
+    })
+  }
+  const { bosToken, eosToken } = tokenizer
+  const texts: string[] = []
+  for (let first = 0; first < chats.length; first += batch) {
+    const rendered = await renderChats(template, chats.slice(first, first + batch), {
+      ...{ addGenerationPrompt: opening, bosToken, eosToken, signal, file: source.path },
+    })
+    texts.push(...rendered)
+  }
+  return texts
+}

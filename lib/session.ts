@@ -1,0 +1,136 @@
+import { callNative, runTask, toFlrcError } from './binding.js'
+import { FlrcError } from './errors.js'
+import type {
+  NativeBinding,
+  NativeDraftOptions,
+  NativeRound,
+  NativeSampling,
+  NativeSession,
+  NativeStep,
+  NativeTask,
+} from './native-types.js'
+
+/** One of several sessions' next step: what `decode` takes. */
+export interface DecodeRequest {
+  session: Session
+  token: number
+  level: number
+  sampling: NativeSampling
+}
+
+/** One generation's state: the KV cache and the last position's logits. Ends with the model it belongs to. */
+export class Session {
+  #native: NativeSession | undefined
+  readonly #modelLifetime: AbortSignal
+
+  constructor(native: NativeSession, modelLifetime: AbortSignal) {
+    this.#native = native
+    this.#modelLifetime = modelLifetime
+  }
+
+  /** Appends tokens at `level` and keeps the last position's logits. Resolves to the new length. */
+  prefill(tokens: Int32Array, level: number, signal?: AbortSignal): Promise<number> {
+    return this.#run((addon, native) => addon.prefill(native, tokens, level), signal)
+  }
+
+  /**
+   * Appends tokens at `level`. Resolves to the natural log of the probability of each token given all before
+   * it. The first one's comes from the kept logits. Where those are missing (a new session, or a rewound
+   * one) begin with a token that only gives the others their context, and `from` 1: the result then has the
+   * values of the tokens from that index on. E_NUMERIC for a logit that is not finite, E_CONTEXT.
+   */
+  logprobs(tokens: Int32Array, level: number, from = 0, signal?: AbortSignal): Promise<Float64Array> {
+    return this.#run((addon, native) => addon.logprobs(native, tokens, from, level), signal)
+  }
+
+  /** Samples from the kept logits. */
+  sample(sampling: NativeSampling): NativeStep {
+    const native = this.#handle()
+    return callNative((addon) => addon.sample(native, sampling))
+  }
+
+  /** Appends one token at `level`, then samples the next. */
+  decode(token: number, level: number, sampling: NativeSampling, signal?: AbortSignal): Promise<NativeStep> {
+    return this.#run((addon, native) => addon.decode(native, token, level, sampling), signal)
+  }
+
+  /** A round of self-speculation from `token`, which comes next; see `NativeBinding.speculate`. */
+  speculate(
+    token: number,
+    options: NativeDraftOptions,
+    sampling: NativeSampling,
+    signal?: AbortSignal,
+  ): Promise<NativeRound> {
+    return this.#run((addon, native) => addon.speculate(native, token, options, sampling), signal)
+  }
+
+  /**
+   * The `decode` of several sessions of one model, through one read of the weights per 16 of equal level; each
+   * gets what it would get alone, bit by bit. A session whose logits are not finite has its E_NUMERIC in place of
+   * a step; E_CONTEXT and E_ABORTED concern all.
+   */
+  static async decodeEach(
+    requests: readonly DecodeRequest[],
+    signal?: AbortSignal,
+  ): Promise<(NativeStep | FlrcError)[]> {
+    const sessions = requests.map(({ session }) => session.#handle())
+    const tokens = Int32Array.from(requests, ({ token }) => token)
+    const levels = Int32Array.from(requests, ({ level }) => level)
+    const samplings = requests.map(({ sampling }) => sampling)
+    const lifetimes = new Set(requests.map(({ session }) => session.#modelLifetime))
+    const outcomes = await runTask(
+      (addon) => addon.decodeEach(sessions, tokens, levels, samplings),
+      [signal, ...lifetimes],
+    )
+    return outcomes.map((outcome) => (outcome instanceof Error ? toFlrcError(outcome) : outcome))
+  }
+
+  /** Of each pair, KL(reference || session) in nats of what both hold likely next. E_NUMERIC, E_ABORTED. */
+  static divergences(
+    pairs: readonly { reference: Session; session: Session }[],
+    signal?: AbortSignal,
+  ): Promise<Float64Array> {
+    const references = pairs.map(({ reference }) => reference.#handle())
+    const sessions = pairs.map(({ session }) => session.#handle())
+    const lifetimes = new Set(
+      pairs.flatMap(({ reference, session }) => [reference.#modelLifetime, session.#modelLifetime]),
+    )
+    return runTask((addon) => addon.divergences(references, sessions), [signal, ...lifetimes])
+  }
+
+  /** A session of its own that begins with what this one holds. */
+  fork(): Session {
+    const native = this.#handle()
+    return new Session(
+      callNative((addon) => addon.forkSession(native)),
+      this.#modelLifetime,
+    )
+  }
+
+  /** Forgets all positions from `length` on. */
+  rewind(length: number): void {
+    const native = this.#handle()
+    callNative((addon) => addon.rewind(native, length))
+  }
+
+  /** Frees the cache once the native work on it has ended. */
+  release(): void {
+    const native = this.#native
+    if (native === undefined) return
+    this.#native = undefined
+    callNative((addon) => addon.releaseSession(native))
+  }
+
+  #run<T>(
+    start: (addon: NativeBinding, native: NativeSession) => NativeTask<T>,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    const native = this.#handle()
+    return runTask((addon) => start(addon, native), [signal, this.#modelLifetime])
+  }
+
+  #handle(): NativeSession {
+    if (this.#native === undefined) throw new FlrcError('E_DISPOSED', 'the session has ended; start a new one')
+    return this.#native
+  }
+}

@@ -1,0 +1,90 @@
+// What several sessions do together.
+
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <numeric>
+
+#include "core/error.h"
+#include "cpu/kernels.h"
+#include "model/session.h"
+
+namespace flrc {
+
+void Session::appendEach(const std::vector<NextToken>& next, const Job& job) {
+  if (next.empty()) return;
+  std::vector<Session*> sessions;
+  for (const NextToken& one : next) sessions.push_back(one.session);
+  // Calls that share sessions take the locks in one order, so that none waits for the other's.
+  std::sort(sessions.begin(), sessions.end(), std::less<Session*>());
+  if (std::adjacent_find(sessions.begin(), sessions.end()) != sessions.end()) {
+    throw Error(code::internal, "a session is to take two tokens at once");
+  }
+  std::vector<std::unique_lock<std::mutex>> locks;
+  for (Session* session : sessions) locks.emplace_back(session->mutex_);
+  const Session& first = *next.front().session;
+  for (const NextToken& one : next) {
+    if (one.session->model_ != first.model_) {
+      throw Error(code::internal, "sessions of different models decode together");
+    }
+    one.session->checkAppend(&one.token, 1, one.level);
+  }
+
+  std::vector<NextToken> rows = next;
+  std::stable_sort(rows.begin(), rows.end(),
+                   [](const NextToken& a, const NextToken& b) { return a.level < b.level; });
+  size_t done = 0;
+  try {
+    while (done < rows.size()) {
+      size_t end = done + 1;
+      while (end < rows.size() && end - done < size_t{cpu::kMaxColumns} &&
+             rows[end].level == rows[done].level) {
+        ++end;
+      }
+      appendRows(rows.data() + done, static_cast<int64_t>(end - done), next.front().session->pass_, job);
+      done = end;
+    }
+  } catch (...) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (i < done) --rows[i].session->cache_.length;
+      rows[i].session->logits_.clear();
+    }
+    throw;
+  }
+  for (Session* session : sessions) session->countBytes();
+}
+
+void Session::appendRows(const NextToken* next, int64_t count, DecodePass& pass, const Job& job) {
+  job.check();
+  const int64_t vocab = next->session->model_->config.vocab;
+  std::array<PassRow, cpu::kMaxColumns> rows{};
+  std::array<int32_t, cpu::kMaxColumns> tokens{};
+  std::array<int64_t, cpu::kMaxColumns> all{};
+  std::iota(all.begin(), all.end(), 0);
+  for (int64_t i = 0; i < count; ++i) {
+    KvCache& cache = next[i].session->cache_;
+    rows[i] = {&cache, cache.length};
+    tokens[i] = next[i].token;
+  }
+  pass.run(tokens.data(), rows.data(), count, next->level, job);
+  std::vector<float> logits(static_cast<size_t>(count * vocab));
+  pass.logits(all.data(), count, logits.data());
+  for (int64_t i = 0; i < count; ++i) {
+    next[i].session->logits_.assign(logits.begin() + i * vocab, logits.begin() + (i + 1) * vocab);
+  }
+  for (int64_t i = 0; i < count; ++i) ++next[i].session->cache_.length;
+}
+
+double Session::divergence(Session& reference, Session& of) {
+  if (&reference == &of) return 0;
+  std::scoped_lock lock(reference.mutex_, of.mutex_);
+  if (reference.logits_.empty() || of.logits_.empty()) {
+    throw Error(code::internal, "nothing to compare: append tokens first");
+  }
+  if (reference.logits_.size() != of.logits_.size()) {
+    throw Error(code::internal, "distributions over different vocabularies are to be compared");
+  }
+  return klDivergence(reference.logits_.data(), of.logits_.data(), reference.model_->config.vocab);
+}
+
+}  // namespace flrc
