@@ -43,6 +43,12 @@ export interface CalibrateOptions extends TaskOptions {
   memory?: number
   /** Whether to compute truncation curves (true by default); only the method `curve` needs them. */
   curves?: boolean
+  /**
+   * Whether to keep the moment of every input (false by default): `compress` rounds to int8 and int4 against them,
+   * and asks for them itself where it calibrates. They are another 2 n^2 bytes an input of n channels, in memory or
+   * on disk.
+   */
+  inputMoments?: boolean
 }
 
 /** Fisher scores of a projection (design 3): sums over sequences of the gradient G and the weights W. */
@@ -68,7 +74,7 @@ export class Calibration {
   readonly curves: readonly Float64Array[]
   readonly figures: CalibrationFigures
   readonly options: Readonly<
-    Required<Pick<CalibrateOptions, 'labels' | 'seed' | 'whitening' | 'shrinkage'>>
+    Required<Pick<CalibrateOptions, 'labels' | 'seed' | 'whitening' | 'shrinkage' | 'inputMoments'>>
   > & {
     readonly samples: number
     readonly seqLen: number
@@ -120,7 +126,7 @@ export class Calibration {
     return this.figures.meanLoss
   }
 
-  /** Cuts a model from the factors. */
+  /** Cuts a model from the factors; int8 and int4 are rounded to the nearest where no input moments were kept. */
   factorize(options: NativeFactorizeOptions, keep: number, task: TaskOptions): Promise<ModelParts> {
     return this.#handle.factorize(options, keep, task)
   }
@@ -152,6 +158,7 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
     whitening = 'two-sided',
     shrinkage = 0,
     curves = true,
+    inputMoments = false,
     memory = defaultMemory(),
   } = options
   checkOneOf('labels', labels, ['model', 'data'])
@@ -174,6 +181,7 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
     shrinkage,
     memory,
     randomisedRank: 0,
+    keepInputMoments: inputMoments,
   }
   // The native side unlinks its scratch file as soon as it is open, so no way of ending leaves one.
   const calibrated = model.calibrate({ ...settings, scratch: tmpdir() }, options)
@@ -187,7 +195,10 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
     handle,
     scores,
     rest,
-    { labels, seed, whitening, shrinkage, samples: windows.length, seqLen, tokens: tokens.length },
+    {
+      ...{ labels, seed, whitening, shrinkage, inputMoments },
+      ...{ samples: windows.length, seqLen, tokens: tokens.length },
+    },
     { model: await hashed, calibration: sha256 },
     made,
   )

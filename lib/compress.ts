@@ -42,7 +42,10 @@ export interface AllocateOptions {
   method?: AllocationMethod
   /** How factors are stored: `pivoted` (default) needs the fewest numbers, `plain` is for research. */
   storage?: FactorStorage
-  /** Type that factors are stored in; the model's own by default. */
+  /**
+   * Type that factors and what stays dense are stored in; the model's own by default. int8 and int4 are rounded
+   * against the calibration's moments.
+   */
   dtype?: StorageDtype
   /** What `fisher` goes by; `fisher`, sum (G o W)^2, by default. */
   score?: ScoreKind
@@ -58,10 +61,12 @@ export interface AllocateOptions {
   levelWeights?: readonly number[]
 }
 
-export interface CompressOptions extends AllocateOptions, Omit<CalibrateOptions, 'calibration' | 'curves'> {
+export interface CompressOptions
+  extends AllocateOptions,
+    Omit<CalibrateOptions, 'calibration' | 'curves' | 'inputMoments'> {
   /**
    * What to calibrate on (the model's own text by default), or the result of `calibrate` on this model, whose
-   * options then hold.
+   * options then hold (int8 and int4 want its `inputMoments`).
    */
   calibration?: readonly CalibrationText[] | Calibration
   /** Trains the factors towards the dense model for so many minutes; not at all by default. */
@@ -102,6 +107,7 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
     whitening,
     calibration: given,
     curves: method === 'curve',
+    inputMoments: recovery === undefined && isQuantised(options.dtype ?? model.dtype),
   })
   try {
     const texts = recovery && { calibration: given, ...recovery }
@@ -110,6 +116,8 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
     calibration.dispose()
   }
 }
+
+const isQuantised = (dtype: StorageDtype) => dtype === 'int8' || dtype === 'int4'
 
 function refuseCompressed(model: LoadedModel): void {
   const factored = model.levels.some(({ ranks }) => Object.values(ranks).some((rank) => rank !== 'dense'))
@@ -146,7 +154,13 @@ async function cut(
   )
   const recovery = levels[0]?.some((rank) => rank >= 0) ? options.recovery : undefined
   const windows = recovery && (await recoveryWindows(calibration, recovery.calibration, options))
-  const cutDtype = recovery && (dtype === 'int8' || dtype === 'int4') ? 'bf16' : dtype
+  const cutDtype = recovery && isQuantised(dtype) ? 'bf16' : dtype
+  if (isQuantised(cutDtype) && !calibration.options.inputMoments) {
+    throw new FlrcError(
+      'E_USAGE',
+      `${cutDtype} is rounded against the inputs' moments, which this calibration did not keep; calibrate with inputMoments`,
+    )
+  }
   let parts = await calibration.factorize({ levels, storage, dtype: cutDtype }, keep, options)
   const recoverBegin = performance.now()
   let recovered: RecoveryReport | undefined

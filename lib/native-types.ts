@@ -157,6 +157,8 @@ export interface NativeCalibrationOptions {
   scratch: string
   /** Randomised factors of this many ranks instead of all ranks; 0 is all. */
   randomisedRank: number
+  /** Keep A of every input, so that `factorize` can round to int8 and int4 against it. */
+  keepInputMoments: boolean
 }
 
 /** One projection cut in several ways, one at a time. */

@@ -229,6 +229,7 @@ CalibrationOptions calibrationOptions(const Napi::Object& from) {
   options.memory = integer(from, "memory");
   options.scratch = text(from, "scratch");
   options.randomisedRank = integer(from, "randomisedRank");
+  options.keepInputMoments = boolean(from, "keepInputMoments");
   return options;
 }
 

@@ -23,7 +23,10 @@ const text = readFileSync(path.join(tinyModel, 'calibration.txt'), 'utf8')
 const heldout = readFileSync(path.join(tinyModel, 'heldout.txt'), 'utf8')
 const prompt = 'Once upon a time there was a king who'
 const model = await Model.load(tinyModel)
-const calibration: Calibration = await calibrate(model, { calibration: [text], samples: 8, seqLen: 128 })
+const calibration: Calibration = await calibrate(model, {
+  ...{ calibration: [text], samples: 8, seqLen: 128 },
+  inputMoments: true,
+})
 const levels = [0.8, 0.6, 0.4]
 const small = await compress(model, { keep: 0.8, levels, calibration })
 

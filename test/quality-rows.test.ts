@@ -40,6 +40,7 @@ test('rows are made once, each with what it lacks, and one that fails stops no o
     { model: { ...lowRank, keep: 0.001 }, measures: ['perplexity'] },
     { model: { ...lowRank, levels: [0.8, 0.6] }, measures: ['perplexity'] },
     { model: lowRank, measures: ['perplexity'] },
+    { model: { ...lowRank, keep: 1, dtype: 'int4' }, measures: ['perplexity'] },
   ]
   const store = await RowStore.open(undefined, {}, false)
   const failures = await makeRows(specs, bench, store, () => {})
@@ -48,7 +49,7 @@ test('rows are made once, each with what it lacks, and one that fails stops no o
   assert.match(failures[0]?.reason ?? '', 'E_USAGE')
 
   const rowOf = (spec: RowSpec['model']) => store.get(rowKey(spec))
-  const [two, embedding, dense, , falling, one] = specs.map(({ model }) => rowOf(model))
+  const [two, embedding, dense, , falling, one, calibrated] = specs.map(({ model }) => rowOf(model))
   assert.ok(two?.perplexity && embedding?.perplexity && dense?.perplexity && one?.perplexity)
   assert.ok(two.perplexity > dense.perplexity, 'two bits lose something')
   assert.ok(two.storedBytes < dense.storedBytes / 3)
@@ -56,6 +57,10 @@ test('rows are made once, each with what it lacks, and one that fails stops no o
   assert.is(embedding.equalBytes, dense.equalBytes)
   assert.ok(one.keep <= 0.8 && one.keep > 0.79 && one.equalBytes < dense.equalBytes)
   assert.ok(one.seconds && one.seconds.calibrate > 0)
+  assert.is(calibrated?.keep, 1, 'everything stays dense')
+  assert.ok(
+    calibrated && calibrated.equalBytes < dense.equalBytes / 2 && calibrated.equalBytes > two.equalBytes,
+  )
   assert.is(falling?.levels?.length, 2)
   assert.is(falling?.levels?.[0]?.perplexity, falling?.perplexity)
 

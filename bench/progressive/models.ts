@@ -64,8 +64,7 @@ export class ModelFolder {
     wanted: readonly LowRankSpec[],
     report: (line: string) => void,
   ): Promise<void> {
-    const curves = wanted.some(({ method }) => method === 'curve')
-    const calibration = await makeCalibration(dense, spec, curves, this.#bench)
+    const calibration = await makeCalibration(dense, spec, wanted, this.#bench)
     try {
       report(`calibrated ${calibrationKey(spec)}`)
       for (const one of wanted) {

@@ -118,16 +118,22 @@ const sources: Record<CalibrationSource, (inputs: Inputs) => CalibrationText[]> 
   ],
 }
 
+/** With what cutting the wanted models needs. */
 export function makeCalibration(
   dense: Model,
   spec: CalibrationSpec,
-  curves: boolean,
+  wanted: readonly LowRankSpec[],
   { inputs, numbers, signal }: Bench,
 ): Promise<Calibration> {
   const { samples, seqLen } = numbers
   const { source, whitening, labels } = spec
   const calibration = sources[source](inputs)
-  return calibrate(dense, { calibration, samples, seqLen, whitening, labels, curves, signal })
+  const curves = wanted.some(({ method }) => method === 'curve')
+  const inputMoments = wanted.some(({ dtype }) => dtype === 'int8' || dtype === 'int4')
+  return calibrate(dense, {
+    ...{ calibration, samples, seqLen, whitening, labels, curves, inputMoments },
+    signal,
+  })
 }
 
 /** ASVD's search on the calibration's first windows; the calibration keeps what it finds. Resolves to its seconds. */

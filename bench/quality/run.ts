@@ -100,10 +100,15 @@ class Run {
 
   async calibratedRows(dense: Model, spec: CalibrationSpec, rows: Group['rows']): Promise<void> {
     const began = performance.now()
-    const curves = rows.some(({ model }) => model.method === 'curve')
     const calibration = await this.#attempt(
       rows.map(({ key }) => key),
-      () => makeCalibration(dense, spec, curves, this.#bench),
+      () =>
+        makeCalibration(
+          dense,
+          spec,
+          rows.map(({ model }) => model),
+          this.#bench,
+        ),
     )
     if (calibration === undefined) return
     const calibrate = secondsSince(began)

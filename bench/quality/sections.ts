@@ -108,7 +108,8 @@ function bytesSection(options: PlanOptions): RowSpec[] {
   const source: ModelSpec[] = options.quantisedSource ? [{ kind: 'source' }] : []
   const factors = [options.dtype, 'int8', 'int4'] as const
   const lowRank = byteKeeps.flatMap((keep) => factors.map((dtype) => defaultRow(keep, dtype)))
-  return usual(options, [...dense, { kind: 'rounded' }, ...source, ...lowRank])
+  const calibrated = (['int8', 'int4'] as const).map((dtype) => defaultRow(1, dtype))
+  return usual(options, [...dense, { kind: 'rounded' }, ...source, ...calibrated, ...lowRank])
 }
 
 function levelsSection(options: PlanOptions): RowSpec[] {

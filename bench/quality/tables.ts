@@ -1,7 +1,7 @@
 /** Rows to Markdown. */
 import { captionOf, measuredWith } from './captions.js'
 import { isLowRank, megabytes, methodName, modelName, whiteningName } from './names.js'
-import { type Interval, type ModelSpec, paretoFront, type Row } from './rows.js'
+import { type Interval, type LowRankSpec, type ModelSpec, paretoFront, type Row } from './rows.js'
 import { methodRows, type SectionName, storages } from './sections.js'
 import type { Settings } from './store.js'
 
@@ -99,6 +99,11 @@ function methodsTable(rows: readonly Row[]): string {
   return `${overview(rows)}\n\n${filledTable(columns, lines)}`
 }
 
+/** Keep 1 leaves every projection dense: what is left of compressing is the rounding. */
+function lowRankName({ keep, dtype }: LowRankSpec): string {
+  return keep === 1 ? `dense ${dtype}, against the calibration` : `keep ${keep}, ${dtype} factors`
+}
+
 function bytesTable(rows: readonly Row[]): string {
   const sorted = rows.toSorted(
     (a, b) => b.equalBytes - a.equalBytes || (b.perplexity ?? 0) - (a.perplexity ?? 0),
@@ -106,11 +111,9 @@ function bytesTable(rows: readonly Row[]): string {
   // Every row is made from the source: where it is of few bits itself, it would be all of the front.
   const front = paretoFront(sorted.filter(({ model }) => model.kind !== 'source'))
   const lines = sorted.map((row) => {
-    const factors = isLowRank(row.model)
-      ? `keep ${row.model.keep}, ${row.model.dtype} factors`
-      : modelName(row.model)
+    const name = isLowRank(row.model) ? lowRankName(row.model) : modelName(row.model)
     const onFront = front.has(row) ? 'yes' : ''
-    return [factors, megabytes(row.equalBytes), formatPerplexity(row.perplexity), ...choiceCells(row), onFront]
+    return [name, megabytes(row.equalBytes), formatPerplexity(row.perplexity), ...choiceCells(row), onFront]
   })
   return filledTable(['model', 'MB', 'perplexity', ...choiceColumns, 'on the front'], lines)
 }

@@ -157,12 +157,6 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
         `${atOnce.oneInput ? ', with the moments of one input at a time' : ''}; a larger --memory is faster`,
     )
   }
-  if (dtype === 'int4' && options.storage === 'pivoted') {
-    note(
-      'note: int4 rounds pivoted blocks coarsely (the second half amplifies the rounding of the first), which breaks ' +
-        'some models; measure with flrc eval perplexity, or use --dtype int8',
-    )
-  }
   if (report.storedBytes > report.sourceBytes) {
     note(
       `note: the checkpoint (${formatBytes(report.storedBytes)}) is larger than its source ` +

@@ -6,7 +6,7 @@
 #include <numeric>
 
 #include "calibrate/curves.h"
-#include "calibrate/moments.h"
+#include "calibrate/layer_moments.h"
 #include "core/error.h"
 #include "core/recycled.h"
 #include "core/thread_pool.h"
@@ -18,11 +18,6 @@
 namespace flrc {
 namespace {
 
-constexpr int kInputs = 4;
-// Per sequence: the inputs, g of every projection, and what a tall W (its g W) or a wide one (its W x) sees.
-constexpr int kTapes = kInputs + 2 * kProjections;
-// The projection whose input stands for each distinct input.
-constexpr int kInputOwner[kInputs] = {kQ, kO, kGate, kDown};
 // The projections that share an input.
 const std::vector<std::vector<int>> kByInput = {{kQ, kK, kV}, {kO}, {kGate, kUp}, {kDown}};
 const std::vector<std::vector<int>> kTogether = {{kQ, kK, kV, kO, kGate, kUp, kDown}};
@@ -40,7 +35,7 @@ class Stopwatch {
 struct Scratch {
   LayerActivations kept;
   LayerGradients gradients;
-  std::vector<float> x, y, dy, dx, product, seen;
+  std::vector<float> x, y, dy, dx, seen;
 };
 
 class Run {
@@ -63,7 +58,8 @@ class Run {
     }
     const int32_t longest = *std::max_element(options.lengths.begin(), options.lengths.end());
     rope_.grow(config_, longest);
-    const MomentKinds kinds = {options.whitening != Whitening::none, options.whitening == Whitening::twoSided};
+    const MomentKinds kinds = {options.whitening != Whitening::none, options.whitening == Whitening::twoSided,
+                               options.keepInputMoments};
     limits_ = layerLimits(config_, kinds, longest, model_->threads, options.memory);
     space_ = std::make_shared<SpillSpace>(limits_.stores, options.scratch);
     const auto projections = static_cast<size_t>(model_->projectionCount());
@@ -73,18 +69,25 @@ class Run {
     result_->singular.resize(projections);
     result_->ranks.resize(projections);
     result_->factors = std::make_unique<SpillStore>(space_, projections * 2);
+    if (options.keepInputMoments) {
+      result_->inputMoments =
+          std::make_unique<SpillStore>(space_, static_cast<size_t>(config_.layers * kInputs));
+    }
   }
 
   std::unique_ptr<Calibration> run() {
     boundaries_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(config_.layers * sequences_));
     gradients_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(sequences_));
-    tapes_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(sequences_ * kTapes));
+    tapes_ = std::make_unique<Tapes>(options_.lengths, space_);
+    sums_ = std::make_unique<LayerMomentSums>(*model_, options_, *tapes_, job_);
     forward();
     for (int64_t l = config_.layers - 1; l >= 0; --l) {
       visit(l);
       job_.report("calibrate", config_.layers + (config_.layers - l) * 3, config_.layers * 4);
     }
-    for (auto* store : {&boundaries_, &gradients_, &tapes_}) store->reset();
+    for (auto* store : {&boundaries_, &gradients_}) store->reset();
+    sums_.reset();
+    tapes_.reset();
     result_->limits = limits_;
     result_->memory = options_.memory - limits_.stores + space_->memoryLeft();
     return std::move(result_);
@@ -110,18 +113,6 @@ class Run {
 
   int64_t length(int64_t s) const { return options_.lengths[static_cast<size_t>(s)]; }
   size_t boundary(int64_t layer, int64_t s) const { return static_cast<size_t>(layer * sequences_ + s); }
-  size_t tape(int64_t s, int index) const { return static_cast<size_t>(s * kTapes + index); }
-  static int gradientTape(int p) { return kInputs + p; }
-  static int seenTape(int p) { return kInputs + kProjections + p; }
-  bool tall(int p) const {
-    const Shape shape = projectionShape(config_, p);
-    return shape.rows > shape.cols;
-  }
-
-  bool inputSeen(int p) const {
-    const bool summed = options_.whitening == Whitening::input || options_.whitening == Whitening::twoSided;
-    return summed && inputSeenThrough(config_, p);
-  }
 
   template <typename Body>
   void eachSequence(const Body& body) {
@@ -176,10 +167,8 @@ class Run {
     backward(l, layer);
     for (const std::vector<int>& projections : limits_.oneInput ? kByInput : kTogether) {
       freeScratch();
-      const LayerMoments moments = sumMoments(projections);
-      if (observer_) observer_(l, moments);
-      freeScratch();
-      factorize(l, layer, moments, projections);
+      factorize(l, layer, projections);
+      keepOthers(l, projections);
     }
     if (options_.curves) curves(l, layer);
     freeScratch();
@@ -187,7 +176,9 @@ class Run {
 
   // Between phases, where memory does not hold the buffers of two.
   void freeScratch() {
-    if (!limits_.shareMemory) scratch_.clear();
+    if (limits_.shareMemory) return;
+    scratch_.clear();
+    sums_->freeScratch();
   }
 
   // Gradients and scores of one layer; inputs and gradients of the projections go to the tapes.
@@ -206,23 +197,20 @@ class Run {
         scores[static_cast<size_t>(s)][static_cast<size_t>(p)] =
             fisherScore(work.kept.input(p).data(), work.gradients.outputs[p].data(),
                         layer.projections[p].dense.data(), tokens, linear.outputs, linear.inputs);
-        const auto& output = work.gradients.outputs[p];
-        tapes_->put(tape(s, gradientTape(p)), output.data(), output.size());
-        const auto& input = work.gradients.inputs[p];
-        if (tall(p) && options_.whitening == Whitening::twoSided) {
-          tapes_->put(tape(s, seenTape(p)), input.data(), input.size());
+        tapes_->put(s, Tapes::gradient(p), work.gradients.outputs[p]);
+        if (sums_->tall(p) && options_.whitening == Whitening::twoSided) {
+          tapes_->put(s, Tapes::seen(p), work.gradients.inputs[p]);
         }
-        if (inputSeen(p)) {
+        if (sums_->inputSeen(p)) {
           const int64_t m = linear.outputs, n = linear.inputs;
           work.seen.resize(static_cast<size_t>(tokens * m));
           gemm(false, true, tokens, m, n, 1.0f, work.kept.input(p).data(), n, layer.projections[p].dense.data(),
                n, 0.0f, work.seen.data(), m);
-          tapes_->put(tape(s, seenTape(p)), work.seen.data(), work.seen.size());
+          tapes_->put(s, Tapes::seen(p), work.seen);
         }
       }
       for (int i = 0; i < kInputs; ++i) {
-        const auto& input = work.kept.input(kInputOwner[i]);
-        tapes_->put(tape(s, i), input.data(), input.size());
+        tapes_->put(s, Tapes::input(i), work.kept.input(kInputOwner[i]));
       }
       gradients_->put(static_cast<size_t>(s), work.dx.data(), work.dx.size());
     });
@@ -233,107 +221,41 @@ class Run {
     }
   }
 
-  // The moments that factorising these projections takes.
+  // Of the inputs of these projections, those that factors take as they are anyway.
+  void keepSummed(int64_t l, const LayerMoments& moments, const std::vector<int>& projections) {
+    if (!options_.keepInputMoments) return;
+    for (int p : projections) {
+      if (ownsInput(p) && sums_->inputWhole(p)) {
+        keepMoment(l, p, moments.inputs[static_cast<size_t>(inputIndex(p))]);
+      }
+    }
+  }
+
+  // And the others, one after another: a wide projection's is the largest moment there is.
+  void keepOthers(int64_t l, const std::vector<int>& projections) {
+    if (!options_.keepInputMoments) return;
+    Stopwatch time(result_->seconds.moments);
+    for (int p : projections) {
+      if (ownsInput(p) && !sums_->inputWhole(p)) keepMoment(l, p, sums_->input(p));
+    }
+    freeScratch();
+  }
+
+  void keepMoment(int64_t l, int p, const PackedSymmetric& moment) {
+    const std::vector<float> packed(moment.values.begin(), moment.values.end());
+    result_->inputMoments->put(static_cast<size_t>(momentSlot(l, p)), packed.data(), packed.size());
+  }
+
   LayerMoments sumMoments(const std::vector<int>& projections) {
     Stopwatch time(result_->seconds.moments);
-    LayerMoments moments;
-    if (options_.whitening == Whitening::none) return moments;
-    if (options_.whitening == Whitening::scaled) return scales(projections);
-    std::vector<int> kinds;  // of an input its index, of a projection's gradient kInputs + p
-    for (int p : projections) {
-      if (p == kInputOwner[inputIndex(p)]) kinds.push_back(inputIndex(p));
-      if (options_.whitening == Whitening::twoSided) kinds.push_back(kInputs + p);
-    }
-    std::array<MomentSum, kInputs + kProjections> sums;
-    struct Task {
-      int kind;
-      int64_t tile;
-    };
-    std::vector<Task> tasks;
-    for (int kind : kinds) {
-      auto& sum = sums[static_cast<size_t>(kind)];
-      sum = MomentSum(momentSize(kind));
-      for (int64_t tile = 0; tile < sum.tiles(); ++tile) tasks.push_back({kind, tile});
-    }
-    std::array<std::vector<float>, kInputs + kProjections> buffers;
-    std::array<const float*, kInputs + kProjections> data{};
-    for (int64_t s = 0; s < sequences_; ++s) {
-      pool_.parallelFor(static_cast<int64_t>(kinds.size()), model_->threads, [&](int64_t i) {
-        const int kind = kinds[static_cast<size_t>(i)];
-        auto& buffer = buffers[static_cast<size_t>(kind)];
-        data[static_cast<size_t>(kind)] =
-            kind < kInputs ? inputRows(s, kind, buffer) : clippedGradient(s, kind - kInputs, buffer);
-      });
-      pool_.parallelFor(static_cast<int64_t>(tasks.size()), model_->threads, [&](int64_t index) {
-        job_.check();
-        auto work = scratch_.take();
-        const Task task = tasks[static_cast<size_t>(index)];
-        sums[static_cast<size_t>(task.kind)].addTile(task.tile, data[static_cast<size_t>(task.kind)], length(s),
-                                                     work->product);
-      });
-    }
-    for (int kind : kinds) {
-      auto& moment = kind < kInputs ? moments.inputs[static_cast<size_t>(kind)]
-                                    : moments.gradients[static_cast<size_t>(kind - kInputs)];
-      moment = sums[static_cast<size_t>(kind)].take();
-    }
-    return moments;
+    return sums_->of(projections);
   }
 
-  int64_t momentSize(int kind) const {
-    const int p = kind < kInputs ? kInputOwner[kind] : kind - kInputs;
-    const Shape shape = projectionShape(config_, p);
-    return kind < kInputs && !inputSeen(p) ? shape.cols : std::min(shape.rows, shape.cols);
-  }
-
-  // The rows that A sums: inputs, of a wide o or down as W passes them on.
-  const float* inputRows(int64_t s, int input, std::vector<float>& buffer) const {
-    const int p = kInputOwner[input];
-    return tapes_->get(tape(s, inputSeen(p) ? seenTape(p) : input), buffer);
-  }
-
-  // ASVD's scaling (arXiv 2312.05821, eq. 7, alpha 1/2): channel i weighs (mean |x_i|)^(1/2), so A = diag(mean
-  // |x_i|).
-  LayerMoments scales(const std::vector<int>& projections) {
-    LayerMoments moments;
-    const auto tokens = static_cast<double>(options_.tokens.size());
-    pool_.parallelFor(static_cast<int64_t>(projections.size()), model_->threads, [&](int64_t index) {
-      const int p = projections[static_cast<size_t>(index)], i = inputIndex(p);
-      if (p != kInputOwner[i]) return;
-      const int64_t n = projectionShape(config_, p).cols;
-      std::vector<double> sums(static_cast<size_t>(n));
-      std::vector<float> buffer;
-      for (int64_t s = 0; s < sequences_; ++s) {
-        job_.check();
-        addMagnitudes(tapes_->get(tape(s, i), buffer), length(s), n, sums.data());
-      }
-      PackedSymmetric& a = moments.inputs[static_cast<size_t>(i)] = PackedSymmetric(n);
-      for (int64_t c = 0; c < n; ++c) {
-        a.values[static_cast<size_t>(c * (c + 1) / 2 + c)] = sums[static_cast<size_t>(c)] / tokens;
-      }
-    });
-    return moments;
-  }
-
-  // The rows that B sums: clipped gradients, of a tall W as they reach its input.
-  const float* clippedGradient(int64_t s, int p, std::vector<float>& buffer) {
-    const Shape shape = projectionShape(config_, p);
-    const int64_t width = std::min(shape.rows, shape.cols);
-    auto work = scratch_.take();
-    const float* g = tapes_->get(tape(s, gradientTape(p)), work->dy);
-    const std::vector<float> factors = clipFactors(g, length(s), shape.rows);
-    const float* rows = tall(p) ? tapes_->get(tape(s, seenTape(p)), work->x) : g;
-    buffer.resize(static_cast<size_t>(length(s) * width));
-    for (int64_t t = 0; t < length(s); ++t) {
-      const float factor = factors[static_cast<size_t>(t)];
-      for (int64_t i = 0; i < width; ++i)
-        buffer[static_cast<size_t>(t * width + i)] = rows[t * width + i] * factor;
-    }
-    return buffer.data();
-  }
-
-  void factorize(int64_t l, const WideLayer& layer, const LayerMoments& moments,
-                 const std::vector<int>& projections) {
+  void factorize(int64_t l, const WideLayer& layer, const std::vector<int>& projections) {
+    const LayerMoments moments = sumMoments(projections);
+    if (observer_) observer_(l, moments);
+    keepSummed(l, moments, projections);
+    freeScratch();
     Stopwatch time(result_->seconds.factorize);
     pool_.parallelFor(static_cast<int64_t>(projections.size()), limits_.projections, [&](int64_t i) {
       const int p = projections[static_cast<size_t>(i)];
@@ -347,10 +269,10 @@ class Run {
       options.seed = options_.seed;
       const PackedSymmetric *a = nullptr, *b = nullptr, *seen = nullptr;
       if (options_.whitening != Whitening::none) {
-        (inputSeen(p) ? seen : a) = &moments.inputs[static_cast<size_t>(inputIndex(p))];
+        (sums_->inputSeen(p) ? seen : a) = &moments.inputs[static_cast<size_t>(inputIndex(p))];
       }
       if (options_.whitening == Whitening::twoSided) {
-        (tall(p) ? seen : b) = &moments.gradients[static_cast<size_t>(p)];
+        (sums_->tall(p) ? seen : b) = &moments.gradients[static_cast<size_t>(p)];
       }
       const NestedFactors factors = nestedFactors(layer.projections[static_cast<size_t>(p)].dense.data(),
                                                   linear.outputs, linear.inputs, a, b, options, job_, seen);
@@ -374,8 +296,8 @@ class Run {
       const float* v = result_->factors->get(index * 2 + 1, vScratch);
       std::vector<std::vector<double>> ofSequence(static_cast<size_t>(sequences_));
       eachSequence([&](int64_t s, Scratch& work) {
-        const float* x = tapes_->get(tape(s, inputIndex(p)), work.x);
-        const float* g = tapes_->get(tape(s, gradientTape(p)), work.dy);
+        const float* x = tapes_->get(s, Tapes::input(inputIndex(p)), work.x);
+        const float* g = tapes_->get(s, Tapes::gradient(p), work.dy);
         auto& curve = ofSequence[static_cast<size_t>(s)];
         curve.assign(static_cast<size_t>(rank + 1), 0.0);
         addTruncationCurve(x, g, u, v, all ? nullptr : layer.projections[p].dense.data(), length(s),
@@ -401,7 +323,9 @@ class Run {
   std::vector<int64_t> starts_;
   RopeTable rope_;
   Recycled<Scratch> scratch_;
-  std::unique_ptr<SpillStore> boundaries_, gradients_, tapes_;
+  std::unique_ptr<SpillStore> boundaries_, gradients_;
+  std::unique_ptr<Tapes> tapes_;
+  std::unique_ptr<LayerMomentSums> sums_;
   std::unique_ptr<Calibration> result_;
 };
 

@@ -29,9 +29,10 @@ struct CalibrationOptions {
   bool curves = true;
   double jitter = 1e-8;
   double shrinkage = 0;
-  int64_t memory = 0;          // bytes that all of it may hold beside the model's weights
-  std::string scratch;         // directory for the rest
-  int64_t randomisedRank = 0;  // factors of this many ranks by randomised SVD; 0: all ranks
+  int64_t memory = 0;             // bytes that all of it may hold beside the model's weights
+  std::string scratch;            // directory for the rest
+  int64_t randomisedRank = 0;     // factors of this many ranks by randomised SVD; 0: all ranks
+  bool keepInputMoments = false;  // for rounding to int8 or int4 what is cut from it
 };
 
 struct CalibrationSeconds {
@@ -46,6 +47,9 @@ struct Calibration {
   std::vector<std::vector<double>> singular;  // [projections][rank]
   std::vector<int64_t> ranks;                 // ranks held of each projection
   std::unique_ptr<SpillStore> factors;        // slot 2 p: U [rank, m]; slot 2 p + 1: V [rank, n]
+  // Slot momentSlot: A of a projection's input, n x n, packed as PackedSymmetric is; null where they were not
+  // kept.
+  std::unique_ptr<SpillStore> inputMoments;
   int64_t lossTokens = 0;
   double meanLoss = 0;  // nats a token, under the text's own next token
   CalibrationSeconds seconds;
@@ -65,6 +69,8 @@ inline int inputIndex(int projection) {
   constexpr int index[kProjections] = {0, 0, 0, 1, 2, 2, 3};
   return index[projection];
 }
+// Where a projection's input moment is kept: one for those that share the input.
+inline int64_t momentSlot(int64_t layer, int projection) { return layer * 4 + inputIndex(projection); }
 // Whether this projection's input moment is summed as W A W^T.
 bool inputSeenThrough(const ModelConfig& config, int projection);
 

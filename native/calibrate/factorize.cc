@@ -9,12 +9,15 @@
 #include "linalg/pivot.h"
 #include "model/wide_layer.h"
 #include "model/window_losses.h"
+#include "quantise/block.h"
 
 namespace flrc {
 namespace {
 
 // Entries of C stay below this, so that bf16 and int8 hold them well (design 3).
 constexpr double kPivotBound = 2.0;
+// Of the inputs' moments, for rounding against them.
+constexpr double kInputDamping = 1e-2;
 
 // Ranks at which blocks end, lowest level first, without repeats.
 std::vector<int64_t> blockEnds(const FactorizeOptions& options, size_t projection) {
@@ -26,22 +29,52 @@ std::vector<int64_t> blockEnds(const FactorizeOptions& options, size_t projectio
   return ends;
 }
 
+// Whether what is cut is rounded against the inputs' moments. Where the calibration kept none, and for a type
+// that needs no grid, values are taken as they are, to the nearest.
+bool roundsAgainstMoments(const Calibration& calibration, const FactorizeOptions& options) {
+  return calibration.inputMoments && (options.dtype == Dtype::int8 || options.dtype == Dtype::int4);
+}
+
 // How many projections may be cut at once: as many of the largest as the calibration's memory has room for.
 int cutsAtOnce(const Calibration& calibration, const FactorizeOptions& options) {
   const Model& model = *calibration.model;
+  const bool rounds = roundsAgainstMoments(calibration, options);
   int64_t largest = 1;
   for (int64_t i = 0; i < model.projectionCount(); ++i) {
     const Linear& linear = model.projection(i);
-    const int64_t rank = options.levels[0][static_cast<size_t>(i)];
-    if (rank > 0) largest = std::max(largest, pivotBytes(linear.outputs, linear.inputs, rank));
+    const int64_t m = linear.outputs, n = linear.inputs;
+    const int64_t rank = std::max<int32_t>(0, options.levels[0][static_cast<size_t>(i)]);
+    if (rank > 0) largest = std::max(largest, pivotBytes(m, n, rank));
+    if (rounds) largest = std::max(largest, roundBytes(m, n, rank));
   }
   return static_cast<int>(std::clamp<int64_t>(calibration.memory / largest, 1, model.threads));
+}
+
+RowMatrix storedRows(const std::vector<StoredRow>& from, int64_t cols, Dtype dtype) {
+  RowMatrix matrix = allocateRows(std::ssize(from), cols, dtype);
+  for (int64_t i = 0; i < matrix.rows; ++i) {
+    const StoredRow& row = from[static_cast<size_t>(i)];
+    loadRow(matrix, i, row.data.data(), row.scale.data(), row.zero.data());
+  }
+  return matrix;
+}
+
+PanelMatrix storedPanels(const std::vector<StoredRow>& from, int64_t outputs, Dtype dtype) {
+  PanelMatrix matrix = allocatePanels(std::ssize(from), outputs, dtype);
+  for (int64_t j = 0; outputs > 0 && j < matrix.rank; ++j) {
+    const StoredRow& rank = from[static_cast<size_t>(j)];
+    loadRank(matrix, j, rank.data.data(), rank.scale.data(), rank.zero.data());
+  }
+  return matrix;
 }
 
 class Cutter {
  public:
   Cutter(const Calibration& calibration, const FactorizeOptions& options, const Job& job)
-      : calibration_(calibration), options_(options), job_(job) {}
+      : calibration_(calibration),
+        options_(options),
+        job_(job),
+        rounds_(roundsAgainstMoments(calibration, options)) {}
 
   void cut(int64_t index, Linear& linear) const {
     const auto at = static_cast<size_t>(index);
@@ -52,33 +85,97 @@ class Cutter {
     linear.dense = nullptr;
     linear.pivoted = options_.pivoted;
     const std::vector<int64_t> ends = blockEnds(options_, at);
+    if (ends.empty()) return;
+    Rounding rounding;
+    if (rounds_) rounding = {inputMetric(index), std::vector<double>(static_cast<size_t>(m * n))};
     if (!options_.pivoted) {
-      if (ends.empty()) return;
-      auto block = std::make_shared<FactorBlock>();
-      block->p = makeRows(v, ends.back(), n, n, options_.dtype);
-      block->c = makePanels(u, ends.back(), m, m, options_.dtype);
-      linear.blocks.push_back(std::move(block));
+      linear.blocks.push_back(plainBlock(u, v, m, n, ends, rounding));
       return;
     }
     int64_t begin = 0;
     for (int64_t end : ends) {
       job_.check();
-      const int64_t s = end - begin;
-      PivotedBlock pivoted = pivotBlock(u + begin * m, v + begin * n, s, m, n, kPivotBound, job_);
-      auto block = std::make_shared<FactorBlock>();
-      block->p = makeRows(pivoted.p.data(), s, n, n, options_.dtype);
-      block->c = makePanels(pivoted.c.data(), s, m - s, m - s, options_.dtype);
-      block->pivot = std::move(pivoted.pivot);
-      finishBlock(*block, m);
-      linear.blocks.push_back(std::move(block));
+      linear.blocks.push_back(pivotedBlock(u + begin * m, v + begin * n, end - begin, m, n, rounding));
       begin = end;
     }
   }
 
+  std::shared_ptr<const RowMatrix> dense(int64_t index, const std::shared_ptr<const RowMatrix>& from) const {
+    // What is of that type already lies on its grid.
+    if (!rounds_ || from->dtype == options_.dtype) {
+      return converted(from, options_.dtype, calibration_.model->threads);
+    }
+    const std::vector<float> wide = widenRows(*from, 1);
+    const std::vector<double> w(wide.begin(), wide.end());
+    const RoundedMatrix rounded =
+        roundRows(w, from->rows, from->cols, options_.dtype, inputMetric(index), job_);
+    return std::make_shared<RowMatrix>(storedRows(rounded.rows, from->cols, options_.dtype));
+  }
+
  private:
+  // What rounding a projection's blocks one after another goes by.
+  struct Rounding {
+    Metric input;
+    std::vector<double> owed;  // see roundFactors
+  };
+
+  // A checkpoint of several blocks holds each rounded so as to mend those below it.
+  std::shared_ptr<const FactorBlock> pivotedBlock(const float* u, const float* v, int64_t s, int64_t m,
+                                                  int64_t n, Rounding& rounding) const {
+    PivotedBlock pivoted = pivotBlock(u, v, s, m, n, kPivotBound, job_);
+    auto block = std::make_shared<FactorBlock>();
+    if (rounds_) {
+      const RoundedBlock rounded = roundFactors(pivoted, options_.dtype, rounding.input, rounding.owed, job_);
+      block->p = storedRows(rounded.p.rows, n, options_.dtype);
+      block->c = storedPanels(rounded.c.rows, m - s, options_.dtype);
+    } else {
+      block->p = makeRows(pivoted.p.data(), s, n, n, options_.dtype);
+      block->c = makePanels(pivoted.c.data(), s, m - s, m - s, options_.dtype);
+    }
+    block->pivot = std::move(pivoted.pivot);
+    finishBlock(*block, m);
+    return block;
+  }
+
+  // Plain factors are one block, rounded level by level, so that every level is as good as can be.
+  std::shared_ptr<const FactorBlock> plainBlock(const float* u, const float* v, int64_t m, int64_t n,
+                                                const std::vector<int64_t>& ends, Rounding& rounding) const {
+    auto block = std::make_shared<FactorBlock>();
+    if (!rounds_) {
+      block->p = makeRows(v, ends.back(), n, n, options_.dtype);
+      block->c = makePanels(u, ends.back(), m, m, options_.dtype);
+      return block;
+    }
+    std::vector<StoredRow> p, c;
+    int64_t begin = 0;
+    for (int64_t end : ends) {
+      job_.check();
+      const PivotedBlock pair = {m, n, end - begin, {v + begin * n, v + end * n}, {u + begin * m, u + end * m},
+                                 {}};
+      const RoundedBlock rounded = roundFactors(pair, options_.dtype, rounding.input, rounding.owed, job_);
+      p.insert(p.end(), rounded.p.rows.begin(), rounded.p.rows.end());
+      c.insert(c.end(), rounded.c.rows.begin(), rounded.c.rows.end());
+      begin = end;
+    }
+    block->p = storedRows(p, n, options_.dtype);
+    block->c = storedPanels(c, m, options_.dtype);
+    return block;
+  }
+
+  Metric inputMetric(int64_t index) const {
+    const int projection = static_cast<int>(index % kProjections);
+    PackedSymmetric a(calibration_.model->projection(index).inputs);
+    std::vector<float> scratch;
+    const float* packed = calibration_.inputMoments->get(
+        static_cast<size_t>(momentSlot(index / kProjections, projection)), scratch);
+    std::copy_n(packed, a.values.size(), a.values.begin());
+    return makeMetric(a, kInputDamping, kGroup);
+  }
+
   const Calibration& calibration_;
   const FactorizeOptions& options_;
   const Job& job_;
+  const bool rounds_;
 };
 
 void check(const Calibration& calibration, const FactorizeOptions& options) {
@@ -122,7 +219,7 @@ std::shared_ptr<const Model> factorize(const Calibration& calibration, const Fac
     job.check();
     Linear& linear = model->layers[static_cast<size_t>(i / kProjections)].projections[i % kProjections];
     if (options.levels[0][static_cast<size_t>(i)] < 0) {
-      linear.dense = converted(linear.dense, options.dtype, source.threads);
+      linear.dense = cutter.dense(i, linear.dense);
     } else {
       cutter.cut(i, linear);
     }

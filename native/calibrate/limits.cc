@@ -15,6 +15,7 @@ struct Needs {
   int64_t weights = 0;        // one layer as f32
   int64_t perSequence = 0;    // activations and gradients of one sequence
   int64_t moments = 0;        // of a whole layer, with the rows they are summed from
+  int64_t keeping = 0;        // the largest moment to be kept, summed on its own
   int64_t perProjection = 0;  // the largest factorisation
   int64_t perHeadPass = 0;    // one sequence's logits and their gradients
 };
@@ -34,6 +35,11 @@ Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
     const int64_t rows = longest * thin * kFloat;
     if (kinds.inputs) needs.moments += packedBytes(thin) + rows;
     if (kinds.gradients) needs.moments += packedBytes(thin) + rows;
+    // Kept as f32.
+    if (kinds.kept) {
+      needs.moments += packedBytes(thin) / 2;
+      needs.keeping = std::max(needs.keeping, packedBytes(n) * 3 / 2 + longest * n * kFloat);
+    }
   }
   // Kept activations (inputs once, q, k, v, gate, up, product), g of every output and what each passes back.
   needs.perSequence = longest * (4 * config.hidden + 2 * outputs + 2 * inputs) * kFloat;
@@ -70,9 +76,10 @@ LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t lo
   LayerLimits limits;
   limits.sequences = threads;
   limits.projections = std::min<int>(threads, kProjections);
-  const int64_t everything = std::max(
-      needs.weights + threads * needs.perSequence + needs.moments + limits.projections * needs.perProjection,
-      threads * needs.perHeadPass);
+  const int64_t factoring = needs.moments + limits.projections * needs.perProjection;
+  const int64_t everything =
+      std::max(needs.weights + threads * needs.perSequence + std::max(factoring, needs.keeping),
+               threads * needs.perHeadPass);
   if (everything <= memory) {
     limits.stores = memory - everything;
     return limits;
@@ -84,8 +91,9 @@ LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t lo
   // The moments of one input are at most a few of seven projections'; half stands for them.
   const int64_t moments = limits.oneInput ? needs.moments / 2 : needs.moments;
   limits.projections = atOnce(memory - needs.weights - moments, needs.perProjection, limits.projections);
-  const int64_t visit = needs.weights + std::max(limits.sequences * needs.perSequence,
-                                                 moments + limits.projections * needs.perProjection);
+  const int64_t visit =
+      needs.weights + std::max({limits.sequences * needs.perSequence,
+                                moments + limits.projections * needs.perProjection, needs.keeping});
   limits.stores = std::max<int64_t>(0, memory - std::max(visit, limits.sequences * needs.perHeadPass));
   return limits;
 }

@@ -6,9 +6,9 @@
 
 namespace flrc {
 
-// Which moments a calibration sums: of inputs, of output gradients.
+// Which moments a calibration sums: of inputs, of output gradients; and whether it keeps those of the inputs.
 struct MomentKinds {
-  bool inputs = true, gradients = true;
+  bool inputs = true, gradients = true, kept = false;
 };
 
 // How much of one layer's work goes on at once, so that it fits the memory given. Results do not

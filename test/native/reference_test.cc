@@ -201,6 +201,25 @@ TEST("reference: scores, moments, factor errors and truncation curves are PyTorc
   }
 }
 
+TEST("reference: the inputs' moments are kept where they are asked for, whatever the whitening") {
+  for (const std::string& name : fixture::names()) {
+    const fixture::Fixture of = fixture::load(name, 2);
+    for (Whitening whitening : {Whitening::none, Whitening::scaled, Whitening::twoSided}) {
+      CalibrationOptions keep = options(of, whitening);
+      CHECK(flrc::calibrate(of.model, keep, Job())->inputMoments == nullptr);
+      keep.keepInputMoments = true;
+      const auto result = flrc::calibrate(of.model, keep, Job());
+      for (int p = 0; p < flrc::kProjections; ++p) {
+        PackedSymmetric moment(of.model->projection(p).inputs);
+        const auto slot = static_cast<size_t>(flrc::momentSlot(0, p));
+        std::vector<float> scratch;
+        std::copy_n(result->inputMoments->get(slot, scratch), moment.values.size(), moment.values.begin());
+        checkMoment(moment, of.at(flrc::projectionName(0, p) + ".A"));
+      }
+    }
+  }
+}
+
 TEST("reference: scaled whitening weighs a channel by the mean of its magnitudes") {
   const fixture::Fixture of = fixture::load("llama", 2);
   const int64_t d = of.model->config.hidden, tokens = of.sequences * of.length;
@@ -279,14 +298,16 @@ TEST("reference: no byte of a calibration depends on its memory or thread count"
   const fixture::Fixture one = fixture::load("llama", 1), two = fixture::load("llama", 2);
   int64_t visits = 0;
   const auto count = [&](int64_t, const flrc::LayerMoments&) { ++visits; };
-  const auto inMemory = flrc::calibrate(one.model, options(one, Whitening::twoSided), Job(), count);
+  CalibrationOptions roomy = options(one, Whitening::twoSided);
+  roomy.keepInputMoments = true;
+  const auto inMemory = flrc::calibrate(one.model, roomy, Job(), count);
   CHECK_EQUAL(visits, one.model->config.layers);
   // Least: scratch files, and one sequence, input and projection at a time. Some: all moments at once, not
   // more.
   const int64_t least = 20000;
   int64_t some = least;
   const auto limitsAt = [&](int64_t memory) {
-    return flrc::layerLimits(two.model->config, {}, two.length, 2, memory);
+    return flrc::layerLimits(two.model->config, {true, true, true}, two.length, 2, memory);
   };
   while (limitsAt(some).oneInput) some += 1000;
   CHECK(limitsAt(least).oneInput);
@@ -294,6 +315,7 @@ TEST("reference: no byte of a calibration depends on its memory or thread count"
   for (const int64_t memory : {least, some}) {
     CalibrationOptions limited = options(two, Whitening::twoSided);
     limited.memory = memory;
+    limited.keepInputMoments = true;
     visits = 0;
     const auto spilled = flrc::calibrate(two.model, limited, Job(), count);
     CHECK_EQUAL(visits, two.model->config.layers * (memory == least ? 4 : 1));
@@ -308,6 +330,20 @@ TEST("reference: no byte of a calibration depends on its memory or thread count"
       const float* right = spilled->factors->get(i, b);
       CHECK(std::equal(left, left + size, right));
     }
+    for (size_t i = 0; i < static_cast<size_t>(two.model->config.layers) * 4; ++i) {
+      std::vector<float> a, b;
+      const float* left = inMemory->inputMoments->get(i, a);
+      CHECK(std::equal(left, left + inMemory->inputMoments->count(i), spilled->inputMoments->get(i, b)));
+    }
+    flrc::FactorizeOptions cut;
+    cut.dtype = flrc::Dtype::int4;
+    for (int64_t rank : inMemory->ranks) {
+      if (cut.levels.empty()) cut.levels.resize(1);
+      cut.levels[0].push_back(cut.levels[0].size() == 3 ? -1 : static_cast<int32_t>(rank / 2));
+    }
+    const auto left = flrc::factorize(*inMemory, cut, Job()), right = flrc::factorize(*spilled, cut, Job());
+    for (int64_t i = 0; i < two.model->projectionCount(); ++i)
+      CHECK_EQUAL(difference(*left, *right, 0, i), 0.0);
   }
 }
 

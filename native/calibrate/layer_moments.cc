@@ -1,0 +1,143 @@
+#include "calibrate/layer_moments.h"
+
+#include <algorithm>
+#include <array>
+
+#include "calibrate/moments.h"
+#include "core/thread_pool.h"
+
+namespace flrc {
+namespace {
+
+// Kinds of moments: of an input as factors take it, its index; of a projection's gradient, kInputs + p; of an
+// input as it is, kWhole + its index.
+constexpr int kWhole = kInputs + kProjections;
+constexpr int kKinds = kWhole + kInputs;
+
+}  // namespace
+
+bool LayerMomentSums::tall(int p) const {
+  const Shape shape = projectionShape(config_, p);
+  return shape.rows > shape.cols;
+}
+
+bool LayerMomentSums::inputSeen(int p) const {
+  const bool summed = options_.whitening == Whitening::input || options_.whitening == Whitening::twoSided;
+  return summed && inputSeenThrough(config_, p);
+}
+
+bool LayerMomentSums::inputWhole(int p) const {
+  const bool summed = options_.whitening == Whitening::input || options_.whitening == Whitening::twoSided;
+  return summed && !inputSeenThrough(config_, p);
+}
+
+LayerMoments LayerMomentSums::of(const std::vector<int>& projections) {
+  LayerMoments moments;
+  if (options_.whitening == Whitening::none) return moments;
+  if (options_.whitening == Whitening::scaled) return scales(projections);
+  std::vector<int> kinds;
+  for (int p : projections) {
+    if (ownsInput(p)) kinds.push_back(inputIndex(p));
+    if (options_.whitening == Whitening::twoSided) kinds.push_back(kInputs + p);
+  }
+  std::vector<PackedSymmetric> sums = sum(kinds);
+  for (size_t i = 0; i < kinds.size(); ++i) {
+    const int kind = kinds[i];
+    auto& moment = kind < kInputs ? moments.inputs[static_cast<size_t>(kind)]
+                                  : moments.gradients[static_cast<size_t>(kind - kInputs)];
+    moment = std::move(sums[i]);
+  }
+  return moments;
+}
+
+PackedSymmetric LayerMomentSums::input(int p) { return std::move(sum({kWhole + inputIndex(p)}).front()); }
+
+std::vector<PackedSymmetric> LayerMomentSums::sum(const std::vector<int>& kinds) {
+  ThreadPool& pool = ThreadPool::shared();
+  std::array<MomentSum, kKinds> sums;
+  struct Task {
+    int kind;
+    int64_t tile;
+  };
+  std::vector<Task> tasks;
+  for (int kind : kinds) {
+    auto& one = sums[static_cast<size_t>(kind)];
+    one = MomentSum(size(kind));
+    for (int64_t tile = 0; tile < one.tiles(); ++tile) tasks.push_back({kind, tile});
+  }
+  std::array<std::vector<float>, kKinds> buffers;
+  std::array<const float*, kKinds> data{};
+  for (int64_t s = 0; s < tapes_.sequences(); ++s) {
+    pool.parallelFor(static_cast<int64_t>(kinds.size()), threads_, [&](int64_t i) {
+      const int kind = kinds[static_cast<size_t>(i)];
+      data[static_cast<size_t>(kind)] = rows(s, kind, buffers[static_cast<size_t>(kind)]);
+    });
+    pool.parallelFor(static_cast<int64_t>(tasks.size()), threads_, [&](int64_t index) {
+      job_.check();
+      auto work = scratch_.take();
+      const Task task = tasks[static_cast<size_t>(index)];
+      sums[static_cast<size_t>(task.kind)].addTile(task.tile, data[static_cast<size_t>(task.kind)],
+                                                   tapes_.length(s), work->product);
+    });
+  }
+  std::vector<PackedSymmetric> moments;
+  for (int kind : kinds) moments.push_back(sums[static_cast<size_t>(kind)].take());
+  return moments;
+}
+
+int64_t LayerMomentSums::size(int kind) const {
+  if (kind >= kWhole) return projectionShape(config_, kInputOwner[kind - kWhole]).cols;
+  const int p = kind < kInputs ? kInputOwner[kind] : kind - kInputs;
+  const Shape shape = projectionShape(config_, p);
+  return kind < kInputs && !inputSeen(p) ? shape.cols : std::min(shape.rows, shape.cols);
+}
+
+// The rows that a moment sums: of A inputs, of a wide o or down as W passes them on; of B gradients.
+const float* LayerMomentSums::rows(int64_t s, int kind, std::vector<float>& buffer) {
+  if (kind >= kWhole) return tapes_.get(s, Tapes::input(kind - kWhole), buffer);
+  if (kind >= kInputs) return clippedGradient(s, kind - kInputs, buffer);
+  const int p = kInputOwner[kind];
+  return tapes_.get(s, inputSeen(p) ? Tapes::seen(p) : Tapes::input(kind), buffer);
+}
+
+// The rows that B sums: clipped gradients, of a tall W as they reach its input.
+const float* LayerMomentSums::clippedGradient(int64_t s, int p, std::vector<float>& buffer) {
+  const Shape shape = projectionShape(config_, p);
+  const int64_t width = std::min(shape.rows, shape.cols), tokens = tapes_.length(s);
+  auto work = scratch_.take();
+  const float* g = tapes_.get(s, Tapes::gradient(p), work->gradient);
+  const std::vector<float> factors = clipFactors(g, tokens, shape.rows);
+  const float* rows = tall(p) ? tapes_.get(s, Tapes::seen(p), work->seen) : g;
+  buffer.resize(static_cast<size_t>(tokens * width));
+  for (int64_t t = 0; t < tokens; ++t) {
+    const float factor = factors[static_cast<size_t>(t)];
+    for (int64_t i = 0; i < width; ++i)
+      buffer[static_cast<size_t>(t * width + i)] = rows[t * width + i] * factor;
+  }
+  return buffer.data();
+}
+
+// ASVD's scaling (arXiv 2312.05821, eq. 7, alpha 1/2): channel i weighs (mean |x_i|)^(1/2), so A = diag(mean
+// |x_i|).
+LayerMoments LayerMomentSums::scales(const std::vector<int>& projections) {
+  LayerMoments moments;
+  const auto tokens = static_cast<double>(options_.tokens.size());
+  ThreadPool::shared().parallelFor(static_cast<int64_t>(projections.size()), threads_, [&](int64_t index) {
+    const int p = projections[static_cast<size_t>(index)], i = inputIndex(p);
+    if (!ownsInput(p)) return;
+    const int64_t n = projectionShape(config_, p).cols;
+    std::vector<double> sums(static_cast<size_t>(n));
+    std::vector<float> buffer;
+    for (int64_t s = 0; s < tapes_.sequences(); ++s) {
+      job_.check();
+      addMagnitudes(tapes_.get(s, Tapes::input(i), buffer), tapes_.length(s), n, sums.data());
+    }
+    PackedSymmetric& a = moments.inputs[static_cast<size_t>(i)] = PackedSymmetric(n);
+    for (int64_t c = 0; c < n; ++c) {
+      a.values[static_cast<size_t>(c * (c + 1) / 2 + c)] = sums[static_cast<size_t>(c)] / tokens;
+    }
+  });
+  return moments;
+}
+
+}  // namespace flrc

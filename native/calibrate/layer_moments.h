@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "calibrate/calibrate.h"
+#include "core/job.h"
+#include "core/recycled.h"
+
+namespace flrc {
+
+inline constexpr int kInputs = 4;
+// The projection whose input stands for each distinct input.
+inline constexpr int kInputOwner[kInputs] = {kQ, kO, kGate, kDown};
+inline bool ownsInput(int projection) { return projection == kInputOwner[inputIndex(projection)]; }
+
+// What the passes of a layer leave of every sequence: the inputs, g of every projection, and what a tall W (its
+// g W) or a wide one (its W x) sees.
+class Tapes {
+ public:
+  Tapes(const std::vector<int32_t>& lengths, std::shared_ptr<SpillSpace> space)
+      : lengths_(lengths), store_(std::move(space), lengths.size() * kPerSequence) {}
+
+  static int input(int i) { return i; }
+  static int gradient(int p) { return kInputs + p; }
+  static int seen(int p) { return kInputs + kProjections + p; }
+
+  int64_t sequences() const { return std::ssize(lengths_); }
+  int64_t length(int64_t s) const { return lengths_[static_cast<size_t>(s)]; }
+  void put(int64_t s, int tape, const std::vector<float>& values) {
+    store_.put(slot(s, tape), values.data(), values.size());
+  }
+  const float* get(int64_t s, int tape, std::vector<float>& scratch) const {
+    return store_.get(slot(s, tape), scratch);
+  }
+
+ private:
+  static constexpr int kPerSequence = kInputs + 2 * kProjections;
+  static size_t slot(int64_t s, int tape) { return static_cast<size_t>(s * kPerSequence + tape); }
+
+  const std::vector<int32_t>& lengths_;
+  SpillStore store_;
+};
+
+// Sums the moments of a layer from its tapes.
+class LayerMomentSums {
+ public:
+  LayerMomentSums(const Model& model, const CalibrationOptions& options, const Tapes& tapes, const Job& job)
+      : config_(model.config), threads_(model.threads), options_(options), tapes_(tapes), job_(job) {}
+
+  bool tall(int p) const;
+  // Whether the A that factors of p take is W A W^T.
+  bool inputSeen(int p) const;
+  // Whether it is A itself.
+  bool inputWhole(int p) const;
+
+  // The moments that factorising these projections takes.
+  LayerMoments of(const std::vector<int>& projections);
+  // A of p's input, whatever the whitening.
+  PackedSymmetric input(int p);
+  // Frees working memory.
+  void freeScratch() { scratch_.clear(); }
+
+ private:
+  struct Scratch {
+    std::vector<float> product, gradient, seen;
+  };
+
+  std::vector<PackedSymmetric> sum(const std::vector<int>& kinds);
+  int64_t size(int kind) const;
+  const float* rows(int64_t s, int kind, std::vector<float>& buffer);
+  const float* clippedGradient(int64_t s, int p, std::vector<float>& buffer);
+  LayerMoments scales(const std::vector<int>& projections);
+
+  const ModelConfig& config_;
+  const int threads_;
+  const CalibrationOptions& options_;
+  const Tapes& tapes_;
+  const Job& job_;
+  Recycled<Scratch> scratch_;
+};
+
+}  // namespace flrc
