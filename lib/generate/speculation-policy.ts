@@ -2,7 +2,7 @@ import { bestDrafts, type SpeculationCosts, speedUp } from './speed-up.js'
 
 /** What speculation may owe at any time, in plain steps: this much, and this share of the tokens so far. */
 const grace = 1
-const share = 0.025
+const share = 0.02
 
 /** What is saved beyond this many plain steps pays for no later attempts. */
 const mostSaved = 2
@@ -33,7 +33,7 @@ export interface DraftPlan {
  * Decides how much to draft, from the acceptance so far and from what passes cost: as many drafts as promise the
  * highest speed, and none where none promises more than plain steps. What rounds have cost beyond the plain steps
  * that their tokens stand for is kept as a debt. Speculation that promises nothing is tried again, one draft at a time,
- * as far as the debt stays below one step and 2.5% of the tokens; a debt beyond that stops it whatever it promises.
+ * as far as the debt stays below one step and 2% of the tokens; a debt beyond that stops it whatever it promises.
  */
 export class SpeculationPolicy {
   readonly #most: number

@@ -18,9 +18,9 @@ export const mostDrafts = 15
 
 /**
  * The cost of a column of a pass, in plain steps, where it is not measured: a little where the first round corrects it,
- * and as much as processors were seen to take where nothing does.
+ * and as much as a busy processor was seen to take where nothing does.
  */
-const columnGuess = { measured: 0.15, fixed: 0.4 }
+const columnGuess = { measured: 0.15, fixed: 0.5 }
 
 /** What speculation is of a generation. */
 export interface Speculation {
