@@ -180,7 +180,8 @@ async function cut(
     dtype,
     budgets,
     options: {
-      ...{ whitening, shrinkage, labels, seed, samples, seqLen, score, power, rankFloor, rankMultiple, dense },
+      ...{ whitening, labels, seed, samples, seqLen, score, power, rankFloor, rankMultiple, dense },
+      ...{ inputShrinkage: shrinkage.inputs, gradientShrinkage: shrinkage.gradients },
       ...(levelWeights ? { levelWeights } : {}),
     },
     model: { sha256: calibration.hashes.model },

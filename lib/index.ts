@@ -6,6 +6,7 @@ export {
   type CalibrationText,
   calibrate,
   type ProjectionScores,
+  type Shrinkage,
   type Whitening,
 } from './calibrate.js'
 export {

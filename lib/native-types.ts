@@ -151,7 +151,7 @@ export interface NativeCalibrationOptions {
   /** Compute truncation curves (needs a second visit of each layer's tokens). */
   curves: boolean
   jitter: number
-  shrinkage: number
+  shrinkage: { inputs: number; gradients: number }
   /** Bytes that calibration may hold beside the model's weights; the rest goes to files in `scratch`. */
   memory: number
   scratch: string

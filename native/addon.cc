@@ -225,7 +225,8 @@ CalibrationOptions calibrationOptions(const Napi::Object& from) {
                                               : Whitening::twoSided;
   options.curves = boolean(from, "curves");
   options.jitter = number(from, "jitter");
-  options.shrinkage = number(from, "shrinkage");
+  const Napi::Object shrinkage = object(from.Get("shrinkage"), "shrinkage");
+  options.shrinkage = {number(shrinkage, "inputs"), number(shrinkage, "gradients")};
   options.memory = integer(from, "memory");
   options.scratch = text(from, "scratch");
   options.randomisedRank = integer(from, "randomisedRank");

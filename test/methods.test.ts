@@ -95,28 +95,29 @@ whitenings('uniform: each whitening says more of the inputs and gradients, and c
   assert.ok((rising[3] ?? 0) > 1.5 * (rising[1] ?? 0), `${rising}`)
 })
 
-whitenings('shrinkage of 1 of the inverted moment is no whitening on that side', async () => {
-  const singular = async (options: Partial<CalibrateOptions>) => {
-    using calibration = await looks({ samples: 4, curves: false, ...options })
-    return { values: calibration.figures.singular, shrinkage: calibration.options.shrinkage }
+whitenings('shrinkage leaves each channel and weakens pairs, on either side, from 0 to 1', async () => {
+  const singular = async (shrinkage: CalibrateOptions['shrinkage']) => {
+    using calibration = await looks({ samples: 4, curves: false, shrinkage })
+    return { values: calibration.figures.singular[0], shrinkage: calibration.options.shrinkage }
   }
-  const names = model.projections.map(({ kind }) => kind)
-  const gate = names.indexOf('gate')
-  const [plain, whole] = [
-    await singular({ whitening: 'none' }),
-    await singular({ whitening: 'input', shrinkage: 1 }),
-  ]
-  assert.is(whole.shrinkage, 1)
-  // Tall projections invert the moment of their inputs; with all of it shrunk only its scale is left.
-  const [expected, found] = [plain.values[gate], whole.values[gate]] as [Float64Array, Float64Array]
-  const scale = (found[0] as number) / (expected[0] as number)
-  for (const [j, value] of expected.entries()) {
-    assert.ok(Math.abs((found[j] as number) - scale * value) < 1e-5 * (found[0] as number), `${j}`)
+  const none = await singular({ inputs: 0, gradients: 0 })
+  const [inputs, gradients] = [await singular({ inputs: 0.3, gradients: 0 }), await singular({ inputs: 0 })]
+  assert.equal(inputs.shrinkage, { inputs: 0.3, gradients: 0 })
+  assert.ok(
+    gradients.shrinkage.inputs === 0 && gradients.shrinkage.gradients > 0,
+    'by default gradients shrink',
+  )
+  // What two moments share is found in pairs: the spectrum is flatter without them, its sum much the same.
+  const share = (values: Float64Array | undefined) => (values?.[0] ?? 0) ** 2 / sumOfSquares(values)
+  for (const { values } of [inputs, gradients]) assert.ok(share(values) < share(none.values), 'flatter')
+  for (const wrong of [-0.1, 1.1, Number.NaN]) {
+    await rejects(looks({ shrinkage: { inputs: wrong } }), 'E_USAGE')
+    await rejects(looks({ shrinkage: { gradients: wrong } }), 'E_USAGE')
   }
-  const half = await singular({ whitening: 'input', shrinkage: 0.5 })
-  assert.not.equal(half.values[gate], whole.values[gate])
-  for (const shrinkage of [-0.1, 1.1, Number.NaN]) await rejects(looks({ shrinkage }), 'E_USAGE')
 })
+
+const sumOfSquares = (values: Float64Array | undefined) =>
+  values?.reduce((sum, value) => sum + value ** 2, 0) ?? 0
 
 const energy = suite('energy')
 

@@ -98,7 +98,7 @@ function denseRow(dtype: StorageDtype): RowPlan {
 }
 
 function budgetRows(budget: number, { span, source, dtype, dev }: RowOptions): RowPlan[] {
-  const twoSided = { source, whitening: 'two-sided', labels: 'model' } as const
+  const twoSided = { source, whitening: 'two-sided', labels: 'model', shrunk: true } as const
   const lowRank = (rest: Partial<LowRankSpec>): LowRankSpec => ({
     ...{ kind: 'low-rank', calibration: twoSided, method: 'curve', storage: 'pivoted', dtype, keep: budget },
     ...rest,

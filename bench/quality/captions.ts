@@ -50,8 +50,9 @@ function methodsCaption(rows: readonly Row[], { searchWindows, seqLen, choices }
   const calibrations = new Map<string, number>()
   for (const { model, seconds: spent } of rows) {
     if (!isLowRank(model) || !spent) continue
-    const { whitening, labels } = model.calibration
-    calibrations.set(`${whiteningNames[whitening]} (labels ${labels})`, spent.calibrate)
+    const { whitening, labels, shrunk } = model.calibration
+    const name = `${whiteningNames[whitening]} (labels ${labels}${shrunk ? ', shrunk' : ''})`
+    calibrations.set(name, spent.calibrate)
   }
   const spent = [...calibrations].map(([name, value]) => `${name}: ${value.toFixed(0)} s`).join('; ')
   if (spent !== '') parts.push(`Calibrating took, by whitening: ${spent}.`)
@@ -60,7 +61,7 @@ function methodsCaption(rows: readonly Row[], { searchWindows, seqLen, choices }
 
 function bytesCaption(rows: readonly Row[], settings: Settings): string {
   const parts = [
-    'Low rank is the default (curve, two-sided, pivoted, one level). Embedding and output head count as int8 in ' +
+    'Low rank is the default (curve, two-sided, shrunk, pivoted, one level). Embedding and output head count as int8 in ' +
       'every row; rows that are not quantised hold them wider, and the row that rounds nothing but them shows what ' +
       'that is worth. Factors in int8 and int4 are rounded against the moments of the calibration, and so are the dense ' +
       'rows that say so; other dense rows to the nearest. 3 and 2 bits: to the nearest in groups of 32 with scale and ' +
@@ -78,7 +79,7 @@ function bytesCaption(rows: readonly Row[], settings: Settings): string {
 }
 
 function calibrationCaption({ summaries, summaryLimit, dialogues }: Settings): string {
-  const parts = ['Two-sided whitening, pivoted, one level.']
+  const parts = ['Two-sided whitening, shrunk, pivoted, one level.']
   if (dialogues !== undefined) {
     parts.push(
       `Dialogues: ${dialogues} in the model's chat template; half: as many windows of them as of the text.`,

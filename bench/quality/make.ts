@@ -126,12 +126,13 @@ export function makeCalibration(
   { inputs, numbers, signal }: Bench,
 ): Promise<Calibration> {
   const { samples, seqLen } = numbers
-  const { source, whitening, labels } = spec
+  const { source, whitening, labels, shrunk } = spec
   const calibration = sources[source](inputs)
   const curves = wanted.some(({ method }) => method === 'curve')
   const inputMoments = wanted.some(({ dtype }) => dtype === 'int8' || dtype === 'int4')
   return calibrate(dense, {
     ...{ calibration, samples, seqLen, whitening, labels, curves, inputMoments },
+    ...(shrunk ? {} : { shrinkage: { inputs: 0, gradients: 0 } }),
     signal,
   })
 }

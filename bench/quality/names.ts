@@ -24,9 +24,13 @@ export function methodName(method: AllocationMethod, whitening: Whitening): stri
 }
 
 /** With the labels, where something of the row comes from gradients. */
-export function whiteningName({ whitening, labels }: CalibrationSpec, method: AllocationMethod): string {
+export function whiteningName(
+  { whitening, labels, shrunk }: CalibrationSpec,
+  method: AllocationMethod,
+): string {
   const gradients = whitening === 'two-sided' || method === 'fisher' || method === 'curve'
-  return gradients ? `${whiteningNames[whitening]}, labels ${labels}` : whiteningNames[whitening]
+  const name = gradients ? `${whiteningNames[whitening]}, labels ${labels}` : whiteningNames[whitening]
+  return shrunk ? `${name}, shrunk` : name
 }
 
 export function modelName(model: ModelSpec): string {

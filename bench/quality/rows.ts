@@ -16,6 +16,8 @@ export interface CalibrationSpec {
   source: CalibrationSource
   whitening: Whitening
   labels: 'model' | 'data'
+  /** Whether moments are shrunk towards their diagonals, as the package does by default; earlier methods' are not. */
+  shrunk?: boolean
 }
 
 export interface LowRankSpec {
@@ -94,8 +96,8 @@ export interface Row {
 }
 
 /** Two calibrations of equal key are one. */
-export function calibrationKey({ source, whitening, labels }: CalibrationSpec): string {
-  return `${source}/${whitening}/${labels}`
+export function calibrationKey({ source, whitening, labels, shrunk }: CalibrationSpec): string {
+  return `${source}/${whitening}/${labels}${shrunk ? '/shrunk' : ''}`
 }
 
 export function rowKey(model: ModelSpec): string {

@@ -1,5 +1,5 @@
-import type { AllocationMethod, Whitening } from 'flrc'
-import type { CalibrationSource, LowRankSpec, Measure, ModelSpec, RowSpec } from './rows.js'
+import type { AllocationMethod } from 'flrc'
+import type { CalibrationSource, CalibrationSpec, LowRankSpec, Measure, ModelSpec, RowSpec } from './rows.js'
 
 export const sectionNames = ['methods', 'bytes', 'levels', 'calibration', 'further'] as const
 export type SectionName = (typeof sectionNames)[number]
@@ -25,19 +25,24 @@ export interface PlanOptions {
 /** One combination of the methods' table; the labels matter where gradients do. */
 interface MethodRow {
   method: AllocationMethod
-  whitening: Whitening
-  labels: 'model' | 'data'
+  calibration: CalibrationSpec
 }
 
-const everyMethod = (whitening: Whitening, labels: 'model' | 'data'): MethodRow[] =>
-  (['uniform', 'energy', 'fisher', 'curve'] as const).map((method) => ({ method, whitening, labels }))
+const onText = (calibration: Omit<CalibrationSpec, 'source'>): CalibrationSpec => ({
+  source: 'text',
+  ...calibration,
+})
+
+const everyMethod = (calibration: CalibrationSpec): MethodRow[] =>
+  (['uniform', 'energy', 'fisher', 'curve'] as const).map((method) => ({ method, calibration }))
 
 export const methodRows: readonly MethodRow[] = [
-  { method: 'uniform', whitening: 'none', labels: 'data' },
-  { method: 'asvd', whitening: 'scaled', labels: 'data' },
-  ...everyMethod('input', 'data'),
-  ...everyMethod('two-sided', 'data'),
-  ...everyMethod('two-sided', 'model'),
+  { method: 'uniform', calibration: onText({ whitening: 'none', labels: 'data' }) },
+  { method: 'asvd', calibration: onText({ whitening: 'scaled', labels: 'data' }) },
+  ...everyMethod(onText({ whitening: 'input', labels: 'data' })),
+  ...everyMethod(onText({ whitening: 'two-sided', labels: 'data' })),
+  ...everyMethod(onText({ whitening: 'two-sided', labels: 'model' })),
+  ...everyMethod(onText({ whitening: 'two-sided', labels: 'model', shrunk: true })),
 ]
 
 export const storages = ['plain', 'pivoted'] as const
@@ -63,7 +68,7 @@ function defaultRow(
 ): LowRankSpec {
   return {
     kind: 'low-rank',
-    calibration: { source, whitening: 'two-sided', labels: 'model' },
+    calibration: { source, whitening: 'two-sided', labels: 'model', shrunk: true },
     method: 'curve',
     storage: 'pivoted',
     dtype,
@@ -89,12 +94,9 @@ const denseModels: readonly ModelSpec[] = [
 
 function methodsSection(options: PlanOptions): RowSpec[] {
   const { keeps, dtype } = options
-  const grid = methodRows.flatMap(({ method, whitening, labels }) =>
+  const grid = methodRows.flatMap((row) =>
     storages.flatMap((storage) =>
-      keeps.map((keep) => ({
-        ...{ kind: 'low-rank' as const, calibration: { source: 'text' as const, whitening, labels } },
-        ...{ method, storage, dtype, keep },
-      })),
+      keeps.map((keep) => ({ kind: 'low-rank' as const, ...row, storage, dtype, keep })),
     ),
   )
   const quantised = (['int8', 'int4'] as const).flatMap((factors) =>

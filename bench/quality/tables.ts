@@ -1,7 +1,14 @@
 /** Rows to Markdown. */
 import { captionOf, measuredWith } from './captions.js'
 import { isLowRank, megabytes, methodName, modelName, whiteningName } from './names.js'
-import { type Interval, type LowRankSpec, type ModelSpec, paretoFront, type Row } from './rows.js'
+import {
+  calibrationKey,
+  type Interval,
+  type LowRankSpec,
+  type ModelSpec,
+  paretoFront,
+  type Row,
+} from './rows.js'
 import { methodRows, type SectionName, storages } from './sections.js'
 import type { Settings } from './store.js'
 
@@ -56,18 +63,15 @@ function overview(rows: readonly Row[]): string {
   const plain = lowRank.filter(({ model }) => model.dtype !== 'int8' && model.dtype !== 'int4')
   const keeps = [...new Set(plain.map(({ model }) => model.keep))].sort((a, b) => b - a)
   const halves = storages.flatMap((storage) => keeps.map((keep) => ({ storage, keep })))
-  const lines = methodRows.map(({ method, whitening, labels }) => {
+  const lines = methodRows.map(({ method, calibration }) => {
+    const key = calibrationKey(calibration)
     const mine = plain.filter(
-      ({ model }) =>
-        model.method === method &&
-        model.calibration.whitening === whitening &&
-        model.calibration.labels === labels,
+      ({ model }) => model.method === method && calibrationKey(model.calibration) === key,
     )
     const cells = halves.map(({ storage, keep }) =>
       formatPerplexity(mine.find(({ model }) => model.storage === storage && model.keep === keep)?.perplexity),
     )
-    const name = methodName(method, whitening)
-    return [name, whiteningName({ source: 'text', whitening, labels }, method), ...cells]
+    return [methodName(method, calibration.whitening), whiteningName(calibration, method), ...cells]
   })
   const columns = ['method', 'whitening', ...halves.map(({ storage, keep }) => `${storage} ${keep}`)]
   return filledTable(

@@ -59,7 +59,8 @@ class Run {
     const int32_t longest = *std::max_element(options.lengths.begin(), options.lengths.end());
     rope_.grow(config_, longest);
     const MomentKinds kinds = {options.whitening != Whitening::none, options.whitening == Whitening::twoSided,
-                               options.keepInputMoments};
+                               options.keepInputMoments,
+                               options.shrinkage.inputs > 0 || options.shrinkage.gradients > 0};
     limits_ = layerLimits(config_, kinds, longest, model_->threads, options.memory);
     space_ = std::make_shared<SpillSpace>(limits_.stores, options.scratch);
     const auto projections = static_cast<size_t>(model_->projectionCount());
@@ -246,13 +247,13 @@ class Run {
     result_->inputMoments->put(static_cast<size_t>(momentSlot(l, p)), packed.data(), packed.size());
   }
 
-  LayerMoments sumMoments(const std::vector<int>& projections) {
+  LayerMoments sumMoments(const WideLayer& layer, const std::vector<int>& projections) {
     Stopwatch time(result_->seconds.moments);
-    return sums_->of(projections);
+    return sums_->of(layer, projections);
   }
 
   void factorize(int64_t l, const WideLayer& layer, const std::vector<int>& projections) {
-    const LayerMoments moments = sumMoments(projections);
+    const LayerMoments moments = sumMoments(layer, projections);
     if (observer_) observer_(l, moments);
     keepSummed(l, moments, projections);
     freeScratch();
@@ -263,7 +264,6 @@ class Run {
       const int64_t most = std::min(linear.outputs, linear.inputs);
       FactorOptions options;
       options.jitter = options_.jitter;
-      options.shrinkage = options_.shrinkage;
       options.randomised = options_.randomisedRank > 0 && options_.randomisedRank < most;
       options.rank = options.randomised ? options_.randomisedRank : 0;
       options.seed = options_.seed;

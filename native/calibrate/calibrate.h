@@ -20,6 +20,12 @@ namespace flrc {
 // alpha 1/2); A = sum x x^T; and B = sum g g^T with it.
 enum class Whitening { none, scaled, input, twoSided };
 
+// Shares, in [0, 1], of a moment that is replaced by its own diagonal: M becomes (1 - s) M + s diag(M). A
+// finite text says more of single channels than of pairs.
+struct Shrinkage {
+  double inputs = 0, gradients = 0;
+};
+
 struct CalibrationOptions {
   std::vector<int32_t> tokens;   // all sequences, one after another
   std::vector<int32_t> lengths;  // tokens in each, at least 2
@@ -28,7 +34,7 @@ struct CalibrationOptions {
   Whitening whitening = Whitening::twoSided;
   bool curves = true;
   double jitter = 1e-8;
-  double shrinkage = 0;
+  Shrinkage shrinkage;
   int64_t memory = 0;             // bytes that all of it may hold beside the model's weights
   std::string scratch;            // directory for the rest
   int64_t randomisedRank = 0;     // factors of this many ranks by randomised SVD; 0: all ranks

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "calibrate/moments.h"
 #include "core/thread_pool.h"
@@ -13,6 +14,9 @@ namespace {
 // input as it is, kWhole + its index.
 constexpr int kWhole = kInputs + kProjections;
 constexpr int kKinds = kWhole + kInputs;
+
+// The projection that a moment which factors take is of.
+int owner(int kind) { return kind < kInputs ? kInputOwner[kind] : kind - kInputs; }
 
 }  // namespace
 
@@ -31,7 +35,7 @@ bool LayerMomentSums::inputWhole(int p) const {
   return summed && !inputSeenThrough(config_, p);
 }
 
-LayerMoments LayerMomentSums::of(const std::vector<int>& projections) {
+LayerMoments LayerMomentSums::of(const WideLayer& layer, const std::vector<int>& projections) {
   LayerMoments moments;
   if (options_.whitening == Whitening::none) return moments;
   if (options_.whitening == Whitening::scaled) return scales(projections);
@@ -43,6 +47,10 @@ LayerMoments LayerMomentSums::of(const std::vector<int>& projections) {
   std::vector<PackedSymmetric> sums = sum(kinds);
   for (size_t i = 0; i < kinds.size(); ++i) {
     const int kind = kinds[i];
+    const int p = owner(kind);
+    const auto& [ofInputs, ofGradients] = options_.shrinkage;
+    shrink(layer.projections[static_cast<size_t>(p)], p, kind, kind < kInputs ? ofInputs : ofGradients,
+           sums[i]);
     auto& moment = kind < kInputs ? moments.inputs[static_cast<size_t>(kind)]
                                   : moments.gradients[static_cast<size_t>(kind - kInputs)];
     moment = std::move(sums[i]);
@@ -85,9 +93,58 @@ std::vector<PackedSymmetric> LayerMomentSums::sum(const std::vector<int>& kinds)
   return moments;
 }
 
+// M becomes (1 - share) M + share diag(M). Of a moment seen through W the diagonal is that of the wide side's
+// own, seen through W like the rest: W^T D W or W D W^T, the sum over channels of D_k w_k w_k^T, summed like
+// tokens.
+void LayerMomentSums::shrink(const WideLinear& projection, int p, int kind, double share,
+                             PackedSymmetric& moment) {
+  if (share == 0) return;
+  const int64_t n = moment.n;
+  const bool seen = kind < kInputs ? inputSeen(p) : tall(p);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < (seen ? i + 1 : i); ++j)
+      moment.values[static_cast<size_t>(i * (i + 1) / 2 + j)] *= 1 - share;
+  }
+  if (!seen) return;
+  const std::vector<double> diagonal = squares(p, kind);
+  const auto wide = std::ssize(diagonal);
+  std::vector<float> rows(static_cast<size_t>(wide * n));
+  ThreadPool& pool = ThreadPool::shared();
+  pool.parallelFor(wide, threads_, [&](int64_t k) {
+    const auto scale = static_cast<float>(std::sqrt(share * diagonal[static_cast<size_t>(k)]));
+    const float* w = projection.dense.data() + (tall(p) ? k * n : k);
+    const int64_t step = tall(p) ? 1 : wide;
+    for (int64_t i = 0; i < n; ++i) rows[static_cast<size_t>(k * n + i)] = scale * w[i * step];
+  });
+  MomentSum extra(n);
+  pool.parallelFor(extra.tiles(), threads_, [&](int64_t tile) {
+    job_.check();
+    auto work = scratch_.take();
+    extra.addTile(tile, rows.data(), wide, work->product);
+  });
+  const PackedSymmetric added = extra.take();
+  for (size_t i = 0; i < added.values.size(); ++i) moment.values[i] += added.values[i];
+}
+
+// The diagonal of the wide side's own moment: of the inputs' squares, or of the clipped gradients'.
+std::vector<double> LayerMomentSums::squares(int p, int kind) {
+  const Shape shape = projectionShape(config_, p);
+  std::vector<double> sums(static_cast<size_t>(std::max(shape.rows, shape.cols)));
+  auto work = scratch_.take();
+  for (int64_t s = 0; s < tapes_.sequences(); ++s) {
+    job_.check();
+    const int64_t tokens = tapes_.length(s);
+    const bool input = kind < kInputs;
+    const float* rows = tapes_.get(s, input ? Tapes::input(kind) : Tapes::gradient(p), work->gradient);
+    addSquares(rows, input ? std::vector<float>() : clipFactors(rows, tokens, shape.rows), tokens,
+               std::ssize(sums), sums.data());
+  }
+  return sums;
+}
+
 int64_t LayerMomentSums::size(int kind) const {
   if (kind >= kWhole) return projectionShape(config_, kInputOwner[kind - kWhole]).cols;
-  const int p = kind < kInputs ? kInputOwner[kind] : kind - kInputs;
+  const int p = owner(kind);
   const Shape shape = projectionShape(config_, p);
   return kind < kInputs && !inputSeen(p) ? shape.cols : std::min(shape.rows, shape.cols);
 }

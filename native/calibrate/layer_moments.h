@@ -7,6 +7,7 @@
 #include "calibrate/calibrate.h"
 #include "core/job.h"
 #include "core/recycled.h"
+#include "model/wide_layer.h"
 
 namespace flrc {
 
@@ -55,8 +56,8 @@ class LayerMomentSums {
   // Whether it is A itself.
   bool inputWhole(int p) const;
 
-  // The moments that factorising these projections takes.
-  LayerMoments of(const std::vector<int>& projections);
+  // The moments that factorising these projections of `layer` takes, shrunk as the options say.
+  LayerMoments of(const WideLayer& layer, const std::vector<int>& projections);
   // A of p's input, whatever the whitening.
   PackedSymmetric input(int p);
   // Frees working memory.
@@ -68,6 +69,8 @@ class LayerMomentSums {
   };
 
   std::vector<PackedSymmetric> sum(const std::vector<int>& kinds);
+  void shrink(const WideLinear& projection, int p, int kind, double share, PackedSymmetric& moment);
+  std::vector<double> squares(int p, int kind);
   int64_t size(int kind) const;
   const float* rows(int64_t s, int kind, std::vector<float>& buffer);
   const float* clippedGradient(int64_t s, int p, std::vector<float>& buffer);

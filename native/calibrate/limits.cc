@@ -22,7 +22,7 @@ struct Needs {
 
 Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
   Needs needs;
-  int64_t outputs = 0, inputs = 0;
+  int64_t outputs = 0, inputs = 0, shrinking = 0;
   for (int p = 0; p < kProjections; ++p) {
     const auto [m, n] = projectionShape(config, p);
     const int64_t thin = std::min(m, n);
@@ -35,12 +35,19 @@ Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
     const int64_t rows = longest * thin * kFloat;
     if (kinds.inputs) needs.moments += packedBytes(thin) + rows;
     if (kinds.gradients) needs.moments += packedBytes(thin) + rows;
+    // One after another: a sequence's rows of the wide side, W scaled by its channels, and what their products
+    // add.
+    if (kinds.shrunk && m != n) {
+      const int64_t wide = std::max(m, n);
+      shrinking = std::max(shrinking, (longest * wide + m * n) * kFloat + packedBytes(thin));
+    }
     // Kept as f32.
     if (kinds.kept) {
       needs.moments += packedBytes(thin) / 2;
       needs.keeping = std::max(needs.keeping, packedBytes(n) * 3 / 2 + longest * n * kFloat);
     }
   }
+  needs.moments += shrinking;
   // Kept activations (inputs once, q, k, v, gate, up, product), g of every output and what each passes back.
   needs.perSequence = longest * (4 * config.hidden + 2 * outputs + 2 * inputs) * kFloat;
   needs.perHeadPass =

@@ -8,7 +8,7 @@ namespace flrc {
 
 // Which moments a calibration sums: of inputs, of output gradients; and whether it keeps those of the inputs.
 struct MomentKinds {
-  bool inputs = true, gradients = true, kept = false;
+  bool inputs = true, gradients = true, kept = false, shrunk = false;
 };
 
 // How much of one layer's work goes on at once, so that it fits the memory given. Results do not

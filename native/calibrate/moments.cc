@@ -45,6 +45,16 @@ void MomentSum::addTile(int64_t index, const float* x, int64_t tokens, std::vect
   }
 }
 
+void addSquares(const float* x, const std::vector<float>& factors, int64_t tokens, int64_t n, double* sums) {
+  for (int64_t t = 0; t < tokens; ++t) {
+    const double factor = factors.empty() ? 1 : factors[static_cast<size_t>(t)];
+    for (int64_t i = 0; i < n; ++i) {
+      const double value = factor * x[t * n + i];
+      sums[i] += value * value;
+    }
+  }
+}
+
 void addMagnitudes(const float* x, int64_t tokens, int64_t n, double* sums) {
   for (int64_t t = 0; t < tokens; ++t) {
     for (int64_t i = 0; i < n; ++i) sums[i] += std::fabs(static_cast<double>(x[t * n + i]));

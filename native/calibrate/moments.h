@@ -29,6 +29,9 @@ class MomentSum {
   std::vector<Tile> tiles_;
 };
 
+// Adds the sums of (factor_t x_ti)^2 over tokens to sums [n]. x: [tokens, n]; factors: [tokens] or empty for 1.
+void addSquares(const float* x, const std::vector<float>& factors, int64_t tokens, int64_t n, double* sums);
+
 // Adds the sums of |x_i| over tokens to sums [n]. x: [tokens, n].
 void addMagnitudes(const float* x, int64_t tokens, int64_t n, double* sums);
 

@@ -74,16 +74,6 @@ double dot(const std::vector<double>& x, const std::vector<double>& y) {
   return sum;
 }
 
-// (1 - a) M + a mean(diag M) I
-PackedSymmetric shrunk(const PackedSymmetric& moment, double a) {
-  PackedSymmetric out = moment;
-  if (a == 0) return out;
-  const double mean = moment.meanDiagonal();
-  for (double& value : out.values) value *= 1 - a;
-  for (int64_t i = 0; i < out.n; ++i) out.values[static_cast<size_t>(i * (i + 1) / 2 + i)] += a * mean;
-  return out;
-}
-
 // W with its thin side first ([thin, wide]: W itself, or W^T when m > n), and the moment of each side.
 // Transposed so, both cases of design 3 are one: only the thin side's moment is inverted.
 struct ThinProblem {
@@ -242,7 +232,7 @@ NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, const PackedSy
   std::vector<double> lower, x = std::move(problem.w);
   if (problem.thinMoment != nullptr) {
     job.check();
-    lower = cholesky(shrunk(*problem.thinMoment, options.shrinkage), options.jitter);
+    lower = cholesky(*problem.thinMoment, options.jitter);
     timesLowerTransposed(job, lower, thin, wide, x);
   }
   NestedFactors factors;

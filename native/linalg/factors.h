@@ -20,7 +20,6 @@ struct NestedFactors {
 
 struct FactorOptions {
   double jitter = 1e-8;     // relative to the mean diagonal, of the matrix that must be inverted
-  double shrinkage = 0;     // a in (1 - a) M + a mean(diag M) I, of that matrix as well
   int64_t rank = 0;         // how many ranks are wanted; 0 or >= min(m, n): all
   bool randomised = false;  // Gaussian sketch instead of the all-rank eigenproblem
   int oversampling = 16;

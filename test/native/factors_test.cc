@@ -197,25 +197,6 @@ TEST("factors: channels that a diagonal moment gives no weight divide nothing by
   }
 }
 
-TEST("factors: shrinkage is that of the moment which is inverted") {
-  const Problem problem(16, 18, 25, 60, 60, 2, 3);
-  const auto shrunk = [](PackedSymmetric moment) {
-    const double mean = moment.meanDiagonal();
-    for (double& value : moment.values) value *= 0.9;
-    for (int64_t i = 0; i < moment.n; ++i)
-      moment.values[static_cast<size_t>(i * (i + 1) / 2 + i)] += 0.1 * mean;
-    return moment;
-  };
-  const PackedSymmetric b = shrunk(problem.b);
-  FactorOptions options;
-  const NestedFactors expected = nestedFactors(problem.w.data(), 18, 25, &problem.a, &b, options, Job());
-  options.shrinkage = 0.1;
-  const NestedFactors got = nestedFactors(problem.w.data(), 18, 25, &problem.a, &problem.b, options, Job());
-  for (size_t i = 0; i < expected.singular.size(); ++i) {
-    CHECK_NEAR(got.singular[i], expected.singular[i], 1e-9 * expected.singular[0]);
-  }
-}
-
 TEST("factors: the wide side's moment may be given as W sees it") {
   const int64_t shapes[][2] = {{41, 23}, {23, 41}};
   for (const auto& [m, n] : shapes) {

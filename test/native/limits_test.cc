@@ -62,4 +62,5 @@ TEST("limits: depth does not matter, whitening by inputs alone takes less") {
   CHECK_EQUAL(shallow.projections, deep.projections);
   CHECK(layerLimits(eightBillion(2), {true, false}, 512, 4, 16 * kGiga).stores > shallow.stores);
   CHECK(layerLimits(eightBillion(2), {true, true, true}, 512, 4, 16 * kGiga).stores < shallow.stores);
+  CHECK(layerLimits(eightBillion(2), {true, true, false, true}, 512, 4, 16 * kGiga).stores < shallow.stores);
 }

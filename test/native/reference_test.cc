@@ -87,16 +87,27 @@ fixture::Array seenThrough(const fixture::Array& moment, const flrc::RowMatrix& 
   return seen;
 }
 
+// (1 - share) M + share diag(M)
+fixture::Array shrunk(fixture::Array moment, double share) {
+  const int64_t n = moment.extent(0);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      if (i != j) moment.values[static_cast<size_t>(i * n + j)] *= 1 - share;
+    }
+  }
+  return moment;
+}
+
 // B, or W^T B W of a tall W.
-fixture::Array gradientMoment(const fixture::Fixture& of, int64_t layer, int p) {
+fixture::Array gradientMoment(const fixture::Fixture& of, int64_t layer, int p, double share = 0) {
   const flrc::Linear& linear = of.model->layers[static_cast<size_t>(layer)].projections[p];
-  const fixture::Array& b = of.at(flrc::projectionName(layer, p) + ".B");
+  const fixture::Array b = shrunk(of.at(flrc::projectionName(layer, p) + ".B"), share);
   return linear.outputs <= linear.inputs ? b : seenThrough(b, *linear.dense, false);
 }
 
 // A, or W A W^T of a wide o or down.
-fixture::Array inputMoment(const fixture::Fixture& of, int64_t layer, int p) {
-  const fixture::Array& a = of.at(flrc::projectionName(layer, p) + ".A");
+fixture::Array inputMoment(const fixture::Fixture& of, int64_t layer, int p, double share = 0) {
+  const fixture::Array a = shrunk(of.at(flrc::projectionName(layer, p) + ".A"), share);
   if (!flrc::inputSeenThrough(of.model->config, p)) return a;
   return seenThrough(a, *of.model->layers[static_cast<size_t>(layer)].projections[p].dense, true);
 }
@@ -197,6 +208,24 @@ TEST("reference: scores, moments, factor errors and truncation curves are PyTorc
           CHECK_NEAR(result->curves[at][r], curve[r], 1e-3 * curve[r] + 1e-6 * most);
         }
       }
+    }
+  }
+}
+
+TEST("reference: moments shrink towards the diagonals of both sides, also where they are seen through W") {
+  for (const std::string& name : fixture::names()) {
+    const fixture::Fixture of = fixture::load(name, 2);
+    for (const flrc::Shrinkage share : {flrc::Shrinkage{0.3, 0.6}, flrc::Shrinkage{1, 1}}) {
+      CalibrationOptions how = options(of, Whitening::twoSided);
+      how.shrinkage = share;
+      const auto observe = [&](int64_t layer, const flrc::LayerMoments& moments) {
+        for (int p = 0; layer == 0 && p < flrc::kProjections; ++p) {
+          checkMoment(moments.inputs[static_cast<size_t>(flrc::inputIndex(p))],
+                      inputMoment(of, layer, p, share.inputs));
+          checkMoment(moments.gradients[static_cast<size_t>(p)], gradientMoment(of, layer, p, share.gradients));
+        }
+      };
+      flrc::calibrate(of.model, how, Job(), observe);
     }
   }
 }
