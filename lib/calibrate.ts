@@ -49,6 +49,13 @@ export interface CalibrateOptions extends TaskOptions {
    * on disk.
    */
   inputMoments?: boolean
+  /**
+   * Windows to hold out for measuring: as many as the sources have behind those calibrated on, none by default.
+   * The model's own text always has as many.
+   */
+  heldOut?: number
+  /** Holds them out even where fewer are then left to calibrate on; false by default. */
+  mustHoldOut?: boolean
 }
 
 /**
@@ -104,6 +111,8 @@ export class Calibration {
   readonly hashes: { readonly model: string; readonly calibration: string }
   /** The token windows that were looked at. */
   readonly windows: readonly Int32Array[]
+  /** Windows of the same sources that were not looked at. */
+  readonly heldOut: readonly Int32Array[]
   /** What `sensitivitySearch` found over all projections, for later compressions of the same storage. */
   readonly sensitivities = new Map<FactorStorage, Sensitivity>()
   readonly #handle: CalibrationHandle
@@ -114,7 +123,7 @@ export class Calibration {
     figures: CalibrationFigures,
     options: Calibration['options'],
     hashes: Calibration['hashes'],
-    made: Pick<CalibrationWindows, 'windows' | 'sources'> & { seconds: number },
+    made: Pick<CalibrationWindows, 'windows' | 'heldOut' | 'sources'> & { seconds: number },
   ) {
     this.#handle = handle
     this.model = handle.model
@@ -123,6 +132,7 @@ export class Calibration {
     this.options = options
     this.hashes = hashes
     this.windows = made.windows
+    this.heldOut = made.heldOut
     this.sources = made.sources
     this.windowSeconds = made.seconds
     this.scores = Object.fromEntries(
@@ -175,6 +185,7 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
     curves = true,
     inputMoments = false,
     memory = defaultMemory(),
+    heldOut: spare = 0,
   } = options
   checkOneOf('labels', labels, ['model', 'data'])
   checkOneOf('whitening', whitening, whitenings)
@@ -185,9 +196,10 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
   }
   checkWhole('seed', seed, 0)
   checkWhole('memory', memory, 1)
+  checkWhole('heldOut', spare, 0)
   const begin = performance.now()
-  const { windows, sources, sha256 } = await calibrationWindows(model, { ...options, memory })
-  const made = { windows, sources, seconds: (performance.now() - begin) / 1000 }
+  const { windows, heldOut, sources, sha256 } = await calibrationWindows(model, { ...options, memory })
+  const made = { windows, heldOut, sources, seconds: (performance.now() - begin) / 1000 }
   const tokens = concatenate(windows)
   const settings = {
     tokens,

@@ -4,6 +4,7 @@ export { colour, coloursOn, type Paper, rampClasses } from './plots/colours.js'
 export { type FigureText, standalone } from './plots/draw.js'
 export { type MapCell, type MapPanel, type MapPlot, mapPlot } from './plots/map.js'
 export { type PanelLine, type PanelsPlot, panelsPlot } from './plots/panels.js'
+export { mostPanels, type PlottedProjection, ranksPlot, scoresPlot } from './plots/projections.js'
 export {
   type Axis,
   type Reference,

@@ -90,7 +90,9 @@ test('bars and panels', async () => {
   assert.is(bars.querySelectorAll('rect').length, 1)
   const line = { order: 0.5, chosen: { x: 0.5, y: 0.1 }, points: [0, 0.5, 1].map((x) => ({ x, y: 10 ** -x })) }
   const panels = Array.from({ length: 7 }, (_, index) => ({ name: `kind ${index}`, lines: [line, line] }))
-  const root = parsed(await panelsPlot({ ...text, panels, xLabel: 'rank', yLabel: 'loss', domain: [0.01, 1] }))
+  const x = { label: 'rank', domain: [0, 1] as [number, number], ticks: [0, 1] }
+  const y = { label: 'loss', type: 'log' as const, domain: [0.01, 1] as [number, number] }
+  const root = parsed(await panelsPlot({ ...text, panels, x, y }))
   assert.is(root.querySelectorAll('[aria-label=line] path').length, 14)
   assert.is(root.querySelectorAll('[aria-label=dot] circle').length, 14)
 })

@@ -27,6 +27,8 @@ export interface CompressionPlan {
     revision?: string
     /** `sha256OfFiles` of its weight files. */
     sha256: string
+    /** Of its weight files. */
+    bytes?: number
   }
   calibration: {
     /** Of one source its own, of several that of their hashes' lines. */
@@ -43,10 +45,22 @@ export interface CompressionPlan {
   singular?: Record<string, ArrayLike<number>>
   /** Mean loss of so many windows with only that projection cut, at each ratio; of method `asvd`. */
   sensitivity?: { ratios: readonly number[]; windows: number; losses: Record<string, ArrayLike<number>> }
+  /** Perplexity on windows that were not calibrated on, where some were held out. */
+  heldOut?: HeldOutPerplexity
   /** What a recovery did to the factors, where there was one. */
   recovery?: RecoveryReport
   /** Such as flrc, node, native, blas. */
   versions: Record<string, string>
+}
+
+/** Of the dense model and of each level, on the same windows. */
+export interface HeldOutPerplexity {
+  windows: number
+  /** Losses measured. */
+  tokens: number
+  /** Bytes of all tensors as a checkpoint would store them in the type that the model is held in. */
+  dense: { bytes: number; perplexity: number }
+  levels: { perplexity: number }[]
 }
 
 /** Nine digits tell any two fp32 numbers apart. */

@@ -1,4 +1,4 @@
-import { colour, rampClasses } from './colours.js'
+import { colour, rampClasses, seriesColour } from './colours.js'
 import { draw, type FigureText, gridStroke, plotLibrary } from './draw.js'
 import { formatTick, logTicks } from './ticks.js'
 
@@ -8,14 +8,16 @@ export interface PanelLine {
   chosen?: { x: number; y: number }
   /** In [0, 1]: the line's place in an order, told by how deep its colour is. */
   order: number
+  /** Keeps a value until the next point. */
+  stepped?: boolean
+  dashed?: boolean
 }
 
 export interface PanelsPlot extends FigureText {
   panels: readonly { name: string; lines: readonly PanelLine[] }[]
-  xLabel: string
-  yLabel: string
-  /** Of the logarithmic y axis. */
-  domain: [number, number]
+  /** Linear, from `domain[0]` to `domain[1]`, with few marks. */
+  x: { label: string; domain: [number, number]; ticks: readonly number[] }
+  y: { label: string; type: 'linear' | 'log'; domain: [number, number]; ticks?: readonly number[] }
   width?: number
 }
 
@@ -24,27 +26,20 @@ const panelHeight = 150
 /** The palest classes of the ramp are hardly seen as lines. */
 const palest = 3
 
-/** Many lines over a logarithmic axis in small panels that share their axes, as SVG (see `draw`). */
+/** Many lines in small panels that share their axes, as SVG (see `draw`). */
 export async function panelsPlot(figure: PanelsPlot): Promise<string> {
   const plot = await plotLibrary()
-  const { panels, xLabel, yLabel, domain, width = 640 } = figure
-  const ticks = logTicks(domain, 4)
+  const { panels, x, y, width = 640 } = figure
+  const ticks = [...(y.ticks ?? logTicks(y.domain, 4))]
   const rows = Math.ceil(panels.length / across)
   const placed = panels.map((panel, index) => ({
     ...panel,
     fx: index % across,
     fy: Math.floor(index / across),
   }))
-  const shades = Array.from({ length: rampClasses - palest }, (_, index) => index)
-  const shadeOf = (order: number) => Math.min(shades.length - 1, Math.floor(order * shades.length))
-  const points = placed.flatMap(({ lines, fx, fy }, panel) =>
-    lines.flatMap((line, index) =>
-      line.points.map((point) => ({ ...point, fx, fy, line: `${panel} ${index}`, shade: shadeOf(line.order) })),
-    ),
-  )
-  const chosen = placed.flatMap(({ lines, fx, fy }) =>
-    lines.flatMap((line) => (line.chosen ? [{ ...line.chosen, fx, fy }] : [])),
-  )
+  const shades = rampClasses - palest
+  const lines = placed.flatMap(({ lines: inPanel, fx, fy }) => inPanel.map((line) => ({ ...line, fx, fy })))
+  const chosen = lines.flatMap((line) => (line.chosen ? [{ ...line.chosen, fx: line.fx, fy: line.fy }] : []))
   const facet = { fx: 'fx', fy: 'fy' }
   return draw(figure, {
     width,
@@ -55,13 +50,13 @@ export async function panelsPlot(figure: PanelsPlot): Promise<string> {
     marginBottom: 42,
     fx: { axis: null, padding: 0.14 },
     fy: { axis: null, padding: 0.2 },
-    x: { domain: [0, 1] },
-    y: { type: 'log', domain, clamp: true },
+    x: { domain: x.domain },
+    y: { type: y.type, domain: y.domain, clamp: true },
     marks: [
-      plot.gridY({ ...gridStroke, ticks }),
-      plot.axisX({ label: null, ticks: [0, 0.5, 1], tickFormat: String, tickSize: 3, anchor: 'bottom' }),
-      plot.axisY({ label: null, ticks, tickSize: 0, tickFormat: formatTick }),
-      plot.text([xLabel], {
+      plot.gridY(ticks, gridStroke),
+      plot.axisX([...x.ticks], { label: null, tickFormat: String, tickSize: 3, anchor: 'bottom' }),
+      plot.axisY(ticks, { label: null, tickSize: 0, tickFormat: formatTick }),
+      plot.text([x.label], {
         frameAnchor: 'bottom',
         fx: 1,
         fy: rows - 1,
@@ -69,7 +64,7 @@ export async function panelsPlot(figure: PanelsPlot): Promise<string> {
         dx: 70,
         fill: colour('muted'),
       }),
-      plot.text([yLabel], {
+      plot.text([y.label], {
         ...{ frameAnchor: 'top-left', textAnchor: 'start', fx: 0, fy: 0 },
         ...{ dx: -50, dy: -32, fill: colour('muted') },
       }),
@@ -77,13 +72,15 @@ export async function panelsPlot(figure: PanelsPlot): Promise<string> {
         ...facet,
         ...{ text: 'name', frameAnchor: 'top-left', textAnchor: 'start', dy: -14, fontWeight: 600 },
       }),
-      ...shades.map((shade) =>
-        plot.line(
-          points.filter((point) => point.shade === shade),
-          { ...facet, x: 'x', y: 'y', z: 'line', stroke: colour(`ramp-${shade + palest}`), strokeWidth: 1.1 },
-        ),
+      ...lines.map(({ points, order, stepped, dashed, fx, fy }) =>
+        plot.line(points, {
+          ...{ x: 'x', y: 'y', fx: () => fx, fy: () => fy, curve: stepped ? 'step-after' : 'linear' },
+          stroke: colour(`ramp-${palest + Math.min(shades - 1, Math.floor(order * shades))}`),
+          ...(dashed ? { strokeDasharray: '3,3' } : {}),
+          strokeWidth: stepped ? 2 : 1.1,
+        }),
       ),
-      plot.dot(chosen, { ...facet, x: 'x', y: 'y', r: 2, fill: colour('series-1') }),
+      plot.dot(chosen, { ...facet, x: 'x', y: 'y', r: 2, fill: seriesColour(1) }),
     ],
   })
 }

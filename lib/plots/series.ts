@@ -132,7 +132,7 @@ function domainOf({ type, domain, whole }: Axis, values: readonly number[]): [nu
 
 function ticksOf({ type, whole }: Axis, domain: [number, number]) {
   if (type === 'log') return { ticks: logTicks(domain), tickFormat: formatTick }
-  return { ticks: whole ? wholeTicks(domain) : 6 }
+  return whole ? { ticks: wholeTicks(domain), tickFormat: String } : { ticks: 6 }
 }
 
 /** The value axis's label, above the plot where it can be read without turning one's head. */

@@ -1,8 +1,12 @@
 /** Beyond so many decades only powers of ten are marked. */
 const mostDecades = 2.5
 
-/** Round values of a logarithmic axis: 1, 2 and 5 times a power of ten, or powers alone over many decades. */
+/**
+ * Round values of a logarithmic axis: 1, 2 and 5 times a power of ten, powers alone over many decades, and even
+ * steps where it covers less than a factor of two.
+ */
 export function logTicks([low, high]: readonly [number, number], most = 8): number[] {
+  if (high < 2 * low) return evenTicks([low, high])
   const first = Math.floor(Math.log10(low))
   const last = Math.ceil(Math.log10(high))
   const wide = Math.log10(high / low) > mostDecades
@@ -29,10 +33,15 @@ export function formatTick(value: number): string {
 }
 
 /** Whole values at even steps, some eight of them. */
-export function wholeTicks([low, high]: readonly [number, number], most = 8): number[] {
-  const least = Math.max(1, (high - low) / most)
+export function wholeTicks([low, high]: readonly [number, number]): number[] {
+  return evenTicks([low, high], 1)
+}
+
+function evenTicks([low, high]: readonly [number, number], smallest = 0, most = 8): number[] {
+  const least = Math.max(smallest, (high - low) / most)
   const power = 10 ** Math.floor(Math.log10(least))
   const step = [1, 2, 5, 10].map((digit) => digit * power).find((candidate) => candidate >= least) ?? least
   const first = Math.ceil(low / step)
-  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, index) => (first + index) * step)
+  const count = Math.floor(high / step) - first + 1
+  return Array.from({ length: count }, (_, index) => Number(((first + index) * step).toPrecision(9)))
 }
