@@ -4,6 +4,7 @@ import type { CalibrationText, UsedSource } from './calibration/sources.js'
 import { type CalibrationWindows, calibrationWindows } from './calibration/windows.js'
 import { checkOneOf, checkRange, checkWhole } from './check.js'
 import { sha256OfFiles } from './checkpoint/plan.js'
+import { availableMemory } from './memory.js'
 import type { CalibrationHandle, LoadedModel, ModelParts, TaskOptions } from './model.js'
 import type { NativeCalibrationResult, NativeCuts, NativeFactorizeOptions } from './native-types.js'
 import { concatenate } from './text.js'
@@ -84,6 +85,7 @@ export type CalibrationFigures = Omit<NativeCalibrationResult, 'calibration' | '
 /** Chosen on held-out windows; see docs/quality.md. */
 const twoSidedShrinkage: Shrinkage = { inputs: 0.1, gradients: 0.5 }
 const noShrinkage: Shrinkage = { inputs: 0, gradients: 0 }
+export const usualWhitening: Whitening = 'two-sided'
 
 export const whitenings: readonly Whitening[] = ['none', 'scaled', 'input', 'two-sided']
 
@@ -181,7 +183,7 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
   const {
     labels = 'model',
     seed = 0,
-    whitening = 'two-sided',
+    whitening = usualWhitening,
     curves = true,
     inputMoments = false,
     memory = defaultMemory(),
@@ -239,8 +241,9 @@ function weightFiles(model: LoadedModel): string[] {
   return [...new Set(Array.from(model.source.tensors.values(), ({ file }) => file))]
 }
 
-/** Half of the memory that this process may use, in bytes. */
+/** Half of the memory that this process may use, in bytes, or what of it is free where that is less. */
 export function defaultMemory(): number {
   const allowed = process.constrainedMemory?.() ?? 0
-  return Math.floor((allowed > 0 ? Math.min(allowed, totalmem()) : totalmem()) / 2)
+  const half = Math.floor((allowed > 0 ? Math.min(allowed, totalmem()) : totalmem()) / 2)
+  return Math.max(1, Math.min(half, availableMemory()))
 }

@@ -1,6 +1,7 @@
 import { levelBudgets, type Sensitivity } from './allocate.js'
 import { callNative, packageVersion } from './binding.js'
-import { Calibration, calibrate } from './calibrate.js'
+import { Calibration, calibrate, usualWhitening } from './calibrate.js'
+import { windowLength } from './calibration/windows.js'
 import type { CompressionPlan } from './checkpoint/plan.js'
 import { heldOutPerplexity } from './compress/held-out.js'
 import { type AllocateOptions, type CompressOptions, checkCompressOptions } from './compress/options.js'
@@ -8,6 +9,7 @@ import { knownOf, shareRanks } from './compress/ranks.js'
 import { atKeep, solveKeep } from './compress/solve.js'
 import { FlrcError } from './errors.js'
 import type { StorageDtype } from './format/types.js'
+import { checkMemory, memoryNeeds } from './memory.js'
 import type { LoadedModel, Projection, TaskOptions } from './model.js'
 import { Model } from './public-model.js'
 import type { RecoveryReport } from './recover/report.js'
@@ -43,6 +45,10 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
   const { method = 'curve', whitening = method === 'asvd' ? 'scaled' : undefined } = options
   const { samples = usualSamples, targetPerplexityIncrease } = options
   const mustHoldOut = targetPerplexityIncrease !== undefined
+  const seqLen = windowLength(model, options.seqLen)
+  const asked = { whitening: whitening ?? usualWhitening, samples, seqLen, threads: model.threads }
+  // The factors come to lie beside the dense weights.
+  checkMemory(memoryNeeds(model.config, { ...asked, weights: model.bytes }), options.memory)
   const calibration = await calibrate(model, {
     ...options,
     whitening,
@@ -96,7 +102,7 @@ async function cut(
   const options = given.keep === undefined ? { ...given, ...atKeep(given, keep) } : { ...given, keep }
   const budgets = levelBudgets(keep, options.levels)
   const allocateBegin = performance.now()
-  const { levels } = shareRanks(calibration, known, options)
+  const levels = shareRanks(calibration, known, options)
   const factorizeBegin = performance.now()
   const recovery = levels[0]?.some((rank) => rank >= 0) ? options.recovery : undefined
   const windows = recovery && (await recoveryWindows(calibration, recovery.calibration, options))

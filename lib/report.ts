@@ -31,11 +31,14 @@ const sections = [
  * The report of an FLRC checkpoint as one HTML document: figures as SVG with their tables, nothing loaded, no
  * scripts. Reads headers, plan and record of the run, no weights.
  *
- * @param quality rows measured elsewhere, or the name of a file of them (see `readQuality`)
+ * @param quality rows measured elsewhere, or the names of files of them (see `readQuality`)
  * @throws those of opening a model, E_MODEL_FORMAT for a broken plan, E_USAGE for a model that is no checkpoint
  */
-export async function reportHtml(directory: string, quality?: QualityRows | string): Promise<string> {
-  const rows = typeof quality === 'string' ? await readQuality(quality) : quality
+export async function reportHtml(
+  directory: string,
+  quality?: QualityRows | readonly string[],
+): Promise<string> {
+  const rows = isFiles(quality) ? await readQuality(quality) : quality
   const contents = await readContents(directory, rows)
   const made = []
   for (const section of sections) made.push(await section(contents))
@@ -46,6 +49,10 @@ export async function reportHtml(directory: string, quality?: QualityRows | stri
     sections: made.filter((section) => section !== undefined),
     footer: `Written by flrc ${packageVersion}. Budgets are shares of the dense block parameters: the weights of q, k, v, o, gate, up and down of all layers, without embeddings, norms and the output head.`,
   })
+}
+
+function isFiles(quality: QualityRows | readonly string[] | undefined): quality is readonly string[] {
+  return Array.isArray(quality)
 }
 
 function subtitleOf({ inspection, storage, plan }: ReportContents): string {

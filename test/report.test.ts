@@ -84,7 +84,7 @@ function rowsOf(document: ReturnType<typeof parsed>['document'], section: string
 const page = suite('the page')
 
 page('has a section for all that is known, and says the checkpoint numbers', async () => {
-  const { document, sections } = parsed(await reportHtml(threeLevels, qualityFile))
+  const { document, sections } = parsed(await reportHtml(threeLevels, [qualityFile]))
   assert.equal(sections, ['size', 'scores', 'ranks', 'curves', 'budgets', 'time', 'origin'])
   const plan = JSON.parse(readFileSync(path.join(threeLevels, 'flrc-plan.json'), 'utf8'))
   const { flrc } = JSON.parse(readFileSync(path.join(threeLevels, 'config.json'), 'utf8'))
@@ -174,7 +174,7 @@ card('equal runs write equal files, but for what they took', async () => {
 const data = suite('quality rows')
 
 data('every row of the benchmark has its place', async () => {
-  const { models, caption } = await readQuality(qualityFile)
+  const { models, caption } = await readQuality([qualityFile])
   const rows = JSON.parse(readFileSync(qualityFile, 'utf8')).rows as unknown[]
   assert.is(models.length, rows.length)
   assert.match(caption, /^tiny \(weights in BF16\)/)
@@ -183,17 +183,46 @@ data('every row of the benchmark has its place', async () => {
   assert.ok(named.includes('curve, int8 factors: keep 0.9, two-sided, labels model, pivoted, on text'))
 })
 
+data('rows of progressive decoding have their own names and mean active budgets', async () => {
+  const { settings, rows } = JSON.parse(readFileSync(qualityFile, 'utf8'))
+  const summaries = { rougeL: 0.2, interval: [0.1, 0.3] }
+  const model = rows.find(({ model: { kind } }: { model: { kind: string } }) => kind === 'low-rank').model
+  const row = {
+    name: 'linear, three levels',
+    schedule: 'linear:.9:.7:64',
+    model,
+    keep: 0.9,
+    storedBytes: 10,
+    summaries,
+  }
+  const progressive = [{ ...row, quality: { meanActiveBudget: 0.75 } }]
+  writeFileSync(at('progressive.json'), JSON.stringify({ version: 1, settings, rows: progressive }))
+  const { models } = await readQuality([qualityFile, at('progressive.json')])
+  assert.equal(models.at(-1), {
+    series: 'linear, three levels',
+    label: 'linear:.9:.7:64',
+    keep: 0.9,
+    rougeL: { mean: 0.2, interval: [0.1, 0.3], meanActiveBudget: 0.75 },
+  })
+  const { sections } = parsed(await reportHtml(threeLevels, [qualityFile, at('progressive.json')]))
+  assert.ok(sections.includes('rouge'))
+})
+
 data('rows of another model, and other files, are refused', async () => {
   const other = JSON.parse(readFileSync(qualityFile, 'utf8'))
   other.settings.modelSha256 = '0'.repeat(64)
   writeFileSync(at('other.json'), JSON.stringify(other))
-  await throwsFlrcError(() => reportHtml(threeLevels, at('other.json')), {
+  await throwsFlrcError(() => reportHtml(threeLevels, [at('other.json')]), {
     code: 'E_USAGE',
     message: /of another model/,
   })
+  await throwsFlrcError(() => readQuality([qualityFile, at('other.json')]), {
+    code: 'E_USAGE',
+    message: /different models/,
+  })
   writeFileSync(at('none.json'), '{"rows": [1]}')
-  await throwsFlrcError(() => readQuality(at('none.json')), { code: 'E_USAGE', file: at('none.json') })
-  await throwsFlrcError(() => readQuality(at('missing.json')), { code: 'E_NOT_FOUND' })
+  await throwsFlrcError(() => readQuality([at('none.json')]), { code: 'E_USAGE', file: at('none.json') })
+  await throwsFlrcError(() => readQuality([at('missing.json')]), { code: 'E_NOT_FOUND' })
 })
 
 data('a broken plan or a model that is no checkpoint says so', async () => {

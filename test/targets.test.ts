@@ -103,6 +103,22 @@ targets('bytes: the largest keep that fits, to a thousandth', async () => {
   }
 })
 
+targets(
+  'bytes: a rank floor leaves the smallest keep to start from, weights go with their levels',
+  async () => {
+    const { small, keep, levels, storedBytes } = await solved({
+      targetBytes: Math.round(dense.storedBytes * 0.9),
+      rankFloor: 0.4,
+      levels: [0.95, 0.7],
+      levelWeights: [1, 5, 2],
+    })
+    assert.ok(keep > 0.8 && keep < 0.95 && storedBytes <= dense.storedBytes * 0.9)
+    assert.is(levels.length, 2)
+    assert.equal(small.plan?.options.levelWeights, [1, 2])
+    small.dispose()
+  },
+)
+
 targets('bytes: more than the dense model takes is all of it, and too few name the nearest', async () => {
   const { small, keep } = await solved({ targetBytes: 1e12 })
   assert.is(keep, 1)

@@ -96,8 +96,9 @@ export async function calibrationWindows(
   return { windows, heldOut: cuts.flatMap((one) => one.heldOut), sources, sha256 }
 }
 
-function windowLength(model: LoadedModel, asked: number | undefined): number {
-  const context = model.config.contextLength
+/** Tokens in a window. E_USAGE, E_CONTEXT. */
+export function windowLength({ config }: Pick<LoadedModel, 'config'>, asked: number | undefined): number {
+  const context = config.contextLength
   const seqLen = asked ?? Math.min(512, context)
   checkWhole('seqLen', seqLen, 2)
   if (seqLen > context) {

@@ -1,10 +1,14 @@
 import { availableParallelism } from 'node:os'
 import { type Command, Option } from 'commander'
 import type { AllocationMethod, FactorStorage } from '../allocate.js'
-import type { CalibrateOptions, CalibrationText, Whitening } from '../calibrate.js'
+import { type CalibrateOptions, type CalibrationText, usualWhitening, type Whitening } from '../calibrate.js'
+import { windowLength } from '../calibration/windows.js'
 import { besideTarget, prepareTarget } from '../checkpoint/directory.js'
 import { checkCompressOptions, compress, type KeepOptions, type ScoreKind } from '../compress.js'
 import { FlrcError } from '../errors.js'
+import type { StorageDtype } from '../format/types.js'
+import { checkMemory, gigabytes, memoryNeeds, weightBytes } from '../memory.js'
+import { openModelSource } from '../model-source.js'
 import type { CompressionReport } from '../public-model.js'
 import type { RecoveryReport } from '../recover/report.js'
 import { removeRecoveryStates } from '../recover/state.js'
@@ -161,6 +165,7 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
   const begin = performance.now()
   // Factors narrower than bf16 are still cut from weights of full width.
   const wide = dtype === 'f32' ? dtype : undefined
+  await tellMemory(path, flags, wide ?? 'bf16')
   const model = await loadModel(path, { dtype: wide, device, threads }, signal)
   seconds.load = elapsed(begin)
   const small = await step('compress', (onProgress) =>
@@ -187,6 +192,26 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
         `(${formatBytes(report.sourceBytes)}), whose weights are stored in fewer bits; try --dtype int8 or int4`,
     )
   }
+}
+
+/** What it will take, said before it is taken; E_OUT_OF_MEMORY where that is not there. */
+async function tellMemory(
+  path: string,
+  { method, whitening, samples, seqLen, threads, memory }: CompressFlags,
+  dtype: StorageDtype,
+): Promise<void> {
+  const source = await openModelSource(path)
+  const needs = memoryNeeds(source.config, {
+    whitening: whitening ?? (method === 'asvd' ? 'scaled' : usualWhitening),
+    ...{ samples, threads, seqLen: windowLength(source, seqLen) },
+    weights: 2 * weightBytes(source, dtype),
+  })
+  checkMemory(needs, memory)
+  const { weights, least, everything, available } = needs
+  note(
+    `memory: ${gigabytes(weights)} for the weights, dense and compressed, and ${gigabytes(least)} to ` +
+      `${gigabytes(everything)} to calibrate; ${gigabytes(available)} are free`,
+  )
 }
 
 /** In the words of the command line; `checkCompressOptions` has those of the API. */

@@ -5,7 +5,7 @@ import { formatBytes, print, printJson } from './output.js'
 
 interface ReportFlags extends CommonOptions {
   output: string
-  quality?: string
+  quality?: string[]
   overwrite: boolean
 }
 
@@ -15,7 +15,10 @@ export function registerReport(program: Command): void {
     .description('write what a checkpoint is and costs as one HTML file, with figures')
     .argument('<dir>', 'FLRC directory')
     .requiredOption('-o, --output <file>', 'HTML file to write')
-    .option('--quality <file>', 'rows of other methods beside it, from npm run bench:quality -- --json FILE')
+    .option(
+      '--quality <files...>',
+      'rows of other methods beside it, from npm run bench:quality -- --json FILE',
+    )
     .option('--overwrite', 'replace an existing file', false)
   addCommonOptions(command).action(async (directory: string, flags: ReportFlags) => {
     const { output, quality, overwrite, json } = flags

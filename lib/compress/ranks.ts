@@ -1,4 +1,4 @@
-import { type Allocation, allocate, levelBudgets, type Sensitivity } from '../allocate.js'
+import { type AllocationOptions, allocate, levelBudgets, type Sensitivity, smallestKeep } from '../allocate.js'
 import { sensitivitySearch } from '../asvd.js'
 import type { Calibration } from '../calibrate.js'
 import type { TaskOptions } from '../model.js'
@@ -38,17 +38,27 @@ export async function knownOf(
 /** Shares the rank out, and gives it as the native side takes it: by level, -1 for dense. */
 export function shareRanks(
   { model }: Calibration,
-  { search, ...known }: Known,
+  known: Known,
   options: AllocateOptions & { keep: number },
-): { allocation: Allocation; levels: Int32Array[] } {
+): Int32Array[] {
+  const asked = allocationOptions(known, options, levelBudgets(options.keep, options.levels))
+  const { levels } = allocate(model.projections, asked)
+  return levels.map((ranks) => Int32Array.from(ranks, (rank) => (rank === 'dense' ? -1 : rank)))
+}
+
+/** The smallest keep that these options allow. */
+export function smallestKeepOf({ model }: Calibration, known: Known, options: AllocateOptions): number {
+  return smallestKeep(model.projections, allocationOptions(known, options, [1]))
+}
+
+function allocationOptions(
+  { search, ...known }: Known,
+  options: AllocateOptions,
+  budgets: readonly number[],
+): AllocationOptions {
   const { method = 'curve', storage = 'pivoted', levelWeights, power = 1 } = options
   const { rankFloor = 1, rankMultiple = 1, dense: allowDense = true } = options
-  const budgets = levelBudgets(options.keep, options.levels)
   const sensitivity = search?.projections.map(({ losses }) => losses)
   const shared = { method, storage, budgets, levelWeights, power, rankFloor, rankMultiple, allowDense }
-  const allocation = allocate(model.projections, { ...shared, ...known, sensitivity })
-  const levels = allocation.levels.map((ranks) =>
-    Int32Array.from(ranks, (rank) => (rank === 'dense' ? -1 : rank)),
-  )
-  return { allocation, levels }
+  return { ...shared, ...known, sensitivity }
 }

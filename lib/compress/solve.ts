@@ -1,10 +1,9 @@
 import type { Calibration } from '../calibrate.js'
 import { FlrcError } from '../errors.js'
-import { complete, generate } from '../generate.js'
 import { LoadedModel, type TaskOptions } from '../model.js'
 import { windowPerplexity } from './held-out.js'
 import type { AllocateOptions } from './options.js'
-import { type Known, shareRanks } from './ranks.js'
+import { type Known, shareRanks, smallestKeepOf } from './ranks.js'
 
 /** Least keep that is tried: what is smaller says little any more. */
 export const leastKeep = 0.05
@@ -29,11 +28,16 @@ export interface Crossing {
  *
  * @param near an excess, in size, of the wanted side that is near enough to end
  */
-export async function crossing(excess: Excess, wanted: 'below' | 'above', near: number): Promise<Crossing> {
+export async function crossing(
+  excess: Excess,
+  wanted: 'below' | 'above',
+  near: number,
+  least = leastKeep,
+): Promise<Crossing> {
   const at = async (keep: number) => ({ keep, excess: await excess(keep) })
   let above = await at(1)
   if (above.excess <= 0) return { below: above, above: undefined }
-  let below = await at(leastKeep)
+  let below = await at(least)
   if (below.excess > 0) return { below: undefined, above: below }
   const weight = { below: 1, above: 1 }
   let slow = above.keep - below.keep
@@ -68,11 +72,12 @@ export async function solveKeep(
   const { keep, targetBytes, targetPerplexityIncrease, targetTokensPerSecond } = options
   if (keep !== undefined) return keep
   const trial: Trial = (share, measure) => cutFor(calibration, known, options, share, measure)
-  if (targetBytes !== undefined) return keepOfBytes(trial, targetBytes)
+  const least = Math.max(leastKeep, smallestKeepOf(calibration, known, options))
+  if (targetBytes !== undefined) return keepOfBytes(trial, targetBytes, least)
   if (targetPerplexityIncrease !== undefined) {
-    return keepOfPerplexity(calibration, trial, targetPerplexityIncrease, options)
+    return keepOfPerplexity(calibration, trial, targetPerplexityIncrease, { ...options, least })
   }
-  return keepOfSpeed(calibration.model, trial, targetTokensPerSecond ?? 0, options)
+  return keepOfSpeed(calibration.model, trial, targetTokensPerSecond ?? 0, { ...options, least })
 }
 
 /** Cuts a model at a keep, measures it, and lets it go. */
@@ -86,9 +91,11 @@ async function cutFor<T>(
   measure: (small: LoadedModel) => T | Promise<T>,
 ): Promise<T> {
   const { storage = 'pivoted', dtype = calibration.model.dtype, signal, onProgress } = options
-  const { levels } = shareRanks(calibration, known, { ...options, ...atKeep(options, keep) })
+  const tell: TaskOptions['onProgress'] =
+    onProgress && (({ stage, ...rest }) => onProgress({ stage: `keep ${keep.toFixed(4)}: ${stage}`, ...rest }))
+  const levels = shareRanks(calibration, known, { ...options, ...atKeep(options, keep) })
   const small = new LoadedModel(
-    await calibration.factorize({ levels, storage, dtype }, keep, { signal, onProgress }),
+    await calibration.factorize({ levels, storage, dtype }, keep, { signal, onProgress: tell }),
   )
   try {
     return await measure(small)
@@ -97,26 +104,34 @@ async function cutFor<T>(
   }
 }
 
-/** The options at a keep that a target led to. */
+/**
+ * The options at a keep that a target led to: without the levels that are not below it, and their weights. Weights
+ * are of level 0 and then of each of `levels`.
+ */
 export function atKeep(
-  { levels }: AllocateOptions,
+  { levels = [], levelWeights }: AllocateOptions,
   keep: number,
-): { keep: number; levels?: readonly number[] } {
-  return { keep, levels: levels?.filter((budget) => budget < keep) }
+): { keep: number; levels: readonly number[]; levelWeights: readonly number[] | undefined } {
+  const stays = (budget: number | undefined) => budget === undefined || budget < keep
+  return {
+    keep,
+    levels: levels.filter(stays),
+    levelWeights: levelWeights?.filter((_, level) => level === 0 || stays(levels[level - 1])),
+  }
 }
 
-async function keepOfBytes(trial: Trial, target: number): Promise<number> {
+async function keepOfBytes(trial: Trial, target: number, least: number): Promise<number> {
   const excess = (keep: number) => trial(keep, ({ storedBytes }) => storedBytes - target)
-  const { below, above } = await crossing(excess, 'below', target * 1e-3)
+  const { below, above } = await crossing(excess, 'below', target * 1e-3, least)
   if (below) return below.keep
-  throw unreachable(`${target} bytes`, `keep ${leastKeep} takes ${target + (above?.excess ?? 0)}`)
+  throw unreachable(`${target} bytes`, `keep ${least} takes ${target + (above?.excess ?? 0)}`)
 }
 
 async function keepOfPerplexity(
   calibration: Calibration,
   trial: Trial,
   target: number,
-  task: TaskOptions,
+  { least, ...task }: TaskOptions & { least: number },
 ): Promise<number> {
   const { heldOut, model } = calibration
   if (heldOut.length === 0) {
@@ -130,10 +145,10 @@ async function keepOfPerplexity(
   // The less is kept the higher the perplexity, so what rises with keep is what of the target is left.
   const excess = (keep: number) =>
     trial(keep, async (small) => target - ((await windowPerplexity(small, heldOut, 0, task)) / dense - 1))
-  const { below, above } = await crossing(excess, 'above', target * 0.02)
+  const { below, above } = await crossing(excess, 'above', target * 0.02, least)
   if (!above) {
-    const least = target - (below?.excess ?? 0)
-    throw unreachable(`a perplexity increase of ${percent(target)}`, `keep 1 has ${percent(least)}`)
+    const nearest = percent(target - (below?.excess ?? 0))
+    throw unreachable(`a perplexity increase of ${percent(target)}`, `keep 1 has ${nearest}`)
   }
   return above.keep
 }
@@ -142,6 +157,7 @@ async function keepOfPerplexity(
 const speedTokens = 32
 const speedRuns = 5
 const mostCorrections = 4
+const greedy = { temperature: 0, topK: 0, topP: 1, minP: 0, seed: 0 }
 
 /**
  * Decoding reads its weights once a token, so speed goes by bytes: from the dense model's speed follow the bytes a
@@ -151,7 +167,7 @@ async function keepOfSpeed(
   model: LoadedModel,
   trial: Trial,
   target: number,
-  { signal }: TaskOptions,
+  { signal, least }: TaskOptions & { least: number },
 ): Promise<number> {
   const dense = await decodingSpeed(model, signal)
   let bytes = ((model.levels[0]?.bytesPerToken ?? 0) * dense) / target
@@ -159,8 +175,8 @@ async function keepOfSpeed(
   for (let correction = 0; correction < mostCorrections; correction++) {
     const room = bytes
     const excess = (keep: number) => trial(keep, ({ levels }) => (levels[0]?.bytesPerToken ?? 0) - room)
-    const { below } = await crossing(excess, 'below', room * 5e-3)
-    const keep = below?.keep ?? leastKeep
+    const { below } = await crossing(excess, 'below', room * 5e-3, least)
+    const keep = below?.keep ?? least
     const speed = await trial(keep, (small) => decodingSpeed(small, signal))
     if (speed >= target) return keep
     if (speed > best.speed) best = { keep, speed }
@@ -173,14 +189,21 @@ async function keepOfSpeed(
   )
 }
 
-/** Median tokens a second of greedy decoding at level 0 after a short prompt. */
+/** Median tokens a second of decoding at level 0; what is decoded makes no difference. */
 async function decodingSpeed(model: LoadedModel, signal: AbortSignal | undefined): Promise<number> {
-  const maxTokens = Math.min(speedTokens, model.config.contextLength - 1)
-  const prompt = Int32Array.of(model.config.bosTokenId ?? 0)
+  const steps = Math.min(speedTokens, model.config.contextLength - 1)
+  const token = model.config.bosTokenId ?? 0
   const speeds: number[] = []
   for (let run = 0; run < speedRuns; run++) {
-    const { tokensPerSecond } = await complete(generate(model, prompt, { maxTokens, signal }))
-    speeds.push(tokensPerSecond)
+    const session = model.createSession()
+    try {
+      await session.prefill(Int32Array.of(token), 0, signal)
+      const begin = performance.now()
+      for (let draw = 0; draw < steps; draw++) await session.decode(token, 0, { ...greedy, draw }, signal)
+      speeds.push((1000 * steps) / (performance.now() - begin))
+    } finally {
+      session.release()
+    }
   }
   return speeds.sort((a, b) => a - b)[speedRuns >> 1] ?? 0
 }

@@ -1,5 +1,5 @@
 import type { CurveName, Markish } from '@observablehq/plot'
-import { colour, seriesColour } from './colours.js'
+import { colour, seriesColour, seriesColours } from './colours.js'
 import { draw, type FigureText, gridStroke, type PlotLibrary, plotLibrary, textWidth } from './draw.js'
 import { formatTick, logTicks, wholeTicks } from './ticks.js'
 
@@ -179,7 +179,9 @@ function legendEntry(
 }
 
 function symbolOf(style: number) {
-  return { symbol: symbols[style % symbols.length] ?? 'circle', fill: seriesColour(style) }
+  // Where colours repeat, symbols do not go with them.
+  const shifted = style + Math.floor(style / seriesColours)
+  return { symbol: symbols[shifted % symbols.length] ?? 'circle', fill: seriesColour(style) }
 }
 
 function seriesMarks(plot: PlotLibrary, series: Series, style: number, curve: CurveName): Markish[] {

@@ -50,10 +50,14 @@ type MeasuredSpec = v.InferOutput<typeof modelSchema>
 const rowSchema = v.object({
   model: modelSchema,
   keep: v.number(),
-  equalBytes: v.number(),
+  /** Of the tables of methods; the others have no sizes to compare. */
+  equalBytes: v.optional(v.number()),
   perplexity: v.optional(v.number()),
   summaries: v.optional(v.object({ rougeL: v.number(), interval: v.optional(interval) })),
-  meanActiveBudget: v.optional(v.number()),
+  /** Of the tables of progressive decoding. */
+  name: v.optional(v.string()),
+  schedule: v.optional(v.string()),
+  quality: v.optional(v.object({ meanActiveBudget: v.number() })),
 })
 
 const fileSchema = v.object({
@@ -64,8 +68,25 @@ const fileSchema = v.object({
 
 const limit = 100_000_000
 
-/** The rows that `npm run bench:quality -- --json FILE` wrote. E_NOT_FOUND, E_IO, E_USAGE for another file. */
-export async function readQuality(file: string): Promise<QualityRows> {
+/**
+ * The rows that `npm run bench:quality` or `bench:progressive` wrote with `--json FILE`, of one file after another.
+ * E_NOT_FOUND, E_IO, E_USAGE for another file, or files of different models.
+ */
+export async function readQuality(files: readonly string[]): Promise<QualityRows> {
+  const read = await Promise.all(files.map(readRows))
+  const hashes = new Set(read.flatMap(({ modelSha256 }) => modelSha256 ?? []))
+  if (hashes.size > 1) {
+    throw new FlrcError('E_USAGE', `${files.join(', ')} are of different models; give rows of one model`)
+  }
+  const [modelSha256] = hashes
+  return {
+    caption: read.map(({ caption }) => caption).join(' '),
+    models: read.flatMap(({ models }) => models),
+    ...(modelSha256 === undefined ? {} : { modelSha256 }),
+  }
+}
+
+async function readRows(file: string): Promise<QualityRows> {
   const parsed = v.safeParse(fileSchema, await readJsonObject(file, { limit, code: 'E_USAGE' }))
   if (!parsed.success) {
     throw new FlrcError(
@@ -85,35 +106,24 @@ export async function readQuality(file: string): Promise<QualityRows> {
 
 function captionOf(settings: Record<string, string | number>): string {
   const { model, weights, calibration, samples, seqLen, text, windows } = settings
+  const on = text === undefined ? '' : `, perplexity of ${windows} windows of ${seqLen} tokens of ${text}`
   return (
-    `${model} (weights in ${weights}); calibrated on ${samples} windows of ${seqLen} tokens of ${calibration}, ` +
-    `perplexity of ${windows} windows of ${seqLen} tokens of ${text}. Embeddings and output head count as int8 in every row.`
+    `${model} (weights in ${weights}); calibrated on ${samples} windows of ${seqLen} tokens of ${calibration}${on}. ` +
+    'Embeddings and output head count as int8 in every row.'
   )
 }
 
-function measured({
-  model,
-  keep,
-  equalBytes,
-  perplexity,
-  summaries,
-  meanActiveBudget,
-}: v.InferOutput<typeof rowSchema>) {
-  const known = {
+function measured(row: v.InferOutput<typeof rowSchema>): MeasuredModel {
+  const { model, keep, equalBytes, perplexity, summaries, name, schedule, quality } = row
+  const trivial = model.kind === 'trivial'
+  const budget = trivial ? {} : { meanActiveBudget: quality?.meanActiveBudget ?? keep }
+  return {
+    ...(name === undefined || trivial ? named(model) : { series: name, label: schedule ?? '' }),
     keep,
-    ...(model.kind === 'trivial' ? {} : { bytes: equalBytes }),
+    ...(trivial || equalBytes === undefined ? {} : { bytes: equalBytes }),
     ...(perplexity === undefined ? {} : { perplexity }),
-    ...(summaries
-      ? {
-          rougeL: {
-            mean: summaries.rougeL,
-            interval: summaries.interval,
-            ...(model.kind === 'trivial' ? {} : { meanActiveBudget: meanActiveBudget ?? keep }),
-          },
-        }
-      : {}),
+    ...(summaries ? { rougeL: { mean: summaries.rougeL, interval: summaries.interval, ...budget } } : {}),
   }
-  return { ...named(model), ...known }
 }
 
 function named(model: MeasuredSpec): Pick<MeasuredModel, 'series' | 'label' | 'aside'> {
