@@ -93,13 +93,14 @@ async function cut(
 ): Promise<Model> {
   const { model, figures } = calibration
   const { projections } = model
-  const { method = 'curve', storage = 'pivoted', dtype = model.dtype, levelWeights } = given
+  const { method = 'curve', storage = 'pivoted', dtype = model.dtype } = given
   const { score = 'fisher', power = 1, rankFloor = 1, rankMultiple = 1, dense = true } = given
   if (given.recovery === undefined || given.keep === undefined) checkMoments(calibration, dtype)
   const known = await knownOf(calibration, given)
   const solveBegin = performance.now()
   const keep = await solveKeep(calibration, known, given)
   const options = given.keep === undefined ? { ...given, ...atKeep(given, keep) } : { ...given, keep }
+  const { levelWeights } = options
   const budgets = levelBudgets(keep, options.levels)
   const allocateBegin = performance.now()
   const levels = shareRanks(calibration, known, options)

@@ -56,7 +56,10 @@ export interface AllocateOptions extends KeepOptions {
   rankMultiple?: number
   /** Whether a projection may be left dense; true by default. */
   dense?: boolean
-  /** Share of tokens spent at each level, any scale; equal by default. */
+  /**
+   * Share of tokens spent at each level, any scale; equal by default. With a target, of level 0 and then of each of
+   * `levels`.
+   */
   levelWeights?: readonly number[]
 }
 
