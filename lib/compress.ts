@@ -9,7 +9,7 @@ import { knownOf, shareRanks } from './compress/ranks.js'
 import { atKeep, solveKeep } from './compress/solve.js'
 import { FlrcError } from './errors.js'
 import type { StorageDtype } from './format/types.js'
-import { checkMemory, memoryNeeds } from './memory.js'
+import { checkMemory, memoryNeeds, recoveryBytes } from './memory.js'
 import type { LoadedModel, Projection, TaskOptions } from './model.js'
 import { Model } from './public-model.js'
 import type { RecoveryReport } from './recover/report.js'
@@ -47,8 +47,9 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
   const mustHoldOut = targetPerplexityIncrease !== undefined
   const seqLen = windowLength(model, options.seqLen)
   const asked = { whitening: whitening ?? usualWhitening, samples, seqLen, threads: model.threads }
-  // The factors come to lie beside the dense weights.
-  checkMemory(memoryNeeds(model.config, { ...asked, weights: model.bytes }), options.memory)
+  // The factors come to lie beside the dense weights, and what trains them beside both.
+  const weights = model.bytes + (recovery ? recoveryBytes * model.denseParameters : 0)
+  checkMemory(memoryNeeds(model.config, { ...asked, weights }), options.memory)
   const calibration = await calibrate(model, {
     ...options,
     whitening,

@@ -36,6 +36,9 @@ export function weightBytes(source: ModelSource, dtype: StorageDtype): number {
   return Math.ceil(elements * bytesOf[dtype])
 }
 
+/** Bytes of a recovery for each block parameter: the parameter, its gradient and Adam's two moments as f32. */
+export const recoveryBytes = 16
+
 /** Free memory in bytes, within a container's limit. */
 export function availableMemory(): number {
   // Elsewhere what counts as free leaves out what the system would give up at once.

@@ -273,6 +273,9 @@ commands('the demo ends within a minute, shows that the curves help, and may be 
   }
   assert.ok(rows.every(({ text }) => text.length > 10))
   assert.ok((results.seconds as number) < 60, `took ${results.seconds} s`)
+  assert.is(results.report, path.join('flrc-demo', 'report.html'))
+  const report = readFileSync(file(results.report as string), 'utf8')
+  assert.match(report, /<h1>flrc-demo<\/h1>[\s\S]*id="methods-figure-title"/)
   const loaded = await json(['inspect', 'flrc-demo'])
   assert.is((loaded.levels as unknown[]).length, 3)
 })

@@ -1,13 +1,14 @@
 import { availableParallelism } from 'node:os'
 import { type Command, Option } from 'commander'
-import type { AllocationMethod, FactorStorage } from '../allocate.js'
+import { type AllocationMethod, denseParametersOf, type FactorStorage } from '../allocate.js'
 import { type CalibrateOptions, type CalibrationText, usualWhitening, type Whitening } from '../calibrate.js'
 import { windowLength } from '../calibration/windows.js'
 import { besideTarget, prepareTarget } from '../checkpoint/directory.js'
 import { checkCompressOptions, compress, type KeepOptions, type ScoreKind } from '../compress.js'
 import { FlrcError } from '../errors.js'
 import type { StorageDtype } from '../format/types.js'
-import { checkMemory, gigabytes, memoryNeeds, weightBytes } from '../memory.js'
+import { checkMemory, gigabytes, memoryNeeds, recoveryBytes, weightBytes } from '../memory.js'
+import { projectionsOf } from '../model.js'
 import { openModelSource } from '../model-source.js'
 import type { CompressionReport } from '../public-model.js'
 import type { RecoveryReport } from '../recover/report.js'
@@ -197,20 +198,21 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
 /** What it will take, said before it is taken; E_OUT_OF_MEMORY where that is not there. */
 async function tellMemory(
   path: string,
-  { method, whitening, samples, seqLen, threads, memory }: CompressFlags,
+  { method, whitening, samples, seqLen, threads, memory, recover }: CompressFlags,
   dtype: StorageDtype,
 ): Promise<void> {
   const source = await openModelSource(path)
+  const training = recover === undefined ? 0 : recoveryBytes * denseParametersOf(projectionsOf(source.config))
   const needs = memoryNeeds(source.config, {
     whitening: whitening ?? (method === 'asvd' ? 'scaled' : usualWhitening),
     ...{ samples, threads, seqLen: windowLength(source, seqLen) },
-    weights: 2 * weightBytes(source, dtype),
+    weights: 2 * weightBytes(source, dtype) + training,
   })
   checkMemory(needs, memory)
   const { weights, least, everything, available } = needs
   note(
-    `memory: ${gigabytes(weights)} for the weights, dense and compressed, and ${gigabytes(least)} to ` +
-      `${gigabytes(everything)} to calibrate; ${gigabytes(available)} are free`,
+    `memory: ${gigabytes(weights)} for the weights, dense and compressed${training > 0 ? ', and their training' : ''}, ` +
+      `${gigabytes(least)} to ${gigabytes(everything)} to calibrate; ${gigabytes(available)} are free`,
   )
 }
 

@@ -19,6 +19,8 @@ const turn = { light: 6, dark: 5 }
 export type Paper = 'light' | 'dark'
 
 export const seriesColours = series.light.length
+/** The grey one: of what all others are compared with. */
+export const neutralStyle = seriesColours - 1
 export const rampClasses = ramp.light.length
 
 /** The value of every colour's variable, `--` left out. */

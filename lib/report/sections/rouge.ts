@@ -1,4 +1,4 @@
-import { seriesPlot } from '../../plots.js'
+import { neutralStyle, seriesPlot } from '../../plots.js'
 import type { ReportContents } from '../contents.js'
 import type { Section } from '../html.js'
 
@@ -11,9 +11,10 @@ export async function rougeSection({ quality }: ReportContents): Promise<Section
   if (!quality || budgeted.length === 0) return undefined
   const trivial = models.filter(({ rougeL }) => rougeL.meanActiveBudget === undefined)
   const names = [...new Set(budgeted.map((model) => nameOf(model.series, model.label)))]
-  const series = names.map((name) => ({
+  const series = names.map((name, index) => ({
     name,
-    scattered: name === 'dense',
+    style: isDense(name) ? neutralStyle : index,
+    scattered: isDense(name),
     points: budgeted
       .filter((model) => nameOf(model.series, model.label) === name)
       .map(({ rougeL: { meanActiveBudget = 1, mean, interval } }) => ({
@@ -63,6 +64,10 @@ export async function rougeSection({ quality }: ReportContents): Promise<Section
       },
     ],
   }
+}
+
+function isDense(name: string): boolean {
+  return name.startsWith('dense')
 }
 
 /** Calibration texts make more of a difference to summaries than to be one line. */

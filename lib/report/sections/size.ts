@@ -1,10 +1,8 @@
-import { type Series, seriesPlot } from '../../plots.js'
+import { neutralStyle, type Series, seriesPlot } from '../../plots.js'
 import { type ReportContents, tensorBytes } from '../contents.js'
 import type { Figure, Section } from '../html.js'
 import type { MeasuredModel, QualityRows } from '../quality.js'
 
-/** The grey one of the series' styles: what is no method of its own. */
-const denseStyle = 7
 /** Perplexities beyond so many times the least are left to the table. */
 const farthest = 8
 
@@ -131,7 +129,7 @@ function seriesOf(models: readonly Sized[]): Series[] {
         return {
           name,
           scattered: true,
-          style: denseStyle,
+          style: neutralStyle,
           points: mine.map((model) => ({ ...point(model), label: model.label })),
         }
       }
