@@ -122,7 +122,9 @@ async function cut(
   const measureBegin = performance.now()
   // A recovery may have trained on the windows held out here; it has its own.
   const measures = calibration.heldOut.length > 0 && recovered === undefined
-  const heldOut = measures ? await heldOutPerplexity(calibration, parts, options) : undefined
+  const perplexity = measures ? await heldOutPerplexity(calibration, parts, options) : undefined
+  const decidedKeep = given.targetPerplexityIncrease !== undefined
+  const heldOut = perplexity && { ...perplexity, ...(decidedKeep ? { decidedKeep } : {}) }
   const end = performance.now()
 
   const { whitening, shrinkage, labels, seed, samples, seqLen, tokens } = calibration.options

@@ -62,7 +62,7 @@ function subtitleOf({ inspection, storage, plan }: ReportContents): string {
 }
 
 function factsOf({ inspection, projections, plan }: ReportContents): Fact[] {
-  const { levels, keep } = inspection
+  const { levels } = inspection
   const source = plan?.model?.bytes
   const heldOut = plan?.heldOut
   const own = heldOut?.levels[0]
@@ -72,7 +72,7 @@ function factsOf({ inspection, projections, plan }: ReportContents): Fact[] {
     {
       name: 'Kept',
       value: (levels[0]?.budget ?? 1).toFixed(3),
-      remark: `of block parameters (asked: ${keep})`,
+      remark: 'of block parameters',
     },
     {
       name: 'Stored',

@@ -4,6 +4,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { calibrate } from '#lib/calibrate.js'
 import { calibrationWindows } from '#lib/calibration/windows.js'
+import { heldOutSource } from '#lib/checkpoint/plan.js'
 import { parseDecimalBytes, parseShare } from '#lib/cli/options.js'
 import { crossing, leastKeep } from '#lib/compress/solve.js'
 import { type CompressOptions, compress } from '#lib/compress.js'
@@ -137,6 +138,8 @@ targets('perplexity: the smallest keep within it, measured on windows held out',
   })
   const increase = (heldOut?.levels[0]?.perplexity ?? 0) / (heldOut?.dense.perplexity ?? 1) - 1
   assert.ok(increase <= target && increase > target * 0.7, `${increase} at keep ${keep}`)
+  assert.is(heldOut?.decidedKeep, true)
+  assert.match(heldOut ? heldOutSource(heldOut) : '', /keep was chosen on them/)
   assert.is(levels.length, 3, 'a level above keep is left out')
   const less = await solved({ keep: keep - 0.02, levels: [0.3, 0.2] })
   const worse = (less.heldOut?.levels[0]?.perplexity ?? 0) / (heldOut?.dense.perplexity ?? 1) - 1

@@ -2,7 +2,7 @@ import { costOfRanks, type FactorStorage, type ProjectionShape } from '../alloca
 import type { StoredLevel } from '../format/types.js'
 import { ranksPlot, scoresPlot, standalone } from '../plots.js'
 import type { CardFigure, MeasuredTable } from './card.js'
-import type { HeldOutPerplexity } from './plan.js'
+import { type HeldOutPerplexity, heldOutSource } from './plan.js'
 
 interface Drawn {
   projections: readonly (ProjectionShape & { layer: number; kind: string })[]
@@ -41,14 +41,13 @@ export async function cardFigures({ projections, levels, storage, scores }: Draw
 
 /** What was measured when the checkpoint was made, as the card's table. */
 export function heldOutTable(
-  { windows, tokens, dense, levels }: HeldOutPerplexity,
+  heldOut: HeldOutPerplexity,
   stored: { bytes: number; budgets: readonly number[] },
 ): MeasuredTable {
+  const { dense, levels } = heldOut
   const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1)
   return {
-    caption:
-      `Perplexity on ${windows} windows (${tokens} losses) of the calibration's text that were not calibrated on; ` +
-      'MB of all tensors.',
+    caption: `${heldOutSource(heldOut)} MB of all tensors.`,
     columns: ['model', 'active budget', 'MB', 'perplexity'],
     rows: [
       ['dense', '1', megabytes(dense.bytes), dense.perplexity.toFixed(2)],

@@ -58,9 +58,21 @@ export interface HeldOutPerplexity {
   windows: number
   /** Losses measured. */
   tokens: number
+  /** Whether they also decided keep (`targetPerplexityIncrease`), which flatters it a little. */
+  decidedKeep?: boolean
   /** Bytes of all tensors as a checkpoint would store them in the type that the model is held in. */
   dense: { bytes: number; perplexity: number }
   levels: { perplexity: number }[]
+}
+
+/** What the figures were measured on, as a sentence of a caption. */
+export function heldOutSource({
+  windows,
+  tokens,
+  decidedKeep = false,
+}: Pick<HeldOutPerplexity, 'windows' | 'tokens' | 'decidedKeep'>): string {
+  const choice = decidedKeep ? '; keep was chosen on them, which flatters it a little' : ''
+  return `Measured on ${windows} windows (${tokens} losses) of the calibration's text that were not calibrated on${choice}.`
 }
 
 /** Nine digits tell any two fp32 numbers apart. */

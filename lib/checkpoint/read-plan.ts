@@ -37,6 +37,7 @@ const planSchema = v.object({
     v.object({
       windows: v.number(),
       tokens: v.number(),
+      decidedKeep: v.optional(v.boolean()),
       dense: v.object({ bytes: v.number(), perplexity: v.number() }),
       levels: v.array(v.object({ perplexity: v.number() })),
     }),

@@ -1,3 +1,4 @@
+import { heldOutSource } from '../../checkpoint/plan.js'
 import { neutralStyle, type Series, seriesPlot } from '../../plots.js'
 import { type ReportContents, tensorBytes } from '../contents.js'
 import type { Figure, Section } from '../html.js'
@@ -26,7 +27,7 @@ export async function sizeSection(contents: ReportContents): Promise<Section | u
 async function ownFigure({ plan, inspection }: ReportContents): Promise<Figure | undefined> {
   const heldOut = plan?.heldOut
   if (!heldOut) return undefined
-  const { dense, levels, windows, tokens } = heldOut
+  const { dense, levels } = heldOut
   const budget = (level: number) => inspection.levels[level]?.budget ?? 1
   const points = levels.map(({ perplexity }, level) => ({ x: budget(level), y: perplexity })).reverse()
   const title = 'Perplexity against active budget'
@@ -46,7 +47,7 @@ async function ownFigure({ plan, inspection }: ReportContents): Promise<Figure |
     columns: ['model', 'active budget', 'MB', 'perplexity', 'beside dense'],
     rows: [['dense', '1', (dense.bytes / 1e6).toFixed(2), dense.perplexity.toFixed(3), ''], ...rows],
   }
-  const measuredOn = `Measured on ${windows} windows (${tokens} losses) of the calibration's text that were not calibrated on.`
+  const measuredOn = heldOutSource(heldOut)
   if (levels.length < 2) return { caption: `${seen} ${measuredOn}`, table }
   return {
     svg: await seriesPlot({
