@@ -27,8 +27,9 @@ export interface MapPlot extends FigureText {
 const margins = { left: 58, bottom: 38, right: 8, top: 8 }
 const rowHeight = 24
 const panelHead = 26
-/** Pixels that a character of a cell's text takes. */
-const narrowCharacter = 5.2
+/** Of the largest text in a cell, and of the least that can be read; a character is .62 as wide as high. */
+const [largestText, leastText] = [9.5, 7.5]
+const characterShare = 0.62
 
 /** Cells coloured by a share, with their values written in them: columns across, rows down, as SVG (see `draw`). */
 export async function mapPlot(figure: MapPlot): Promise<string> {
@@ -37,7 +38,9 @@ export async function mapPlot(figure: MapPlot): Promise<string> {
   const cells = panels.flatMap(({ name, cells: inPanel }) => inPanel.map((cell) => ({ ...cell, panel: name })))
   const columns = [...new Set(cells.map(({ column }) => column))].sort((a, b) => a - b)
   const room = (width - margins.left - margins.right) / columns.length
-  const written = cells.every(({ text }) => text.length * narrowCharacter + 3 < room)
+  const longest = Math.max(...cells.map(({ text }) => text.length))
+  const fontSize = Math.min(largestText, (room - 4) / (longest * characterShare))
+  const written = fontSize >= leastText
   const every = Math.max(1, Math.ceil(22 / room))
   const at = { x: 'column', y: 'row', fy: 'panel' }
   const classes = Array.from({ length: rampClasses }, (_, index) => ({
@@ -70,7 +73,7 @@ export async function mapPlot(figure: MapPlot): Promise<string> {
       ...classes.flatMap(({ index, cells: inClass }) => [
         plot.cell(inClass, { ...at, fill: colour(`ramp-${index}`), stroke: colour('rule'), strokeWidth: 0.5 }),
         ...(written
-          ? [plot.text(inClass, { ...at, text: 'text', fontSize: 9.5, fill: colour(`on-ramp-${index}`) })]
+          ? [plot.text(inClass, { ...at, text: 'text', fontSize, fill: colour(`on-ramp-${index}`) })]
           : []),
       ]),
     ],
