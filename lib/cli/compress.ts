@@ -188,9 +188,10 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
     )
   }
   if (report.storedBytes > report.sourceBytes) {
+    const remedy = dtype === 'int8' || dtype === 'int4' ? 'try --target-bytes' : 'try --dtype int8'
     note(
       `note: the checkpoint (${formatBytes(report.storedBytes)}) is larger than its source ` +
-        `(${formatBytes(report.sourceBytes)}), whose weights are stored in fewer bits; try --dtype int8 or int4`,
+        `(${formatBytes(report.sourceBytes)}), whose weights are stored in fewer bits; ${remedy}`,
     )
   }
 }
