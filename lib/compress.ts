@@ -46,7 +46,16 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
   const { samples = usualSamples, targetPerplexityIncrease } = options
   const mustHoldOut = targetPerplexityIncrease !== undefined
   const seqLen = windowLength(model, options.seqLen)
-  const asked = { whitening: whitening ?? usualWhitening, samples, seqLen, threads: model.threads }
+  // A recovery rounds for itself, but a target is looked for before it.
+  const roundsHere = recovery === undefined || options.keep === undefined
+  const inputMoments = roundsHere && isQuantised(options.dtype ?? model.dtype)
+  const asked = {
+    whitening: whitening ?? usualWhitening,
+    inputMoments,
+    samples,
+    seqLen,
+    threads: model.threads,
+  }
   // The factors come to lie beside the dense weights, and what trains them beside both.
   const weights = model.bytes + (recovery ? recoveryBytes * model.denseParameters : 0)
   checkMemory(memoryNeeds(model.config, { ...asked, weights }), options.memory)
@@ -55,8 +64,7 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
     whitening,
     calibration: given,
     curves: method === 'curve',
-    // A recovery rounds for itself, but a target is looked for before it.
-    inputMoments: isQuantised(options.dtype ?? model.dtype) && (recovery === undefined || options.keep === undefined),
+    inputMoments,
     heldOut: options.heldOut ?? (mustHoldOut ? Math.ceil(samples * heldOutShare) : 0),
     mustHoldOut,
   })
@@ -68,7 +76,7 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
   }
 }
 
-const isQuantised = (dtype: StorageDtype) => dtype === 'int8' || dtype === 'int4'
+export const isQuantised = (dtype: StorageDtype) => dtype === 'int8' || dtype === 'int4'
 
 function checkMoments({ options }: Calibration, dtype: StorageDtype): void {
   if (!isQuantised(dtype) || options.inputMoments) return

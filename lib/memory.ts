@@ -19,6 +19,8 @@ export interface MemoryNeeds {
 
 export interface MemoryQuestion {
   whitening: Whitening
+  /** Whether the inputs' moments are kept, to round against. */
+  inputMoments: boolean
   samples: number
   seqLen: number
   threads: number
@@ -48,9 +50,9 @@ export function availableMemory(): number {
 
 export function memoryNeeds(
   config: ModelConfig,
-  { whitening, samples, seqLen, threads, weights }: MemoryQuestion,
+  { whitening, inputMoments, samples, seqLen, threads, weights }: MemoryQuestion,
 ): MemoryNeeds {
-  const options = { whitening, sequences: samples, longest: seqLen, threads }
+  const options = { whitening, inputMoments, sequences: samples, longest: seqLen, threads }
   const needs = callNative((addon) => addon.calibrationMemory(nativeConfig(config), options))
   return { ...needs, weights, available: availableMemory() }
 }

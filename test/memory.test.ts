@@ -11,7 +11,14 @@ import { temporaryDirectory } from './support/paths.js'
 
 const GB = 1e9
 const dense = await Model.load(tinyModel)
-const question = { whitening: 'two-sided' as const, samples: 64, seqLen: 512, threads: 2, weights: GB }
+const question = {
+  whitening: 'two-sided' as const,
+  inputMoments: false,
+  samples: 64,
+  seqLen: 512,
+  threads: 2,
+  weights: GB,
+}
 
 test('needs grow with windows, threads and whitening, and the least with none of the first two', () => {
   const needs = memoryNeeds(dense.config, question)

@@ -16,7 +16,13 @@ import { temporaryDirectory } from './support/paths.js'
 
 const text = readFileSync(path.join(tinyModel, 'calibration.txt'), 'utf8')
 const dense = await Model.load(tinyModel)
-const calibration = await calibrate(dense, { calibration: [text], samples: 8, seqLen: 128, heldOut: 4 })
+const calibration = await calibrate(dense, {
+  calibration: [text],
+  samples: 8,
+  seqLen: 128,
+  heldOut: 4,
+  inputMoments: true,
+})
 
 async function solved(options: CompressOptions) {
   const small = await compress(dense, { calibration, ...options })

@@ -4,7 +4,7 @@ import { type AllocationMethod, denseParametersOf, type FactorStorage } from '..
 import { type CalibrateOptions, type CalibrationText, usualWhitening, type Whitening } from '../calibrate.js'
 import { windowLength } from '../calibration/windows.js'
 import { besideTarget, prepareTarget } from '../checkpoint/directory.js'
-import { checkCompressOptions, compress, type KeepOptions, type ScoreKind } from '../compress.js'
+import { checkCompressOptions, compress, isQuantised, type KeepOptions, type ScoreKind } from '../compress.js'
 import { FlrcError } from '../errors.js'
 import type { StorageDtype } from '../format/types.js'
 import { checkMemory, gigabytes, memoryNeeds, recoveryBytes, weightBytes } from '../memory.js'
@@ -199,13 +199,14 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
 /** What it will take, said before it is taken; E_OUT_OF_MEMORY where that is not there. */
 async function tellMemory(
   path: string,
-  { method, whitening, samples, seqLen, threads, memory, recover }: CompressFlags,
+  { dtype: stored, method, whitening, samples, seqLen, threads, memory, recover }: CompressFlags,
   dtype: StorageDtype,
 ): Promise<void> {
   const source = await openModelSource(path)
   const training = recover === undefined ? 0 : recoveryBytes * denseParametersOf(projectionsOf(source.config))
   const needs = memoryNeeds(source.config, {
     whitening: whitening ?? (method === 'asvd' ? 'scaled' : usualWhitening),
+    inputMoments: stored !== undefined && isQuantised(stored),
     ...{ samples, threads, seqLen: windowLength(source, seqLen) },
     weights: 2 * weightBytes(source, dtype) + training,
   })

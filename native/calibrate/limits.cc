@@ -115,8 +115,7 @@ LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t lo
 MemoryNeeds memoryNeeds(const ModelConfig& config, MomentKinds kinds, int64_t sequences, int64_t longest,
                         int threads) {
   const Needs needs = needsOf(config, kinds, longest);
-  const int64_t visit =
-      std::max({needs.perSequence, needs.moments / 2 + needs.perProjection, needs.keeping});
+  const int64_t visit = std::max({needs.perSequence, needs.moments / 2 + needs.perProjection, needs.keeping});
   // Boundaries of all layers, gradients of one, its kept activations, and what is finished of all.
   const int64_t boundaries = sequences * longest * config.hidden * (config.layers + 1) * kFloat;
   const int64_t stores = boundaries + sequences * needs.perSequence + config.layers * needs.finished;

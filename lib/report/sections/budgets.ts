@@ -16,7 +16,7 @@ export async function budgetsSection({ inspection }: ReportContents): Promise<Se
   const runs = shapes.map((shape) => {
     const schedule = progressive({ from, to, over: fall, shape })
     const asked = Array.from({ length: steps }, (_, step) =>
-      schedule(step, { step, promptTokens: 0, entropy: 0, levels }),
+      schedule(step, { step, promptTokens: 0, entropy: 0, level: 0, levels }),
     )
     const used = asked.map((budget, step) => (step === 0 ? 0 : levelOf(budget, levels)))
     return { shape, asked, used, budgets: used.map((level) => levels[level]?.budget ?? 1) }
