@@ -52,7 +52,9 @@ export function memoryNeeds(
   config: ModelConfig,
   { whitening, inputMoments, samples, seqLen, threads, weights }: MemoryQuestion,
 ): MemoryNeeds {
-  const options = { whitening, inputMoments, sequences: samples, longest: seqLen, threads }
+  // Shrunk moments take a little more; two-sided ones are by default.
+  const shrinks = whitening === 'two-sided'
+  const options = { whitening, inputMoments, shrinks, sequences: samples, longest: seqLen, threads }
   const needs = callNative((addon) => addon.calibrationMemory(nativeConfig(config), options))
   return { ...needs, weights, available: availableMemory() }
 }

@@ -594,7 +594,8 @@ Napi::Value calibrationMemory(const Napi::CallbackInfo& call) {
   const Napi::Object from = object(call[1], "options");
   const int threads = static_cast<int>(integer(from, "threads"));
   const MemoryNeeds needs =
-      memoryNeeds(config, momentKinds(whitening(from), boolean(from, "inputMoments"), boolean(from, "shrinks")), integer(from, "sequences"), integer(from, "longest"),
+      memoryNeeds(config, momentKinds(whitening(from), boolean(from, "inputMoments"), boolean(from, "shrinks")),
+                  integer(from, "sequences"), integer(from, "longest"),
                   threads > 0 ? threads : ThreadPool::availableCores());
   auto to = Napi::Object::New(call.Env());
   to.Set("least", toNumber(call.Env(), static_cast<double>(needs.least)));
