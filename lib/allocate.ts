@@ -6,7 +6,7 @@ import { falling } from './allocate/falling.js'
 import { allocateByHull } from './allocate/hull.js'
 import { allocateLevels } from './allocate/levels.js'
 import type { Problem } from './allocate/problem.js'
-import { makeProblem } from './allocate/problem.js'
+import { makeProblem, smallestBudget } from './allocate/problem.js'
 import { allocateFisher, allocateUniform } from './allocate/proportional.js'
 import { allocateBySensitivity, sensitivityRatios } from './allocate/sensitivity.js'
 import type { Allocation, AllocationOptions, ProjectionShape, Rank } from './allocate/types.js'
@@ -190,6 +190,15 @@ export function allocate(projections: readonly ProjectionShape[], options: Alloc
     estimatedLoss: curves && levels.map((ranks) => estimate(curves, ranks)),
     lowerBound: options.method === 'curve' ? lowerBound : undefined,
   }
+}
+
+/**
+ * The smallest keep that the rank floor and multiple of these options allow, whatever their budgets. E_USAGE for
+ * options that no keep allows.
+ */
+export function smallestKeep(projections: readonly ProjectionShape[], options: AllocationOptions): number {
+  const limits = options.curves?.map((curve) => curve.length - 1)
+  return smallestBudget(makeProblem(projections, { ...options, budgets: [1], levelWeights: undefined }, limits))
 }
 
 /** What costs as much as the dense projection even at the lowest level saves nothing: it is left dense. */

@@ -4,6 +4,7 @@ import type { CalibrationText, UsedSource } from './calibration/sources.js'
 import { type CalibrationWindows, calibrationWindows } from './calibration/windows.js'
 import { checkOneOf, checkRange, checkWhole } from './check.js'
 import { sha256OfFiles } from './checkpoint/plan.js'
+import { availableMemory } from './memory.js'
 import type { CalibrationHandle, LoadedModel, ModelParts, TaskOptions } from './model.js'
 import type { NativeCalibrationResult, NativeCuts, NativeFactorizeOptions } from './native-types.js'
 import { concatenate } from './text.js'
@@ -49,6 +50,13 @@ export interface CalibrateOptions extends TaskOptions {
    * on disk.
    */
   inputMoments?: boolean
+  /**
+   * Windows to hold out for measuring: as many as the sources have behind those calibrated on, none by default.
+   * The model's own text always has as many.
+   */
+  heldOut?: number
+  /** Holds them out even where fewer are then left to calibrate on; false by default. */
+  mustHoldOut?: boolean
 }
 
 /**
@@ -77,6 +85,7 @@ export type CalibrationFigures = Omit<NativeCalibrationResult, 'calibration' | '
 /** Chosen on held-out windows; see docs/quality.md. */
 const twoSidedShrinkage: Shrinkage = { inputs: 0.1, gradients: 0.5 }
 const noShrinkage: Shrinkage = { inputs: 0, gradients: 0 }
+export const usualWhitening: Whitening = 'two-sided'
 
 export const whitenings: readonly Whitening[] = ['none', 'scaled', 'input', 'two-sided']
 
@@ -104,6 +113,8 @@ export class Calibration {
   readonly hashes: { readonly model: string; readonly calibration: string }
   /** The token windows that were looked at. */
   readonly windows: readonly Int32Array[]
+  /** Windows of the same sources that were not looked at. */
+  readonly heldOut: readonly Int32Array[]
   /** What `sensitivitySearch` found over all projections, for later compressions of the same storage. */
   readonly sensitivities = new Map<FactorStorage, Sensitivity>()
   readonly #handle: CalibrationHandle
@@ -114,7 +125,7 @@ export class Calibration {
     figures: CalibrationFigures,
     options: Calibration['options'],
     hashes: Calibration['hashes'],
-    made: Pick<CalibrationWindows, 'windows' | 'sources'> & { seconds: number },
+    made: Pick<CalibrationWindows, 'windows' | 'heldOut' | 'sources'> & { seconds: number },
   ) {
     this.#handle = handle
     this.model = handle.model
@@ -123,6 +134,7 @@ export class Calibration {
     this.options = options
     this.hashes = hashes
     this.windows = made.windows
+    this.heldOut = made.heldOut
     this.sources = made.sources
     this.windowSeconds = made.seconds
     this.scores = Object.fromEntries(
@@ -171,10 +183,11 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
   const {
     labels = 'model',
     seed = 0,
-    whitening = 'two-sided',
+    whitening = usualWhitening,
     curves = true,
     inputMoments = false,
     memory = defaultMemory(),
+    heldOut: spare = 0,
   } = options
   checkOneOf('labels', labels, ['model', 'data'])
   checkOneOf('whitening', whitening, whitenings)
@@ -185,9 +198,10 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
   }
   checkWhole('seed', seed, 0)
   checkWhole('memory', memory, 1)
+  checkWhole('heldOut', spare, 0)
   const begin = performance.now()
-  const { windows, sources, sha256 } = await calibrationWindows(model, { ...options, memory })
-  const made = { windows, sources, seconds: (performance.now() - begin) / 1000 }
+  const { windows, heldOut, sources, sha256 } = await calibrationWindows(model, { ...options, memory })
+  const made = { windows, heldOut, sources, seconds: (performance.now() - begin) / 1000 }
   const tokens = concatenate(windows)
   const settings = {
     tokens,
@@ -227,8 +241,9 @@ function weightFiles(model: LoadedModel): string[] {
   return [...new Set(Array.from(model.source.tensors.values(), ({ file }) => file))]
 }
 
-/** Half of the memory that this process may use, in bytes. */
+/** Half of the memory that this process may use, in bytes, or what of it is free where that is less. */
 export function defaultMemory(): number {
   const allowed = process.constrainedMemory?.() ?? 0
-  return Math.floor((allowed > 0 ? Math.min(allowed, totalmem()) : totalmem()) / 2)
+  const half = Math.floor((allowed > 0 ? Math.min(allowed, totalmem()) : totalmem()) / 2)
+  return Math.max(1, Math.min(half, availableMemory()))
 }

@@ -1,95 +1,36 @@
-import {
-  type AllocationMethod,
-  allocate,
-  type FactorStorage,
-  levelBudgets,
-  type Sensitivity,
-} from './allocate.js'
-import { sensitivitySearch } from './asvd.js'
+import { levelBudgets, type Sensitivity } from './allocate.js'
 import { callNative, packageVersion } from './binding.js'
-import {
-  type CalibrateOptions,
-  Calibration,
-  type CalibrationText,
-  calibrate,
-  type ProjectionScores,
-} from './calibrate.js'
-import { checkOneOf, checkRange } from './check.js'
+import { Calibration, calibrate, usualWhitening } from './calibrate.js'
+import { windowLength } from './calibration/windows.js'
 import type { CompressionPlan } from './checkpoint/plan.js'
+import { heldOutPerplexity } from './compress/held-out.js'
+import { type AllocateOptions, type CompressOptions, checkCompressOptions } from './compress/options.js'
+import { knownOf, shareRanks } from './compress/ranks.js'
+import { atKeep, solveKeep } from './compress/solve.js'
 import { FlrcError } from './errors.js'
 import type { StorageDtype } from './format/types.js'
+import { checkMemory, memoryNeeds, recoveryBytes } from './memory.js'
 import type { LoadedModel, Projection, TaskOptions } from './model.js'
-import { dtypes, Model } from './public-model.js'
+import { Model } from './public-model.js'
 import type { RecoveryReport } from './recover/report.js'
 import { checkRecoverOptions, type RecoverOptions, recover, recoveryWindows } from './recover.js'
 
-const methods: readonly AllocationMethod[] = ['curve', 'fisher', 'energy', 'asvd', 'uniform']
-const scoreKinds: readonly ScoreKind[] = ['fisher', 'gradient', 'taylor']
-const storages: readonly FactorStorage[] = ['pivoted', 'plain']
+export {
+  type AllocateOptions,
+  type CompressOptions,
+  checkCompressOptions,
+  type KeepOptions,
+  type ScoreKind,
+} from './compress/options.js'
 
-/** Which of the scores of `ProjectionScores`. */
-export type ScoreKind = keyof ProjectionScores
-
-export interface AllocateOptions {
-  /** Stored block parameters / dense block parameters, in (0, 1]. */
-  keep: number
-  /** Active budgets of the levels, falling, at most `keep`; one level of budget `keep` by default. */
-  levels?: readonly number[]
-  /**
-   * `curve` by default. `asvd` has one level, and searches for hours where the model is large: see
-   * `sensitivitySearch`, whose result it uses where the calibration has one.
-   */
-  method?: AllocationMethod
-  /** How factors are stored: `pivoted` (default) needs the fewest numbers, `plain` is for research. */
-  storage?: FactorStorage
-  /**
-   * Type that factors and what stays dense are stored in; the model's own by default. int8 and int4 are rounded
-   * against the calibration's moments.
-   */
-  dtype?: StorageDtype
-  /** What `fisher` goes by; `fisher`, sum (G o W)^2, by default. */
-  score?: ScoreKind
-  /** Exponent of `fisher`: rank in proportion to score^power; 1 by default. */
-  power?: number
-  /** Least rank of a factored projection: whole ranks, or a share of full rank below 1. */
-  rankFloor?: number
-  /** Ranks are multiples of this; 1 by default. */
-  rankMultiple?: number
-  /** Whether a projection may be left dense; true by default. */
-  dense?: boolean
-  /** Share of tokens spent at each level, any scale; equal by default. */
-  levelWeights?: readonly number[]
-}
-
-export interface CompressOptions
-  extends AllocateOptions,
-    Omit<CalibrateOptions, 'calibration' | 'curves' | 'inputMoments'> {
-  /**
-   * What to calibrate on (the model's own text by default), or the result of `calibrate` on this model, whose
-   * options then hold (int8 and int4 want its `inputMoments`).
-   */
-  calibration?: readonly CalibrationText[] | Calibration
-  /** Trains the factors towards the dense model for so many minutes; not at all by default. */
-  recover?: number | RecoverOptions
-}
-
-/** Rejects options that no model could satisfy, before any work. E_USAGE names the option. */
-export function checkCompressOptions(options: AllocateOptions): void {
-  const { keep, levels, method = 'curve', storage = 'pivoted', dtype = 'bf16' } = options
-  checkRange('keep', keep, Number.MIN_VALUE, 1, 'a number above 0, at most 1')
-  const budgets = levelBudgets(keep, levels)
-  checkOneOf('method', method, methods)
-  if (method === 'asvd' && budgets.length > 1) {
-    throw new FlrcError('E_USAGE', 'method asvd has one level; leave levels out, or use another method')
-  }
-  checkOneOf('score', options.score ?? 'fisher', scoreKinds)
-  checkOneOf('storage', storage, storages)
-  checkOneOf('dtype', dtype, dtypes)
-}
+/** Of the windows to calibrate on, the share that a target of perplexity is measured on beside them. */
+const heldOutShare = 1 / 8
+const usualSamples = 64
 
 /**
- * Compresses a model: calibrates it (unless a calibration is given), shares the rank out, cuts the factors. The
- * model given stays as it was. Errors: E_USAGE, E_CALIBRATION, E_CHAT_TEMPLATE, E_CONTEXT, E_NUMERIC, E_DISPOSED, E_ABORTED.
+ * Compresses a model: calibrates it (unless a calibration is given), finds the keep where a target is given, shares
+ * the rank out, cuts the factors. The model given stays as it was. Errors: E_USAGE (also for a target that no keep
+ * reaches, naming the nearest), E_CALIBRATION, E_CHAT_TEMPLATE, E_CONTEXT, E_NUMERIC, E_DISPOSED, E_ABORTED.
  */
 export async function compress(model: LoadedModel, options: CompressOptions): Promise<Model> {
   checkCompressOptions(options)
@@ -102,12 +43,30 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
     throw new FlrcError('E_USAGE', 'the calibration is of another model; calibrate this one')
   }
   const { method = 'curve', whitening = method === 'asvd' ? 'scaled' : undefined } = options
+  const { samples = usualSamples, targetPerplexityIncrease } = options
+  const mustHoldOut = targetPerplexityIncrease !== undefined
+  const seqLen = windowLength(model, options.seqLen)
+  // A recovery rounds for itself, but a target is looked for before it.
+  const roundsHere = recovery === undefined || options.keep === undefined
+  const inputMoments = roundsHere && isQuantised(options.dtype ?? model.dtype)
+  const asked = {
+    whitening: whitening ?? usualWhitening,
+    inputMoments,
+    samples,
+    seqLen,
+    threads: model.threads,
+  }
+  // The factors come to lie beside the dense weights, and what trains them beside both.
+  const weights = model.bytes + (recovery ? recoveryBytes * model.denseParameters : 0)
+  checkMemory(memoryNeeds(model.config, { ...asked, weights }), options.memory)
   const calibration = await calibrate(model, {
     ...options,
     whitening,
     calibration: given,
     curves: method === 'curve',
-    inputMoments: recovery === undefined && isQuantised(options.dtype ?? model.dtype),
+    inputMoments,
+    heldOut: options.heldOut ?? (mustHoldOut ? Math.ceil(samples * heldOutShare) : 0),
+    mustHoldOut,
   })
   try {
     const texts = recovery && { calibration: given, ...recovery }
@@ -117,7 +76,15 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
   }
 }
 
-const isQuantised = (dtype: StorageDtype) => dtype === 'int8' || dtype === 'int4'
+export const isQuantised = (dtype: StorageDtype) => dtype === 'int8' || dtype === 'int4'
+
+function checkMoments({ options }: Calibration, dtype: StorageDtype): void {
+  if (!isQuantised(dtype) || options.inputMoments) return
+  throw new FlrcError(
+    'E_USAGE',
+    `${dtype} is rounded against the inputs' moments, which this calibration did not keep; calibrate with inputMoments`,
+  )
+}
 
 function refuseCompressed(model: LoadedModel): void {
   const factored = model.levels.some(({ ranks }) => Object.values(ranks).some((rank) => rank !== 'dense'))
@@ -127,40 +94,30 @@ function refuseCompressed(model: LoadedModel): void {
   })
 }
 
-/** Shares the rank out and cuts the model from the calibration's factors. */
+/** Finds the keep, shares the rank out and cuts the model from the calibration's factors. */
 async function cut(
   calibration: Calibration,
-  options: AllocateOptions & TaskOptions & { recovery?: RecoverOptions; memory?: number },
+  given: AllocateOptions & TaskOptions & { recovery?: RecoverOptions; memory?: number },
   begin: number,
 ): Promise<Model> {
   const { model, figures } = calibration
   const { projections } = model
-  const { keep, method = 'curve', storage = 'pivoted', dtype = model.dtype, levelWeights } = options
-  const { score = 'fisher', power = 1, rankFloor = 1, rankMultiple = 1, dense = true } = options
+  const { method = 'curve', storage = 'pivoted', dtype = model.dtype } = given
+  const { score = 'fisher', power = 1, rankFloor = 1, rankMultiple = 1, dense = true } = given
+  if (given.recovery === undefined || given.keep === undefined) checkMoments(calibration, dtype)
+  const known = await knownOf(calibration, given)
+  const solveBegin = performance.now()
+  const keep = await solveKeep(calibration, known, given)
+  const options = given.keep === undefined ? { ...given, ...atKeep(given, keep) } : { ...given, keep }
+  const { levelWeights } = options
   const budgets = levelBudgets(keep, options.levels)
-  const scores = projections.map(({ name }) => calibration.scores[name]?.[score] ?? 0)
-  const curves = calibration.curves.every((curve) => curve.length > 0) ? calibration.curves : undefined
-  const { singular } = figures
-  const search = method === 'asvd' ? await searched(calibration, storage, options) : undefined
-  const sensitivity = search?.projections.map(({ losses }) => losses)
-
   const allocateBegin = performance.now()
-  const shared = { method, storage, budgets, levelWeights, power, rankFloor, rankMultiple }
-  const known = { scores, curves, singular, sensitivity }
-  const allocation = allocate(projections, { ...shared, ...known, allowDense: dense })
+  const levels = shareRanks(calibration, known, options)
   const factorizeBegin = performance.now()
-  const levels = allocation.levels.map((ranks) =>
-    Int32Array.from(ranks, (rank) => (rank === 'dense' ? -1 : rank)),
-  )
   const recovery = levels[0]?.some((rank) => rank >= 0) ? options.recovery : undefined
   const windows = recovery && (await recoveryWindows(calibration, recovery.calibration, options))
   const cutDtype = recovery && isQuantised(dtype) ? 'bf16' : dtype
-  if (isQuantised(cutDtype) && !calibration.options.inputMoments) {
-    throw new FlrcError(
-      'E_USAGE',
-      `${cutDtype} is rounded against the inputs' moments, which this calibration did not keep; calibrate with inputMoments`,
-    )
-  }
+  checkMoments(calibration, cutDtype)
   let parts = await calibration.factorize({ levels, storage, dtype: cutDtype }, keep, options)
   const recoverBegin = performance.now()
   let recovered: RecoveryReport | undefined
@@ -170,6 +127,12 @@ async function cut(
     parts = result.parts
     recovered = result.report
   }
+  const measureBegin = performance.now()
+  // A recovery may have trained on the windows held out here; it has its own.
+  const measures = calibration.heldOut.length > 0 && recovered === undefined
+  const perplexity = measures ? await heldOutPerplexity(calibration, parts, options) : undefined
+  const decidedKeep = given.targetPerplexityIncrease !== undefined
+  const heldOut = perplexity && { ...perplexity, ...(decidedKeep ? { decidedKeep } : {}) }
   const end = performance.now()
 
   const { whitening, shrinkage, labels, seed, samples, seqLen, tokens } = calibration.options
@@ -184,15 +147,16 @@ async function cut(
       ...{ inputShrinkage: shrinkage.inputs, gradientShrinkage: shrinkage.gradients },
       ...(levelWeights ? { levelWeights } : {}),
     },
-    model: { sha256: calibration.hashes.model },
+    model: { sha256: calibration.hashes.model, bytes: model.source.fileBytes },
     calibration: {
       ...{ sha256: calibration.hashes.calibration, tokens, windows: samples },
       sources: calibration.sources,
     },
-    scores: byName(projections, scores),
-    curves: byName(projections, curves ?? []),
-    ...(method === 'energy' ? { singular: byName(projections, singular) } : {}),
-    ...(search ? { sensitivity: planOf(search) } : {}),
+    scores: byName(projections, known.scores),
+    curves: byName(projections, known.curves ?? []),
+    ...(method === 'energy' ? { singular: byName(projections, known.singular) } : {}),
+    ...(known.search ? { sensitivity: planOf(known.search) } : {}),
+    ...(heldOut ? { heldOut } : {}),
     ...(recovered ? { recovery: recovered } : {}),
     versions: {
       flrc: packageVersion,
@@ -205,22 +169,14 @@ async function cut(
     calibrate: calibration.windowSeconds + spent.forward + spent.backward + spent.moments,
     factorize: spent.factorize + (recoverBegin - factorizeBegin) / 1000,
     curves: spent.curves,
-    allocate: (search?.seconds ?? 0) + (factorizeBegin - allocateBegin) / 1000,
-    ...(recovered ? { recover: (end - recoverBegin) / 1000 } : {}),
+    allocate: (known.search?.seconds ?? 0) + (factorizeBegin - allocateBegin) / 1000,
+    ...(given.keep === undefined ? { solve: (allocateBegin - solveBegin) / 1000 } : {}),
+    ...(recovered ? { recover: (measureBegin - recoverBegin) / 1000 } : {}),
+    ...(heldOut ? { measure: (end - measureBegin) / 1000 } : {}),
     total: (end - begin) / 1000,
   }
   const { peakBytes, atOnce } = figures
   return new Model(parts, { plan, seconds, peakBytes, atOnce })
-}
-
-/** What the calibration's search found, or searches now. */
-async function searched(
-  calibration: Calibration,
-  storage: FactorStorage,
-  { signal, onProgress }: TaskOptions,
-): Promise<Sensitivity> {
-  const found = calibration.sensitivities.get(storage)
-  return found ?? (await sensitivitySearch(calibration, { storage, signal, onProgress }))
 }
 
 function planOf({ ratios, windows, projections }: Sensitivity): CompressionPlan['sensitivity'] {

@@ -16,7 +16,14 @@ export {
   type MeasuredSchedule,
 } from './calibrate-schedule.js'
 export type { DialogueSource, SelfSource, TextSource, UsedSource } from './calibration/sources.js'
-export { type AllocateOptions, type CompressOptions, compress, type ScoreKind } from './compress.js'
+export type { HeldOutPerplexity } from './checkpoint/plan.js'
+export {
+  type AllocateOptions,
+  type CompressOptions,
+  compress,
+  type KeepOptions,
+  type ScoreKind,
+} from './compress.js'
 export type { ChoiceSample } from './data/choices.js'
 export { type DialogueSample, parseDialogues, summaryPrompt } from './data/dialogues.js'
 export { type ErrorCode, errorCodes, FlrcError } from './errors.js'

@@ -1,8 +1,5 @@
-import path from 'node:path'
-import * as v from 'valibot'
 import { denseParametersOf, type Rank } from './allocate.js'
-import { FlrcError } from './errors.js'
-import { readJsonObject, statIfThere } from './format/files.js'
+import { readPlan } from './checkpoint/read-plan.js'
 import type { ModelConfig, ModelSource, StorageDtype } from './format/types.js'
 import { projectionsOf } from './model.js'
 import { openModelSource } from './model-source.js'
@@ -38,16 +35,13 @@ export interface Inspection {
   projections: InspectedProjection[]
 }
 
-/** A plan beyond this is none. */
-const planLimit = 1_000_000_000
-
 /** Reads a model's headers, and a checkpoint's plan; no weights. Errors: those of opening a model. */
 export async function inspect(model: string): Promise<Inspection> {
   const source = await openModelSource(model)
   const { config, flrc } = source
   const { source: _source, ropeFrequencies: _rope, slidingWindow: _window, ...shapes } = config
   const projections = projectionsOf(config)
-  const scores = flrc ? await planScores(model) : {}
+  const scores = (flrc && (await readPlan(model))?.scores) ?? {}
   const types: Record<string, number> = {}
   for (const { type, byteLength } of source.tensors.values()) types[type] = (types[type] ?? 0) + byteLength
   return {
@@ -69,20 +63,4 @@ export async function inspect(model: string): Promise<Inspection> {
       score: scores[name],
     })),
   }
-}
-
-const planSchema = v.object({ scores: v.record(v.string(), v.number()) })
-
-/** A checkpoint works without its plan, so a missing one says nothing; a broken one is E_MODEL_FORMAT. */
-async function planScores(directory: string): Promise<Record<string, number>> {
-  const file = path.join(directory, 'flrc-plan.json')
-  if (!(await statIfThere(file))) return {}
-  const plan = await readJsonObject(file, { limit: planLimit, code: 'E_MODEL_FORMAT' })
-  const parsed = v.safeParse(planSchema, plan)
-  if (parsed.success) return parsed.output.scores
-  throw new FlrcError(
-    'E_MODEL_FORMAT',
-    `${file}: holds no scores; copy it from the original checkpoint again`,
-    { file },
-  )
 }

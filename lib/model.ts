@@ -89,7 +89,7 @@ export function rankVector(ranks: StoredLevel['ranks'], projections: readonly Pr
   })
 }
 
-function nativeConfig(config: ModelConfig): NativeConfig {
+export function nativeConfig(config: ModelConfig): NativeConfig {
   const { bosTokenId: _bos, eosTokenIds: _eos, source: _source, ...rest } = config
   return {
     ...rest,

@@ -322,6 +322,18 @@ export interface NativeBinding {
     onProgress?: NativeProgress,
   ): NativeTask<Int32Array>
 
+  /** Bytes that a calibration would hold beside the weights: at least, and where nothing has to wait or spill. */
+  calibrationMemory(
+    config: NativeConfig,
+    options: {
+      whitening: NativeCalibrationOptions['whitening']
+      inputMoments: boolean
+      shrinks: boolean
+      sequences: number
+      longest: number
+      threads: number
+    },
+  ): { least: number; everything: number }
   calibrate(
     model: NativeModel,
     options: NativeCalibrationOptions,

@@ -1,7 +1,9 @@
+import { availableParallelism } from 'node:os'
 import path from 'node:path'
 import { checkOneOf, checkWhole } from './check.js'
+import { cardFigures, heldOutTable } from './checkpoint/card-figures.js'
 import { prepareTarget } from './checkpoint/directory.js'
-import type { CompressionPlan } from './checkpoint/plan.js'
+import type { CompressionPlan, HeldOutPerplexity } from './checkpoint/plan.js'
 import { writeCheckpoint } from './checkpoint/write.js'
 import { FlrcError } from './errors.js'
 import { flrcVersion } from './format/flrc-header.js'
@@ -57,10 +59,16 @@ export interface CompressionReport {
     curves: number
     /** The sensitivity search of method `asvd` is in it. */
     allocate: number
+    /** Looking for the keep of a target, where one was given. */
+    solve?: number
     /** Where there was a recovery. */
     recover?: number
+    /** Perplexity on windows held out, where there are any. */
+    measure?: number
     total: number
   }
+  /** On windows that were not calibrated on, where some were held out. */
+  heldOut?: HeldOutPerplexity
   /** What a recovery did, where there was one. */
   recovery?: RecoveryReport
   /** Highest resident set of the process during the calibration. */
@@ -125,20 +133,31 @@ export class Model extends LoadedModel {
       )
     }
     await prepareTarget(directory, { overwrite })
-    const { source, dtype, storage, keep } = this
+    const { source, dtype, storage, keep, report, projections } = this
+    const levels = storedLevels(this)
+    const budgets = levels.map(({ budget }) => budget)
     await writeCheckpoint(
       directory,
       {
         header: {
           version: flrcVersion,
           keep,
-          levels: storedLevels(this),
+          levels,
           dtype,
           storage,
           source: source.config.source,
         },
         plan,
-        card: { name: path.basename(path.resolve(directory)) },
+        run: report && {
+          seconds: report.seconds,
+          peakBytes: report.peakBytes,
+          threads: this.threads || availableParallelism(),
+        },
+        card: {
+          name: path.basename(path.resolve(directory)),
+          measured: plan.heldOut && heldOutTable(plan.heldOut, { bytes: this.storedBytes, budgets }),
+          figures: await cardFigures({ projections, levels, storage, scores: plan.scores }),
+        },
         tokenizer: source.tokenizer,
         generation: source.generation,
         entries: this.tensorEntries(false),
@@ -168,6 +187,7 @@ export class Model extends LoadedModel {
       levels: storedLevels(this),
       scores: plan.scores,
       ...took,
+      ...(plan.heldOut ? { heldOut: plan.heldOut } : {}),
       ...(plan.recovery ? { recovery: plan.recovery } : {}),
     }
   }

@@ -212,17 +212,21 @@ Sampling sampling(const Napi::Value& value) {
           static_cast<uint64_t>(integer(from, "draw"))};
 }
 
+Whitening whitening(const Napi::Object& from) {
+  const std::string name = text(from, "whitening");
+  return name == "none"     ? Whitening::none
+         : name == "scaled" ? Whitening::scaled
+         : name == "input"  ? Whitening::input
+                            : Whitening::twoSided;
+}
+
 CalibrationOptions calibrationOptions(const Napi::Object& from) {
   CalibrationOptions options;
   options.tokens = integers(from.Get("tokens"), "tokens");
   options.lengths = integers(from.Get("lengths"), "lengths");
   options.labels = text(from, "labels") == "data" ? Labels::data : Labels::model;
   options.seed = static_cast<uint64_t>(integer(from, "seed"));
-  const std::string whitening = text(from, "whitening");
-  options.whitening = whitening == "none"     ? Whitening::none
-                      : whitening == "scaled" ? Whitening::scaled
-                      : whitening == "input"  ? Whitening::input
-                                              : Whitening::twoSided;
+  options.whitening = whitening(from);
   options.curves = boolean(from, "curves");
   options.jitter = number(from, "jitter");
   const Napi::Object shrinkage = object(from.Get("shrinkage"), "shrinkage");
@@ -585,6 +589,20 @@ Napi::Value startSelfText(const Napi::CallbackInfo& call) {
       [](Napi::Env env, std::vector<int32_t>& text) { return toArray(env, text); });
 }
 
+Napi::Value calibrationMemory(const Napi::CallbackInfo& call) {
+  const ModelConfig config = modelConfig(object(call[0], "config"));
+  const Napi::Object from = object(call[1], "options");
+  const int threads = static_cast<int>(integer(from, "threads"));
+  const MemoryNeeds needs =
+      memoryNeeds(config, momentKinds(whitening(from), boolean(from, "inputMoments"), boolean(from, "shrinks")),
+                  integer(from, "sequences"), integer(from, "longest"),
+                  threads > 0 ? threads : ThreadPool::availableCores());
+  auto to = Napi::Object::New(call.Env());
+  to.Set("least", toNumber(call.Env(), static_cast<double>(needs.least)));
+  to.Set("everything", toNumber(call.Env(), static_cast<double>(needs.everything)));
+  return to;
+}
+
 Napi::Value startCalibrate(const Napi::CallbackInfo& call) {
   const auto model = Handle<const Model>::get(call[0]);
   const CalibrationOptions options = calibrationOptions(object(call[1], "options"));
@@ -753,6 +771,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("releaseSession", guarded<release<Session>>);
   add("windowLosses", guarded<startWindowLosses>);
   add("writeSelfText", guarded<startSelfText>);
+  add("calibrationMemory", guarded<calibrationMemory>);
   add("calibrate", guarded<startCalibrate>);
   add("factorize", guarded<startFactorize>);
   add("cutLosses", guarded<startCutLosses>);

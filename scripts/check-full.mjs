@@ -11,6 +11,7 @@ const jobs = [
     name: 'long fuzzing of the loader under the sanitizers, and of the file formats',
     run: () => ['flrc_test_sanitized', 'format-fuzz'].every((test) => longer(test)),
   },
+  { name: 'the report in a browser', run: () => node(process.execPath, [script('check-report.mjs')]) },
   { name: 'all tests on Node 22', run: () => onNode(22) },
   { name: 'all tests on Node 24', run: () => onNode(24) },
 ]

@@ -19,6 +19,7 @@ const commands = {
   'check:full': { steps: prepared, run: ['scripts/check-full.mjs'] },
   bench: { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs'] },
   'bench:progressive': { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs', 'progressive'] },
+  docs: { steps: prepared, run: ['node_modules/typedoc/bin/typedoc'] },
   'bench:quality': { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs', 'quality'] },
 }
 

@@ -7,7 +7,7 @@ import { storeSchedule } from '#lib/checkpoint/schedule.js'
 import { scoreChart } from '#lib/cli/chart.js'
 import { numberIn, parseBytes, parseFractions, parseNumber, wholeNumber } from '#lib/cli/options.js'
 import { formatBytes, formatSeconds, formatTable } from '#lib/cli/output.js'
-import { progressText } from '#lib/cli/steps.js'
+import { ProgressLine } from '#lib/cli/steps.js'
 import { runCli, tinyModel } from './support/child.js'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'flrc-test-'))
@@ -60,20 +60,20 @@ parsing('tables, bytes and times', () => {
 })
 
 parsing('progress tells the stage, how far it is and how long it will take', () => {
-  const describe = progressText(100)
-  const now = performance.now()
-  assert.is(
-    describe({ stage: 'forward', done: 1, total: 10 }, now + 500),
-    undefined,
-    'nothing in the first second',
-  )
-  assert.is(describe({ stage: 'forward', done: 4, total: 10 }, now + 4500), 'forward 4/10, 6 s left')
-  assert.is(
-    describe({ stage: 'forward', done: 5, total: 10 }, now + 4550),
-    undefined,
-    'not more often than asked',
-  )
-  assert.is(describe({ stage: 'curves', done: 0, total: 10 }, now + 5000), 'curves 0/10')
+  const line = new ProgressLine(0)
+  assert.is(line.text(500), undefined, 'nothing in the first second')
+  assert.is(line.text(2500), '3 s so far', 'before anything is reported')
+  line.report({ stage: 'forward', done: 0, total: 10 }, 3000)
+  assert.is(line.text(5000), 'forward 0/10, 2 s so far')
+  line.report({ stage: 'forward', done: 4, total: 10 }, 7000)
+  assert.is(line.text(7000), 'forward 4/10, 6 s left')
+  assert.is(line.text(9000), 'forward 4/10, 4 s left', 'the seconds go on between reports')
+  assert.is(line.text(60_000), 'forward 4/10, 1 s left', 'and end at the last one')
+  line.report({ stage: 'curves', done: 0, total: 10 }, 70_000)
+  assert.is(line.text(71_000), 'curves 0/10, 1 s so far', 'a stage begins anew')
+  line.report({ stage: 'curves', done: 10, total: 10 }, 72_000)
+  assert.is(line.text(72_000), 'curves 10/10')
+  assert.is(line.elapsed(72_000), 72)
 })
 
 parsing('the chart has a bar and a share per projection', () => {
@@ -273,6 +273,9 @@ commands('the demo ends within a minute, shows that the curves help, and may be 
   }
   assert.ok(rows.every(({ text }) => text.length > 10))
   assert.ok((results.seconds as number) < 60, `took ${results.seconds} s`)
+  assert.is(results.report, path.join('flrc-demo', 'report.html'))
+  const report = readFileSync(file(results.report as string), 'utf8')
+  assert.match(report, /<h1>flrc-demo<\/h1>[\s\S]*id="methods-figure-title"/)
   const loaded = await json(['inspect', 'flrc-demo'])
   assert.is((loaded.levels as unknown[]).length, 3)
 })

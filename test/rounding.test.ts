@@ -26,7 +26,10 @@ async function perplexities(of: Model): Promise<number[]> {
 }
 
 /** At every level: rounded against the moments, rounded to the nearest at the same ranks, and not rounded. */
-async function compared(options: Pick<CompressOptions, 'keep' | 'levels' | 'storage'>, dtype: 'int8' | 'int4') {
+async function compared(
+  options: Pick<CompressOptions, 'levels' | 'storage'> & { keep: number },
+  dtype: 'int8' | 'int4',
+) {
   const rounded = await compress(model, { ...options, dtype, calibration })
   const wide = await compress(model, { ...options, dtype: 'bf16', calibration })
   const levels = rounded.levels.map(({ ranks }) =>

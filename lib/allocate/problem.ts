@@ -119,11 +119,19 @@ export function leastCost(item: Item, storage: FactorStorage): number {
   return item.mayBeDense ? Math.min(cost, item.size) : cost
 }
 
+function leastParameters({ items, storage }: Problem): number {
+  return items.reduce((sum, item) => sum + leastCost(item, storage), 0)
+}
+
+/** The smallest budget, rounded up, that the floor and the multiple allow. */
+export function smallestBudget(problem: Problem): number {
+  return Math.min(1, Math.ceil((leastParameters(problem) / problem.denseParameters) * 1e6) / 1e6)
+}
+
 function checkFeasible(problem: Problem, options: AllocationOptions): void {
-  const least = problem.items.reduce((sum, item) => sum + leastCost(item, problem.storage), 0)
   const lowest = problem.limits.length - 1
-  if (least <= (problem.limits[lowest] as number)) return
-  const smallest = Math.ceil((least / problem.denseParameters) * 1e6) / 1e6
+  if (leastParameters(problem) <= (problem.limits[lowest] as number)) return
+  const smallest = smallestBudget(problem)
   const budget = options.budgets[lowest]
   const what = lowest === 0 ? `keep ${budget}` : `the lowest level ${budget}`
   const { rankFloor = 1, rankMultiple = 1 } = options

@@ -16,6 +16,8 @@ const answerMark = 'flrc-message-of-the-assistant'
 
 export interface SelfTextOptions extends TaskOptions {
   windows: number
+  /** Windows to write beyond those, to be held out. */
+  spare: number
   /** Tokens in a window. */
   seqLen: number
   seed: number
@@ -34,10 +36,10 @@ export interface SelfTextOptions extends TaskOptions {
  */
 export async function writeSelfWindows(
   model: LoadedModel,
-  { windows, seqLen, seed, memory, signal, onProgress }: SelfTextOptions,
-): Promise<{ windows: Int32Array[]; sampling: UsedSource['sampling'] }> {
+  { windows, spare, seqLen, seed, memory, signal, onProgress }: SelfTextOptions,
+): Promise<{ windows: Int32Array[]; heldOut: Int32Array[]; sampling: UsedSource['sampling'] }> {
   if (windows === 0) {
-    return { windows: [], sampling: { seed, ...sampling, plainWindows: 0, chatWindows: 0 } }
+    return { windows: [], heldOut: [], sampling: { seed, ...sampling, plainWindows: 0, chatWindows: 0 } }
   }
   const chat =
     model.source.tokenizer.chatTemplate === undefined ? undefined : await chatForm(model, seqLen, signal)
@@ -45,12 +47,16 @@ export async function writeSelfWindows(
   const forms = chat ? [plain, chat] : [plain]
   const ends = Int32Array.from(endTokens(model))
   const text = await model.writeSelfText(
-    { forms, ends, windows, length: seqLen, seed, ...sampling, memory },
+    { forms, ends, windows: windows + spare, length: seqLen, seed, ...sampling, memory },
     { signal, onProgress },
   )
   const chatWindows = chat ? Math.floor(windows / 2) : 0
+  const all = Array.from({ length: windows + spare }, (_, index) =>
+    text.slice(index * seqLen, (index + 1) * seqLen),
+  )
   return {
-    windows: Array.from({ length: windows }, (_, index) => text.slice(index * seqLen, (index + 1) * seqLen)),
+    windows: all.slice(0, windows),
+    heldOut: all.slice(windows),
     sampling: { seed, ...sampling, plainWindows: windows - chatWindows, chatWindows },
   }
 }

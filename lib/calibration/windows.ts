@@ -17,6 +17,10 @@ export interface WindowOptions extends TaskOptions {
   samples?: number
   /** Tokens in a window; 512 by default, or the context where that is less. */
   seqLen?: number
+  /** Windows beyond those to measure on, as many of them as the sources have; none by default. */
+  heldOut?: number
+  /** Holds windows out even where fewer are then left to calibrate on; false by default. */
+  mustHoldOut?: boolean
   /** Seed of what the model writes itself; 0 by default. */
   seed?: number
   /** Bytes that writing may take; no limit by default. */
@@ -25,6 +29,8 @@ export interface WindowOptions extends TaskOptions {
 
 export interface CalibrationWindows {
   windows: Int32Array[]
+  /** Windows of the same sources that are not among `windows`, from behind them. */
+  heldOut: Int32Array[]
   /** Ready windows first, then the others in the order given, as their windows are. */
   sources: UsedSource[]
   /** Of one source its own hash, of several that of their hashes' lines. */
@@ -34,6 +40,7 @@ export interface CalibrationWindows {
 type Source = TextSource | DialogueSource | SelfSource
 interface Cut {
   windows: Int32Array[]
+  heldOut: Int32Array[]
   used: UsedSource
 }
 
@@ -49,7 +56,7 @@ export async function calibrationWindows(
   options: WindowOptions,
 ): Promise<CalibrationWindows> {
   const { calibration = [{ self: true }], samples = 64, signal, onProgress } = options
-  const { seed = 0, memory = Number.MAX_SAFE_INTEGER } = options
+  const { seed = 0, memory = Number.MAX_SAFE_INTEGER, heldOut = 0, mustHoldOut = false } = options
   const seqLen = windowLength(model, options.seqLen)
   checkWhole('samples', samples, 1)
   checkWhole('seed', seed, 0)
@@ -61,13 +68,16 @@ export async function calibrationWindows(
   }
   const given = calibration.flatMap((one) => (one instanceof Int32Array ? [] : [asSource(one)]))
   const ready = calibration.flatMap((one) => (one instanceof Int32Array ? [checkWindow(one, model)] : []))
-  const shares = shareOut(Math.max(0, samples - ready.length), given.map(weightOf))
+  const weights = given.map(weightOf)
+  const shares = shareOut(Math.max(0, samples - ready.length), weights)
+  const spares = shareOut(heldOut, weights)
   const cuts: Cut[] = []
   // What is wrong with a text is told before the model spends minutes on writing.
   for (const written of [false, true]) {
     for (const [index, source] of given.entries()) {
       if ('self' in source !== written) continue
-      const task = { share: shares[index] ?? 0, seqLen, seed, memory, signal, onProgress }
+      const amount = { share: shares[index] ?? 0, spare: spares[index] ?? 0, mustHoldOut }
+      const task = { ...amount, seqLen, seed, memory, signal, onProgress }
       cuts[index] = await cut(model, source, task)
     }
   }
@@ -83,11 +93,12 @@ export async function calibrationWindows(
   const [only = '', ...others] = hashes
   const sha256 = others.length === 0 ? only : sha256OfText(hashes.map((hash) => `${hash}\n`).join(''))
   const windows = [...ready.slice(0, samples), ...cuts.flatMap((one) => one.windows)]
-  return { windows, sources, sha256 }
+  return { windows, heldOut: cuts.flatMap((one) => one.heldOut), sources, sha256 }
 }
 
-function windowLength(model: LoadedModel, asked: number | undefined): number {
-  const context = model.config.contextLength
+/** Tokens in a window. E_USAGE, E_CONTEXT. */
+export function windowLength({ config }: Pick<LoadedModel, 'config'>, asked: number | undefined): number {
+  const context = config.contextLength
   const seqLen = asked ?? Math.min(512, context)
   checkWhole('seqLen', seqLen, 2)
   if (seqLen > context) {
@@ -124,34 +135,43 @@ function weightOf({ weight = 1, name }: Source): number {
 }
 
 interface CutTask extends TaskOptions {
-  /** Windows wanted. */
+  /** Windows wanted, and windows to hold out. */
   share: number
+  spare: number
+  mustHoldOut: boolean
   seqLen: number
   seed: number
   memory: number
 }
 
 async function cut(model: LoadedModel, source: Source, task: CutTask): Promise<Cut> {
-  const { share, seqLen, signal } = task
+  const { share, spare, seqLen, signal } = task
   const weight = weightOf(source)
   // No directories: the plan does not differ between equal runs.
   const named = source.name === undefined ? {} : { name: basename(source.name) }
   if ('self' in source) {
-    const { windows, sampling } = await writeSelfWindows(model, { ...task, windows: share })
+    const { windows, heldOut, sampling } = await writeSelfWindows(model, { ...task, windows: share })
     const sha256 = sha256OfTokens(windows)
-    return { windows, used: { kind: 'self', ...named, sha256, weight, windows: windows.length, sampling } }
+    return {
+      windows,
+      heldOut,
+      used: { kind: 'self', ...named, sha256, weight, windows: windows.length, sampling },
+    }
   }
   // A source without a window is an error even where it has no share of so few samples.
-  const most = Math.max(1, share) * seqLen
+  const most = (Math.max(1, share) + spare) * seqLen
   const { name = 'text' in source ? 'the calibration text' : 'the dialogues' } = source
   const tokens =
     'text' in source
       ? firstTokens(model.tokenizer, source.text, most)
       : await dialogueTokens(model, samplesOf(source, name), most, { name, signal })
-  const windows = cutTokens(tokens, seqLen, name).slice(0, share)
+  const all = cutTokens(tokens, seqLen, name)
+  const left = task.mustHoldOut ? Math.max(1, all.length - spare) : all.length
+  const windows = all.slice(0, Math.min(share, left))
+  const heldOut = all.slice(Math.max(windows.length, 1), windows.length + spare)
   const sha256 = sha256OfText('text' in source ? source.text : jsonLines(source.dialogues))
   const kind = 'text' in source ? 'text' : 'dialogues'
-  return { windows, used: { kind, ...named, sha256, weight, windows: windows.length } }
+  return { windows, heldOut, used: { kind, ...named, sha256, weight, windows: windows.length } }
 }
 
 function samplesOf({ dialogues }: DialogueSource, name: string): readonly DialogueSample[] {

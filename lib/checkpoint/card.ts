@@ -8,6 +8,14 @@ export interface MeasuredTable {
   rows: readonly (readonly (string | number)[])[]
 }
 
+/** An SVG that lies beside the card. */
+export interface CardFigure {
+  file: string
+  /** What is drawn, for those who do not see it. */
+  alt: string
+  svg: string
+}
+
 export interface CardContents {
   /** Name of the checkpoint. */
   name: string
@@ -18,6 +26,7 @@ export interface CardContents {
   /** Hub identifier of the source's licence, where known; the checkpoint is a work derived from it. */
   license?: string
   measured?: MeasuredTable
+  figures?: readonly CardFigure[]
 }
 
 /** Text in a table cell: no cell ends early, no line breaks. */
@@ -51,7 +60,7 @@ function levelTable({ levels }: FlrcHeader): string {
 
 /** The README.md of a checkpoint: a Hugging Face model card. */
 export function modelCard(contents: CardContents): string {
-  const { name, header, method, baseModel, measured } = contents
+  const { name, header, method, baseModel, measured, figures = [] } = contents
   const of = baseModel === undefined ? '' : ` of [${baseModel}](https://huggingface.co/${baseModel})`
   const share = (header.keep * 100).toFixed(1)
   const parts = [
@@ -63,7 +72,10 @@ export function modelCard(contents: CardContents): string {
     levelTable(header),
   ]
   if (measured !== undefined) parts.push(cell(measured.caption), table(measured.columns, measured.rows))
+  for (const { alt, file } of figures) parts.push(`![${alt}](${file})`)
   parts.push('```sh\nnpx flrc generate . -p "Once upon a time"\nnpx flrc inspect .\n```')
-  parts.push('Scores, truncation curves and options are in `flrc-plan.json`.')
+  parts.push(
+    'Scores, truncation curves and options are in `flrc-plan.json`; `npx flrc report . -o report.html` draws them.',
+  )
   return `${parts.join('\n\n')}\n`
 }

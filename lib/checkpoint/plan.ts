@@ -27,6 +27,8 @@ export interface CompressionPlan {
     revision?: string
     /** `sha256OfFiles` of its weight files. */
     sha256: string
+    /** Of its weight files. */
+    bytes?: number
   }
   calibration: {
     /** Of one source its own, of several that of their hashes' lines. */
@@ -43,10 +45,34 @@ export interface CompressionPlan {
   singular?: Record<string, ArrayLike<number>>
   /** Mean loss of so many windows with only that projection cut, at each ratio; of method `asvd`. */
   sensitivity?: { ratios: readonly number[]; windows: number; losses: Record<string, ArrayLike<number>> }
+  /** Perplexity on windows that were not calibrated on, where some were held out. */
+  heldOut?: HeldOutPerplexity
   /** What a recovery did to the factors, where there was one. */
   recovery?: RecoveryReport
   /** Such as flrc, node, native, blas. */
   versions: Record<string, string>
+}
+
+/** Of the dense model and of each level, on the same windows. */
+export interface HeldOutPerplexity {
+  windows: number
+  /** Losses measured. */
+  tokens: number
+  /** Whether they also decided keep (`targetPerplexityIncrease`), which flatters it a little. */
+  decidedKeep?: boolean
+  /** Bytes of all tensors as a checkpoint would store them in the type that the model is held in. */
+  dense: { bytes: number; perplexity: number }
+  levels: { perplexity: number }[]
+}
+
+/** What the figures were measured on, as a sentence of a caption. */
+export function heldOutSource({
+  windows,
+  tokens,
+  decidedKeep = false,
+}: Pick<HeldOutPerplexity, 'windows' | 'tokens' | 'decidedKeep'>): string {
+  const choice = decidedKeep ? '; keep was chosen on them, which flatters it a little' : ''
+  return `Measured on ${windows} windows (${tokens} losses) of the calibration's text that were not calibrated on${choice}.`
 }
 
 /** Nine digits tell any two fp32 numbers apart. */

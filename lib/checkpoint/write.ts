@@ -21,6 +21,8 @@ export interface CheckpointContents extends ModelContents {
   /** With the source's config in `source`. */
   header: FlrcHeader & { source: Record<string, unknown> }
   plan: CompressionPlan
+  /** What making it took: the only file in which equal runs differ. */
+  run?: { seconds: Record<string, number>; peakBytes: number; threads: number }
   card: Omit<CardContents, 'header' | 'method'>
 }
 
@@ -62,9 +64,11 @@ export async function writeCheckpoint(
   contents: CheckpointContents,
   options: WriteOptions = {},
 ): Promise<WrittenWeights> {
-  const { header, plan, card } = contents
+  const { header, plan, run, card } = contents
   return writeDirectory(target, options, async (directory) => {
     await createFile(join(directory, 'flrc-plan.json'), planJson(plan))
+    if (run !== undefined) await createFile(join(directory, 'flrc-run.json'), json(run))
+    for (const { file, svg } of card.figures ?? []) await createFile(join(directory, file), svg)
     await createFile(join(directory, 'README.md'), modelCard({ ...card, header, method: plan.method }))
     return writeModel(directory, { model_type: 'flrc', flrc: header }, contents, options)
   })

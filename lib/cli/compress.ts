@@ -1,10 +1,15 @@
 import { availableParallelism } from 'node:os'
 import { type Command, Option } from 'commander'
-import type { AllocationMethod, FactorStorage } from '../allocate.js'
-import type { CalibrateOptions, CalibrationText, Whitening } from '../calibrate.js'
+import { type AllocationMethod, denseParametersOf, type FactorStorage } from '../allocate.js'
+import { type CalibrateOptions, type CalibrationText, usualWhitening, type Whitening } from '../calibrate.js'
+import { windowLength } from '../calibration/windows.js'
 import { besideTarget, prepareTarget } from '../checkpoint/directory.js'
-import { checkCompressOptions, compress, type ScoreKind } from '../compress.js'
+import { checkCompressOptions, compress, isQuantised, type KeepOptions, type ScoreKind } from '../compress.js'
 import { FlrcError } from '../errors.js'
+import type { StorageDtype } from '../format/types.js'
+import { checkMemory, gigabytes, memoryNeeds, recoveryBytes, weightBytes } from '../memory.js'
+import { projectionsOf } from '../model.js'
+import { openModelSource } from '../model-source.js'
 import type { CompressionReport } from '../public-model.js'
 import type { RecoveryReport } from '../recover/report.js'
 import { removeRecoveryStates } from '../recover/state.js'
@@ -15,16 +20,24 @@ import {
   type CommonOptions,
   numberIn,
   parseBytes,
+  parseDecimalBytes,
   parseFraction,
   parseFractions,
+  parseShare,
   wholeNumber,
 } from './options.js'
 import { formatBytes, formatTable, note, print, printJson } from './output.js'
 import { step } from './steps.js'
 
+/** Windows to measure on, beside those to calibrate on. */
+const heldOutShare = 1 / 8
+
 interface CompressFlags extends CommonOptions {
   output: string
-  keep: number
+  keep?: number
+  targetBytes?: number
+  targetPerplexityIncrease?: number
+  targetTokensPerSecond?: number
   method: AllocationMethod
   whitening?: Whitening
   calibration?: string[]
@@ -52,7 +65,22 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
     .description('compress a model into an FLRC checkpoint')
     .argument('<model>', 'Hugging Face directory or .gguf file')
     .requiredOption('-o, --output <dir>', 'directory to write')
-    .requiredOption('--keep <share>', 'block parameters to keep, above 0, at most 1', parseFraction)
+    .option(
+      '--keep <share>',
+      'block parameters to keep, above 0, at most 1; or one of the targets',
+      parseFraction,
+    )
+    .option('--target-bytes <size>', 'keep as much as fits a size, such as 80MB', parseDecimalBytes)
+    .option(
+      '--target-perplexity-increase <share>',
+      'keep as little as raises perplexity on held-out text by at most this, such as 5% or .05',
+      parseShare,
+    )
+    .option(
+      '--target-tokens-per-second <n>',
+      'keep as much as decodes this fast on this machine',
+      numberIn(0, Number.MAX_VALUE, true),
+    )
     .addOption(
       new Option('--method <method>', 'how rank is shared out')
         .choices(['curve', 'fisher', 'energy', 'asvd', 'uniform'])
@@ -122,6 +150,7 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
 async function run(path: string, flags: CompressFlags, signal: AbortSignal): Promise<void> {
   const { dtype, device, threads, json, output, overwrite, calibration: files, ...others } = flags
   const { recover: minutes, resume, ...options } = others
+  checkTargets(options)
   checkCompressOptions({ ...options, dtype })
   if (resume && minutes === undefined) {
     throw new FlrcError('E_USAGE', '--resume goes on with an interrupted --recover; give that too')
@@ -131,26 +160,27 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
   const state = await besideTarget(output, 'recovery')
   const recover = minutes === undefined ? undefined : { minutes, state, resume }
   const calibration = await readCalibration(files)
+  // A recovery holds windows out for itself.
+  const heldOut = recover ? undefined : Math.ceil(options.samples * heldOutShare)
   const seconds = { load: 0, save: 0 }
   const begin = performance.now()
   // Factors narrower than bf16 are still cut from weights of full width.
   const wide = dtype === 'f32' ? dtype : undefined
+  await tellMemory(path, flags, wide ?? 'bf16')
   const model = await loadModel(path, { dtype: wide, device, threads }, signal)
   seconds.load = elapsed(begin)
   const small = await step('compress', (onProgress) =>
-    compress(model, { ...options, dtype, calibration, recover, signal, onProgress }),
+    compress(model, { ...options, dtype, calibration, recover, heldOut, signal, onProgress }),
   )
   const saveBegin = performance.now()
   await step(`save ${output}`, (onProgress) => small.save(output, { overwrite, signal, onProgress }))
   seconds.save = elapsed(saveBegin)
   if (recover) await removeRecoveryStates(state)
-  const { atOnce, ...report } = small.report as CompressionReport
-  const result = {
-    ...report,
-    seconds: { ...report.seconds, ...seconds, total: elapsed(begin) },
-  }
+  const { atOnce, heldOut: measured, ...report } = small.report as CompressionReport
+  const { solve: _solve, measure: _measure, ...stages } = report.seconds
+  const result = { ...report, seconds: { ...stages, ...seconds, total: elapsed(begin) } }
   if (json) await printJson(result)
-  else await print(`${describe(output, report)}\n`)
+  else await print(`${describe(output, { ...report, heldOut: measured })}\n`)
   if (atOnce.oneInput || atOnce.projections < Math.min(model.threads || availableParallelism(), 7)) {
     note(
       `note: the memory allowed ${atOnce.projections} of a layer's projections to be factorised at once` +
@@ -158,11 +188,51 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
     )
   }
   if (report.storedBytes > report.sourceBytes) {
+    const remedy = dtype === 'int8' || dtype === 'int4' ? 'try --target-bytes' : 'try --dtype int8'
     note(
       `note: the checkpoint (${formatBytes(report.storedBytes)}) is larger than its source ` +
-        `(${formatBytes(report.sourceBytes)}), whose weights are stored in fewer bits; try --dtype int8 or int4`,
+        `(${formatBytes(report.sourceBytes)}), whose weights are stored in fewer bits; ${remedy}`,
     )
   }
+}
+
+/** What it will take, said before it is taken; E_OUT_OF_MEMORY where that is not there. */
+async function tellMemory(
+  path: string,
+  { dtype: stored, method, whitening, samples, seqLen, threads, memory, recover }: CompressFlags,
+  dtype: StorageDtype,
+): Promise<void> {
+  const source = await openModelSource(path)
+  const training = recover === undefined ? 0 : recoveryBytes * denseParametersOf(projectionsOf(source.config))
+  const needs = memoryNeeds(source.config, {
+    whitening: whitening ?? (method === 'asvd' ? 'scaled' : usualWhitening),
+    inputMoments: stored !== undefined && isQuantised(stored),
+    ...{ samples, threads, seqLen: windowLength(source, seqLen) },
+    weights: 2 * weightBytes(source, dtype) + training,
+  })
+  checkMemory(needs, memory)
+  const { weights, least, everything, available } = needs
+  note(
+    `memory: ${gigabytes(weights)} for the weights, dense and compressed${training > 0 ? ', and their training' : ''}, ` +
+      `${gigabytes(least)} to ${gigabytes(everything)} to calibrate; ${gigabytes(available)} are free`,
+  )
+}
+
+/** In the words of the command line; `checkCompressOptions` has those of the API. */
+function checkTargets(flags: KeepOptions): void {
+  const names = {
+    keep: '--keep',
+    targetBytes: '--target-bytes',
+    targetPerplexityIncrease: '--target-perplexity-increase',
+    targetTokensPerSecond: '--target-tokens-per-second',
+  }
+  const all = Object.values(names)
+  const given = Object.entries(names).flatMap(([key, name]) =>
+    flags[key as keyof KeepOptions] === undefined ? [] : [name],
+  )
+  if (given.length === 1) return
+  const what = given.length === 0 ? 'nothing says how much to keep' : `${given.join(' and ')} are given`
+  throw new FlrcError('E_USAGE', `${what}; give exactly one of ${all.join(', ')}`)
 }
 
 function elapsed(begin: number): number {
@@ -207,12 +277,21 @@ function splitWeight(given: string): { file: string; weight: number } {
 }
 
 function describe(output: string, report: Omit<CompressionReport, 'atOnce'>): string {
-  const { keep, storedParameters, denseParameters, storedBytes, levels, ranks, dense } = report
+  const { keep, storedParameters, denseParameters, storedBytes, levels, ranks, dense, heldOut } = report
   const factored = Object.keys(ranks).length
   const head =
     `${output}: ${formatBytes(storedBytes)}, keeps ${(keep * 100).toFixed(2)}% of the block parameters ` +
     `(${storedParameters} of ${denseParameters}); ${factored} projections factored, ${dense.length} left dense`
-  const rows = levels.map((level, index) => [String(index), level.budget.toFixed(4)])
-  const table = formatTable(['level', 'active budget'], rows)
-  return [head, table, ...(report.recovery ? [describeRecovery(report.recovery)] : [])].join('\n')
+  const rows = levels.map((level, index) => [
+    String(index),
+    level.budget.toFixed(4),
+    ...(heldOut ? [(heldOut.levels[index]?.perplexity ?? Number.NaN).toFixed(2)] : []),
+  ])
+  const table = formatTable(['level', 'active budget', ...(heldOut ? ['perplexity'] : [])], rows)
+  const measured = heldOut
+    ? [
+        `perplexity on ${heldOut.windows} windows that were not calibrated on; dense: ${heldOut.dense.perplexity.toFixed(2)}`,
+      ]
+    : []
+  return [head, table, ...measured, ...(report.recovery ? [describeRecovery(report.recovery)] : [])].join('\n')
 }

@@ -6,9 +6,10 @@ import { compress } from '../compress.js'
 import { perplexity } from '../evaluate.js'
 import { type Completion, complete, type GenerateOptions } from '../generate.js'
 import { Model } from '../public-model.js'
+import type { QualityRows } from '../report.js'
 import { progressive } from '../schedule.js'
 import { scoreChart } from './chart.js'
-import { readTextFile } from './files.js'
+import { readTextFile, writeNewFile } from './files.js'
 import { addCommonOptions, type CommonOptions } from './options.js'
 import { formatBytes, formatTable, print, printJson } from './output.js'
 import { step } from './steps.js'
@@ -102,10 +103,15 @@ async function demo({ dtype, device, threads, json }: CommonOptions, signal: Abo
   rows.push(await measure('curve, progressive', keep, falling, { schedule }))
   const byLevel = await levelPerplexities(falling, heldout, signal)
   await step(`save ./${folder}`, (onProgress) => falling.save(folder, { overwrite: true, signal, onProgress }))
+  const report = path.join(folder, 'report.html')
+  await step(`write ./${report}`, async () => {
+    const { reportHtml } = await import('../report.js')
+    await writeNewFile(report, await reportHtml(folder, qualityOf(rows)))
+  })
   const seconds = (performance.now() - begin) / 1000
 
   if (json) {
-    await printJson({ keep, scores, rows, levels: byLevel, checkpoint: folder, seconds })
+    await printJson({ keep, scores, rows, levels: byLevel, checkpoint: folder, report, seconds })
     return
   }
   await say(describe(rows))
@@ -120,12 +126,29 @@ async function demo({ dtype, device, threads, json }: CommonOptions, signal: Abo
   for (const row of rows)
     await say(`\n${row.name}, keep ${row.keep}:\n  ${prompt}${row.text.replaceAll('\n', '\n  ')}`)
   await say(
-    `\nsaved the progressive model to ./${folder} (${formatBytes(falling.storedBytes)}); ${seconds.toFixed(1)} s in all`,
+    `\nsaved the progressive model to ./${folder} (${formatBytes(falling.storedBytes)}), with all of this and more in ` +
+      `./${report}; ${seconds.toFixed(1)} s in all`,
   )
 }
 
 function fisherScores(calibration: Calibration): Record<string, number> {
   return Object.fromEntries(Object.entries(calibration.scores).map(([name, { fisher }]) => [name, fisher]))
+}
+
+/** The rows as the report shows them, beside what they were measured on. */
+function qualityOf(rows: readonly Row[]): QualityRows {
+  return {
+    caption:
+      `The embedded model in bf16; calibrated on ${samples} windows of ${seqLen} tokens, perplexity of held-out text ` +
+      `in windows of ${seqLen}.`,
+    models: rows.map(({ name, keep: share, storedBytes: bytes, perplexity: value }) => ({
+      series: name,
+      label: share === 1 ? 'as loaded' : `keep ${share}`,
+      keep: share,
+      bytes,
+      perplexity: value,
+    })),
+  }
 }
 
 /** The run of median speed; the seed is fixed, so all of them have the same text. */

@@ -12,24 +12,31 @@ export function readTextFile(file: string): Promise<string> {
   return format.readTextFile(file, { limit: textLimit, code: 'E_USAGE' })
 }
 
-function existsError(file: string): FlrcError {
-  return new FlrcError('E_EXISTS', `${file}: exists already; give another name, or remove it`, { file })
+interface NewFileOptions {
+  /** Replace a file that is there. The remedies name --overwrite where this is given, true or false. */
+  overwrite?: boolean
+}
+
+function existsError(file: string, { overwrite }: NewFileOptions): FlrcError {
+  const remedy = overwrite === false ? 'replace it with --overwrite' : 'remove it'
+  return new FlrcError('E_EXISTS', `${file}: exists already; give another name, or ${remedy}`, { file })
 }
 
 /** Throws where `file` could not be written later: E_EXISTS where it is there, E_NOT_FOUND without its folder. */
-export async function checkNewFile(file: string): Promise<void> {
-  if ((await format.statIfThere(file)) !== undefined) throw existsError(file)
+export async function checkNewFile(file: string, options: NewFileOptions = {}): Promise<void> {
+  const there = await format.statIfThere(file)
+  if (there && !(options.overwrite === true && there.isFile())) throw existsError(file, options)
   const folder = path.dirname(path.resolve(file))
   if ((await format.statIfThere(folder))?.isDirectory()) return
   throw new FlrcError('E_NOT_FOUND', `${folder}: no such folder; make it, or give another path`, { file })
 }
 
 /** Writes a new file, whole or not at all. Throws what `checkNewFile` does, and E_IO. */
-export async function writeNewFile(file: string, content: string): Promise<void> {
+export async function writeNewFile(file: string, content: string, options: NewFileOptions = {}): Promise<void> {
   const temporary = `${file}.${process.pid}.tmp`
   try {
     await createFile(temporary, content)
-    await checkNewFile(file)
+    await checkNewFile(file, options)
     await rename(temporary, file)
   } catch (error) {
     await rm(temporary, { force: true })

@@ -11,6 +11,7 @@ import { registerExport } from './export.js'
 import { registerGenerate } from './generate.js'
 import { registerInspect } from './inspect.js'
 import { note, printJson } from './output.js'
+import { registerReport } from './report.js'
 
 const exitCodes = { done: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143 } as const
 
@@ -68,6 +69,7 @@ function program(): Command {
     registerInspect,
     registerBench,
     registerExport,
+    registerReport,
   ]) {
     register(root, interrupt.signal)
   }

@@ -64,6 +64,22 @@ export function parseBytes(text: string): number {
   return bytes
 }
 
+const decimalUnits: Record<string, number> = { '': 1, K: 1e3, M: 1e6, G: 1e9, T: 1e12 }
+
+/** Bytes as sizes are printed: `80MB` is 80 million, `80MiB` is 80 times 2^20. */
+export function parseDecimalBytes(text: string): number {
+  const match = /^(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)B?$/i.exec(text.trim())
+  const unit = decimalUnits[match?.[2]?.toUpperCase() ?? '']
+  const bytes = match && unit ? Math.floor(Number(match[1]) * unit) : 0
+  return bytes >= 1 && Number.isSafeInteger(bytes) ? bytes : parseBytes(text)
+}
+
+/** A share above 0, as `.05` or `5%`. */
+export function parseShare(text: string): number {
+  const share = /^(.*?)\s*%$/.exec(text.trim())
+  return numberIn(0, Number.MAX_VALUE, true)(share?.[1] ?? text) / (share ? 100 : 1)
+}
+
 /** Gathers an option that may be given several times. */
 /** `K:B`: drafts and their budget. */
 export function parseSpeculation(text: string): SpeculateOptions {

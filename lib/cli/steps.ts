@@ -2,9 +2,12 @@ import { Listr, ListrLogger, ProcessOutput } from 'listr2'
 import type { Progress } from '../model.js'
 import { formatSeconds } from './output.js'
 
-/** Milliseconds between two progress lines where the terminal cannot redraw one. */
+/** Milliseconds between two progress lines, after the first, where the terminal cannot redraw one. */
 const plainInterval = 5000
-const redrawInterval = 100
+/** Seconds of a step before anything is shown of it. */
+const quiet = 1
+/** Long stages report seldom: between their reports the seconds go on. */
+const redrawInterval = 250
 
 /**
  * Runs one step of a command and shows on stderr what runs, how far it is and how long it will still take.
@@ -15,24 +18,31 @@ export async function step<T>(
   work: (onProgress: (progress: Progress) => void) => Promise<T>,
 ): Promise<T> {
   let result: { value: T } | undefined
-  const interval = process.stderr.isTTY ? redrawInterval : plainInterval
+  const terminal = process.stderr.isTTY
   const tasks = new Listr(
     [
       {
         title,
         task: async (_context, task) => {
-          const describe = progressText(interval)
-          result = {
-            value: await work((progress) => {
-              const text = describe(progress, performance.now())
-              if (text !== undefined) task.output = text
-            }),
+          const line = new ProgressLine(performance.now())
+          const show = () => {
+            const text = line.text(performance.now())
+            if (text !== undefined) task.output = text
+          }
+          const timer = setInterval(show, terminal ? redrawInterval : plainInterval)
+          const first = setTimeout(show, quiet * 1000)
+          try {
+            result = { value: await work((progress) => line.report(progress, performance.now())) }
+            if (terminal) task.title = `${title} (${formatSeconds(line.elapsed(performance.now()))})`
+          } finally {
+            clearTimeout(first)
+            clearInterval(timer)
           }
         },
       },
     ],
     {
-      renderer: process.stderr.isTTY ? 'default' : 'simple',
+      renderer: terminal ? 'default' : 'simple',
       registerSignalListeners: false,
       rendererOptions: {
         logger: new ListrLogger({ processOutput: new ProcessOutput(process.stderr, process.stderr) }),
@@ -43,21 +53,34 @@ export async function step<T>(
   return (result as { value: T }).value
 }
 
-/** Turns progress reports into lines, at most one per `interval` ms and none in the first second. */
-export function progressText(interval: number): (progress: Progress, now: number) => string | undefined {
-  const begin = performance.now()
-  let stage = ''
-  let stageBegin = begin
-  let shown = begin + 1000 - interval
-  return ({ stage: next, done, total }, now) => {
-    if (next !== stage) {
-      stage = next
-      stageBegin = now
-    }
-    if (now - shown < interval) return undefined
-    shown = now
-    const spent = (now - stageBegin) / 1000
-    const left = done > 0 && done < total ? `, ${formatSeconds((spent / done) * (total - done))} left` : ''
-    return `${stage} ${done}/${total}${left}`
+/** What a step says of itself at any time; times in ms. */
+export class ProgressLine {
+  readonly #begin: number
+  #stage: { name: string; begin: number; done: number; total: number; reported: number } | undefined
+
+  constructor(now: number) {
+    this.#begin = now
+  }
+
+  report({ stage, done, total }: Progress, now: number): void {
+    const begin = this.#stage?.name === stage ? this.#stage.begin : now
+    this.#stage = { name: stage, begin, done, total, reported: now }
+  }
+
+  /** Seconds since the step began. */
+  elapsed(now: number): number {
+    return (now - this.#begin) / 1000
+  }
+
+  /** Stage, how far it is, and the seconds left by its pace so far, or gone by where that says nothing yet. */
+  text(now: number): string | undefined {
+    if (this.elapsed(now) < quiet) return undefined
+    if (this.#stage === undefined) return `${formatSeconds(this.elapsed(now))} so far`
+    const { name, begin, done, total, reported } = this.#stage
+    const head = `${name} ${done}/${total}`
+    if (done >= total) return head
+    if (done === 0) return `${head}, ${formatSeconds((now - begin) / 1000)} so far`
+    const left = ((reported - begin) / done) * (total - done) - (now - reported)
+    return `${head}, ${formatSeconds(Math.max(0, left) / 1000)} left`
   }
 }

@@ -58,9 +58,8 @@ class Run {
     }
     const int32_t longest = *std::max_element(options.lengths.begin(), options.lengths.end());
     rope_.grow(config_, longest);
-    const MomentKinds kinds = {options.whitening != Whitening::none, options.whitening == Whitening::twoSided,
-                               options.keepInputMoments,
-                               options.shrinkage.inputs > 0 || options.shrinkage.gradients > 0};
+    const bool shrinks = options.shrinkage.inputs > 0 || options.shrinkage.gradients > 0;
+    const MomentKinds kinds = momentKinds(options.whitening, options.keepInputMoments, shrinks);
     limits_ = layerLimits(config_, kinds, longest, model_->threads, options.memory);
     space_ = std::make_shared<SpillSpace>(limits_.stores, options.scratch);
     const auto projections = static_cast<size_t>(model_->projectionCount());

@@ -26,6 +26,10 @@ struct Shrinkage {
   double inputs = 0, gradients = 0;
 };
 
+inline MomentKinds momentKinds(Whitening whitening, bool keepInputs, bool shrinks) {
+  return {whitening != Whitening::none, whitening == Whitening::twoSided, keepInputs, shrinks};
+}
+
 struct CalibrationOptions {
   std::vector<int32_t> tokens;   // all sequences, one after another
   std::vector<int32_t> lengths;  // tokens in each, at least 2

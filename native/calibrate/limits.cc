@@ -18,6 +18,7 @@ struct Needs {
   int64_t keeping = 0;        // the largest moment to be kept, summed on its own
   int64_t perProjection = 0;  // the largest factorisation
   int64_t perHeadPass = 0;    // one sequence's logits and their gradients
+  int64_t finished = 0;       // of one layer: factors of all ranks, kept moments
 };
 
 Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
@@ -28,6 +29,7 @@ Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
     const int64_t thin = std::min(m, n);
     needs.weights += m * n * kFloat;
     needs.perProjection = std::max(needs.perProjection, factorBytes(m, n));
+    needs.finished += thin * (m + n) * kFloat;
     outputs += m;
     inputs += n;
     // Of inputs that q, k, v or gate and up share one moment is summed; counting each keeps this simple and
@@ -44,6 +46,7 @@ Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
     // Kept as f32.
     if (kinds.kept) {
       needs.moments += packedBytes(thin) / 2;
+      needs.finished += packedBytes(n) / 2;
       needs.keeping = std::max(needs.keeping, packedBytes(n) * 3 / 2 + longest * n * kFloat);
     }
   }
@@ -53,6 +56,13 @@ Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
   needs.perHeadPass =
       kHeadPositions * (config.vocab + 2 * config.hidden) * kFloat + longest * config.hidden * kFloat;
   return needs;
+}
+
+// All that goes on at once where there is room for it.
+int64_t roomForAll(const Needs& needs, int threads) {
+  const int64_t factoring = needs.moments + std::min<int>(threads, kProjections) * needs.perProjection;
+  return std::max(needs.weights + threads * needs.perSequence + std::max(factoring, needs.keeping),
+                  threads * needs.perHeadPass);
 }
 
 int atOnce(int64_t memory, int64_t each, int most) {
@@ -83,10 +93,7 @@ LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t lo
   LayerLimits limits;
   limits.sequences = threads;
   limits.projections = std::min<int>(threads, kProjections);
-  const int64_t factoring = needs.moments + limits.projections * needs.perProjection;
-  const int64_t everything =
-      std::max(needs.weights + threads * needs.perSequence + std::max(factoring, needs.keeping),
-               threads * needs.perHeadPass);
+  const int64_t everything = roomForAll(needs, threads);
   if (everything <= memory) {
     limits.stores = memory - everything;
     return limits;
@@ -103,6 +110,16 @@ LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t lo
                                 moments + limits.projections * needs.perProjection, needs.keeping});
   limits.stores = std::max<int64_t>(0, memory - std::max(visit, limits.sequences * needs.perHeadPass));
   return limits;
+}
+
+MemoryNeeds memoryNeeds(const ModelConfig& config, MomentKinds kinds, int64_t sequences, int64_t longest,
+                        int threads) {
+  const Needs needs = needsOf(config, kinds, longest);
+  const int64_t visit = std::max({needs.perSequence, needs.moments / 2 + needs.perProjection, needs.keeping});
+  // Boundaries of all layers, gradients of one, its kept activations, and what is finished of all.
+  const int64_t boundaries = sequences * longest * config.hidden * (config.layers + 1) * kFloat;
+  const int64_t stores = boundaries + sequences * needs.perSequence + config.layers * needs.finished;
+  return {std::max(needs.weights + visit, needs.perHeadPass), roomForAll(needs, threads) + stores};
 }
 
 }  // namespace flrc

@@ -26,6 +26,15 @@ struct LayerLimits {
 LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t longest, int threads,
                         int64_t memory);
 
+// What a calibration holds beside the model's weights, in bytes.
+struct MemoryNeeds {
+  int64_t least = 0;       // one thing after another, all that can spill on the disk
+  int64_t everything = 0;  // as much at once as there are threads, nothing spilled; more is of no use
+};
+
+MemoryNeeds memoryNeeds(const ModelConfig& config, MomentKinds kinds, int64_t sequences, int64_t longest,
+                        int threads);
+
 // Bytes that nestedFactors holds at its peak for a W [m, n], its result included.
 int64_t factorBytes(int64_t m, int64_t n);
 

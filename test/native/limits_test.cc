@@ -64,3 +64,18 @@ TEST("limits: depth does not matter, whitening by inputs alone takes less") {
   CHECK(layerLimits(eightBillion(2), {true, true, true}, 512, 4, 16 * kGiga).stores < shallow.stores);
   CHECK(layerLimits(eightBillion(2), {true, true, false, true}, 512, 4, 16 * kGiga).stores < shallow.stores);
 }
+
+TEST("limits: the least is one thing after another, everything is where more is of no use") {
+  const auto config = eightBillion(32);
+  const flrc::MemoryNeeds needs = flrc::memoryNeeds(config, {}, 64, 512, 4);
+  CHECK(needs.least > kGiga && needs.least < needs.everything);
+  const LayerLimits least = layerLimits(config, {}, 512, 4, needs.least);
+  CHECK(least.projections == 1 && least.oneInput);
+  const LayerLimits most = layerLimits(config, {}, 512, 4, needs.everything);
+  CHECK(most.sequences == 4 && most.projections == 4 && !most.oneInput);
+  // All layers' factors and boundaries at once.
+  const int64_t layerFactors = 4 * (2 * 4096 * 8192 + 2 * 1024 * 5120 + 3 * 4096 * int64_t{18432});
+  CHECK(most.stores >= 32 * layerFactors + 64 * 512 * 4096 * int64_t{4} * 33);
+  CHECK(flrc::memoryNeeds(config, {}, 1, 512, 1).least == needs.least);
+  CHECK(flrc::memoryNeeds(config, {true, false}, 64, 512, 4).least < needs.least);
+}

@@ -1,0 +1,64 @@
+import { type AllocationOptions, allocate, levelBudgets, type Sensitivity, smallestKeep } from '../allocate.js'
+import { sensitivitySearch } from '../asvd.js'
+import type { Calibration } from '../calibrate.js'
+import type { TaskOptions } from '../model.js'
+import type { AllocateOptions } from './options.js'
+
+/** What an allocation goes by besides its options. */
+export interface Known {
+  scores: number[]
+  curves: readonly Float64Array[] | undefined
+  singular: readonly Float64Array[]
+  /** Of method `asvd`. */
+  search: Sensitivity | undefined
+}
+
+/** The calibration's findings; with method `asvd` also those of its search, which is made now if it was not. */
+export async function knownOf(
+  calibration: Calibration,
+  {
+    method = 'curve',
+    storage = 'pivoted',
+    score = 'fisher',
+    signal,
+    onProgress,
+  }: AllocateOptions & TaskOptions,
+): Promise<Known> {
+  const { curves, figures } = calibration
+  const found = calibration.sensitivities.get(storage)
+  const task = { storage, signal, onProgress }
+  return {
+    scores: calibration.model.projections.map(({ name }) => calibration.scores[name]?.[score] ?? 0),
+    curves: curves.every((curve) => curve.length > 0) ? curves : undefined,
+    singular: figures.singular,
+    search: method === 'asvd' ? (found ?? (await sensitivitySearch(calibration, task))) : undefined,
+  }
+}
+
+/** Shares the rank out, and gives it as the native side takes it: by level, -1 for dense. */
+export function shareRanks(
+  { model }: Calibration,
+  known: Known,
+  options: AllocateOptions & { keep: number },
+): Int32Array[] {
+  const asked = allocationOptions(known, options, levelBudgets(options.keep, options.levels))
+  const { levels } = allocate(model.projections, asked)
+  return levels.map((ranks) => Int32Array.from(ranks, (rank) => (rank === 'dense' ? -1 : rank)))
+}
+
+/** The smallest keep that these options allow. */
+export function smallestKeepOf({ model }: Calibration, known: Known, options: AllocateOptions): number {
+  return smallestKeep(model.projections, allocationOptions(known, options, [1]))
+}
+
+function allocationOptions(
+  { search, ...known }: Known,
+  options: AllocateOptions,
+  budgets: readonly number[],
+): AllocationOptions {
+  const { method = 'curve', storage = 'pivoted', levelWeights, power = 1 } = options
+  const { rankFloor = 1, rankMultiple = 1, dense: allowDense = true } = options
+  const sensitivity = search?.projections.map(({ losses }) => losses)
+  const shared = { method, storage, budgets, levelWeights, power, rankFloor, rankMultiple, allowDense }
+  return { ...shared, ...known, sensitivity }
+}
