@@ -1,0 +1,140 @@
+// Calibrating, and cutting models from what it found.
+
+#include <sys/resource.h>
+
+#include "addon.h"
+#include "addon_values.h"
+#include "calibrate/factorize.h"
+#include "core/thread_pool.h"
+
+namespace flrc {
+namespace {
+
+Whitening whitening(const Napi::Object& from) {
+  const std::string name = text(from, "whitening");
+  return name == "none"     ? Whitening::none
+         : name == "scaled" ? Whitening::scaled
+         : name == "input"  ? Whitening::input
+                            : Whitening::twoSided;
+}
+
+CalibrationOptions calibrationOptions(const Napi::Object& from) {
+  CalibrationOptions options;
+  options.tokens = integers(from.Get("tokens"), "tokens");
+  options.lengths = integers(from.Get("lengths"), "lengths");
+  options.labels = text(from, "labels") == "data" ? Labels::data : Labels::model;
+  options.seed = static_cast<uint64_t>(integer(from, "seed"));
+  options.whitening = whitening(from);
+  options.curves = boolean(from, "curves");
+  options.jitter = number(from, "jitter");
+  const Napi::Object shrinkage = object(from.Get("shrinkage"), "shrinkage");
+  options.shrinkage = {number(shrinkage, "inputs"), number(shrinkage, "gradients")};
+  options.memory = integer(from, "memory");
+  options.scratch = text(from, "scratch");
+  options.randomisedRank = integer(from, "randomisedRank");
+  options.keepInputMoments = boolean(from, "keepInputMoments");
+  return options;
+}
+
+double peakBytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) * 1024.0;
+}
+
+Napi::Value calibrationResult(Napi::Env env, const std::shared_ptr<const Calibration>& calibration) {
+  auto scores = [&](double FisherScore::*part) {
+    std::vector<double> values;
+    for (const FisherScore& score : calibration->scores) values.push_back(score.*part);
+    return toArray(env, values);
+  };
+  Napi::Object byName = Napi::Object::New(env);
+  byName.Set("fisher", scores(&FisherScore::weighted));
+  byName.Set("gradient", scores(&FisherScore::gradient));
+  byName.Set("taylor", scores(&FisherScore::taylor));
+  const CalibrationSeconds& spent = calibration->seconds;
+  Napi::Object seconds = Napi::Object::New(env);
+  seconds.Set("forward", toNumber(env, spent.forward));
+  seconds.Set("backward", toNumber(env, spent.backward));
+  seconds.Set("moments", toNumber(env, spent.moments));
+  seconds.Set("factorize", toNumber(env, spent.factorize));
+  seconds.Set("curves", toNumber(env, spent.curves));
+
+  const auto array = [&](const std::vector<double>& values) { return toArray(env, values); };
+  Napi::Object to = Napi::Object::New(env);
+  to.Set("calibration", Handle<const Calibration>::wrap(env, calibration, 0));
+  to.Set("scores", byName);
+  to.Set("singular", toList(env, calibration->singular, array));
+  to.Set("curves", toList(env, calibration->curves, array));
+  to.Set("lossTokens", toNumber(env, static_cast<double>(calibration->lossTokens)));
+  to.Set("meanLoss", toNumber(env, calibration->meanLoss));
+  to.Set("seconds", seconds);
+  to.Set("peakBytes", toNumber(env, peakBytes()));
+  const LayerLimits& limits = calibration->limits;
+  Napi::Object atOnce = Napi::Object::New(env);
+  atOnce.Set("sequences", toNumber(env, limits.sequences));
+  atOnce.Set("projections", toNumber(env, limits.projections));
+  atOnce.Set("oneInput", Napi::Boolean::New(env, limits.oneInput));
+  to.Set("atOnce", atOnce);
+  return to;
+}
+
+Napi::Value calibrationMemory(const Napi::CallbackInfo& call) {
+  const ModelConfig config = modelConfig(object(call[0], "config"));
+  const Napi::Object from = object(call[1], "options");
+  const int threads = static_cast<int>(integer(from, "threads"));
+  const MemoryNeeds needs =
+      memoryNeeds(config, momentKinds(whitening(from), boolean(from, "inputMoments"), boolean(from, "shrinks")),
+                  integer(from, "sequences"), integer(from, "longest"),
+                  threads > 0 ? threads : ThreadPool::availableCores());
+  auto to = Napi::Object::New(call.Env());
+  to.Set("least", toNumber(call.Env(), static_cast<double>(needs.least)));
+  to.Set("everything", toNumber(call.Env(), static_cast<double>(needs.everything)));
+  return to;
+}
+
+Napi::Value startCalibrate(const Napi::CallbackInfo& call) {
+  const auto model = Handle<const Model>::get(call[0]);
+  const CalibrationOptions options = calibrationOptions(object(call[1], "options"));
+  return startWork<std::shared_ptr<const Calibration>>(
+      call.Env(), call[2],
+      [=](const Job& job) { return std::shared_ptr<const Calibration>(calibrate(model, options, job)); },
+      calibrationResult);
+}
+
+Napi::Value startFactorize(const Napi::CallbackInfo& call) {
+  const auto calibration = Handle<const Calibration>::get(call[0]);
+  const Napi::Object from = object(call[1], "options");
+  FactorizeOptions options;
+  options.levels = levels(from);
+  options.pivoted = text(from, "storage") == "pivoted";
+  options.dtype = dtype(text(from, "dtype"));
+  return startWork<std::shared_ptr<const Model>>(
+      call.Env(), call[2], [=](const Job& job) { return factorize(*calibration, options, job); }, wrapModel);
+}
+
+Napi::Value startCutLosses(const Napi::CallbackInfo& call) {
+  const auto calibration = Handle<const Calibration>::get(call[0]);
+  const Napi::Object from = object(call[1], "cuts");
+  const int64_t projection = integer(from, "projection");
+  const auto ranks = integers(from.Get("ranks"), "ranks");
+  const bool pivoted = text(from, "storage") == "pivoted";
+  const auto tokens = integers(call[2], "tokens");
+  const int64_t seqLen = integer(call[3], "seqLen");
+  return startWork<std::vector<double>>(
+      call.Env(), call[4],
+      [=](const Job& job) { return cutLosses(*calibration, projection, ranks, pivoted, tokens, seqLen, job); },
+      [](Napi::Env env, std::vector<double>& losses) { return toArray(env, losses); });
+}
+
+}  // namespace
+
+void addCalibrationFunctions(Exports& exports) {
+  exports.add<calibrationMemory>("calibrationMemory");
+  exports.add<startCalibrate>("calibrate");
+  exports.add<startFactorize>("factorize");
+  exports.add<startCutLosses>("cutLosses");
+  exports.add<release<const Calibration>>("releaseCalibration");
+}
+
+}  // namespace flrc

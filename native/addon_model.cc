@@ -1,0 +1,164 @@
+// Loading, describing, passing texts through and writing models.
+
+#include "addon.h"
+#include "addon_values.h"
+#include "core/bandwidth.h"
+#include "core/thread_pool.h"
+#include "cpu/kernels.h"
+#include "linalg/gemm.h"
+#include "model/loader.h"
+#include "model/self_text.h"
+#include "model/window_losses.h"
+#include "model/writer.h"
+
+namespace flrc {
+namespace {
+
+TensorSource tensorSource(const Napi::Value& value) {
+  const Napi::Object from = object(value, "a tensor");
+  TensorSource source;
+  source.name = text(from, "name");
+  source.file = text(from, "file");
+  source.offset = integer(from, "offset");
+  source.byteLength = integer(from, "byteLength");
+  source.type = sourceType(text(from, "type"));
+  source.shape = list(from.Get("shape"), "shape", [](const Napi::Value& v) { return integer(v, "an extent"); });
+  if (from.Get("interleavedHeads").IsNumber()) source.interleavedHeads = integer(from, "interleavedHeads");
+  return source;
+}
+
+SelfTextOptions selfTextOptions(const Napi::Object& from) {
+  SelfTextOptions options;
+  options.forms = list(from.Get("forms"), "forms", [](const Napi::Value& value) {
+    const Napi::Object form = object(value, "a form");
+    const auto turn = [](const Napi::Value& v) { return integers(v, "a turn"); };
+    return DocumentForm{integers(form.Get("starts"), "starts"), list(form.Get("turns"), "turns", turn),
+                        integers(form.Get("ending"), "ending"), integer(form, "longest")};
+  });
+  options.ends = integers(from.Get("ends"), "ends");
+  options.windows = integer(from, "windows");
+  options.length = integer(from, "length");
+  options.seed = static_cast<uint64_t>(integer(from, "seed"));
+  options.temperature = number(from, "temperature");
+  options.topP = number(from, "topP");
+  options.memory = integer(from, "memory");
+  return options;
+}
+
+Napi::Value info(const Napi::CallbackInfo& call) {
+  Napi::Object to = Napi::Object::New(call.Env());
+  to.Set("target", cpu::kernels().target);
+  to.Set("cores", ThreadPool::availableCores());
+  to.Set("blas", blasName());
+  return to;
+}
+
+Napi::Value startReadBandwidth(const Napi::CallbackInfo& call) {
+  const int64_t bytes = integer(call[0], "bytes");
+  const auto threads = static_cast<int>(integer(call[1], "threads"));
+  return startWork<double>(
+      call.Env(), call.Env().Undefined(), [=](const Job& job) { return readBandwidth(bytes, threads, job); },
+      [](Napi::Env env, double& bandwidth) { return toNumber(env, bandwidth); });
+}
+
+Napi::Value load(const Napi::CallbackInfo& call) {
+  const Napi::Object from = object(call[0], "spec");
+  ModelSpec spec;
+  spec.config = modelConfig(object(from.Get("config"), "config"));
+  spec.tensors = list(from.Get("tensors"), "tensors", tensorSource);
+  spec.dtype = dtype(text(from, "dtype"));
+  spec.threads = static_cast<int>(integer(from, "threads"));
+  spec.levels = levels(from);
+  return startWork<std::shared_ptr<const Model>>(
+      call.Env(), call[1], [spec](const Job& job) { return loadModel(spec, job); }, wrapModel);
+}
+
+Napi::Value modelInfo(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  const auto model = Handle<const Model>::get(call[0]);
+  Napi::Array projections = Napi::Array::New(env), shapes = Napi::Array::New(env),
+              levels = Napi::Array::New(env);
+  for (int64_t i = 0; i < model->projectionCount(); ++i) {
+    const auto at = static_cast<uint32_t>(i);
+    projections.Set(at, projectionName(i / kProjections, static_cast<int>(i % kProjections)));
+    Napi::Array shape = Napi::Array::New(env, 2);
+    shape.Set(0u, toNumber(env, static_cast<double>(model->projection(i).outputs)));
+    shape.Set(1u, toNumber(env, static_cast<double>(model->projection(i).inputs)));
+    shapes.Set(at, shape);
+  }
+  for (size_t l = 0; l < model->levels.size(); ++l) {
+    Napi::Object level = Napi::Object::New(env);
+    level.Set("parameters",
+              toNumber(env, static_cast<double>(model->levelParameters(static_cast<int64_t>(l)))));
+    level.Set("bytesPerToken", toNumber(env, static_cast<double>(model->levelBytes(static_cast<int64_t>(l)))));
+    level.Set("ranks", toArray(env, model->levels[l]));
+    levels.Set(static_cast<uint32_t>(l), level);
+  }
+  Napi::Object to = Napi::Object::New(env);
+  to.Set("projections", projections);
+  to.Set("shapes", shapes);
+  to.Set("bytes", toNumber(env, static_cast<double>(model->bytes())));
+  to.Set("levels", levels);
+  return to;
+}
+
+Napi::Value startWindowLosses(const Napi::CallbackInfo& call) {
+  const auto model = Handle<const Model>::get(call[0]);
+  const auto tokens = integers(call[1], "tokens");
+  const int64_t seqLen = integer(call[2], "seqLen"), level = integer(call[3], "level");
+  return startWork<std::vector<double>>(
+      call.Env(), call[4], [=](const Job& job) { return windowLosses(*model, tokens, seqLen, level, job); },
+      [](Napi::Env env, std::vector<double>& losses) { return toArray(env, losses); });
+}
+
+Napi::Value startSelfText(const Napi::CallbackInfo& call) {
+  const auto model = Handle<const Model>::get(call[0]);
+  const SelfTextOptions options = selfTextOptions(object(call[1], "options"));
+  return startWork<std::vector<int32_t>>(
+      call.Env(), call[2], [=](const Job& job) { return writeSelfText(*model, options, job); },
+      [](Napi::Env env, std::vector<int32_t>& text) { return toArray(env, text); });
+}
+
+Napi::Value listTensors(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  const auto model = Handle<const Model>::get(call[0]);
+  return toList(env, tensorEntries(*model, call[1].ToBoolean()), [&](const TensorEntry& entry) {
+    Napi::Object to = Napi::Object::New(env);
+    to.Set("name", entry.name);
+    to.Set("type", entry.type);
+    to.Set("shape", toList(env, entry.shape,
+                           [&](int64_t extent) { return toNumber(env, static_cast<double>(extent)); }));
+    to.Set("byteLength", toNumber(env, static_cast<double>(entry.byteLength)));
+    return to;
+  });
+}
+
+Napi::Value startWriteTensors(const Napi::CallbackInfo& call) {
+  const auto model = Handle<const Model>::get(call[0]);
+  if (!call[1].IsString()) throw Error(code::internal, "file is not a string");
+  const std::string file = call[1].As<Napi::String>();
+  const auto names = list(call[2], "names", [](const Napi::Value& v) { return v.ToString().Utf8Value(); });
+  const auto places = doubles(call[3], "offsets");
+  if (names.size() != places.size()) throw Error(code::internal, "one offset per tensor is expected");
+  std::vector<int64_t> offsets;
+  for (double place : places) offsets.push_back(toInteger(place, "an offset"));
+  const bool dense = call[4].ToBoolean();
+  return startEffect(call.Env(), call[5],
+                     [=](const Job& job) { writeTensors(*model, dense, file, names, offsets, job); });
+}
+
+}  // namespace
+
+void addModelFunctions(Exports& exports) {
+  exports.add<info>("info");
+  exports.add<startReadBandwidth>("readBandwidth");
+  exports.add<load>("loadModel");
+  exports.add<modelInfo>("modelInfo");
+  exports.add<release<const Model>>("releaseModel");
+  exports.add<startWindowLosses>("windowLosses");
+  exports.add<startSelfText>("writeSelfText");
+  exports.add<listTensors>("tensorEntries");
+  exports.add<startWriteTensors>("writeTensors");
+}
+
+}  // namespace flrc

@@ -1,0 +1,213 @@
+// Sessions: prefill, decoding, sampling, speculation.
+
+#include "addon.h"
+#include "addon_values.h"
+#include "core/thread_pool.h"
+
+namespace flrc {
+namespace {
+
+// Tells V8 how much a session holds by now, unless it was released meanwhile.
+void updateExternal(Napi::Env env, const std::shared_ptr<int64_t>& external, const Session& session) {
+  if (*external == Handle<Session>::kReleased) return;
+  const auto bytes = static_cast<int64_t>(session.bytes());
+  Napi::MemoryManagement::AdjustExternalMemory(env, bytes - *external);
+  *external = bytes;
+}
+
+Sampling sampling(const Napi::Value& value) {
+  const Napi::Object from = object(value, "sampling");
+  return {number(from, "temperature"),
+          integer(from, "topK"),
+          number(from, "topP"),
+          number(from, "minP"),
+          static_cast<uint64_t>(integer(from, "seed")),
+          static_cast<uint64_t>(integer(from, "draw"))};
+}
+
+Napi::Value step(Napi::Env env, const Sampled& sampled) {
+  Napi::Object to = Napi::Object::New(env);
+  to.Set("tokenId", toNumber(env, sampled.token));
+  to.Set("logprob", toNumber(env, sampled.logprob));
+  to.Set("entropy", toNumber(env, sampled.entropy));
+  return to;
+}
+
+Napi::Value createSession(const Napi::CallbackInfo& call) {
+  return Handle<Session>::wrap(call.Env(), std::make_shared<Session>(Handle<const Model>::get(call[0])), 0);
+}
+
+Napi::Value prefill(const Napi::CallbackInfo& call) {
+  const auto session = Handle<Session>::get(call[0]);
+  const auto external = Handle<Session>::from(call[0]).external;
+  const auto tokens = integers(call[1], "tokens");
+  const int64_t level = integer(call[2], "level");
+  return startWork<int64_t>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) {
+        return session->append(tokens.data(), static_cast<int64_t>(tokens.size()), level, job);
+      },
+      [=](Napi::Env env, int64_t& length) {
+        updateExternal(env, external, *session);
+        return toNumber(env, static_cast<double>(length));
+      });
+}
+
+Napi::Value logprobs(const Napi::CallbackInfo& call) {
+  const auto session = Handle<Session>::get(call[0]);
+  const auto external = Handle<Session>::from(call[0]).external;
+  const auto tokens = integers(call[1], "tokens");
+  const int64_t from = integer(call[2], "from"), level = integer(call[3], "level");
+  return startWork<std::vector<double>>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) {
+        return session->logprobs(tokens.data(), static_cast<int64_t>(tokens.size()), from, level, job);
+      },
+      [=](Napi::Env env, std::vector<double>& values) {
+        updateExternal(env, external, *session);
+        return toArray(env, values);
+      });
+}
+
+Napi::Value sample(const Napi::CallbackInfo& call) {
+  return step(call.Env(), Handle<Session>::get(call[0])->sample(sampling(call[1])));
+}
+
+Napi::Value decode(const Napi::CallbackInfo& call) {
+  const auto session = Handle<Session>::get(call[0]);
+  const auto external = Handle<Session>::from(call[0]).external;
+  const auto token = static_cast<int32_t>(integer(call[1], "token"));
+  const int64_t level = integer(call[2], "level");
+  const Sampling how = sampling(call[3]);
+  return startWork<Sampled>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) {
+        session->append(&token, 1, level, job);
+        return session->sample(how);
+      },
+      [=](Napi::Env env, Sampled& sampled) {
+        updateExternal(env, external, *session);
+        return step(env, sampled);
+      });
+}
+
+Napi::Value speculate(const Napi::CallbackInfo& call) {
+  const auto session = Handle<Session>::get(call[0]);
+  const auto external = Handle<Session>::from(call[0]).external;
+  const auto token = static_cast<int32_t>(integer(call[1], "token"));
+  const Napi::Object from = object(call[2], "options");
+  const DraftOptions options = {integer(from, "level"), integer(from, "tokens"), number(from, "least"),
+                                integers(from.Get("ends"), "ends")};
+  const Sampling how = sampling(call[3]);
+  return startWork<SpeculationRound>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) { return session->speculate(token, options, how, job); },
+      [=](Napi::Env env, SpeculationRound& round) {
+        updateExternal(env, external, *session);
+        Napi::Object to = Napi::Object::New(env);
+        to.Set("steps", toList(env, round.tokens, [&](const Sampled& sampled) { return step(env, sampled); }));
+        to.Set("drafted", toNumber(env, static_cast<double>(round.drafted)));
+        to.Set("draftSeconds", toNumber(env, round.draftSeconds));
+        return to;
+      });
+}
+
+// Sessions that one call works on together, and how to tell V8 what they hold afterwards.
+struct SessionGroup {
+  std::vector<std::shared_ptr<Session>> sessions;
+  std::vector<std::shared_ptr<int64_t>> externals;
+
+  explicit SessionGroup(const Napi::Value& handles) {
+    sessions = list(handles, "sessions", [](const Napi::Value& v) { return Handle<Session>::get(v); });
+    externals =
+        list(handles, "sessions", [](const Napi::Value& v) { return Handle<Session>::from(v).external; });
+  }
+
+  size_t size() const { return sessions.size(); }
+  void tell(Napi::Env env) const {
+    for (size_t i = 0; i < size(); ++i) updateExternal(env, externals[i], *sessions[i]);
+  }
+};
+
+// What became of one of several sessions: a step, or why there is none.
+struct StepOutcome {
+  Sampled sampled;
+  std::shared_ptr<const Error> failure;
+};
+
+Napi::Value decodeEach(const Napi::CallbackInfo& call) {
+  const SessionGroup group(call[0]);
+  const auto tokens = integers(call[1], "tokens"), levels = integers(call[2], "levels");
+  const auto how = list(call[3], "samplings", sampling);
+  if (tokens.size() != group.size() || levels.size() != group.size() || how.size() != group.size()) {
+    throw Error(code::internal, "one token, level and sampling per session is expected");
+  }
+  return startWork<std::vector<StepOutcome>>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) {
+        std::vector<NextToken> next;
+        for (size_t i = 0; i < group.size(); ++i) {
+          next.push_back({group.sessions[i].get(), tokens[i], levels[i]});
+        }
+        Session::appendEach(next, job);
+        std::vector<StepOutcome> outcomes(group.size());
+        if (group.size() == 0) return outcomes;
+        ThreadPool::shared().parallelFor(
+            static_cast<int64_t>(group.size()), group.sessions[0]->model().threads, [&](int64_t i) {
+              outcomes[i].failure = failureOf([&] { outcomes[i].sampled = group.sessions[i]->sample(how[i]); });
+            });
+        return outcomes;
+      },
+      [=](Napi::Env env, std::vector<StepOutcome>& outcomes) {
+        group.tell(env);
+        return toList(env, outcomes, [&](const StepOutcome& outcome) {
+          return outcome.failure ? toJavaScript(env, *outcome.failure) : step(env, outcome.sampled);
+        });
+      });
+}
+
+Napi::Value forkSession(const Napi::CallbackInfo& call) {
+  const auto fork = Handle<Session>::get(call[0])->fork();
+  return Handle<Session>::wrap(call.Env(), fork, static_cast<int64_t>(fork->bytes()));
+}
+
+Napi::Value startDivergences(const Napi::CallbackInfo& call) {
+  const SessionGroup references(call[0]), others(call[1]);
+  if (references.size() != others.size()) throw Error(code::internal, "one reference per session is expected");
+  return startWork<std::vector<double>>(
+      call.Env(), call.Env().Undefined(),
+      [=](const Job& job) {
+        std::vector<double> values(others.size());
+        if (values.empty()) return values;
+        ThreadPool::shared().parallelFor(
+            static_cast<int64_t>(values.size()), others.sessions[0]->model().threads, [&](int64_t i) {
+              job.check();
+              values[i] = Session::divergence(*references.sessions[i], *others.sessions[i]);
+            });
+        return values;
+      },
+      [](Napi::Env env, std::vector<double>& values) { return toArray(env, values); });
+}
+
+Napi::Value rewind(const Napi::CallbackInfo& call) {
+  Handle<Session>::get(call[0])->rewind(integer(call[1], "length"));
+  return call.Env().Undefined();
+}
+
+}  // namespace
+
+void addSessionFunctions(Exports& exports) {
+  exports.add<createSession>("createSession");
+  exports.add<prefill>("prefill");
+  exports.add<logprobs>("logprobs");
+  exports.add<sample>("sample");
+  exports.add<decode>("decode");
+  exports.add<speculate>("speculate");
+  exports.add<decodeEach>("decodeEach");
+  exports.add<forkSession>("forkSession");
+  exports.add<startDivergences>("divergences");
+  exports.add<rewind>("rewind");
+  exports.add<release<Session>>("releaseSession");
+}
+
+}  // namespace flrc

@@ -1,0 +1,106 @@
+#include "addon_values.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace flrc {
+
+double number(const Napi::Object& object, const char* key) {
+  const Napi::Value value = object.Get(key);
+  if (!value.IsNumber()) throw Error(code::internal, std::string(key) + " is not a number");
+  return value.As<Napi::Number>().DoubleValue();
+}
+
+int64_t toInteger(double value, const char* what) {
+  if (!(std::abs(value) <= 9007199254740991.0) || value != std::floor(value)) {
+    throw Error(code::internal, std::string(what) + " is not an integer");
+  }
+  return static_cast<int64_t>(value);
+}
+
+int64_t integer(const Napi::Object& object, const char* key) { return toInteger(number(object, key), key); }
+
+int64_t integer(const Napi::Value& value, const char* what) {
+  if (!value.IsNumber()) throw Error(code::internal, std::string(what) + " is not a number");
+  return toInteger(value.As<Napi::Number>().DoubleValue(), what);
+}
+
+bool boolean(const Napi::Object& object, const char* key) { return object.Get(key).ToBoolean(); }
+
+std::string text(const Napi::Object& object, const char* key) {
+  const Napi::Value value = object.Get(key);
+  if (!value.IsString()) throw Error(code::internal, std::string(key) + " is not a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+
+Napi::Object object(const Napi::Value& value, const char* what) {
+  if (!value.IsObject()) throw Error(code::internal, std::string(what) + " is not an object");
+  return value.As<Napi::Object>();
+}
+
+std::vector<int32_t> integers(const Napi::Value& value, const char* what) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
+    throw Error(code::internal, std::string(what) + " is not an Int32Array");
+  }
+  const auto array = value.As<Napi::Int32Array>();
+  return std::vector<int32_t>(array.Data(), array.Data() + array.ElementLength());
+}
+
+std::vector<double> doubles(const Napi::Value& value, const char* what) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
+    throw Error(code::internal, std::string(what) + " is not a Float64Array");
+  }
+  const auto array = value.As<Napi::Float64Array>();
+  return std::vector<double>(array.Data(), array.Data() + array.ElementLength());
+}
+
+Dtype dtype(const std::string& name) {
+  if (name == "f32") return Dtype::f32;
+  if (name == "bf16") return Dtype::bf16;
+  if (name == "int8") return Dtype::int8;
+  if (name == "int4") return Dtype::int4;
+  throw Error(code::internal, "unknown dtype " + name);
+}
+
+ModelConfig modelConfig(const Napi::Object& from) {
+  ModelConfig config;
+  config.architecture = text(from, "architecture");
+  config.layers = integer(from, "layers");
+  config.hidden = integer(from, "hiddenSize");
+  config.heads = integer(from, "heads");
+  config.kvHeads = integer(from, "kvHeads");
+  config.headDim = integer(from, "headDim");
+  config.intermediate = integer(from, "intermediateSize");
+  config.vocab = integer(from, "vocabSize");
+  config.context = integer(from, "contextLength");
+  config.eps = static_cast<float>(number(from, "rmsNormEps"));
+  config.tieEmbeddings = boolean(from, "tieEmbeddings");
+  config.qkvBias = boolean(from, "qkvBias");
+  config.outputBias = boolean(from, "outputBias");
+  config.mlpBias = boolean(from, "mlpBias");
+  config.qkNorm = boolean(from, "qkNorm");
+  config.slidingWindow = integers(from.Get("slidingWindow"), "slidingWindow");
+  config.ropeFrequencies = doubles(from.Get("ropeFrequencies"), "ropeFrequencies");
+  config.ropeScale = static_cast<float>(number(from, "ropeScale"));
+  return config;
+}
+
+std::vector<std::vector<int32_t>> levels(const Napi::Object& from) {
+  return list(from.Get("levels"), "levels", [](const Napi::Value& v) { return integers(v, "a level"); });
+}
+
+Napi::Value toArray(Napi::Env env, const std::vector<double>& values) {
+  auto array = Napi::Float64Array::New(env, values.size());
+  std::copy(values.begin(), values.end(), array.Data());
+  return array;
+}
+
+Napi::Value toArray(Napi::Env env, const std::vector<int32_t>& values) {
+  auto array = Napi::Int32Array::New(env, values.size());
+  std::copy(values.begin(), values.end(), array.Data());
+  return array;
+}
+
+Napi::Value toNumber(Napi::Env env, double value) { return Napi::Number::New(env, value); }
+
+}  // namespace flrc
