@@ -66,6 +66,8 @@ function runProgram(
   child.stderr.on('data', (data) => {
     output.stderr += data
   })
+  // A program that ends without reading has no need of it.
+  child.stdin.on('error', () => undefined)
   child.stdin.end(input)
   return new Promise((resolve, reject) => {
     child.on('error', reject)
