@@ -3,6 +3,7 @@ import { createRequire } from 'node:module'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { abortedError, type ErrorCode, errorCodes, FlrcError } from './errors.js'
+import { explainMissing, explainUnloadable, thisHost } from './missing-addon.js'
 import type { NativeBinding, NativeTask } from './native-types.js'
 
 /** The package's own folder: where the addon is built and where `models/tiny` lies. */
@@ -35,23 +36,13 @@ function loadBinding(): NativeBinding {
   try {
     file = nodeGypBuild.resolve(packageRoot)
   } catch (cause) {
-    const tried = ['build/Release', 'build/Debug', `prebuilds/${process.platform}-${process.arch}`]
-      .map((folder) => path.join(packageRoot, folder, '*.node'))
-      .join(', ')
-    throw new FlrcError(
-      'E_BINDING',
-      `no native addon for ${process.platform}-${process.arch}, Node ${process.versions.node}; tried ${tried}; run \`npm run build\` in ${packageRoot}`,
-      { cause },
-    )
+    throw new FlrcError('E_BINDING', explainMissing(packageRoot, thisHost()), { cause })
   }
   try {
     return require(file) as NativeBinding
   } catch (cause) {
-    throw new FlrcError(
-      'E_BINDING',
-      `the native addon does not load: ${messageOf(cause)}; run \`npm run build\` in ${packageRoot}`,
-      { file, cause },
-    )
+    const message = explainUnloadable(packageRoot, thisHost(), messageOf(cause))
+    throw new FlrcError('E_BINDING', message, { file, cause })
   }
 }
 

@@ -147,7 +147,7 @@ async function cut(
       ...{ inputShrinkage: shrinkage.inputs, gradientShrinkage: shrinkage.gradients },
       ...(levelWeights ? { levelWeights } : {}),
     },
-    model: { sha256: calibration.hashes.model, bytes: model.source.fileBytes },
+    model: { ...model.source.hub, sha256: calibration.hashes.model, bytes: model.source.fileBytes },
     calibration: {
       ...{ sha256: calibration.hashes.calibration, tokens, windows: samples },
       sources: calibration.sources,

@@ -11,6 +11,7 @@ export const errorCodes = [
   'E_DEVICE',
   'E_EXISTS',
   'E_NOT_FOUND',
+  'E_HUB',
   'E_IO',
   'E_CONTEXT',
   'E_NUMERIC',

@@ -1,8 +1,8 @@
 import { denseParametersOf, type Rank } from './allocate.js'
 import { readPlan } from './checkpoint/read-plan.js'
 import type { ModelConfig, ModelSource, StorageDtype } from './format/types.js'
-import { projectionsOf } from './model.js'
-import { openModelSource } from './model-source.js'
+import { projectionsOf, type TaskOptions } from './model.js'
+import { openModel } from './open-model.js'
 
 /** One projection of a model on disk. */
 export interface InspectedProjection {
@@ -36,12 +36,12 @@ export interface Inspection {
 }
 
 /** Reads a model's headers, and a checkpoint's plan; no weights. Errors: those of opening a model. */
-export async function inspect(model: string): Promise<Inspection> {
-  const source = await openModelSource(model)
+export async function inspect(model: string, task: TaskOptions = {}): Promise<Inspection> {
+  const source = await openModel(model, task)
   const { config, flrc } = source
   const { source: _source, ropeFrequencies: _rope, slidingWindow: _window, ...shapes } = config
   const projections = projectionsOf(config)
-  const scores = (flrc && (await readPlan(model))?.scores) ?? {}
+  const scores = (flrc && (await readPlan(source.path))?.scores) ?? {}
   const types: Record<string, number> = {}
   for (const { type, byteLength } of source.tensors.values()) types[type] = (types[type] ?? 0) + byteLength
   return {

@@ -36,13 +36,9 @@ async function isThere(file: string): Promise<boolean> {
 }
 
 function nothingThere(path: string): FlrcError {
-  const hub = /^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/.test(path) && !path.startsWith('.')
-  const wanted = 'a .gguf file, a Hugging Face directory or an FLRC directory'
   return new FlrcError(
     'E_NOT_FOUND',
-    hub
-      ? `${path}: no such file or directory (looked for ${wanted}); hub ids are not downloaded yet: get the model with "hf download ${path.replace(/@.*/, '')} --local-dir DIR" and give that directory`
-      : `${path}: no such file or directory (looked for ${wanted}); check the path`,
+    `${path}: no such file or directory (looked for a .gguf file, a Hugging Face directory or an FLRC directory); check the path`,
     { file: path },
   )
 }

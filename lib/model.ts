@@ -30,6 +30,8 @@ export interface Progress {
   stage: string
   done: number
   total: number
+  /** Of a download. */
+  unit?: 'bytes'
 }
 
 /** What every long call takes. */

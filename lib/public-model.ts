@@ -11,7 +11,7 @@ import type { StorageDtype, StoredLevel } from './format/types.js'
 import { Chat, type ChatOptions } from './generate/chat.js'
 import { type GenerateOptions, type Generation, generate } from './generate.js'
 import { LoadedModel, loadParts, type ModelParts, type TaskOptions } from './model.js'
-import { openModelSource } from './model-source.js'
+import { openModel } from './open-model.js'
 import type { RecoveryReport } from './recover/report.js'
 
 /** What weights and factors may be held and stored in. */
@@ -94,16 +94,17 @@ export class Model extends LoadedModel {
   }
 
   /**
-   * Loads a Hugging Face directory, a .gguf file or an FLRC directory. Errors: E_NOT_FOUND, E_MODEL_FORMAT,
-   * E_UNSUPPORTED_ARCH, E_UNSUPPORTED_TYPE, E_TOKENIZER, E_VERSION, E_DEVICE, E_OUT_OF_MEMORY, E_BINDING,
-   * E_USAGE, E_ABORTED.
+   * Loads a Hugging Face directory, a .gguf file, an FLRC directory, or (where nothing is at that path) a model of the
+   * hub: `org/name`, or `org/name/file.gguf`, and after it `@revision` if wanted. Errors: E_NOT_FOUND, E_HUB,
+   * E_MODEL_FORMAT, E_UNSUPPORTED_ARCH, E_UNSUPPORTED_TYPE, E_TOKENIZER, E_VERSION, E_DEVICE, E_OUT_OF_MEMORY,
+   * E_BINDING, E_IO, E_USAGE, E_ABORTED.
    */
-  static async load(path: string, options: LoadOptions = {}): Promise<Model> {
+  static async load(model: string, options: LoadOptions = {}): Promise<Model> {
     const { dtype, device = 'auto', threads = 0, signal, onProgress } = options
     checkDevice(device)
     if (dtype !== undefined) checkOneOf('dtype', dtype, dtypes)
     checkWhole('threads', threads, 0)
-    const source = await openModelSource(path)
+    const source = await openModel(model, { signal, onProgress })
     return new Model(
       await loadParts(source, { dtype: dtype ?? source.flrc?.dtype ?? 'bf16', threads, signal, onProgress }),
     )
@@ -155,6 +156,7 @@ export class Model extends LoadedModel {
         },
         card: {
           name: path.basename(path.resolve(directory)),
+          baseModel: source.hub?.id,
           measured: plan.heldOut && heldOutTable(plan.heldOut, { bytes: this.storedBytes, budgets }),
           figures: await cardFigures({ projections, levels, storage, scores: plan.scores }),
         },

@@ -1,7 +1,8 @@
 // Everything `npm test` does, and what is too slow for every day. The list below is the one place for it.
 import { spawnSync } from 'node:child_process'
 import path from 'node:path'
-import { root, runStep, StepError } from './setup/log.mjs'
+import { root, StepError } from './setup/log.mjs'
+import { ensureNode } from './setup/other-node.mjs'
 
 const script = (name) => path.join(root, 'scripts', name)
 
@@ -44,12 +45,7 @@ function node(executable, args, env = {}) {
   )
 }
 
-/** Another Node, as npm ships it; the addon is the same one, built once against Node-API. */
+/** The addon is the same one, built once against Node-API. */
 async function onNode(major) {
-  const name = `node-linux-${process.arch}`
-  const folder = path.join(root, 'build', `node-${major}`)
-  const options = ['--no-save', '--no-package-lock', '--ignore-scripts', '--no-audit', '--no-fund']
-  const args = ['install', '--prefix', folder, ...options, `${name}@${major}`]
-  await runStep(`Node ${major}`, 'npm', args, { name: `node-${major}` })
-  return node(path.join(folder, 'node_modules', name, 'bin/node'), [script('test.mjs')])
+  return node(await ensureNode(major), [script('test.mjs')])
 }

@@ -4,6 +4,7 @@
 import path from 'node:path'
 import { handOver, root, StepError } from './setup/log.mjs'
 import { ensureAddon } from './setup/native.mjs'
+import { ensurePrebuild, ensureTarball, tarball } from './setup/package.mjs'
 import { ensureNodeModules } from './setup/packages.mjs'
 import { ensureSystemPackages } from './setup/system.mjs'
 import { ensureLibrary, ensureTestCode } from './setup/typescript.mjs'
@@ -17,6 +18,8 @@ const commands = {
   // The runner builds for itself, so that a file that does not compile is counted like any failed test.
   test: { steps: prepared, run: ['scripts/test.mjs'] },
   'check:full': { steps: prepared, run: ['scripts/check-full.mjs'] },
+  'build:prebuilds': { steps: [...built, ensurePrebuild] },
+  pack: { steps: [...built, ensurePrebuild, ensureTarball], run: ['scripts/package/tarball.mjs', tarball] },
   bench: { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs'] },
   'bench:progressive': { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs', 'progressive'] },
   docs: { steps: prepared, run: ['node_modules/typedoc/bin/typedoc'] },

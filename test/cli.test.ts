@@ -73,6 +73,8 @@ parsing('progress tells the stage, how far it is and how long it will take', () 
   assert.is(line.text(71_000), 'curves 0/10, 1 s so far', 'a stage begins anew')
   line.report({ stage: 'curves', done: 10, total: 10 }, 72_000)
   assert.is(line.text(72_000), 'curves 10/10')
+  line.report({ stage: 'download', done: 2.5e6, total: 2.5e6, unit: 'bytes' }, 72_000)
+  assert.is(line.text(72_000), 'download 2.50 MB/2.50 MB')
   assert.is(line.elapsed(72_000), 72)
 })
 

@@ -5,7 +5,14 @@ import { FlrcError } from '../errors.js'
 import type { Model } from '../public-model.js'
 import { parseSchedule, scheduleOn } from '../schedule.js'
 import { loadModel } from './load.js'
-import { addCommonOptions, type CommonOptions, collect, scheduleHelp, wholeNumber } from './options.js'
+import {
+  addCommonOptions,
+  type CommonOptions,
+  collect,
+  modelForms,
+  scheduleHelp,
+  wholeNumber,
+} from './options.js'
 import { formatBytes, formatTable, print, printJson } from './output.js'
 import { step } from './steps.js'
 
@@ -21,7 +28,7 @@ export function registerBench(program: Command, signal: AbortSignal): void {
   const command = group
     .command('decode')
     .description('decoding speed of models and schedules side by side, beside what their bytes allow')
-    .argument('<models...>', 'Hugging Face directories, .gguf files or FLRC directories')
+    .argument('<models...>', `each a ${modelForms}`)
     .option(
       '--schedule <schedule>',
       `of the models with several levels, beside full; may be given several times: ${scheduleHelp}`,

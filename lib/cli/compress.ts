@@ -9,7 +9,7 @@ import { FlrcError } from '../errors.js'
 import type { StorageDtype } from '../format/types.js'
 import { checkMemory, gigabytes, memoryNeeds, recoveryBytes, weightBytes } from '../memory.js'
 import { projectionsOf } from '../model.js'
-import { openModelSource } from '../model-source.js'
+import { openModel } from '../open-model.js'
 import type { CompressionReport } from '../public-model.js'
 import type { RecoveryReport } from '../recover/report.js'
 import { removeRecoveryStates } from '../recover/state.js'
@@ -63,7 +63,7 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
   const command = program
     .command('compress')
     .description('compress a model into an FLRC checkpoint')
-    .argument('<model>', 'Hugging Face directory or .gguf file')
+    .argument('<model>', 'Hugging Face directory, .gguf file or hub id org/name[@revision]')
     .requiredOption('-o, --output <dir>', 'directory to write')
     .option(
       '--keep <share>',
@@ -166,7 +166,7 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
   const begin = performance.now()
   // Factors narrower than bf16 are still cut from weights of full width.
   const wide = dtype === 'f32' ? dtype : undefined
-  await tellMemory(path, flags, wide ?? 'bf16')
+  await tellMemory(path, flags, wide ?? 'bf16', signal)
   const model = await loadModel(path, { dtype: wide, device, threads }, signal)
   seconds.load = elapsed(begin)
   const small = await step('compress', (onProgress) =>
@@ -201,8 +201,9 @@ async function tellMemory(
   path: string,
   { dtype: stored, method, whitening, samples, seqLen, threads, memory, recover }: CompressFlags,
   dtype: StorageDtype,
+  signal: AbortSignal,
 ): Promise<void> {
-  const source = await openModelSource(path)
+  const source = await step('read', (onProgress) => openModel(path, { signal, onProgress }))
   const training = recover === undefined ? 0 : recoveryBytes * denseParametersOf(projectionsOf(source.config))
   const needs = memoryNeeds(source.config, {
     whitening: whitening ?? (method === 'asvd' ? 'scaled' : usualWhitening),

@@ -6,6 +6,7 @@ import {
   addCommonOptions,
   type CommonOptions,
   collect,
+  modelForms,
   numberIn,
   parseSpeculation,
   scheduleHelp,
@@ -31,7 +32,7 @@ export function registerGenerate(program: Command, signal: AbortSignal): void {
   const command = program
     .command('generate')
     .description('continue a text, with a rank that may fall as it goes')
-    .argument('<model>', 'Hugging Face directory, .gguf file or FLRC directory')
+    .argument('<model>', modelForms)
     .requiredOption('-p, --prompt <text>', 'text to continue')
     .option('--chat', "put the prompt into the model's chat template", false)
     .option('--max-tokens <n>', 'tokens to generate at most', wholeNumber(0), 64)

@@ -1,15 +1,16 @@
 import type { Command } from 'commander'
 import { type Inspection, inspect } from '../inspect.js'
-import { addCommonOptions, type CommonOptions } from './options.js'
+import { addCommonOptions, type CommonOptions, modelForms } from './options.js'
 import { formatBytes, formatTable, print, printJson } from './output.js'
+import { step } from './steps.js'
 
-export function registerInspect(program: Command): void {
+export function registerInspect(program: Command, signal: AbortSignal): void {
   const command = program
     .command('inspect')
     .description("shapes, ranks, scores, levels and bytes of a model, from its files' headers")
-    .argument('<model>', 'Hugging Face directory, .gguf file or FLRC directory')
+    .argument('<model>', modelForms)
   addCommonOptions(command).action(async (path: string, flags: CommonOptions) => {
-    const inspection = await inspect(path)
+    const inspection = await step('read', (onProgress) => inspect(path, { signal, onProgress }))
     if (flags.json) await printJson(inspection)
     else await print(`${describe(inspection)}\n`)
   })

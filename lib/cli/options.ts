@@ -11,6 +11,9 @@ export interface CommonOptions {
   json: boolean
 }
 
+/** What a command's MODEL may be. */
+export const modelForms = 'Hugging Face directory, .gguf file, FLRC directory or hub id org/name[@revision]'
+
 const numberPattern = /^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i
 
 /** A whole number or decimal, nothing after it, finite. */

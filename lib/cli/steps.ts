@@ -1,6 +1,6 @@
 import { Listr, ListrLogger, ProcessOutput } from 'listr2'
 import type { Progress } from '../model.js'
-import { formatSeconds } from './output.js'
+import { formatBytes, formatSeconds } from './output.js'
 
 /** Milliseconds between two progress lines, after the first, where the terminal cannot redraw one. */
 const plainInterval = 5000
@@ -56,15 +56,15 @@ export async function step<T>(
 /** What a step says of itself at any time; times in ms. */
 export class ProgressLine {
   readonly #begin: number
-  #stage: { name: string; begin: number; done: number; total: number; reported: number } | undefined
+  #stage: (Progress & { begin: number; reported: number }) | undefined
 
   constructor(now: number) {
     this.#begin = now
   }
 
-  report({ stage, done, total }: Progress, now: number): void {
-    const begin = this.#stage?.name === stage ? this.#stage.begin : now
-    this.#stage = { name: stage, begin, done, total, reported: now }
+  report(progress: Progress, now: number): void {
+    const begin = this.#stage?.stage === progress.stage ? this.#stage.begin : now
+    this.#stage = { ...progress, begin, reported: now }
   }
 
   /** Seconds since the step began. */
@@ -76,8 +76,9 @@ export class ProgressLine {
   text(now: number): string | undefined {
     if (this.elapsed(now) < quiet) return undefined
     if (this.#stage === undefined) return `${formatSeconds(this.elapsed(now))} so far`
-    const { name, begin, done, total, reported } = this.#stage
-    const head = `${name} ${done}/${total}`
+    const { stage, begin, done, total, unit, reported } = this.#stage
+    const [reached, all] = unit === 'bytes' ? [formatBytes(done), formatBytes(total)] : [done, total]
+    const head = `${stage} ${reached}/${all}`
     if (done >= total) return head
     if (done === 0) return `${head}, ${formatSeconds((now - begin) / 1000)} so far`
     const left = ((reported - begin) / done) * (total - done) - (now - reported)

@@ -208,8 +208,8 @@ export interface StoredTensors {
   fileBytes: number
 }
 
-/** All tensors of a directory with `model.safetensors.index.json`. */
-export async function readShardedSafetensors(directory: string): Promise<StoredTensors> {
+/** The shard of each tensor, by `model.safetensors.index.json`. */
+async function readWeightMap(directory: string): Promise<Map<string, string>> {
   const index = join(directory, 'model.safetensors.index.json')
   const json = await readJsonObject(index, { limit: headerLimit, code: 'E_MODEL_FORMAT' })
   const parsed = v.safeParse(indexSchema, json)
@@ -217,9 +217,20 @@ export async function readShardedSafetensors(directory: string): Promise<StoredT
   const weightMap = new Map(Object.entries(parsed.output.weight_map))
   const shards = new Set(weightMap.values())
   if (shards.size > maxShards) throw malformed(index, `${shards.size} shards, more than ${maxShards}`)
+  return weightMap
+}
 
+/** Names of the shards that a directory's index lists, each once. */
+export async function shardNames(directory: string): Promise<string[]> {
+  return [...new Set((await readWeightMap(directory)).values())]
+}
+
+/** All tensors of a directory with `model.safetensors.index.json`. */
+export async function readShardedSafetensors(directory: string): Promise<StoredTensors> {
+  const index = join(directory, 'model.safetensors.index.json')
+  const weightMap = await readWeightMap(directory)
   const files = new Map<string, SafetensorsFile>()
-  for (const shard of shards) {
+  for (const shard of new Set(weightMap.values())) {
     files.set(shard, await readSafetensors(await shardPath(directory, index, shard)))
   }
   const tensors = new Map<string, StoredTensor>()

@@ -109,6 +109,8 @@ export interface ModelSource {
   generation: Record<string, unknown> | undefined
   /** Present for FLRC checkpoints. */
   flrc: FlrcHeader | undefined
+  /** Repository `org/name` and commit, of a model that came from the hub. */
+  hub?: { id: string; revision: string }
   /** Sum of the sizes of the weight files in bytes. */
   fileBytes: number
 }

@@ -2,11 +2,13 @@ import { existsSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { root, runStep } from './log.mjs'
 
+const cli = process.env.npm_execpath
+/** npm's command line: that of the npm which runs this, where one does. */
+export const npm = cli?.endsWith('npm-cli.js') ? [process.execPath, cli] : ['npm']
+
 /** Runs `npm ci` unless node_modules holds exactly what package-lock.json names. */
 export async function ensureNodeModules() {
   if (matchesLock()) return
-  const cli = process.env.npm_execpath
-  const npm = cli?.endsWith('npm-cli.js') ? [process.execPath, cli] : ['npm']
   // Dev dependencies even where the environment says production: they are what builds. No install scripts:
   // none of the packages needs one.
   const options = ['--include=dev', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=warn']

@@ -1,7 +1,9 @@
 import { spawnSync } from 'node:child_process'
 import { formatNative } from '../format-native.mjs'
+import { noticesProblem } from '../package/notices.mjs'
 import { root, StepError } from '../setup/log.mjs'
 import { ensureAddon, ensureNativeTests } from '../setup/native.mjs'
+import { ensurePrebuild, ensureTarball } from '../setup/package.mjs'
 import { clangFormat } from '../setup/system.mjs'
 import { ensureLibrary, ensureTestCode } from '../setup/typescript.mjs'
 
@@ -13,8 +15,10 @@ import { ensureLibrary, ensureTestCode } from '../setup/typescript.mjs'
 export const checks = [
   { name: 'biome', run: biome },
   { name: 'clang-format', run: nativeFormat },
+  { name: 'notices', run: notices },
   { name: 'addon', builds: 'TypeScript', run: () => builds(ensureAddon) },
   { name: 'types', builds: 'TypeScript', run: () => builds(ensureLibrary) },
+  { name: 'package', builds: 'TypeScript', run: () => builds(ensurePackage) },
   { name: 'test types', builds: 'TypeScript', run: () => builds(ensureTestCode) },
   { name: 'native tests', builds: 'native', run: () => builds(ensureNativeTests) },
 ]
@@ -30,6 +34,16 @@ function nativeFormat() {
   const result = formatNative({ write: false })
   if (result === undefined) return { skip: `${clangFormat} is not installed` }
   return result.ok ? undefined : { problem: 'format; `npm run format` mends it', output: result.output }
+}
+
+function notices() {
+  const problem = noticesProblem()
+  return problem && { problem, output: 'run: node scripts/package/notices.mjs --write' }
+}
+
+async function ensurePackage() {
+  await ensurePrebuild()
+  await ensureTarball()
 }
 
 async function builds(ensure) {

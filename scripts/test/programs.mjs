@@ -40,7 +40,8 @@ function outputOf(command, args, env, limit) {
   return new Promise((resolve) => {
     const child = spawn(command, args, {
       cwd: root,
-      env: { ...process.env, FORCE_COLOR: '0', NO_COLOR: '1', ...env },
+      // Nothing is downloaded by mistake: tests of downloading have a server of their own.
+      env: { ...process.env, FORCE_COLOR: '0', NO_COLOR: '1', HF_HUB_OFFLINE: '1', ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
       // A process group of its own, so that the limit also ends what the test started.
       detached: true,

@@ -4,7 +4,7 @@ import { type AgreementResult, agreement } from '../../evaluate.js'
 import { parseSchedule } from '../../schedule.js'
 import { readTextFile } from '../files.js'
 import { loadModel } from '../load.js'
-import { addCommonOptions, type CommonOptions, scheduleHelp, wholeNumber } from '../options.js'
+import { addCommonOptions, type CommonOptions, modelForms, scheduleHelp, wholeNumber } from '../options.js'
 import { formatTable, print, printJson } from '../output.js'
 import { step } from '../steps.js'
 
@@ -20,7 +20,7 @@ export function registerAgreement(group: Command, signal: AbortSignal): void {
   const command = group
     .command('agreement')
     .description("how a model departs, step by step after the prompt, from another's greedy continuation")
-    .argument('<model>', 'Hugging Face directory, .gguf file or FLRC directory')
+    .argument('<model>', modelForms)
     .requiredOption('--reference <model>', 'the model to agree with, such as the dense one; in its own dtype')
     .requiredOption('--data <file>', '.jsonl with dialogue or messages in each line, or a plain text')
     .option('--limit <n>', 'samples from the start of the file (default: all)', wholeNumber(1))

@@ -3,7 +3,7 @@ import { parseChoices } from '../../data/choices.js'
 import { choice } from '../../evaluate.js'
 import { readTextFile } from '../files.js'
 import { loadModel } from '../load.js'
-import { addCommonOptions, type CommonOptions, wholeNumber } from '../options.js'
+import { addCommonOptions, type CommonOptions, modelForms, wholeNumber } from '../options.js'
 import { print, printJson } from '../output.js'
 import { step } from '../steps.js'
 
@@ -17,7 +17,7 @@ export function registerChoice(group: Command, signal: AbortSignal): void {
   const command = group
     .command('choice')
     .description('how often the right one of several continuations is the likeliest')
-    .argument('<model>', 'Hugging Face directory, .gguf file or FLRC directory')
+    .argument('<model>', modelForms)
     .requiredOption('--data <file>', '.jsonl with context, choices and answer (an index) in each line')
     .option('--limit <n>', 'samples from the start of the file (default: all)', wholeNumber(1))
     .option('--level <k>', 'level to measure at', wholeNumber(0), 0)

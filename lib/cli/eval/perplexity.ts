@@ -2,7 +2,7 @@ import type { Command } from 'commander'
 import { perplexity } from '../../evaluate.js'
 import { readTextFile } from '../files.js'
 import { loadModel } from '../load.js'
-import { addCommonOptions, type CommonOptions, wholeNumber } from '../options.js'
+import { addCommonOptions, type CommonOptions, modelForms, wholeNumber } from '../options.js'
 import { print, printJson } from '../output.js'
 import { step } from '../steps.js'
 
@@ -17,7 +17,7 @@ export function registerPerplexity(group: Command, signal: AbortSignal): void {
   const command = group
     .command('perplexity')
     .description('perplexity of a text in non-overlapping windows')
-    .argument('<model>', 'Hugging Face directory, .gguf file or FLRC directory')
+    .argument('<model>', modelForms)
     .requiredOption('--text <file>', 'text to measure on')
     .option(
       '--seq-len <n>',

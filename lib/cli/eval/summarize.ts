@@ -5,7 +5,7 @@ import { type SummarizeResult, summarize } from '../../evaluate.js'
 import { parseSchedule } from '../../schedule.js'
 import { checkNewFile, readTextFile, writeNewFile } from '../files.js'
 import { loadModel } from '../load.js'
-import { addCommonOptions, type CommonOptions, scheduleHelp, wholeNumber } from '../options.js'
+import { addCommonOptions, type CommonOptions, modelForms, scheduleHelp, wholeNumber } from '../options.js'
 import { formatBytes, formatTable, print, printJson } from '../output.js'
 import { step } from '../steps.js'
 
@@ -22,7 +22,7 @@ export function registerSummarize(group: Command, signal: AbortSignal): void {
   const command = group
     .command('summarize')
     .description('ROUGE of the summaries that the model writes of dialogues')
-    .argument('<model>', 'Hugging Face directory, .gguf file or FLRC directory')
+    .argument('<model>', modelForms)
     .requiredOption('--data <file>', '.jsonl with dialogue and summary (or summary1 to summary3) in each line')
     .option('--limit <n>', 'samples from the start of the file (default: all)', wholeNumber(1))
     .option('--max-tokens <n>', 'tokens of a summary at most', wholeNumber(1), 60)

@@ -1,0 +1,36 @@
+// Another Node, as npm ships it: `node other-node.mjs MAJOR` installs it into build and prints its path.
+import path from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { root, runStep, StepError } from './log.mjs'
+import { npm } from './packages.mjs'
+import { once } from './stamp.mjs'
+
+/** Path of the executable. */
+export async function ensureNode(major) {
+  const name = `node-${process.platform}-${process.arch}`
+  const folder = path.join('build', `node-${major}`)
+  const executable = path.join(folder, 'node_modules', name, 'bin/node')
+  await once(`node-${major}`, name, [executable], async () => {
+    const options = ['--no-save', '--no-package-lock', '--ignore-scripts', '--no-audit', '--no-fund']
+    const args = [
+      ...npm.slice(1),
+      'install',
+      '--prefix',
+      path.join(root, folder),
+      ...options,
+      `${name}@${major}`,
+    ]
+    await runStep(`Node ${major}`, npm[0], args, { name: `node-${major}` })
+  })
+  return path.join(root, executable)
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
+  try {
+    console.log(await ensureNode(process.argv[2]))
+  } catch (error) {
+    if (!(error instanceof StepError)) throw error
+    console.error(error.explain())
+    process.exitCode = 1
+  }
+}

@@ -1,0 +1,241 @@
+import { spawn } from 'node:child_process'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { root } from './support/child.js'
+
+const { version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')) as { version: string }
+const tarball = path.join(root, `build/package/flrc-${version}.tgz`)
+
+const folder = mkdtempSync(path.join(tmpdir(), 'flrc-install-'))
+const project = path.join(folder, 'project')
+const installed = path.join(project, 'node_modules', 'flrc')
+const main = path.join(installed, 'dist', 'cli', 'main.js')
+const tiny = path.join(installed, 'models', 'tiny')
+
+/** Programs that a build would start: each writes its name here, and fails. */
+const buildLog = path.join(folder, 'build.log')
+const builders = [
+  'node-gyp',
+  'cmake-js',
+  'cmake',
+  'make',
+  'cc',
+  'gcc',
+  'c++',
+  'g++',
+  'clang',
+  'python3',
+  'python',
+]
+
+interface Ended {
+  code: number | null
+  stdout: string
+  stderr: string
+}
+
+function runProgram(
+  command: string,
+  args: readonly string[],
+  { cwd = project, input = '' } = {},
+): Promise<Ended> {
+  const env = {
+    ...process.env,
+    PATH: [path.join(folder, 'bin'), path.dirname(process.execPath), process.env.PATH].join(path.delimiter),
+  }
+  // Settings of the npm that runs the tests are not those of a user's shell.
+  for (const name of Object.keys(env)) if (name.startsWith('npm_')) Reflect.deleteProperty(env, name)
+  const child = spawn(command, args, { cwd, env })
+  const output = { stdout: '', stderr: '' }
+  child.stdout.on('data', (data) => {
+    output.stdout += data
+  })
+  child.stderr.on('data', (data) => {
+    output.stderr += data
+  })
+  // A program that ends without reading has no need of it.
+  child.stdin.on('error', () => undefined)
+  child.stdin.end(input)
+  return new Promise((resolve, reject) => {
+    child.on('error', reject)
+    child.on('close', (code) => resolve({ code, ...output }))
+  })
+}
+
+async function works(command: string, args: readonly string[], options = {}): Promise<Ended> {
+  const ended = await runProgram(command, args, options)
+  assert.is(ended.code, 0, `${command} ${args.join(' ')}\n${ended.stdout}${ended.stderr}`)
+  return ended
+}
+
+async function json(node: string, args: readonly string[]): Promise<Record<string, unknown>> {
+  return JSON.parse((await works(node, [main, ...args, '--json'])).stdout)
+}
+
+async function installInto(directory: string, options: readonly string[]): Promise<void> {
+  mkdirSync(directory, { recursive: true })
+  writeFileSync(path.join(directory, 'package.json'), '{ "private": true }\n')
+  const quiet = ['--prefer-offline', '--no-audit', '--no-fund', '--foreground-scripts']
+  await works('npm', ['install', ...quiet, ...options, tarball], { cwd: directory })
+}
+
+const installing = suite('npm install')
+
+installing.before(async () => {
+  mkdirSync(path.join(folder, 'bin'))
+  for (const name of builders) {
+    const file = path.join(folder, 'bin', name)
+    writeFileSync(file, `#!/bin/sh\necho "${name} $*" >> '${buildLog}'\nexit 1\n`)
+    chmodSync(file, 0o755)
+  }
+  await installInto(project, ['--ignore-scripts'])
+})
+
+installing('runs no script and builds nothing, also where scripts are allowed', async () => {
+  const other = path.join(folder, 'with-scripts')
+  await installInto(other, [])
+  for (const directory of [project, other]) {
+    const lock = JSON.parse(readFileSync(path.join(directory, 'package-lock.json'), 'utf8'))
+    const scripted = Object.entries<{ hasInstallScript?: boolean }>(lock.packages).filter(
+      ([, entry]) => entry.hasInstallScript,
+    )
+    assert.equal(scripted, [])
+    const names = readdirSync(path.join(directory, 'node_modules', 'flrc')).sort()
+    assert.not.ok(names.includes('build') || names.includes('binding.gyp'), names.join(' '))
+  }
+  assert.not.ok(existsSync(buildLog), existsSync(buildLog) ? readFileSync(buildLog, 'utf8') : '')
+  // What is built is seen.
+  await runProgram('make', ['all'])
+  assert.is(readFileSync(buildLog, 'utf8'), 'make all\n')
+})
+
+const using = suite('the installed package')
+
+using('npx flrc', async () => {
+  assert.is((await works('npx', ['--no-install', 'flrc', '--version'])).stdout, `${version}\n`)
+})
+
+using('the README commands', async () => {
+  const demo = await json(process.execPath, ['demo'])
+  assert.is((demo.rows as unknown[]).length, 8)
+  assert.ok(existsSync(path.join(project, 'flrc-demo', 'model.safetensors')))
+  const text = path.join(tiny, 'heldout.txt')
+  const perplexity = ['eval', 'perplexity', 'flrc-demo', '--text', text, '--seq-len', '128', '--windows', '4']
+  assert.ok(((await json(process.execPath, perplexity)).perplexity as number) > 1)
+  assert.is((await json(process.execPath, ['inspect', 'flrc-demo'])).format, 'flrc')
+  await json(process.execPath, ['export', 'flrc-demo', '--to', 'hf', '-o', 'dense'])
+  const dense = await json(process.execPath, ['generate', 'dense', '-p', 'Once', '--max-tokens', '4'])
+  assert.is((dense.tokenIds as number[]).length, 4)
+})
+
+using('the examples', async () => {
+  const example = (name: string) => path.join(installed, 'examples', name)
+  const compressed = await works(process.execPath, [example('compress.mjs')])
+  assert.match(
+    compressed.stdout,
+    /^dense: .* MB, perplexity [\d.]+\ncompressed: .* MB, perplexity [\d.]+\nOnce upon a time/,
+  )
+  const chat = await works(process.execPath, [example('chat.mjs')], { input: 'Tell me a story.\n\n' })
+  assert.match(chat.stdout, /^> .+/)
+})
+
+using('a missing or damaged binary is an error that says what to do', async () => {
+  const prebuilds = path.join(installed, 'prebuilds')
+  const generate = [main, 'generate', tiny, '-p', 'x']
+  renameSync(prebuilds, `${prebuilds}.away`)
+  try {
+    const missing = await runProgram(process.execPath, generate)
+    assert.is(missing.code, 1)
+    assert.match(missing.stderr, /flrc: E_BINDING: no native addon .* looked for .*prebuilds/)
+    const binary = path.join(prebuilds, `${process.platform}-${process.arch}`, 'flrc.glibc.node')
+    mkdirSync(path.dirname(binary), { recursive: true })
+    writeFileSync(binary, 'not a binary')
+    const damaged = await runProgram(process.execPath, generate)
+    assert.is(damaged.code, 1)
+    assert.match(damaged.stderr, /flrc: E_BINDING: the native addon does not load .* install flrc again/)
+    assert.is((await works(process.execPath, [main, '--version'])).stdout, `${version}\n`)
+  } finally {
+    rmSync(prebuilds, { recursive: true, force: true })
+    renameSync(`${prebuilds}.away`, prebuilds)
+  }
+})
+
+const program = (load: string) => `
+${load}
+async function main() {
+  const model = await Model.load(${JSON.stringify(tiny)})
+  const { text } = await complete(model.generate('Once upon a time', { maxTokens: 8 }))
+  model.dispose()
+  console.log(JSON.stringify(text))
+  try {
+    await Model.load('nowhere')
+  } catch (error) {
+    console.log(error instanceof FlrcError, error.code)
+  }
+}
+main()
+`
+
+async function onNode(node: string): Promise<void> {
+  assert.is((await works(node, [main, '--version'])).stdout, `${version}\n`)
+  const out = `small-${path.basename(path.dirname(path.dirname(node)))}-${Date.now()}`
+  const compress = [
+    'compress',
+    tiny,
+    '-o',
+    out,
+    '--keep',
+    '.8',
+    '--levels',
+    '.8,.6',
+    '--samples',
+    '8',
+    '--seq-len',
+    '64',
+  ]
+  const report = await json(node, [...compress, '--calibration', path.join(tiny, 'calibration.txt')])
+  assert.is((report.levels as unknown[]).length, 2)
+  const generate = ['generate', out, '-p', 'Once', '--max-tokens', '8', '--schedule', 'step:.8:.6:4']
+  assert.equal((await json(node, generate)).levels, [0, 0, 0, 0, 1, 1, 1, 1])
+
+  writeFileSync(path.join(project, 'api.mjs'), program("import { complete, FlrcError, Model } from 'flrc'"))
+  writeFileSync(
+    path.join(project, 'api.cjs'),
+    program("const { complete, FlrcError, Model } = require('flrc')"),
+  )
+  const [esm, cjs] = [await works(node, ['api.mjs']), await works(node, ['api.cjs'])]
+  assert.match(esm.stdout, /^".+"\ntrue E_NOT_FOUND\n$/)
+  assert.is(cjs.stdout, esm.stdout)
+  assert.is(esm.stderr + cjs.stderr, '', 'no warnings')
+}
+
+using(`program and API on this Node, ${process.versions.node}`, () => onNode(process.execPath))
+
+for (const major of [22, 24]) {
+  using(`program and API on Node ${major}`, async () => {
+    const { stdout } = await works(process.execPath, [
+      path.join(root, 'scripts/setup/other-node.mjs'),
+      String(major),
+    ])
+    const node = stdout.trim()
+    assert.ok((await works(node, ['--version'])).stdout.startsWith(`v${major}.`))
+    await onNode(node)
+  })
+}
+
+using.after(() => rmSync(folder, { recursive: true, force: true }))
+
+for (const one of [installing, using]) one.run()
