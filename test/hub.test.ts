@@ -125,7 +125,7 @@ fetching('a model loads by its id, and its checkpoint says from where', () =>
     const ended = await runCli([...args, '--samples', '2', '--seq-len', '32', '--json'])
     assert.is(ended.code, 0, ended.stderr)
     const plan = JSON.parse(readFileSync(path.join(small, 'flrc-plan.json'), 'utf8'))
-    assert.equal(plan.model, { id: 'org/tiny', revision: commit, sha256: weightsEtag })
+    assert.equal(plan.model, { id: 'org/tiny', revision: commit, sha256: weightsEtag, bytes: weights.length })
     assert.match(readFileSync(path.join(small, 'README.md'), 'utf8'), /base_model: "org\/tiny"/)
   }),
 )
