@@ -6,9 +6,12 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { FlrcError } from 'flrc'
+import { checkNewFile, writeNewFile } from '#lib/cli/files.js'
+import { standalone } from '#lib/plots.js'
 import { prepare } from './progressive/inputs.js'
 import { ModelFolder } from './progressive/models.js'
 import { type ProgressiveOptions, readOptions, usage } from './progressive/options.js'
+import { progressivePlot } from './progressive/plot.js'
 import { planRows, type Row } from './progressive/rows.js'
 import { makeRows } from './progressive/run.js'
 import { renderHead, renderQuality, renderSpeeds, renderSteps } from './progressive/tables.js'
@@ -17,6 +20,8 @@ import { RowStore } from './quality/store.js'
 const report = (line: string) => console.error(line)
 
 async function tables(options: ProgressiveOptions, folder: string, signal: AbortSignal): Promise<number> {
+  // Rows are what takes hours, and --json keeps them; a plot is drawn again from them at any time.
+  if (options.plot !== undefined) await checkNewFile(options.plot, { overwrite: true })
   const { bench, measure, settings } = await prepare(options, signal)
   const store = await RowStore.open<Row>(options.json, settings, options.resume)
   const { summaries, dev } = options.files
@@ -27,6 +32,13 @@ async function tables(options: ProgressiveOptions, folder: string, signal: Abort
   const rows = plans.flatMap(({ key }) => store.get(key) ?? [])
   console.log([renderHead(settings), renderQuality(rows), renderSteps(rows), renderSpeeds(rows)].join('\n'))
   for (const { key, reason } of failures) console.log(`- not made (${reason}): ${key}`)
+  if (options.plot !== undefined) {
+    const drawn = plans.flatMap(({ key, fall }) => {
+      const row = store.get(key)
+      return row === undefined ? [] : [{ ...row, fall }]
+    })
+    await writeNewFile(options.plot, standalone(await progressivePlot(drawn, settings)), { overwrite: true })
+  }
   return failures.length > 0 ? 1 : 0
 }
 

@@ -54,6 +54,8 @@ test('options: the embedded model by default, and what does not go together', as
   const own = readOptions([])
   assert.match(own?.model ?? '', /models.tiny$/)
   assert.equal(own?.budgets, [0.9, 0.8, 0.7])
+  assert.is(own?.plot, undefined)
+  assert.is(readOptions(['--plot', 'figure.svg'])?.plot, 'figure.svg')
   assert.is(readOptions(['--help']), undefined)
   for (const args of [
     ['model.gguf'],

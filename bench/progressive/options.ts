@@ -30,6 +30,7 @@ embedded model, on its own texts, in some minutes.
   --models DIR              keeps the models, and uses those that are there; a temporary folder
   --json FILE               keeps every row as soon as it is made
   --continue                makes only what FILE lacks
+  --plot FILE.svg           draws quality against mean active budget, with the dense model for reference
 
 Markdown goes to stdout, progress to stderr.`
 
@@ -44,6 +45,7 @@ export interface ProgressiveOptions {
   speed: { prompts: number[]; lengths: number[]; rounds: number }
   models: string | undefined
   json: string | undefined
+  plot: string | undefined
   resume: boolean
 }
 
@@ -66,6 +68,7 @@ const flags = {
   rounds: { type: 'string', default: '5' },
   models: { type: 'string' },
   json: { type: 'string' },
+  plot: { type: 'string' },
   continue: { type: 'boolean', default: false },
   help: { type: 'boolean', default: false },
 } as const
@@ -123,6 +126,7 @@ export function readOptions(args: readonly string[]): ProgressiveOptions | undef
     },
     models: values.models,
     json: values.json,
+    plot: values.plot,
     resume: values.continue,
   }
 }

@@ -83,7 +83,6 @@ export function parseShare(text: string): number {
   return numberIn(0, Number.MAX_VALUE, true)(share?.[1] ?? text) / (share ? 100 : 1)
 }
 
-/** Gathers an option that may be given several times. */
 /** `K:B`: drafts and their budget. */
 export function parseSpeculation(text: string): SpeculateOptions {
   const [tokens, budget, ...rest] = text.split(':')
@@ -97,6 +96,7 @@ export function parseSpeculation(text: string): SpeculateOptions {
 export const scheduleHelp =
   'active budget by step: full, constant:B, step, linear, cosine or exponential with :A:B:K, adaptive:A:B, calibrated'
 
+/** Gathers an option that may be given several times. */
 export function collect(value: string, previous: string[] | undefined): string[] {
   return [...(previous ?? []), value]
 }

@@ -12,6 +12,8 @@ export interface FigureText {
 
 export type PlotLibrary = typeof import('@observablehq/plot')
 
+const svgNamespace = 'http://www.w3.org/2000/svg'
+
 /** Plot takes a tenth of a second to load, which only those who draw should wait for. */
 export function plotLibrary(): Promise<PlotLibrary> {
   return import('@observablehq/plot')
@@ -28,24 +30,56 @@ export function textWidth(text: string): number {
  * A plot as SVG text for the body of an HTML page whose style sheet gives the colours' variables (`coloursOn`).
  * For a file of its own: `standalone`.
  */
-export async function draw({ id, title, description }: FigureText, options: PlotOptions): Promise<string> {
-  const [{ plot }, { parseHTML }] = await Promise.all([plotLibrary(), import('linkedom')])
-  const { document } = parseHTML('<!doctype html><html><body></body></html>')
+export async function draw(figure: FigureText, options: PlotOptions): Promise<string> {
+  const [{ plot }, document] = await Promise.all([plotLibrary(), emptyPage()])
   const svg = plot({
     style: { fontSize: '12px', fontFamily: 'system-ui, sans-serif', background: 'none', overflow: 'visible' },
     ...options,
     document,
   })
-  const named = (tag: 'title' | 'desc', text: string) => {
-    const element = document.createElementNS('http://www.w3.org/2000/svg', tag)
+  return named(svg, figure, document).outerHTML
+}
+
+/** Plots one below the other as one figure. */
+export async function stacked(figure: FigureText, plots: readonly string[]): Promise<string> {
+  const document = await emptyPage()
+  let [width, height] = [0, 0]
+  // Groups: Plot's style gives every svg element a height that, within another, browsers read differently.
+  const groups = plots.map((svg) => {
+    const [whole = '', attributes = ''] = /^<svg ([^>]*)>/.exec(svg) ?? []
+    const [, across, down] = /viewBox="0 0 (\d+) (\d+)"/.exec(attributes) ?? []
+    const own = attributes.replace(/(^| )(viewBox|width|height)="[^"]*"/g, '')
+    const group = `<g transform="translate(0,${height})" ${own}>${svg.slice(whole.length, -'</svg>'.length)}</g>`
+    width = Math.max(width, Number(across))
+    height += Number(down)
+    return group
+  })
+  const svg = document.createElementNS(svgNamespace, 'svg')
+  const size = { width, height, viewBox: `0 0 ${width} ${height}` }
+  for (const [name, value] of Object.entries(size)) svg.setAttribute(name, String(value))
+  return named(svg, figure, document).outerHTML.replace(/<\/svg>$/, () => `${groups.join('')}</svg>`)
+}
+
+async function emptyPage() {
+  const { parseHTML } = await import('linkedom')
+  return parseHTML('<!doctype html><html><body></body></html>').document
+}
+
+function named(
+  svg: ReturnType<PlotLibrary['plot']>,
+  { id, title, description }: FigureText,
+  document: Awaited<ReturnType<typeof emptyPage>>,
+) {
+  const name = (tag: 'title' | 'desc', text: string) => {
+    const element = document.createElementNS(svgNamespace, tag)
     element.setAttribute('id', `${id}-${tag}`)
     element.textContent = text
     return element
   }
-  svg.prepend(named('title', title), named('desc', description))
+  svg.prepend(name('title', title), name('desc', description))
   svg.setAttribute('role', 'img')
   svg.setAttribute('aria-labelledby', `${id}-title ${id}-desc`)
-  return svg.outerHTML
+  return svg
 }
 
 /** The SVG as the text of a file: on white paper, since what shows the file may be light or dark. */
@@ -54,7 +88,7 @@ export function standalone(svg: string): string {
   const coloured = svg.replace(/var\(--([\w-]+)\)/g, (whole, name: string) => colours[name] ?? whole)
   const opened = coloured.replace(/^<svg /, `<svg xmlns="http://www.w3.org/2000/svg" color="${colours.ink}" `)
   const background = `<rect width="100%" height="100%" fill="${colours.paper}"/>`
-  return `${opened.replace('</style>', `</style>${background}`)}\n`
+  return `${opened.replace('</desc>', `</desc>${background}`)}\n`
 }
 
 export const gridStroke = { stroke: colour('rule'), strokeOpacity: 1 }

@@ -43,8 +43,8 @@ export interface SeriesPlot extends FigureText {
   y: Axis
   series: readonly Series[]
   references?: readonly Reference[]
-  /** Where names stand: at the right end of each line (default), or above the plot. */
-  names?: 'end' | 'top'
+  /** Where names stand: at the right end of each line (default), above the plot, or in another plot. */
+  names?: 'end' | 'top' | 'elsewhere'
   /** How points are connected; straight by default. `step-after` keeps a value until the next. */
   curve?: CurveName
   width?: number
