@@ -10,13 +10,13 @@ import {
   compress,
   evaluate,
   exportModel,
-  FlrcError,
   type GenerateOptions,
   inspect,
   Model,
   progressive,
 } from '#lib/index.js'
 import { tinyModel } from './support/child.js'
+import { rejects } from './support/flrc-error.js'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'flrc-test-'))
 const text = readFileSync(path.join(tinyModel, 'calibration.txt'), 'utf8')
@@ -29,17 +29,6 @@ const calibration: Calibration = await calibrate(model, {
 })
 const levels = [0.8, 0.6, 0.4]
 const small = await compress(model, { keep: 0.8, levels, calibration })
-
-async function rejects(work: Promise<unknown>, code: string): Promise<FlrcError> {
-  try {
-    await work
-  } catch (error) {
-    assert.instance(error, FlrcError)
-    assert.is((error as FlrcError).code, code)
-    return error as FlrcError
-  }
-  throw new Error(`nothing failed where ${code} was expected`)
-}
 
 const run = (options: GenerateOptions, from = small) => complete(from.generate(prompt, options))
 

@@ -10,14 +10,13 @@ import {
   type CalibrateOptions,
   calibrate,
   compress,
-  type ErrorCode,
   evaluate,
-  FlrcError,
   Model,
   type Progress,
   sensitivitySearch,
 } from '#lib/index.js'
 import { runCli, tinyModel } from './support/child.js'
+import { rejects } from './support/flrc-error.js'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'flrc-test-'))
 const calibrationFile = path.join(tinyModel, 'calibration.txt')
@@ -28,17 +27,6 @@ const looks = (options: Partial<CalibrateOptions> = {}) =>
   calibrate(model, { calibration: [text], samples: 16, seqLen: 128, ...options })
 const twoSided = await looks()
 const scaled = await looks({ whitening: 'scaled', samples: 2, seqLen: 48, curves: false })
-
-async function rejects(work: Promise<unknown>, code: ErrorCode): Promise<FlrcError> {
-  try {
-    await work
-  } catch (error) {
-    assert.instance(error, FlrcError)
-    assert.is((error as FlrcError).code, code, (error as FlrcError).message)
-    return error as FlrcError
-  }
-  throw new Error(`nothing failed where ${code} was expected`)
-}
 
 /** Compresses, measures and frees. */
 async function measured(options: AllocateOptions & { calibration: typeof twoSided }) {

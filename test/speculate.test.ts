@@ -9,13 +9,13 @@ import {
   complete,
   compress,
   constant,
-  FlrcError,
   full,
   type GenerateOptions,
   Model,
 } from '#lib/index.js'
 import { seeded } from './support/allocation.js'
 import { tinyModel } from './support/child.js'
+import { rejects } from './support/flrc-error.js'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'flrc-test-'))
 process.on('exit', () => rmSync(folder, { recursive: true, force: true }))
@@ -24,17 +24,6 @@ const dense = await Model.load(tinyModel)
 const calibration = await calibrate(dense, { calibration: [text], samples: 8, seqLen: 128 })
 const small = await compress(dense, { keep: 0.9, levels: [0.9, 0.7, 0.4], calibration })
 const prompt = 'Once upon a time there was a king who'
-
-async function rejects(work: Promise<unknown>, code: string): Promise<FlrcError> {
-  try {
-    await work
-  } catch (error) {
-    assert.instance(error, FlrcError)
-    assert.is((error as FlrcError).code, code)
-    return error as FlrcError
-  }
-  throw new Error(`nothing failed where ${code} was expected`)
-}
 
 const run = (options: GenerateOptions, from: string | Int32Array | number[] = prompt, model = small) =>
   complete(model.generate(from, options))

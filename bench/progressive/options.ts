@@ -1,8 +1,12 @@
-import path from 'node:path'
-import { parseArgs } from 'node:util'
-import { packageRoot } from '#lib/binding.js'
 import { checkOneOf, checkWhole } from '#lib/check.js'
-import { shareOption, usageError, wholeOption } from '../quality/arguments.js'
+import {
+  checkContinue,
+  parsedArguments,
+  shareOption,
+  subjectOf,
+  usageError,
+  wholeOption,
+} from '../quality/arguments.js'
 import type { CalibrationSource } from '../quality/rows.js'
 
 const sources: readonly CalibrationSource[] = ['text', 'half dialogues', 'dialogues', 'self', 'self and text']
@@ -73,29 +77,12 @@ const flags = {
   help: { type: 'boolean', default: false },
 } as const
 
-/** The embedded model has a context of 512 and texts of its own. */
-const tiny = path.join(packageRoot, 'models', 'tiny')
-const embedded = {
-  model: tiny,
-  calibration: path.join(tiny, 'calibration.txt'),
-  text: path.join(tiny, 'heldout.txt'),
-}
-
 /** Undefined where help is asked for. E_USAGE names the option at fault. */
 export function readOptions(args: readonly string[]): ProgressiveOptions | undefined {
-  const { values, positionals } = parsed(args)
+  const { values, positionals } = parsedArguments(args, flags)
   if (values.help) return undefined
-  const [model = embedded.model, ...rest] = positionals
-  if (rest.length > 0) throw usageError(`one model is taken, not also ${rest.join(', ')}`)
-  const isEmbedded = positionals.length === 0
-  const calibration = values.calibration ?? (isEmbedded ? embedded.calibration : undefined)
-  const text = values.text ?? (isEmbedded ? embedded.text : undefined)
-  if (calibration === undefined || text === undefined) {
-    throw usageError('a model needs --calibration FILE and --text FILE, two different texts')
-  }
-  if (values.continue && values.json === undefined) {
-    throw usageError('--continue needs the --json FILE to continue')
-  }
+  const { model, calibration, text, isEmbedded } = subjectOf(positionals, values)
+  checkContinue(values)
   checkOneOf('--dtype', values.dtype, ['bf16', 'f32'])
   checkOneOf('--calibrate-on', values['calibrate-on'], sources)
   const source = values['calibrate-on'] as CalibrationSource
@@ -128,13 +115,5 @@ export function readOptions(args: readonly string[]): ProgressiveOptions | undef
     json: values.json,
     plot: values.plot,
     resume: values.continue,
-  }
-}
-
-function parsed(args: readonly string[]) {
-  try {
-    return parseArgs({ args: [...args], allowPositionals: true, options: flags })
-  } catch (error) {
-    throw usageError(error instanceof Error ? error.message : String(error))
   }
 }

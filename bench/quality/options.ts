@@ -1,8 +1,5 @@
-import path from 'node:path'
-import { parseArgs } from 'node:util'
-import { packageRoot } from '#lib/binding.js'
 import { checkOneOf } from '#lib/check.js'
-import { shareOption, usageError, wholeOption } from './arguments.js'
+import { checkContinue, parsedArguments, shareOption, subjectOf, wholeOption } from './arguments.js'
 import { type SectionName, sectionNames } from './sections.js'
 
 export const usage = `usage: npm run bench:quality -- [MODEL --calibration FILE --text FILE] [options]
@@ -75,31 +72,12 @@ const flags = {
   help: { type: 'boolean', default: false },
 } as const
 
-/** The embedded model has a context of 512 and texts of its own, as `flrc demo` uses them. */
-const tiny = path.join(packageRoot, 'models', 'tiny')
-const embedded = {
-  model: tiny,
-  calibration: path.join(tiny, 'calibration.txt'),
-  text: path.join(tiny, 'heldout.txt'),
-  samples: '128',
-  seqLen: '256',
-}
-
 /** Undefined where help is asked for. E_USAGE names the option at fault. */
 export function readOptions(args: readonly string[]): QualityOptions | undefined {
-  const { values, positionals } = parsed(args)
+  const { values, positionals } = parsedArguments(args, flags)
   if (values.help) return undefined
-  const [model = embedded.model, ...rest] = positionals
-  if (rest.length > 0) throw usageError(`one model is taken, not also ${rest.join(', ')}`)
-  const isEmbedded = positionals.length === 0
-  const calibration = values.calibration ?? (isEmbedded ? embedded.calibration : undefined)
-  const text = values.text ?? (isEmbedded ? embedded.text : undefined)
-  if (calibration === undefined || text === undefined) {
-    throw usageError('a model needs --calibration FILE and --text FILE, two different texts')
-  }
-  if (values.continue && values.json === undefined) {
-    throw usageError('--continue needs the --json FILE to continue')
-  }
+  const { model, calibration, text, isEmbedded } = subjectOf(positionals, values)
+  checkContinue(values)
   const { section: sections = sectionNames, keep: keeps = ['.9', '.8', '.6'] } = values
   for (const section of sections) checkOneOf('--section', section, sectionNames)
   checkOneOf('--dtype', values.dtype, ['bf16', 'f32'])
@@ -111,8 +89,8 @@ export function readOptions(args: readonly string[]): QualityOptions | undefined
     keeps: keeps.map((keep) => shareOption('--keep', keep)),
     dtype: values.dtype as 'f32' | 'bf16',
     numbers: {
-      samples: wholeOption('--samples', values.samples ?? (isEmbedded ? embedded.samples : '64')),
-      seqLen: wholeOption('--seq-len', values['seq-len'] ?? (isEmbedded ? embedded.seqLen : '512')),
+      samples: wholeOption('--samples', values.samples ?? (isEmbedded ? '128' : '64')),
+      seqLen: wholeOption('--seq-len', values['seq-len'] ?? (isEmbedded ? '256' : '512')),
       windows: wholeOption('--windows', values.windows),
       searchWindows: wholeOption('--search-windows', values['search-windows']),
     },
@@ -128,13 +106,5 @@ export function readOptions(args: readonly string[]): QualityOptions | undefined
     full: values.full,
     json: values.json,
     resume: values.continue,
-  }
-}
-
-function parsed(args: readonly string[]) {
-  try {
-    return parseArgs({ args: [...args], allowPositionals: true, options: flags })
-  } catch (error) {
-    throw usageError(error instanceof Error ? error.message : String(error))
   }
 }

@@ -1,5 +1,5 @@
 import * as assert from 'uvu/assert'
-import { FlrcError } from '#lib/errors.js'
+import { type ErrorCode, FlrcError } from '#lib/errors.js'
 
 export interface ExpectedError {
   code: string
@@ -38,4 +38,16 @@ export async function throwsFlrcError(run: () => unknown, expected: ExpectedErro
   if (expected.message) assert.match(thrown.message, expected.message)
   const limit = expected.within ?? 5000
   assert.ok(elapsed < limit, `took ${Math.round(elapsed)} ms, more than ${limit}`)
+}
+
+/** The FlrcError of this code that the work fails with. */
+export async function rejects(work: Promise<unknown>, code: ErrorCode): Promise<FlrcError> {
+  try {
+    await work
+  } catch (error) {
+    assert.instance(error, FlrcError)
+    assert.is((error as FlrcError).code, code, (error as FlrcError).message)
+    return error as FlrcError
+  }
+  throw new Error(`nothing failed where ${code} was expected`)
 }
