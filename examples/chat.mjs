@@ -6,6 +6,11 @@ import { Model } from 'flrc'
 const path = process.argv[2] ?? new URL('../models/tiny/', import.meta.url).pathname
 const model = await Model.load(path)
 const terminal = createInterface({ input: process.stdin, output: process.stdout, prompt: '> ' })
+// Where the input is a file it may end while the model still writes.
+let open = true
+terminal.once('close', () => {
+  open = false
+})
 try {
   const chat = model.chat()
   terminal.prompt()
@@ -15,7 +20,7 @@ try {
       process.stdout.write(piece.text)
     }
     process.stdout.write('\n')
-    terminal.prompt()
+    if (open) terminal.prompt()
   }
 } finally {
   terminal.close()
