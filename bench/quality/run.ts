@@ -114,14 +114,15 @@ class Run {
     const calibrate = secondsSince(began)
     this.#report(`calibrated ${calibrationKey(spec)} in ${calibrate.toFixed(1)} s`)
     try {
+      // A search takes longer than its storage's rows together: they are kept before the next begins.
       const searches = new Map<string, number | undefined>()
-      for (const { model } of rows) {
-        if (model.method !== 'asvd' || searches.has(model.storage)) continue
-        searches.set(model.storage, await this.#search(calibration, model.storage, rows))
-      }
       for (const row of rows) {
-        const search = row.model.method === 'asvd' ? searches.get(row.model.storage) : undefined
-        if (row.model.method === 'asvd' && search === undefined) continue
+        const { method, storage } = row.model
+        if (method === 'asvd' && !searches.has(storage)) {
+          searches.set(storage, await this.#search(calibration, storage, rows))
+        }
+        const search = method === 'asvd' ? searches.get(storage) : undefined
+        if (method === 'asvd' && search === undefined) continue
         await this.#lowRankRow(row, calibration, { calibrate, ...(search === undefined ? {} : { search }) })
       }
     } finally {
