@@ -11,10 +11,19 @@ import { standalone } from '#lib/plots.js'
 import { prepare } from './progressive/inputs.js'
 import { ModelFolder } from './progressive/models.js'
 import { type ProgressiveOptions, readOptions, usage } from './progressive/options.js'
+import { OutputFolder } from './progressive/outputs.js'
 import { progressivePlot } from './progressive/plot.js'
-import { planRows, type Row } from './progressive/rows.js'
+import { chosenRows, planRows, type Row, type RowPlan, storedPlans } from './progressive/rows.js'
 import { makeRows } from './progressive/run.js'
-import { renderHead, renderQuality, renderSpeeds, renderSteps } from './progressive/tables.js'
+import {
+  measured,
+  renderDifferences,
+  renderHead,
+  renderQuality,
+  renderSpeeds,
+  renderSteps,
+  renderStored,
+} from './progressive/tables.js'
 import { RowStore } from './quality/store.js'
 
 const report = (line: string) => console.error(line)
@@ -22,24 +31,42 @@ const report = (line: string) => console.error(line)
 async function tables(options: ProgressiveOptions, folder: string, signal: AbortSignal): Promise<number> {
   // Rows are what takes hours, and --json keeps them; a plot is drawn again from them at any time.
   if (options.plot !== undefined) await checkNewFile(options.plot, { overwrite: true })
-  const { bench, measure, settings } = await prepare(options, signal)
+  if (options.render) {
+    const store = await RowStore.open<Row>(options.json, {}, true)
+    await show(storedPlans(store), store, options)
+    return 0
+  }
+  const { bench, measure, settings, search } = await prepare(options, signal)
   const store = await RowStore.open<Row>(options.json, settings, options.resume)
   const { summaries, dev } = options.files
-  const plans = planRows({ ...options, summaries: summaries !== undefined, dev: dev !== undefined })
-  report(`${plans.length} rows`)
-  const models = new ModelFolder(folder, bench, settings)
-  const failures = await makeRows(plans, { bench, models, measure, store, report })
-  const rows = plans.flatMap(({ key }) => store.get(key) ?? [])
-  console.log([renderHead(settings), renderQuality(rows), renderSteps(rows), renderSpeeds(rows)].join('\n'))
+  const all = planRows({
+    ...options,
+    ...{ summaries: summaries !== undefined, dev: dev !== undefined, asvd: search !== undefined },
+  })
+  const plans = chosenRows(all, options)
+  report(`${plans.length} rows of ${options.limit} samples`)
+  const models = new ModelFolder(folder, bench, settings, search)
+  const outputs = new OutputFolder(folder, settings)
+  const failures = await makeRows(plans, { bench, models, outputs, measure, store, report })
+  await show(plans, store, options)
   for (const { key, reason } of failures) console.log(`- not made (${reason}): ${key}`)
-  if (options.plot !== undefined) {
-    const drawn = plans.flatMap(({ key, fall }) => {
-      const row = store.get(key)
-      return row === undefined ? [] : [{ ...row, fall }]
-    })
-    await writeNewFile(options.plot, standalone(await progressivePlot(drawn, settings)), { overwrite: true })
-  }
   return failures.length > 0 ? 1 : 0
+}
+
+/** The tables, and the plot where one is wanted, of what the store has. */
+async function show(
+  plans: readonly RowPlan[],
+  store: RowStore<Row>,
+  { plot }: Pick<ProgressiveOptions, 'plot'>,
+): Promise<void> {
+  const drawn = plans.flatMap(({ key, fall }) => {
+    const row = store.get(key)
+    return row === undefined ? [] : [{ ...measured(row), fall }]
+  })
+  const sections = [renderQuality, renderDifferences, renderStored, renderSteps, renderSpeeds]
+  console.log([renderHead(store.settings), ...sections.map((render) => render(drawn))].join('\n'))
+  if (plot === undefined) return
+  await writeNewFile(plot, standalone(await progressivePlot(drawn, store.settings)), { overwrite: true })
 }
 
 async function main(args: readonly string[]): Promise<number> {

@@ -6,15 +6,15 @@ import { type PlottedRow, progressivePlot } from '../bench/progressive/plot.js'
 import { planRows } from '../bench/progressive/rows.js'
 import { throwsFlrcError } from './support/flrc-error.js'
 
-const settings = { model: 'model.gguf', prompts: 'test.jsonl', limit: 200, maxTokens: 60 }
+const settings = { model: 'model.gguf', prompts: 'test.jsonl', maxTokens: 60 }
 
 /** Every row of the plan with made-up figures: the lower the budget, the worse, and falling rank the best. */
 function madeUpRows(summaries: boolean): PlottedRow[] {
   const options = { budgets: [0.9, 0.8, 0.7], span: 0.1, source: 'text', dtype: 'bf16', dev: true } as const
-  const plans = planRows({ ...options, summaries })
+  const plans = planRows({ ...options, summaries, asvd: true })
   return plans.map(({ timed: _, ...plan }, index): PlottedRow => {
     const { budget = 1, model, name } = plan
-    const row = { ...plan, schedule: '', keep: budget, storedBytes: 1 }
+    const row = { ...plan, schedule: '', keep: budget, storedBytes: 1, prefillBytes: 1, figures: {} }
     if (model.kind === 'trivial') return row
     const meanActiveBudget =
       name.startsWith('level 0') && budget < 1 ? Math.min(0.97, budget + 0.1) : budget - (index % 7) / 1500
@@ -30,8 +30,7 @@ function madeUpRows(summaries: boolean): PlottedRow[] {
       value * (1 + share),
     ]
     const intervals = { meanKl: around(meanKl, 0.15), agreement: around(rougeL, 0.01) }
-    return {
-      ...row,
+    const figures: PlottedRow['figures'] = {
       quality: { ...{ agreement: rougeL, meanKl, byStep: [], samples: 200, intervals }, meanActiveBudget },
       ...(summaries && {
         summaries: {
@@ -40,6 +39,7 @@ function madeUpRows(summaries: boolean): PlottedRow[] {
         },
       }),
     }
+    return { ...row, figures }
   })
 }
 
@@ -51,7 +51,10 @@ async function plotsOf(rows: readonly PlottedRow[]) {
   const root = document.querySelector('svg')
   if (!root) throw new Error('no figure')
   assert.match(document.getElementById('progressive-title')?.textContent ?? '', /model\.gguf/)
-  assert.match(document.getElementById('progressive-desc')?.textContent ?? '', /60 tokens.*200 prompts/)
+  assert.match(
+    document.getElementById('progressive-desc')?.textContent ?? '',
+    /60 tokens.*prompts of test\.jsonl/,
+  )
   return { root, plots: [...root.querySelectorAll('g[role=img]')] }
 }
 
@@ -71,7 +74,9 @@ test('a mark and an interval each row of low rank, named axes, and dense models 
   const rows = madeUpRows(true)
   const { root, plots } = await plotsOf(rows)
   assert.is(plots.length, 2)
-  const drawn = rows.filter(({ model, fall }) => model.kind === 'low-rank' && fall.kind !== 'speculative')
+  const drawn = rows.filter(
+    ({ model, fall }) => model.kind === 'low-rank' && model.keep < 1 && fall.kind !== 'speculative',
+  )
   const [kl, rouge] = plots
   if (!kl || !rouge) throw new Error('no plots')
   assert.is(marksOf(rouge), drawn.length)
@@ -104,16 +109,17 @@ test('without summaries KL alone, and a linear axis where some row has a KL of 0
   const rows = madeUpRows(false)
   const { plots } = await plotsOf(rows)
   assert.is(plots.length, 1)
-  const [exact, ...others] = rows.filter(({ model }) => model.kind === 'low-rank')
-  if (!exact?.quality) throw new Error('no row')
-  const intervals = { ...exact.quality.intervals, meanKl: [0, 0] as [number, number] }
-  const zero = { ...exact, quality: { ...exact.quality, meanKl: 0, intervals } }
+  const [exact, ...others] = rows.filter(({ model }) => model.kind === 'low-rank' && model.keep < 1)
+  const { quality } = exact?.figures ?? {}
+  if (!exact || !quality) throw new Error('no row')
+  const intervals = { ...quality.intervals, meanKl: [0, 0] as [number, number] }
+  const zero = { ...exact, figures: { quality: { ...quality, meanKl: 0, intervals } } }
   const { plots: linear } = await plotsOf([...rows.slice(0, 3), zero, ...others])
   assert.ok(linear[0] && wordsOf(linear[0]).includes('dense bf16'))
 })
 
 test('without measured rows of low rank a message, no empty frame', async () => {
-  const unmeasured = madeUpRows(true).map(({ quality: _quality, summaries: _summaries, ...row }) => row)
+  const unmeasured = madeUpRows(true).map((row) => ({ ...row, figures: {} }))
   const dense = madeUpRows(true).filter(({ model }) => model.kind === 'dense')
   for (const rows of [[], unmeasured, dense]) {
     await throwsFlrcError(() => progressivePlot(rows, settings), {

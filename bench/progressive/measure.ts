@@ -1,13 +1,15 @@
 /** What rows are measured on. */
-import { calibrateSchedule, constant, evaluate, type Model, type Schedule, type SpeculateOptions } from 'flrc'
+import type { Model, Schedule, SpeculateOptions } from 'flrc'
 import { benchDecode } from '#lib/bench/decode.js'
 import type { DialogueSample } from '#lib/data/dialogues.js'
-import { FlrcError } from '#lib/errors.js'
-import { adaptive, parseSchedule } from '#lib/schedule.js'
-import type { Bench } from '../quality/make.js'
-import { summaryScores } from '../quality/summaries.js'
-import type { Quality, Row, RowPlan, SpeedRow } from './rows.js'
-import { fittedSchedule, reversed } from './schedules.js'
+import { checkReference, type ForcedRun, runForced } from '#lib/evaluate/forced.js'
+import { dialoguePrompts, type Prompt, textPrompts } from '#lib/evaluate/prompts.js'
+import { writeEach } from '#lib/evaluate/write.js'
+import type { Completion } from '#lib/generate.js'
+import { meanRouge, rouge } from '#lib/rouge.js'
+import { meanOf } from '#lib/statistics/mean.js'
+import type { SpeedRow } from './rows.js'
+import { rounded, type Scores } from './scores.js'
 
 export interface MeasureOptions {
   /** Tokens that schedules are fitted to, and of a continuation at most. */
@@ -18,78 +20,139 @@ export interface MeasureOptions {
   /** What prompts are cut from whose speed is measured. */
   text: string
   dev: readonly DialogueSample[] | undefined
+  /** Samples of the development set. */
+  devLimit: number
   /** Tokens of prompts and of generations that speed is measured over, each with each. */
   speed: { prompts: readonly number[]; lengths: readonly number[]; rounds: number }
 }
 
-/** A row's schedule on its model. */
-export interface Falling {
+/** A sample as models are asked. */
+export interface Asked extends Prompt {
+  dialogue: string
+  /** What people wrote of it; none where it is a window of text, of which nothing is written. */
+  summaries: readonly string[]
+}
+
+/** The samples, in the order of their data. */
+export async function askedOf(
+  model: Model,
+  { prompts, limit, maxTokens }: MeasureOptions,
+  signal: AbortSignal,
+): Promise<Asked[]> {
+  if (typeof prompts === 'string') {
+    const windows = textPrompts(model, prompts, { limit, maxTokens })
+    return windows.map((prompt) => ({ ...prompt, dialogue: '', summaries: [] }))
+  }
+  const asked = await dialoguePrompts(model, prompts, { limit, maxTokens, signal })
+  return asked.map((prompt, index) => {
+    const { dialogue = '', summaries = [] } = prompts[index] ?? {}
+    return { ...prompt, dialogue, summaries }
+  })
+}
+
+export interface Scored {
+  scores: Scores
+  texts: string[]
+}
+
+/**
+ * A model under each of the schedules: along the reference's tokens and, where people wrote summaries, in what it
+ * writes itself. Prompts are read once for all schedules.
+ *
+ * @param expected what the dense model wrote, by sample; what the model itself writes where it is that
+ */
+export async function scoresOf(
+  { model, reference, expected }: { model: Model; reference: Model; expected?: ReadonlyMap<string, string> },
+  asked: readonly Asked[],
+  schedules: readonly (Schedule | undefined)[],
+  options: { maxTokens: number; signal: AbortSignal },
+): Promise<Scored[]> {
+  checkReference(model, reference)
+  const runs = await runForced(model, reference, asked, schedules, options)
+  const writes = asked.some(({ summaries }) => summaries.length > 0)
+  const written = writes ? await writeEach(model, asked, schedules, options) : undefined
+  return schedules.map((_, index) => {
+    const along = alongScores(
+      model,
+      runs.flatMap((ofPrompt) => ofPrompt[index] ?? []),
+    )
+    const ids = asked.map(({ id }) => id)
+    if (written === undefined) return { scores: { ids, along }, texts: [] }
+    const own = written.flatMap((ofPrompt) => ofPrompt[index] ?? [])
+    const texts = own.map(({ text }) => text)
+    return {
+      scores: { ids, along, written: { ...writtenScores(asked, texts, expected), spent: spentOn(model, own) } },
+      texts,
+    }
+  })
+}
+
+/** What a model writes of each sample at level 0. */
+export async function textsOf(
+  model: Model,
+  asked: readonly Asked[],
+  options: { maxTokens: number; signal: AbortSignal },
+): Promise<string[]> {
+  const written = await writeEach(model, asked, [undefined], options)
+  return written.flat().map(({ text }) => text)
+}
+
+function alongScores({ levels }: Model, runs: readonly ForcedRun[]): NonNullable<Scores['along']> {
+  const budgets = runs.map((run) => run.levels.map((level) => levels[level]?.budget ?? 1))
+  const agrees = runs.map((run) => run.agrees.map(Number))
+  const divergences = runs.map((run) => run.kl)
+  const means = (lists: readonly number[][]) => lists.map((list) => rounded(meanOf(list)))
+  const steps = Array.from({ length: Math.max(...divergences.map((list) => list.length)) }, (_, step) => step)
+  const sums = (lists: readonly number[][]) =>
+    steps.map((step) => rounded(lists.reduce((sum, list) => sum + (list[step] ?? 0), 0)))
+  return {
+    tokens: divergences.map((list) => list.length),
+    ...{ kl: means(divergences), agreement: means(agrees), budget: means(budgets) },
+    byStep: {
+      samples: sums(divergences.map((list) => list.map(() => 1))),
+      ...{ kl: sums(divergences), agreement: sums(agrees), budget: sums(budgets) },
+    },
+  }
+}
+
+/** ROUGE of a text for each sample; against the dense model's, or against itself where that is not given. */
+export function writtenScores(
+  asked: readonly Asked[],
+  texts: readonly string[],
+  expected?: ReadonlyMap<string, string>,
+): NonNullable<Scores['written']> {
+  const people = asked.map(({ summaries }, at) => meanRouge(summaries, texts[at] ?? ''))
+  const dense = asked.map(({ id }, at) => rouge(expected?.get(id) ?? texts[at] ?? '', texts[at] ?? ''))
+  const list = (scores: typeof people, name: keyof (typeof people)[number]) =>
+    scores.map((score) => rounded(score[name]))
+  return {
+    people: { rouge1: list(people, 'rouge1'), rouge2: list(people, 'rouge2'), rougeL: list(people, 'rougeL') },
+    dense: { rougeL: list(dense, 'rougeL') },
+  }
+}
+
+function spentOn(
+  { levels }: Model,
+  written: readonly Completion[],
+): NonNullable<NonNullable<Scores['written']>['spent']> {
+  const means = (figure: 'budget' | 'bytesPerToken') =>
+    written.map((one) =>
+      one.levels.length > 0 ? rounded(meanOf(one.levels.map((level) => levels[level]?.[figure] ?? 0))) : 0,
+    )
+  return {
+    tokens: written.map(({ tokenIds }) => tokenIds.length),
+    budget: means('budget'),
+    bytes: means('bytesPerToken').map(Math.round),
+  }
+}
+
+export interface Runner {
+  name: string
+  model: Model
+  /** In the command line's words. */
   text: string
   schedule?: Schedule
   speculate?: SpeculateOptions
-}
-
-/** Drafts of a round at most; how many are made follows from how many are accepted. */
-const drafts = 8
-
-/** E_USAGE where no schedule of the family has the wanted mean. */
-export async function fallOf(
-  { fall, budget = 1, model: spec }: RowPlan,
-  model: Model,
-  { maxTokens: steps, dev = [], limit }: MeasureOptions,
-  signal: AbortSignal,
-): Promise<Falling> {
-  const { levels, keep } = model
-  const named = (text: string): Falling => ({ text, schedule: parseSchedule(text) })
-  const fitted = (family: 'step' | 'linear' | 'cosine' | 'exponential') => {
-    const candidate = fittedSchedule(family, levels, { budget, keep, steps })
-    if (candidate !== undefined) return candidate
-    throw new FlrcError('E_USAGE', `no ${family} schedule over ${steps} steps has a mean of at most ${budget}`)
-  }
-  switch (fall.kind) {
-    case 'full':
-      return { text: 'full' }
-    case 'constant':
-      return { text: `constant:${budget}`, schedule: constant(budget) }
-    case 'fitted':
-      return named(fitted(fall.family).schedule)
-    case 'reversed': {
-      const candidate = fitted('step')
-      return { text: `${candidate.schedule}, reversed`, schedule: reversed(candidate, levels) }
-    }
-    case 'adaptive': {
-      const [to = budget] = levels.slice(-1).map((level) => level.budget)
-      const from = spec.kind === 'low-rank' ? spec.keep : keep
-      return { text: `adaptive:${from}:${to.toFixed(4)}`, schedule: adaptive({ from, to }) }
-    }
-    case 'speculative': {
-      const [budget = 1] = levels.slice(-1).map((level) => level.budget)
-      return { text: `speculate ${drafts}:${budget.toFixed(4)}`, speculate: { tokens: drafts, budget } }
-    }
-    case 'calibrated': {
-      const chosen = await calibrateSchedule(model, dev, { budget, limit, maxTokens: steps, signal })
-      return named(chosen.schedule)
-    }
-  }
-}
-
-export async function qualityOf(
-  model: Model,
-  reference: Model,
-  schedule: Schedule | undefined,
-  bench: Bench,
-  { prompts, limit, maxTokens }: MeasureOptions,
-): Promise<Pick<Row, 'quality' | 'summaries'>> {
-  const options = { limit, maxTokens, schedule, signal: bench.signal }
-  const { tokens: _, ...found } = await evaluate.agreement(model, reference, prompts, options)
-  const quality: Quality = found
-  if (bench.inputs.summaries === undefined) return { quality }
-  return { quality, summaries: await summaryScores(model, bench, schedule) }
-}
-
-export interface Runner extends Falling {
-  name: string
-  model: Model
 }
 
 /** Speeds of all runners, in turn within every round, for each length of prompt and of generation. */

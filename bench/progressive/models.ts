@@ -11,16 +11,20 @@ import { type Bench, makeCalibration, makeLowRank } from '../quality/make.js'
 import { type CalibrationSpec, calibrationKey, type LowRankSpec, rowKey } from '../quality/rows.js'
 import type { Settings } from '../quality/store.js'
 import type { RowPlan } from './rows.js'
+import { type StoredSearch, searchOf } from './search.js'
 
 export class ModelFolder {
   readonly #folder: string
   readonly #bench: Bench
   readonly #settings: Settings
+  readonly #search: StoredSearch | undefined
 
-  constructor(folder: string, bench: Bench, settings: Settings) {
+  /** @param search what ASVD's rows are allocated by; they cannot be made without */
+  constructor(folder: string, bench: Bench, settings: Settings, search?: StoredSearch) {
     this.#folder = folder
     this.#bench = bench
     this.#settings = settings
+    this.#search = search
   }
 
   /** Cuts the low-rank models that the folder lacks, those of one calibration after another. */
@@ -44,7 +48,7 @@ export class ModelFolder {
   }
 
   /** The model of a row, loaded anew. */
-  async load({ model, from = 0 }: RowPlan): Promise<Model> {
+  async load({ model, from = 0 }: Pick<RowPlan, 'model' | 'from'>): Promise<Model> {
     const { source: path, signal } = this.#bench
     if (model.kind === 'dense') return Model.load(path, { dtype: model.dtype, signal })
     if (model.kind !== 'low-rank') throw new FlrcError('E_INTERNAL', `${model.kind} is no model to load`)
@@ -67,6 +71,9 @@ export class ModelFolder {
     const calibration = await makeCalibration(dense, spec, wanted, this.#bench)
     try {
       report(`calibrated ${calibrationKey(spec)}`)
+      if (this.#search !== undefined) {
+        calibration.sensitivities.set(this.#search.storage, searchOf(this.#search, calibration))
+      }
       for (const one of wanted) {
         const { model } = await makeLowRank(one, calibration, this.#bench)
         try {
@@ -84,8 +91,9 @@ export class ModelFolder {
   /** Named by what the model is made of, so that a folder serves other runs, and no wrong one. */
   #path(spec: LowRankSpec): string {
     const { modelSha256, calibrationSha256, dialoguesSha256, samples, seqLen } = this.#settings
-    const made = [rowKey(spec), modelSha256, calibrationSha256, dialoguesSha256, samples, seqLen].join('\n')
-    const hash = createHash('sha256').update(made).digest('hex').slice(0, 12)
+    const made = [rowKey(spec), modelSha256, calibrationSha256, dialoguesSha256, samples, seqLen]
+    if (spec.method === 'asvd') made.push(this.#settings.asvdSha256)
+    const hash = createHash('sha256').update(made.join('\n')).digest('hex').slice(0, 12)
     return path.join(this.#folder, `${spec.method}-${(spec.levels ?? [spec.keep]).join('-')}-${hash}`)
   }
 }

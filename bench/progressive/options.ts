@@ -9,7 +9,10 @@ import {
 } from '../quality/arguments.js'
 import type { CalibrationSource } from '../quality/rows.js'
 
-const sources: readonly CalibrationSource[] = ['text', 'half dialogues', 'dialogues', 'self', 'self and text']
+const sources: readonly CalibrationSource[] = [
+  ...(['text', 'half dialogues', 'dialogues', 'self', 'self and text'] as const),
+  'dialogues, text and self',
+]
 
 export const usage = `usage: npm run bench:progressive -- [MODEL --calibration FILE --text FILE] [options]
 
@@ -21,8 +24,10 @@ embedded model, on its own texts, in some minutes.
   --calibrate-on SOURCE     ${sources.join(', ')}; text
   --text FILE               another text, whose windows are the prompts of agreement and KL
   --summaries FILE.jsonl    dialogues, which are then the prompts, and adds ROUGE of their summaries
-  --dev FILE.jsonl          other dialogues; adds the schedules that are chosen on them
-  --limit N                 samples of --summaries, --text and --dev; 100
+  --limit N                 samples of --summaries or --text; 100. A larger one adds samples to stored rows
+  --dev FILE.jsonl          other dialogues, on which schedules are fitted; adds those that are chosen on them
+  --dev-limit N             samples of --dev; 100
+  --asvd DIR                adds ASVD, by the search of a checkpoint that flrc compress --method asvd made
   --budget B ...            mean active budgets; .9 .8 .7
   --span S                  how far the outer levels lie from the budget; .1
   --samples N --seq-len N   windows of calibration, and tokens in each; 64 and 512
@@ -31,9 +36,11 @@ embedded model, on its own texts, in some minutes.
   --prompts N ...           tokens of prompts whose speed is measured; 16 256
   --lengths N ...           tokens of generations whose speed is measured; 32 128 256
   --rounds N                rounds of speed; 5, and 0 for none
-  --models DIR              keeps the models, and uses those that are there; a temporary folder
-  --json FILE               keeps every row as soon as it is made
+  --row TEXT ...            only rows whose names hold one of these, and the dense model; all
+  --models DIR              keeps the models and what they write, and uses those that are there; a temporary folder
+  --json FILE               keeps every row, 64 samples at a time
   --continue                makes only what FILE lacks
+  --render                  makes nothing: the tables (and --plot) of what FILE has
   --plot FILE.svg           draws quality against mean active budget, with the dense model for reference
 
 Markdown goes to stdout, progress to stderr.`
@@ -45,12 +52,19 @@ export interface ProgressiveOptions {
   budgets: number[]
   span: number
   dtype: 'f32' | 'bf16'
-  numbers: { samples: number; seqLen: number; maxTokens: number; limit: number }
+  numbers: { samples: number; seqLen: number; maxTokens: number; devLimit: number }
+  /** Samples to measure. */
+  limit: number
+  /** Checkpoint with ASVD's search. */
+  asvd: string | undefined
+  /** Parts of the names of the rows to make; all where there are none. */
+  rows: readonly string[]
   speed: { prompts: number[]; lengths: number[]; rounds: number }
   models: string | undefined
   json: string | undefined
   plot: string | undefined
   resume: boolean
+  render: boolean
 }
 
 const flags = {
@@ -61,6 +75,9 @@ const flags = {
   summaries: { type: 'string' },
   dev: { type: 'string' },
   limit: { type: 'string', default: '100' },
+  'dev-limit': { type: 'string', default: '100' },
+  asvd: { type: 'string' },
+  row: { type: 'string', multiple: true },
   budget: { type: 'string', multiple: true },
   span: { type: 'string', default: '.1' },
   samples: { type: 'string', default: '64' },
@@ -74,6 +91,7 @@ const flags = {
   json: { type: 'string' },
   plot: { type: 'string' },
   continue: { type: 'boolean', default: false },
+  render: { type: 'boolean', default: false },
   help: { type: 'boolean', default: false },
 } as const
 
@@ -83,6 +101,7 @@ export function readOptions(args: readonly string[]): ProgressiveOptions | undef
   if (values.help) return undefined
   const { model, calibration, text, isEmbedded } = subjectOf(positionals, values)
   checkContinue(values)
+  if (values.render && values.json === undefined) throw usageError('--render needs the --json FILE to render')
   checkOneOf('--dtype', values.dtype, ['bf16', 'f32'])
   checkOneOf('--calibrate-on', values['calibrate-on'], sources)
   const source = values['calibrate-on'] as CalibrationSource
@@ -104,8 +123,11 @@ export function readOptions(args: readonly string[]): ProgressiveOptions | undef
       samples: wholeOption('--samples', values.samples),
       seqLen: wholeOption('--seq-len', values['seq-len'] ?? (isEmbedded ? '256' : '512')),
       maxTokens: wholeOption('--max-tokens', values['max-tokens']),
-      limit: wholeOption('--limit', values.limit),
+      devLimit: wholeOption('--dev-limit', values['dev-limit']),
     },
+    limit: wholeOption('--limit', values.limit),
+    asvd: values.asvd,
+    rows: values.row ?? [],
     speed: {
       prompts: prompts.map((value) => wholeOption('--prompts', value)),
       lengths: lengths.map((value) => wholeOption('--lengths', value)),
@@ -115,5 +137,6 @@ export function readOptions(args: readonly string[]): ProgressiveOptions | undef
     json: values.json,
     plot: values.plot,
     resume: values.continue,
+    render: values.render,
   }
 }

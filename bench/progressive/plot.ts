@@ -12,13 +12,14 @@ import {
 } from '#lib/plots.js'
 import type { Interval } from '../quality/rows.js'
 import type { Settings } from '../quality/store.js'
-import type { Row, RowPlan } from './rows.js'
+import type { RowPlan } from './rows.js'
+import type { MeasuredRow } from './tables.js'
 
-export type PlottedRow = Row & Pick<RowPlan, 'fall'>
+export type PlottedRow = MeasuredRow & Pick<RowPlan, 'fall'>
 
 /** From left to right among rows of equal budgets, and in the legend. */
 const families = [
-  { name: 'static: uniform, energy, fisher', style: neutralStyle },
+  { name: 'static: earlier methods', style: neutralStyle },
   { name: 'static: curve', style: 0 },
   { name: 'static: a level of joint levels', style: 1 },
   { name: 'prompt at level 0, then constant', style: 2 },
@@ -46,13 +47,13 @@ const kl: Measure = {
   id: 'progressive-kl',
   title: 'KL to the dense model against mean active budget',
   label: 'mean KL to the dense model, nats; lower is better',
-  of: ({ quality }) => quality && { value: quality.meanKl, interval: quality.intervals.meanKl },
+  of: ({ figures: { quality } }) => quality && { value: quality.meanKl, interval: quality.intervals.meanKl },
 }
 const rouge: Measure = {
   id: 'progressive-rouge',
   title: 'ROUGE-L against mean active budget',
   label: "ROUGE-L against the dense model's own summaries; higher is better",
-  of: ({ summaries: { dense } = { dense: undefined } }) =>
+  of: ({ figures: { summaries: { dense } = { dense: undefined } } }) =>
     dense && { value: dense.rougeL, interval: dense.interval },
 }
 
@@ -80,8 +81,7 @@ export async function progressivePlot(rows: readonly PlottedRow[], settings: Set
     title: `Progressive decoding of ${settings.model}: quality against mean active budget`,
     description:
       `A mark is a row of the benchmark, with its interval of 95%, along at most ${settings.maxTokens} tokens after ` +
-      `each of the first ${settings.limit} prompts of ${settings.prompts}. At equal mean active budgets equally many ` +
-      'bytes of the blocks are read per token.',
+      `prompts of ${settings.prompts}. At equal mean active budgets equally many bytes of the blocks are read per token.`,
   }
   const placed = sideBySide(rows)
   const first = await measurePlot(kl, placed, 'top')
@@ -102,16 +102,17 @@ interface Placed {
 function sideBySide(rows: readonly PlottedRow[]): Placed[] {
   const drawn = families.flatMap(({ name: family }) =>
     rows.flatMap((row): Placed[] => {
-      if (familyOf(row) !== family || row.quality === undefined) return []
-      return [{ row, family, x: Math.round(100 * row.quality.meanActiveBudget) / 100 }]
+      const { quality } = row.figures
+      if (familyOf(row) !== family || quality === undefined) return []
+      return [{ row, family, x: Math.round(100 * quality.meanActiveBudget) / 100 }]
     }),
   )
   const budgets = drawn.map(({ x }) => x)
   const range = Math.max(leastRange, Math.max(...budgets) - Math.min(...budgets))
   const bounds = { lowest: Number.NEGATIVE_INFINITY, highest: Number.POSITIVE_INFINITY }
-  const places = spread(budgets, range / Math.max(mostAcross, 1.5 * drawn.length), bounds)
+  const places = spread(budgets, range / Math.max(mostAcross, 1.2 * drawn.length), bounds)
   const moved = drawn.map((one, index) => ({ ...one, x: places[index] ?? one.x }))
-  const dense = rows.flatMap((row) => (row.model.kind === 'dense' ? [{ row, x: 1 }] : []))
+  const dense = rows.flatMap((row) => (isDense(row) ? [{ row, x: 1 }] : []))
   return [...moved, ...dense]
 }
 
@@ -131,7 +132,7 @@ async function measurePlot(
   // Methods lie orders of magnitude apart in KL, and a few hundredths apart in ROUGE.
   const type: Axis['type'] = id === kl.id && Math.min(...values) > 0 ? 'log' : 'linear'
   const dense = rows.flatMap(({ row }): Reference[] => {
-    const found = row.model.kind === 'dense' ? of(row) : undefined
+    const found = isDense(row) ? of(row) : undefined
     return found === undefined ? [] : [{ name: row.name, y: found.value }]
   })
   const least = type === 'log' ? farthest * Math.min(...values) : Number.NEGATIVE_INFINITY
@@ -147,12 +148,17 @@ async function measurePlot(
 
 const formatFigure = (value: number) => String(Number(value.toPrecision(2)))
 
+/** As loaded, or rounded against the calibration. */
+function isDense({ model }: PlottedRow): boolean {
+  return model.kind === 'dense' || (model.kind === 'low-rank' && model.keep === 1)
+}
+
 function familyOf({ model, fall, from }: PlottedRow): Family | undefined {
-  if (model.kind !== 'low-rank') return undefined
+  if (model.kind !== 'low-rank' || model.keep === 1) return undefined
   switch (fall.kind) {
     case 'full':
       if (from !== undefined || model.levels !== undefined) return 'static: a level of joint levels'
-      return model.method === 'curve' ? 'static: curve' : 'static: uniform, energy, fisher'
+      return model.method === 'curve' ? 'static: curve' : 'static: earlier methods'
     case 'constant':
       return 'prompt at level 0, then constant'
     case 'fitted':

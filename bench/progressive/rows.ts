@@ -1,14 +1,10 @@
-import type { evaluate, StorageDtype } from 'flrc'
+import type { StorageDtype } from 'flrc'
 import type { DecodeRow } from '#lib/bench/decode.js'
 import type { ScheduleShape } from '#lib/schedule.js'
-import {
-  type CalibrationSource,
-  type LowRankSpec,
-  type ModelSpec,
-  rowKey,
-  type SummaryScores,
-} from '../quality/rows.js'
+import { type CalibrationSource, type LowRankSpec, type ModelSpec, rowKey } from '../quality/rows.js'
+import type { RowStore } from '../quality/store.js'
 import { families } from './schedules.js'
+import type { Scores } from './scores.js'
 
 /** How the level falls, or does not; made a schedule once the model's own budgets are known. */
 export type Fall =
@@ -16,7 +12,7 @@ export type Fall =
   /** The level of the wanted budget, after a prompt at level 0. */
   | { kind: 'constant' }
   | { kind: 'fitted'; family: ScheduleShape }
-  /** The fitted step the other way round. */
+  /** A step the other way round, which rises. */
   | { kind: 'reversed' }
   | { kind: 'adaptive' }
   /** What `calibrateSchedule` chooses on the development set. */
@@ -38,8 +34,6 @@ export interface RowPlan {
   timed: boolean
 }
 
-export type Quality = Omit<evaluate.AgreementResult, 'tokens'>
-
 /** Figures of `flrc bench decode` for one length of prompt and of generation. */
 export interface SpeedRow extends Omit<DecodeRow, 'name' | 'dtype' | 'schedule'> {
   promptTokens: number
@@ -52,8 +46,10 @@ export interface Row extends Omit<RowPlan, 'fall' | 'timed'> {
   /** Stored block parameters / dense block parameters. */
   keep: number
   storedBytes: number
-  quality?: Quality
-  summaries?: SummaryScores
+  /** Bytes of the weights that reading a prompt takes: level 0, with the output head. */
+  prefillBytes: number
+  /** Of the samples measured so far, from the first on. */
+  scores?: Scores
   speeds?: SpeedRow[]
 }
 
@@ -66,6 +62,8 @@ export interface RowOptions {
   summaries: boolean
   /** Whether there is a development set to choose a schedule on. */
   dev: boolean
+  /** Whether there is a sensitivity search to allocate ASVD's rows by. */
+  asvd: boolean
 }
 
 const hundredths = (value: number) => Math.round(value * 100) / 100
@@ -83,13 +81,43 @@ export function levelsAround(budget: number, span: number, count: 2 | 5): number
 
 /** All rows, those of one budget together. */
 export function planRows(options: RowOptions): RowPlan[] {
-  const { budgets, summaries } = options
-  const dense = (['bf16', 'int8', 'int4'] as const).map((dtype) => denseRow(dtype))
+  const { budgets, summaries, dtype } = options
+  const dense = [dtype, 'int8', 'int4'] as const
+  const rounded = (['int8', 'int4'] as const).map((bits) => roundedRow(bits, options))
   const trivial = (['first words', 'constant'] as const).map((summary): RowPlan => {
     const model = { kind: 'trivial' as const, summary }
     return { key: rowKey(model), name: summary, model, fall: { kind: 'full' }, timed: false }
   })
-  return [...dense, ...(summaries ? trivial : []), ...budgets.flatMap((budget) => budgetRows(budget, options))]
+  return [
+    ...dense.map(denseRow),
+    ...(summaries ? trivial : []),
+    ...rounded,
+    ...budgets.flatMap((budget) => budgetRows(budget, options)),
+  ]
+}
+
+/** The rows whose names hold one of the texts, and the dense model, which others are compared with. */
+export function chosenRows(
+  plans: readonly RowPlan[],
+  { rows, dtype }: { rows: readonly string[]; dtype: string },
+): RowPlan[] {
+  const isReference = ({ model }: RowPlan) => model.kind === 'dense' && model.dtype === dtype
+  return plans.filter(
+    (plan) => rows.length === 0 || isReference(plan) || rows.some((text) => plan.name.includes(text)),
+  )
+}
+
+/** The plans of rows as they were stored, whatever was asked for then. */
+export function storedPlans({ settings, rows }: Pick<RowStore<Row>, 'settings' | 'rows'>): RowPlan[] {
+  const budgets = [...new Set(rows.flatMap(({ budget }) => budget ?? []))].sort((a, b) => b - a)
+  const { span, calibratedOn, dtype } = settings
+  const source = calibratedOn as CalibrationSource
+  const plans = planRows({
+    ...{ budgets, span: Number(span), source, dtype: dtype as 'bf16' | 'f32' },
+    ...{ summaries: true, dev: true, asvd: true },
+  })
+  const stored = new Set(rows.map(({ key }) => key))
+  return plans.filter(({ key }) => stored.has(key))
 }
 
 function denseRow(dtype: StorageDtype): RowPlan {
@@ -97,12 +125,24 @@ function denseRow(dtype: StorageDtype): RowPlan {
   return { key: rowKey(model), name: `dense ${dtype}`, model, fall: { kind: 'full' }, timed: true }
 }
 
-function budgetRows(budget: number, { span, source, dtype, dev }: RowOptions): RowPlan[] {
-  const twoSided = { source, whitening: 'two-sided', labels: 'model', shrunk: true } as const
-  const lowRank = (rest: Partial<LowRankSpec>): LowRankSpec => ({
-    ...{ kind: 'low-rank', calibration: twoSided, method: 'curve', storage: 'pivoted', dtype, keep: budget },
-    ...rest,
-  })
+/** The package's default, of one level. */
+function defaultSpec(keep: number, { source, dtype }: RowOptions): LowRankSpec {
+  const calibration = { source, whitening: 'two-sided', labels: 'model', shrunk: true } as const
+  return { kind: 'low-rank', calibration, method: 'curve', storage: 'pivoted', dtype, keep }
+}
+
+/** The dense model rounded against the calibration: at keep 1 no projection is factored. */
+function roundedRow(dtype: 'int8' | 'int4', options: RowOptions): RowPlan {
+  const model = { ...defaultSpec(1, options), dtype }
+  return {
+    ...{ key: rowKey(model), name: `dense ${dtype}, against the calibration` },
+    ...{ model, fall: { kind: 'full' }, timed: false },
+  }
+}
+
+function budgetRows(budget: number, options: RowOptions): RowPlan[] {
+  const { span, source, dev, asvd } = options
+  const lowRank = (rest: Partial<LowRankSpec>) => ({ ...defaultSpec(budget, options), ...rest })
   const jointly = (count: 2 | 5) => {
     const levels = levelsAround(budget, span, count)
     return lowRank({ keep: levels[0] ?? budget, levels })
@@ -114,13 +154,16 @@ function budgetRows(budget: number, { span, source, dtype, dev }: RowOptions): R
   })
   const full: Fall = { kind: 'full' }
   const input = { source, whitening: 'input', labels: 'data' } as const
+  const scaled = { source, whitening: 'scaled', labels: 'data' } as const
   const [two, five] = [jointly(2), jointly(5)]
   return [
     row('uniform (SVD-LLM), static', lowRank({ method: 'uniform', calibration: input }), full, false),
-    row('energy, static', lowRank({ method: 'energy' }), full, false),
+    ...(asvd ? [row('asvd, static', lowRank({ method: 'asvd', calibration: scaled }), full, false)] : []),
+    row('energy (two-sided spectrum), static', lowRank({ method: 'energy' }), full, false),
     row('fisher (FLRC), static', lowRank({ method: 'fisher' }), full, false),
     row('curve, static', lowRank({}), full, true),
     row('static level of the joint levels', five, full, false, 2),
+    row('level 0 of five levels', five, full, false),
     row('prompt at level 0, then constant', five, { kind: 'constant' }, true),
     ...families.map((family) => row(`${family}, five levels`, five, { kind: 'fitted', family }, true)),
     row('step reversed, two levels', two, { kind: 'reversed' }, false),

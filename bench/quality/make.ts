@@ -116,6 +116,11 @@ const sources: Record<CalibrationSource, (inputs: Inputs) => CalibrationText[]> 
     { self: true, weight: 1 },
     { text: calibration, weight: 1 },
   ],
+  'dialogues, text and self': (inputs) => [
+    { dialogues: dialoguesOf(inputs), weight: 1 },
+    { text: inputs.calibration, weight: 1 },
+    { self: true, weight: 1 },
+  ],
 }
 
 /** With what cutting the wanted models needs. */

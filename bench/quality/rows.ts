@@ -11,6 +11,7 @@ export type CalibrationSource =
   | 'dialogues'
   | 'self'
   | 'self and text'
+  | 'dialogues, text and self'
 
 export interface CalibrationSpec {
   source: CalibrationSource

@@ -52,6 +52,15 @@ export class RowStore<R extends { key: string } = Row> {
     return new RowStore(file, { ...stored.settings, ...settings }, stored.rows)
   }
 
+  /** What is kept with the rows, those of before included. */
+  get settings(): Settings {
+    return this.#settings
+  }
+
+  get rows(): R[] {
+    return [...this.#rows.values()]
+  }
+
   get(key: string): R | undefined {
     return this.#rows.get(key)
   }
@@ -59,11 +68,23 @@ export class RowStore<R extends { key: string } = Row> {
   async put(row: R): Promise<void> {
     this.#rows.set(row.key, row)
     if (this.#file === undefined) return
-    const contents: Contents<R> = { version: 1, settings: this.#settings, rows: [...this.#rows.values()] }
+    const contents: Contents<R> = { version: 1, settings: this.#settings, rows: this.rows }
     const beside = `${this.#file}.part`
-    await writeFile(beside, `${JSON.stringify(contents, undefined, 2)}\n`)
+    await writeFile(beside, `${linedJson(contents)}\n`)
     await rename(beside, this.#file)
   }
+}
+
+/** A list of scalars as JSON.stringify breaks it; no string of JSON holds a line's end. */
+const scalar = String.raw`(?:"(?:[^"\\]|\\.)*"|[-+.\w]+)`
+const brokenList = new RegExp(String.raw`\[\n\s+(${scalar}(?:,\n\s+${scalar})*)\n\s+\]`, 'g')
+
+/** Indented JSON, with every list of scalars on one line: scores of hundreds of samples stay readable. */
+function linedJson(value: unknown): string {
+  return JSON.stringify(value, undefined, 2).replace(
+    brokenList,
+    (_, list: string) => `[${list.replaceAll(/,\n\s+/g, ', ')}]`,
+  )
 }
 
 async function readIfThere(file: string): Promise<string | undefined> {

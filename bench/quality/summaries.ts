@@ -1,5 +1,5 @@
 /** ROUGE of summaries: a model's, beside those that need no model. */
-import { evaluate, Model, type Schedule } from 'flrc'
+import { evaluate, Model } from 'flrc'
 import { meanRouge } from '#lib/rouge.js'
 import type { Bench } from './make.js'
 import type { SummaryScores } from './rows.js'
@@ -15,9 +15,8 @@ function summarize(
   model: Model,
   { inputs, limits, signal }: Bench,
   reference?: readonly evaluate.SummaryReference[],
-  schedule?: Schedule,
 ) {
-  const options = { limit: limits.summaryLimit, maxTokens, reference, schedule, signal }
+  const options = { limit: limits.summaryLimit, maxTokens, reference, signal }
   return evaluate.summarize(model, inputs.summaries ?? [], options)
 }
 
@@ -37,28 +36,27 @@ function denseResult(bench: Bench): Promise<evaluate.SummarizeResult> {
 }
 
 /** Against people's summaries and against the dense model's. */
-export async function summaryScores(model: Model, bench: Bench, schedule?: Schedule): Promise<SummaryScores> {
+export async function summaryScores(model: Model, bench: Bench): Promise<SummaryScores> {
   const { outputs } = await denseResult(bench)
-  const { rouge1, rouge2, rougeL, samples, intervals, reference } = await summarize(
-    model,
-    bench,
-    outputs,
-    schedule,
-  )
+  const { rouge1, rouge2, rougeL, samples, intervals, reference } = await summarize(model, bench, outputs)
   return {
     ...{ rouge1, rouge2, rougeL, samples, interval: intervals.rougeL },
     ...(reference && { dense: { rougeL: reference.rougeL, interval: reference.intervals.rougeL } }),
   }
 }
 
-/** What a summary is worth that takes no understanding. */
+/** A summary that takes no understanding. */
+export function trivialSummary(summary: 'first words' | 'constant', dialogue: string): string {
+  return summary === 'constant' ? constantSentence : dialogue.split(/\s+/).slice(0, firstWords).join(' ')
+}
+
+/** What such summaries are worth. */
 export function trivialScores(summary: 'first words' | 'constant', bench: Bench): SummaryScores {
   const { inputs, limits } = bench
   const samples = (inputs.summaries ?? []).slice(0, limits.summaryLimit)
-  const scores = samples.map(({ dialogue = '', summaries = [] }) => {
-    const words = dialogue.split(/\s+/).slice(0, firstWords).join(' ')
-    return meanRouge(summaries, summary === 'constant' ? constantSentence : words)
-  })
+  const scores = samples.map(({ dialogue = '', summaries = [] }) =>
+    meanRouge(summaries, trivialSummary(summary, dialogue)),
+  )
   const [rouge1, rouge2, rougeL] = (['rouge1', 'rouge2', 'rougeL'] as const).map((key) =>
     evaluate.bootstrapMean(scores.map((score) => score[key])),
   )

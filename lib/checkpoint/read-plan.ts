@@ -18,6 +18,7 @@ const point = v.object({
 /** What of `CompressionPlan` others read. Old plans lack what came later, so all but the scores may be missing. */
 const planSchema = v.object({
   method: v.optional(v.string(), 'unknown'),
+  storage: v.optional(v.picklist(['pivoted', 'plain'])),
   options: v.optional(v.record(v.string(), v.unknown()), {}),
   model: v.optional(v.object({ sha256: v.string(), bytes: v.optional(v.number()) })),
   calibration: v.optional(
@@ -33,6 +34,9 @@ const planSchema = v.object({
   ),
   scores: v.record(v.string(), v.number()),
   curves: v.optional(v.record(v.string(), numbers), {}),
+  sensitivity: v.optional(
+    v.object({ ratios: numbers, windows: v.number(), losses: v.record(v.string(), numbers) }),
+  ),
   heldOut: v.optional(
     v.object({
       windows: v.number(),

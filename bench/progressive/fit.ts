@@ -1,0 +1,148 @@
+/** From how a row's level is to fall to the schedule that spends the wanted budget, fitted on the development set. */
+import { calibrateSchedule, constant, type Model, type Schedule } from 'flrc'
+import type { DialogueSample } from '#lib/data/dialogues.js'
+import { FlrcError } from '#lib/errors.js'
+import { dialoguePrompts, type Prompt } from '#lib/evaluate/prompts.js'
+import { writeEach } from '#lib/evaluate/write.js'
+import type { Completion } from '#lib/generate.js'
+import { budgetName } from '#lib/schedule/search.js'
+import { tolerance } from '#lib/schedule/types.js'
+import { adaptive, parseSchedule } from '#lib/schedule.js'
+import { meanOf } from '#lib/statistics/mean.js'
+import type { RowPlan } from './rows.js'
+import { evenly, fittedSchedule, type Reached } from './schedules.js'
+
+export interface FitOptions {
+  /** Tokens of a text at most. */
+  maxTokens: number
+  /** Dialogues to fit on; without them texts are taken to have `maxTokens` tokens each. */
+  dev: readonly DialogueSample[] | undefined
+  devLimit: number
+  signal: AbortSignal
+}
+
+/** Drafts of a round at most; how many are made follows from how many are accepted. */
+export const drafts = 8
+
+/** Between an adaptive schedule's thresholds: below this share of the upper one the model counts as sure. */
+const sureShare = 0.5
+/**
+ * Upper thresholds tried at first, in nats, and how often the two around the wanted budget are divided again. No
+ * distribution over fewer than 160 000 tokens reaches the last.
+ */
+const thresholds = [0.3, 1, 2.5, 12]
+const divisions = 2
+
+/** Fits the rows of one model; what it writes of the development set is written once. */
+export class Fitting {
+  readonly #model: Model
+  readonly #reference: Model
+  readonly #options: FitOptions
+  #prompts: Promise<Prompt[]> | undefined
+  #reached: Promise<Reached> | undefined
+
+  /** @param reference the dense model, which calibrated schedules are to stay close to */
+  constructor(model: Model, reference: Model, options: FitOptions) {
+    this.#model = model
+    this.#reference = reference
+    this.#options = options
+  }
+
+  /** The row's schedule in the command line's words. E_USAGE where none of its kind has the wanted mean. */
+  async scheduleOf({ fall, budget = 1 }: RowPlan): Promise<string> {
+    const { levels, keep } = this.#model
+    switch (fall.kind) {
+      case 'full':
+        return 'full'
+      case 'speculative':
+        return `speculate ${drafts}:${this.#lowest()}`
+      case 'constant':
+        return `constant:${budget}`
+      case 'fitted':
+      case 'reversed': {
+        const family = fall.kind === 'fitted' ? fall.family : 'step'
+        const reached = await this.#lengths(budget)
+        const fitted = fittedSchedule(family, levels, {
+          ...{ budget, keep, reached, rising: fall.kind === 'reversed' },
+        })
+        if (fitted !== undefined) return fitted.schedule
+        throw new FlrcError('E_USAGE', `no ${family} schedule of this model has a mean of at most ${budget}`)
+      }
+      case 'adaptive':
+        return this.#adaptive(budget)
+      case 'calibrated': {
+        const { dev = [], devLimit: limit, maxTokens, signal } = this.#options
+        const reference = this.#reference
+        const options = { budget, reference, limit, maxTokens, signal }
+        return (await calibrateSchedule(this.#model, dev, options)).schedule
+      }
+    }
+  }
+
+  #lowest(): string {
+    const { levels, keep } = this.#model
+    return budgetName(levels.length - 1, levels, keep)
+  }
+
+  /** How long the model's own texts are at the level of the budget: other schedules of that mean write alike. */
+  #lengths(budget: number): Promise<Reached> {
+    this.#reached ??= this.#measureLengths(budget)
+    return this.#reached
+  }
+
+  async #measureLengths(budget: number): Promise<Reached> {
+    const { maxTokens, dev } = this.#options
+    const reached = evenly(maxTokens)
+    if (dev === undefined) return reached
+    const [written = []] = await this.#write([constant(budget)])
+    const counts = reached.map((_, step) => written.filter(({ tokenIds }) => tokenIds.length > step).length)
+    return counts[0] === 0 ? reached : counts
+  }
+
+  /** Thresholds between which the mean is the wanted one; the lower they are, the more often the level is high. */
+  async #adaptive(budget: number): Promise<string> {
+    const { levels, keep } = this.#model
+    const [from, to] = [budgetName(0, levels, keep), this.#lowest()]
+    if (this.#options.dev === undefined) return `adaptive:${from}:${to}`
+    const tried: { unsure: number; mean: number }[] = []
+    let next = thresholds
+    for (let division = 0; division <= divisions; division++) {
+      const schedules = next.map((unsure) =>
+        adaptive({ from: Number(from), to: Number(to), thresholds: { sure: sureShare * unsure, unsure } }),
+      )
+      const written = await this.#write(schedules)
+      tried.push(...next.map((unsure, index) => ({ unsure, mean: this.#meanBudget(written[index] ?? []) })))
+      tried.sort((a, b) => a.unsure - b.unsure)
+      const within = tried.findIndex(({ mean }) => mean <= budget + tolerance)
+      if (within < 0) break
+      const [low, high] = [tried[within - 1]?.unsure ?? 0, tried[within]?.unsure ?? 0]
+      next = thresholds.map((_, part) => low + ((high - low) * (part + 1)) / (thresholds.length + 1))
+    }
+    const chosen = tried.find(({ mean }) => mean <= budget + tolerance)
+    if (chosen === undefined) {
+      throw new FlrcError('E_USAGE', `no adaptive schedule of this model has a mean of at most ${budget}`)
+    }
+    const [sure, unsure] = [sureShare * chosen.unsure, chosen.unsure].map((value) => Number(value.toFixed(4)))
+    return `adaptive:${from}:${to}:${sure}:${unsure}`
+  }
+
+  #meanBudget(written: readonly Completion[]): number {
+    const budgets = written.flatMap(({ levels }) =>
+      levels.map((level) => this.#model.levels[level]?.budget ?? 1),
+    )
+    return budgets.length > 0 ? meanOf(budgets) : 1
+  }
+
+  /** What the model writes of the development set under each schedule. */
+  async #write(schedules: readonly Schedule[]): Promise<Completion[][]> {
+    const { dev = [], devLimit: limit, maxTokens, signal } = this.#options
+    this.#prompts ??= dialoguePrompts(this.#model, dev, { limit, maxTokens, signal })
+    const written = await writeEach(this.#model, await this.#prompts, schedules, { maxTokens, signal })
+    return schedules.map((_, index) => written.flatMap((ofPrompt) => ofPrompt[index] ?? []))
+  }
+}
+
+/** A schedule as its row says it; level 0 where it has none. */
+export function scheduleNamed(text: string): Schedule | undefined {
+  return text === 'full' || text.startsWith('speculate') ? undefined : parseSchedule(text)
+}
