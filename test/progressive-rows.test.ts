@@ -135,7 +135,15 @@ async function tinyRun(
     models: new ModelFolder(folder, bench, settings),
     outputs: new OutputFolder(folder, settings),
     measure: {
-      ...{ maxTokens: 12, prompts: dialogues, limit, dev: dialogues, devLimit: 2, text: inputs.text },
+      ...{
+        maxTokens: 12,
+        prompts: dialogues,
+        limit,
+        alongLimit: 2,
+        dev: dialogues,
+        devLimit: 2,
+        text: inputs.text,
+      },
       speed: { prompts: [4], lengths: [4], rounds: 1 },
     },
   }
@@ -255,6 +263,8 @@ test('a larger limit adds samples, to the same figures as all at once', async ()
     assert.equal(roundedTo(store.get(key)?.scores), roundedTo(whole.get(key)?.scores), name)
     assert.is(store.get(key)?.schedule, whole.get(key)?.schedule)
     assert.is(store.get(key)?.scores?.ids.length, 3)
+    assert.is(store.get(key)?.scores?.along?.kl.length, 2)
+    assert.is(store.get(key)?.scores?.written?.people.rougeL.length, 3)
     const written = await texts.read({ key, name })
     assert.equal(
       written.map(({ id }) => id).sort(),

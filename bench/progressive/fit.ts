@@ -5,12 +5,12 @@ import { FlrcError } from '#lib/errors.js'
 import { dialoguePrompts, type Prompt } from '#lib/evaluate/prompts.js'
 import { writeEach } from '#lib/evaluate/write.js'
 import type { Completion } from '#lib/generate.js'
-import { budgetName } from '#lib/schedule/search.js'
+import { budgetName, type Candidate } from '#lib/schedule/search.js'
 import { tolerance } from '#lib/schedule/types.js'
 import { adaptive, parseSchedule } from '#lib/schedule.js'
 import { meanOf } from '#lib/statistics/mean.js'
 import type { RowPlan } from './rows.js'
-import { evenly, fittedSchedule, type Reached } from './schedules.js'
+import { evenly, families, fittedSchedule, type Reached } from './schedules.js'
 
 export interface FitOptions {
   /** Tokens of a text at most. */
@@ -39,7 +39,8 @@ export class Fitting {
   readonly #reference: Model
   readonly #options: FitOptions
   #prompts: Promise<Prompt[]> | undefined
-  #reached: Promise<Reached> | undefined
+  /** By budget. */
+  readonly #fits = new Map<number, Promise<Map<string, Candidate>>>()
 
   /** @param reference the dense model, which calibrated schedules are to stay close to */
   constructor(model: Model, reference: Model, options: FitOptions) {
@@ -50,7 +51,6 @@ export class Fitting {
 
   /** The row's schedule in the command line's words. E_USAGE where none of its kind has the wanted mean. */
   async scheduleOf({ fall, budget = 1 }: RowPlan): Promise<string> {
-    const { levels, keep } = this.#model
     switch (fall.kind) {
       case 'full':
         return 'full'
@@ -60,13 +60,12 @@ export class Fitting {
         return `constant:${budget}`
       case 'fitted':
       case 'reversed': {
-        const family = fall.kind === 'fitted' ? fall.family : 'step'
-        const reached = await this.#lengths(budget)
-        const fitted = fittedSchedule(family, levels, {
-          ...{ budget, keep, reached, rising: fall.kind === 'reversed' },
-        })
+        const name = fall.kind === 'fitted' ? fall.family : fall.kind
+        const fits = this.#fits.get(budget) ?? this.#fit(budget)
+        this.#fits.set(budget, fits)
+        const fitted = (await fits).get(name)
         if (fitted !== undefined) return fitted.schedule
-        throw new FlrcError('E_USAGE', `no ${family} schedule of this model has a mean of at most ${budget}`)
+        throw new FlrcError('E_USAGE', `no ${name} schedule of this model has a mean of at most ${budget}`)
       }
       case 'adaptive':
         return this.#adaptive(budget)
@@ -84,19 +83,44 @@ export class Fitting {
     return budgetName(levels.length - 1, levels, keep)
   }
 
-  /** How long the model's own texts are at the level of the budget: other schedules of that mean write alike. */
-  #lengths(budget: number): Promise<Reached> {
-    this.#reached ??= this.#measureLengths(budget)
-    return this.#reached
+  /**
+   * Schedules of every shape by name, without those of which none has the wanted mean. How long texts are depends on
+   * the schedule they are written under, so shapes are fitted to texts at the budget's level first, and then each to
+   * those it wrote itself.
+   */
+  async #fit(budget: number): Promise<Map<string, Candidate>> {
+    const { levels, keep } = this.#model
+    // Between two levels every shape is a step.
+    const falling = (levels.length > 2 ? families : ['step' as const]).map((family) => ({
+      name: family,
+      family,
+    }))
+    const shapes = [...falling, { name: 'reversed', family: 'step' as const, rising: true }]
+    const fitTo = (reachedOf: (name: string) => Reached) =>
+      new Map(
+        shapes.flatMap(({ name, family, ...shape }): [string, Candidate][] => {
+          const wanted = { budget, keep, reached: reachedOf(name), ...shape }
+          const fitted = fittedSchedule(family, levels, wanted)
+          return fitted === undefined ? [] : [[name, fitted]]
+        }),
+      )
+    const { dev, maxTokens } = this.#options
+    if (dev === undefined) return fitTo(() => evenly(maxTokens))
+    const [atBudget = evenly(maxTokens)] = await this.#reached([constant(budget)])
+    const first = fitTo(() => atBudget)
+    const names = [...first.keys()]
+    const own = await this.#reached(Array.from(first.values(), ({ schedule }) => parseSchedule(schedule)))
+    return fitTo((name) => own[names.indexOf(name)] ?? atBudget)
   }
 
-  async #measureLengths(budget: number): Promise<Reached> {
-    const { maxTokens, dev } = this.#options
-    const reached = evenly(maxTokens)
-    if (dev === undefined) return reached
-    const [written = []] = await this.#write([constant(budget)])
-    const counts = reached.map((_, step) => written.filter(({ tokenIds }) => tokenIds.length > step).length)
-    return counts[0] === 0 ? reached : counts
+  /** How long the texts of the development set are, under each schedule. */
+  async #reached(schedules: readonly Schedule[]): Promise<Reached[]> {
+    const all = await this.#write(schedules)
+    const steps = evenly(this.#options.maxTokens)
+    return all.map((written) => {
+      const counts = steps.map((_, step) => written.filter(({ tokenIds }) => tokenIds.length > step).length)
+      return counts[0] === 0 ? steps : counts
+    })
   }
 
   /** Thresholds between which the mean is the wanted one; the lower they are, the more often the level is high. */

@@ -18,7 +18,7 @@ export interface Prepared {
 
 /** Reads the files that the options name. Errors are those of reading and parsing them. */
 export async function prepare(options: ProgressiveOptions, signal: AbortSignal): Promise<Prepared> {
-  const { files, numbers, limit, speed } = options
+  const { files, numbers, limit, alongLimit, speed } = options
   const texts: Record<string, string> = {}
   for (const [name, file] of Object.entries(files)) {
     if (file !== undefined) texts[name] = await readFile(file, 'utf8')
@@ -41,7 +41,18 @@ export async function prepare(options: ProgressiveOptions, signal: AbortSignal):
     limits: {},
   }
   const prompts = inputs.summaries ?? inputs.text
-  const measure = { maxTokens, limit, prompts, text: inputs.text, dev: dialoguesOf('dev'), devLimit, speed }
+  // Of windows of text nothing is written.
+  const compared = inputs.summaries === undefined ? limit : alongLimit
+  const measure = {
+    maxTokens,
+    limit,
+    alongLimit: compared,
+    prompts,
+    text: inputs.text,
+    dev: dialoguesOf('dev'),
+    devLimit,
+    speed,
+  }
   const settings = await settingsOf(options, texts)
   const { asvd } = options
   const search = asvd === undefined ? undefined : await readSearch(asvd, String(settings.modelSha256))

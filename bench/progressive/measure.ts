@@ -17,6 +17,8 @@ export interface MeasureOptions {
   /** Prompts of agreement: dialogues, or a text in windows. */
   prompts: readonly DialogueSample[] | string
   limit: number
+  /** Samples of agreement and KL, at most `limit`: both cost more than writing, and vary less. */
+  alongLimit: number
   /** What prompts are cut from whose speed is measured. */
   text: string
   dev: readonly DialogueSample[] | undefined
@@ -60,30 +62,29 @@ export interface Scored {
  * writes itself. Prompts are read once for all schedules.
  *
  * @param expected what the dense model wrote, by sample; what the model itself writes where it is that
+ * @param along whether to measure along the reference's tokens
  */
 export async function scoresOf(
   { model, reference, expected }: { model: Model; reference: Model; expected?: ReadonlyMap<string, string> },
   asked: readonly Asked[],
   schedules: readonly (Schedule | undefined)[],
-  options: { maxTokens: number; signal: AbortSignal },
+  { along, ...options }: { along: boolean; maxTokens: number; signal: AbortSignal },
 ): Promise<Scored[]> {
   checkReference(model, reference)
-  const runs = await runForced(model, reference, asked, schedules, options)
+  const runs = along ? await runForced(model, reference, asked, schedules, options) : []
   const writes = asked.some(({ summaries }) => summaries.length > 0)
-  const written = writes ? await writeEach(model, asked, schedules, options) : undefined
-  return schedules.map((_, index) => {
-    const along = alongScores(
-      model,
-      runs.flatMap((ofPrompt) => ofPrompt[index] ?? []),
-    )
-    const ids = asked.map(({ id }) => id)
-    if (written === undefined) return { scores: { ids, along }, texts: [] }
+  const written = writes ? await writeEach(model, asked, schedules, options) : []
+  const ids = asked.map(({ id }) => id)
+  return schedules.map((_, index): Scored => {
+    const read = runs.flatMap((ofPrompt) => ofPrompt[index] ?? [])
     const own = written.flatMap((ofPrompt) => ofPrompt[index] ?? [])
     const texts = own.map(({ text }) => text)
-    return {
-      scores: { ids, along, written: { ...writtenScores(asked, texts, expected), spent: spentOn(model, own) } },
-      texts,
+    const scores: Scores = {
+      ids,
+      ...(along && { along: alongScores(model, read) }),
+      ...(writes && { written: { ...writtenScores(asked, texts, expected), spent: spentOn(model, own) } }),
     }
+    return { scores, texts }
   })
 }
 

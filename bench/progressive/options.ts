@@ -25,6 +25,7 @@ embedded model, on its own texts, in some minutes.
   --text FILE               another text, whose windows are the prompts of agreement and KL
   --summaries FILE.jsonl    dialogues, which are then the prompts, and adds ROUGE of their summaries
   --limit N                 samples of --summaries or --text; 100. A larger one adds samples to stored rows
+  --along-limit N           those of agreement and KL, which cost twice the writing; as --limit
   --dev FILE.jsonl          other dialogues, on which schedules are fitted; adds those that are chosen on them
   --dev-limit N             samples of --dev; 100
   --asvd DIR                adds ASVD, by the search of a checkpoint that flrc compress --method asvd made
@@ -55,6 +56,8 @@ export interface ProgressiveOptions {
   numbers: { samples: number; seqLen: number; maxTokens: number; devLimit: number }
   /** Samples to measure. */
   limit: number
+  /** Those of them that agreement and KL are measured on. */
+  alongLimit: number
   /** Checkpoint with ASVD's search. */
   asvd: string | undefined
   /** Parts of the names of the rows to make; all where there are none. */
@@ -75,6 +78,7 @@ const flags = {
   summaries: { type: 'string' },
   dev: { type: 'string' },
   limit: { type: 'string', default: '100' },
+  'along-limit': { type: 'string' },
   'dev-limit': { type: 'string', default: '100' },
   asvd: { type: 'string' },
   row: { type: 'string', multiple: true },
@@ -126,6 +130,7 @@ export function readOptions(args: readonly string[]): ProgressiveOptions | undef
       devLimit: wholeOption('--dev-limit', values['dev-limit']),
     },
     limit: wholeOption('--limit', values.limit),
+    alongLimit: wholeOption('--along-limit', values['along-limit'] ?? values.limit),
     asvd: values.asvd,
     rows: values.row ?? [],
     speed: {

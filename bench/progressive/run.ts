@@ -101,6 +101,11 @@ class Rows {
     return this.#run.store.get(key)?.scores?.ids.length ?? 0
   }
 
+  /** Those of them that have agreement and KL. */
+  #along(key: string): number {
+    return this.#run.store.get(key)?.scores?.along?.tokens.length ?? 0
+  }
+
   #lacksSpeed({ key, timed }: RowPlan): boolean {
     const { store, measure } = this.#run
     return timed && measure.speed.rounds > 0 && store.get(key)?.speeds === undefined
@@ -159,14 +164,17 @@ class Rows {
       if (!(from < asked.length)) return
       const current = rows.filter(({ key }) => this.#done(key) === from)
       const others = ends.map((key) => this.#done(key)).filter((done) => done > from)
-      const part = asked.slice(from, Math.min(from + together, ...others))
-      const began = performance.now()
+      // Only ever behind what a row has, so that its first samples are those with figures along.
+      const along = from < measure.alongLimit && current.every(({ key }) => this.#along(key) === from)
+      const end = Math.min(from + together, ...others, ...(along ? [measure.alongLimit] : []))
+      const part = asked.slice(from, end)
+      const [began, before] = [performance.now(), process.cpuUsage()]
       // Level 0 with drafts writes what level 0 does, and schedules may coincide.
       const named = current.map(({ schedule }) => (schedule.startsWith('speculate') ? 'full' : schedule))
       const distinct = [...new Set(named)]
       const expected = model === reference ? undefined : await this.#denseTexts(part, reference)
       const scored = await scoresOf({ model, reference, expected }, part, distinct.map(scheduleNamed), {
-        ...{ maxTokens: measure.maxTokens, signal: bench.signal },
+        ...{ along, maxTokens: measure.maxTokens, signal: bench.signal },
       })
       for (const [index, { key }] of current.entries()) {
         const found = scored[distinct.indexOf(named[index] ?? '')]
@@ -175,8 +183,10 @@ class Rows {
         await this.#put(row, found, from)
       }
       const seconds = (performance.now() - began) / 1000
+      const { user, system } = process.cpuUsage(before)
+      const spent = `${seconds.toFixed(1)} s (${((user + system) / 1e6).toFixed(1)} s of CPU)`
       const names = current.map(({ name }) => name).join('; ')
-      report(`${from + part.length} of ${asked.length} in ${seconds.toFixed(1)} s: ${names}`)
+      report(`${from + part.length} of ${asked.length} in ${spent}: ${names}`)
     }
   }
 

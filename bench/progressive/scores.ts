@@ -7,6 +7,7 @@ const rouges = ['rouge1', 'rouge2', 'rougeL'] as const
 /** Lists have a figure a sample, in the samples' order; samples are added as they are measured. */
 export interface Scores {
   ids: string[]
+  /** Of the first samples, perhaps not of all. */
   along?: AlongScores
   written?: WrittenScores
 }
@@ -52,7 +53,7 @@ export interface Figures {
   summaries?: WrittenFigures
 }
 
-/** The first with the second's samples behind its own. */
+/** The first with the second's samples behind its own; what the second lacks is known of the first's alone. */
 export function joined(first: Scores | undefined, second: Scores): Scores {
   return first === undefined ? second : (joinedLists(first, second) as unknown as Scores)
 }
@@ -64,9 +65,9 @@ interface Lists {
 /** Lists one behind the other, except those by step, which are sums. */
 function joinedLists(first: object, second: object, bySum = false): Lists {
   const [a, b] = [first as Lists, second as Lists]
-  const names = Object.keys(a).filter((name) => b[name] !== undefined)
   return Object.fromEntries(
-    names.map((name) => {
+    Object.keys(a).map((name) => {
+      if (b[name] === undefined) return [name, a[name]]
       const [mine = [], theirs = []] = [a[name], b[name]]
       if (!Array.isArray(mine) || !Array.isArray(theirs))
         return [name, joinedLists(mine, theirs, name === 'byStep')]

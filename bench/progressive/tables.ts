@@ -29,15 +29,16 @@ export function renderHead(settings: Settings): string {
 const megabytesOf = (bytes: number | undefined) => (bytes ? megabytes(bytes) : '')
 
 const qualityColumns = [
-  ...['n', 'KL', 'agreement', "ROUGE-L, dense model's"],
+  ...['n, along', 'KL', 'agreement', 'n, written', "ROUGE-L, dense model's"],
   ...['ROUGE-1', 'ROUGE-2', 'ROUGE-L'].map((name) => `${name}, people's`),
 ]
 
 function qualityCells({ quality, summaries }: Figures): string[] {
   return [
-    String(quality?.samples ?? summaries?.samples ?? ''),
+    String(quality?.samples ?? ''),
     withInterval(quality?.meanKl, quality?.intervals.meanKl),
     withInterval(quality?.agreement, quality?.intervals.agreement),
+    String(summaries?.samples ?? ''),
     withInterval(summaries?.dense?.rougeL, summaries?.dense?.interval),
     summaries?.rouge1.toFixed(3) ?? '',
     summaries?.rouge2.toFixed(3) ?? '',

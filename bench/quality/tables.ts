@@ -16,7 +16,7 @@ import type { Settings } from './store.js'
 export function markdownTable(columns: readonly string[], rows: readonly (readonly string[])[]): string {
   const cell = (text: string) => text.replaceAll('|', '\\|')
   const line = (cells: readonly string[]) => `| ${cells.map(cell).join(' | ')} |`
-  const figure = (text: string | undefined) => text === undefined || text === '' || /^\**[\d.]/.test(text)
+  const figure = (text: string | undefined) => text === undefined || text === '' || /^\**-?[\d.]/.test(text)
   const rules = columns.map((_, column) => (rows.every((row) => figure(row[column])) ? '---:' : '---'))
   return [line(columns), line(rules), ...rows.map(line)].join('\n')
 }
