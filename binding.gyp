@@ -3,8 +3,8 @@
 {
   'variables': {
     'flrc_tests%': 'false',
-    'openblas_library%': '<!(node scripts/native/openblas.mjs library)',
-    'openblas_include%': '<!(node scripts/native/openblas.mjs include)',
+    'openblas_library%': '<!(node scripts/native/openblas.mjs library <(target_arch))',
+    'openblas_include%': '<!(node scripts/native/openblas.mjs include <(target_arch))',
   },
   'target_defaults': {
     'include_dirs': ['native'],
@@ -33,6 +33,7 @@
           # OpenBLAS, which comes after our archive on the command line, wants the Fortran run-time of
           # native/linalg/fortran.cc; this has the linker take it in time.
           '-Wl,-u,_gfortran_concat_string',
+          '<!@(node scripts/native/openblas.mjs ldflags <(target_arch))',
         ],
       },
     },

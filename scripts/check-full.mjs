@@ -13,6 +13,7 @@ const jobs = [
     run: () => ['flrc_test_sanitized', 'format-fuzz'].every((test) => longer(test)),
   },
   { name: 'the report in a browser', run: () => node(process.execPath, [script('check-report.mjs')]) },
+  ...crossBuilt(),
   { name: 'all tests on Node 22', run: () => onNode(22) },
   { name: 'all tests on Node 24', run: () => onNode(24) },
 ]
@@ -24,6 +25,11 @@ for (const { name, run } of jobs) {
 }
 console.log(`\n${jobs.length - failed} passed, ${failed} failed`)
 if (failed > 0) process.exitCode = 1
+
+function crossBuilt() {
+  const run = () => node(process.execPath, [script('setup.mjs'), 'check:arm64'])
+  return process.arch === 'x64' ? [{ name: 'linux-arm64, cross-built, under qemu', run }] : []
+}
 
 function longer(test) {
   return node(process.execPath, [script('test.mjs'), test], { FLRC_LONG: '1' })

@@ -2,15 +2,27 @@
 // Makes what is missing, then runs a command: what stands behind `npm run build`, `npm run demo` and the
 // others, from a bare clone on. Needs nothing but Node itself.
 import path from 'node:path'
+import { ensureCross } from './setup/cross.mjs'
 import { handOver, root, StepError } from './setup/log.mjs'
-import { ensureAddon } from './setup/native.mjs'
+import { ensureAddon, ensureNativeTests } from './setup/native.mjs'
+import { ensureNode } from './setup/other-node.mjs'
 import { ensurePrebuild, ensureTarball, tarball } from './setup/package.mjs'
 import { ensureNodeModules } from './setup/packages.mjs'
 import { ensureSystemPackages } from './setup/system.mjs'
+import { host, linuxArm64 } from './setup/targets.mjs'
 import { ensureLibrary, ensureTestCode } from './setup/typescript.mjs'
 
 const prepared = [ensureSystemPackages, ensureNodeModules]
 const built = [...prepared, ensureAddon, ensureLibrary]
+const released = [host, linuxArm64]
+const packedForRelease = [
+  ...built,
+  ensurePrebuild,
+  () => ensureCross(linuxArm64),
+  () => ensureAddon(linuxArm64),
+  () => ensurePrebuild(linuxArm64),
+  () => ensureTarball(released),
+]
 
 const commands = {
   build: { steps: built },
@@ -19,7 +31,18 @@ const commands = {
   test: { steps: prepared, run: ['scripts/test.mjs'] },
   'check:full': { steps: prepared, run: ['scripts/check-full.mjs'] },
   'build:prebuilds': { steps: [...built, ensurePrebuild] },
-  pack: { steps: [...built, ensurePrebuild, ensureTarball], run: ['scripts/package/tarball.mjs', tarball] },
+  pack: {
+    steps: [...built, ensurePrebuild, ensureTarball],
+    run: ['scripts/package/tarball.mjs', tarball, host.name],
+  },
+  'pack:release': {
+    steps: packedForRelease,
+    run: ['scripts/package/tarball.mjs', tarball, ...released.map(({ name }) => name)],
+  },
+  'check:arm64': {
+    steps: [...packedForRelease, () => ensureNativeTests(linuxArm64), () => ensureNode(20, linuxArm64.arch)],
+    run: ['scripts/check-arm64.mjs'],
+  },
   bench: { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs'] },
   'bench:progressive': { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs', 'progressive'] },
   docs: { steps: prepared, run: ['node_modules/typedoc/bin/typedoc'] },

@@ -3,7 +3,8 @@
 import { existsSync, readdirSync } from 'node:fs'
 import path from 'node:path'
 import { root } from './setup/log.mjs'
-import { nativeTests } from './setup/native.mjs'
+import { nativeTestsOf } from './setup/native.mjs'
+import { host } from './setup/targets.mjs'
 import { checks } from './test/checks.mjs'
 import { closingLine, sum } from './test/counts.mjs'
 import { alone, limits } from './test/limits.mjs'
@@ -19,6 +20,7 @@ const sanitizers = {
 const patterns = process.argv.slice(2)
 const wanted = (name) => patterns.length === 0 || patterns.some((pattern) => name.includes(pattern))
 
+const nativeTests = nativeTestsOf(host)
 const results = []
 const nativeWanted = nativeTests.some((file) => wanted(path.basename(file)))
 for (const check of checks) {

@@ -36,6 +36,8 @@ template <Dtype kType, int kGroups, int kColumns>
 struct PanelSums {
   FloatVector sum[kColumns][kGroups * kGroupVectors];
 
+  HWY_INLINE PanelSums() {}  // not the implicit one: see Group
+
   HWY_INLINE void clear() {
     FLRC_UNROLL
     for (int c = 0; c < kColumns; ++c) {

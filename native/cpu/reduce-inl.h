@@ -45,7 +45,6 @@ struct FisherSums {
   using Floats = hn::Rebind<float, Tag>;
   hn::Vec<Tag> products, squares, sizes;
 
-  // Written out: an implicit constructor would be compiled for the static target.
   HWY_INLINE FisherSums() : products(hn::Zero(Tag())), squares(products), sizes(products) {}
 
   HWY_INLINE void add(const float* g, const float* w) {

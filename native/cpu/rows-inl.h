@@ -40,6 +40,8 @@ template <Dtype kType, int kRows, int kColumns>
 struct RowSums {
   FloatVector sum[kRows][kColumns][kRowSums];
 
+  HWY_INLINE RowSums() {}  // not the implicit one: see Group
+
   HWY_INLINE void clear() {
     FLRC_UNROLL
     for (int r = 0; r < kRows; ++r) {

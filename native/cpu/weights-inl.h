@@ -80,7 +80,8 @@ struct Scales {
 };
 
 // A group of weights, the one with index `group` of a matrix and `place` of its stretch, as f32: vector<i>()
-// holds its weights i * kLanes and following.
+// holds its weights i * kLanes and following. Like all classes that hold vectors it has no implicit
+// constructor, which would be compiled for the static target and may then not be inlined.
 template <Dtype kType>
 struct Group;
 
@@ -117,7 +118,7 @@ struct Group<Dtype::int8> {
   const int8_t* at;
   FloatVector scale;
 
-  Group() = default;
+  HWY_INLINE Group() {}
 
   HWY_INLINE Group(const uint8_t* data, int64_t group, const Scales<Dtype::int8>& scales, int64_t place)
       : at(reinterpret_cast<const int8_t*>(data) + group * kGroup),
@@ -136,7 +137,7 @@ struct Group<Dtype::int4> {
   hn::Vec<Bytes> first, second;  // the group's 32 nibbles, a byte each
   FloatVector scale, offset;
 
-  Group() = default;
+  HWY_INLINE Group() {}
 
   HWY_INLINE Group(const uint8_t* data, int64_t group, const Scales<Dtype::int4>& scales, int64_t place)
       : scale(hn::Set(kFloats, scales.scale[place])), offset(hn::Set(kFloats, scales.offset[place])) {

@@ -1,5 +1,5 @@
 // What the packed package must be: small, with all that users need, and nothing that npm would build or run on
-// their machines. `node tarball.mjs FILE` prints its contents by folder and what is wrong.
+// their machines. `node tarball.mjs FILE PLATFORM ...` prints its contents by folder and what is wrong.
 import { spawnSync } from 'node:child_process'
 import { statSync } from 'node:fs'
 import { pathToFileURL } from 'node:url'
@@ -79,9 +79,9 @@ function table(file) {
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
-  const [file = ''] = process.argv.slice(2)
+  const [file = '', ...platforms] = process.argv.slice(2)
   console.log(table(file))
-  const problems = tarballProblems(file, ['linux-x64'])
+  const problems = tarballProblems(file, platforms)
   for (const problem of problems) console.log(problem)
   process.exitCode = problems.length > 0 ? 1 : 0
 }

@@ -1,37 +1,76 @@
-import { existsSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, symlinkSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import path from 'node:path'
 import { findOpenBlas } from '../native/openblas.mjs'
 import { root, runStep } from './log.mjs'
 import { hashOf, once } from './stamp.mjs'
 import { versionOf } from './system.mjs'
+import { host } from './targets.mjs'
 
 const sources = ['native', 'binding.gyp', 'scripts/native']
+/** What the build of another target reads beside `sources`. */
+const linked = [...sources, 'test', 'package.json', 'node_modules']
 
-export const nativeTests = ['build/Release/flrc_test', 'build/Release/flrc_test_sanitized']
+const output = (target, name) => path.posix.join(target.folder, 'build/Release', name)
 
-/** Builds the addon, build/Release/flrc.node. */
-export function ensureAddon() {
-  return once('addon', hashOf(sources, toolchain()), ['build/Release/flrc.node'], () =>
-    build('native core', { tests: false }),
+export const addonOf = (target) => output(target, 'flrc.node')
+/** The sanitized ones run on the machine that builds only. */
+export const nativeTestsOf = (target) =>
+  target === host
+    ? [output(target, 'flrc_test'), output(target, 'flrc_test_sanitized')]
+    : [output(target, 'flrc_test')]
+
+/** Builds the addon: build/Release/flrc.node for this machine. */
+export function ensureAddon(target = host) {
+  return once(`addon${suffix(target)}`, hashOf(sources, toolchain(target)), [addonOf(target)], () =>
+    build('native core', target, { tests: false, outputs: ['flrc'] }),
   )
 }
 
-/** Builds the C++ unit tests, plain and sanitized. */
-export function ensureNativeTests() {
-  return once('native-tests', hashOf([...sources, 'test/native'], toolchain()), nativeTests, () =>
-    build('native tests', { tests: true }),
+/** Builds the C++ unit tests, for this machine plain and sanitized. */
+export function ensureNativeTests(target = host) {
+  const outputs = nativeTestsOf(target)
+  const inputs = hashOf([...sources, 'test/native'], toolchain(target))
+  return once(`native-tests${suffix(target)}`, inputs, outputs, () =>
+    build('native tests', target, { tests: true, outputs: outputs.map((file) => path.basename(file)) }),
   )
 }
 
-async function build(title, { tests }) {
-  const nodeGyp = 'node_modules/node-gyp/bin/node-gyp.js'
-  const run = (title, name, args) =>
-    runStep(title, process.execPath, [nodeGyp, ...args], { name, env: headers() })
+const suffix = (target) => (target === host ? '' : `-${target.name}`)
+
+async function build(title, target, { tests, outputs }) {
+  if (target !== host) linkSources(target)
+  const nodeGyp = ['node_modules/node-gyp/bin/node-gyp.js', '-C', target.folder]
+  const name = `${title.replaceAll(' ', '-')}${suffix(target)}`
+  const heading = target === host ? title : `${title} for ${target.name}`
+  const run = (step, log, args) =>
+    runStep(`${heading}: ${step}`, process.execPath, [...nodeGyp, ...args], {
+      name: log,
+      env: { ...headers(), ...tools(target) },
+    })
   const jobs = availableParallelism()
-  const name = title.replaceAll(' ', '-')
-  await run(`${title}: configure`, `${name}-configure`, ['configure', '--', `-Dflrc_tests=${tests}`])
-  await run(`${title}: compile with ${jobs} jobs`, name, ['build', '-j', String(jobs)])
+  await run('configure', `${name}-configure`, [
+    'configure',
+    `--arch=${target.arch}`,
+    '--',
+    `-Dflrc_tests=${tests}`,
+  ])
+  await run(`compile with ${jobs} jobs`, name, ['build', '-j', String(jobs), ...outputs])
+}
+
+/** node-gyp builds in the folder of binding.gyp: another target gets a folder with links to everything. */
+function linkSources({ folder }) {
+  for (const name of linked) {
+    const link = path.join(root, folder, name)
+    mkdirSync(path.dirname(link), { recursive: true })
+    rmSync(link, { force: true })
+    symlinkSync(path.join(root, name), link)
+  }
+}
+
+function tools(target) {
+  if (target === host) return {}
+  return { CC: target.program('gcc'), CXX: target.program('g++'), AR: target.program('ar') }
 }
 
 /** Node's own headers where they lie beside it; without them node-gyp downloads them. */
@@ -40,13 +79,13 @@ function headers() {
   return existsSync(path.join(prefix, 'include/node/node_api.h')) ? { npm_config_nodedir: prefix } : {}
 }
 
-function toolchain() {
-  const openBlas = findOpenBlas()
+function toolchain(target) {
+  const openBlas = findOpenBlas(target.arch)
   const { size, mtimeMs } = openBlas ? statSync(openBlas.library) : { size: 0, mtimeMs: 0 }
   const addonApi = path.join(root, 'node_modules/node-addon-api/package.json')
   return [
-    process.arch,
-    versionOf(process.env.CXX ?? 'g++'),
+    target.arch,
+    versionOf(tools(target).CXX ?? process.env.CXX ?? 'g++'),
     `${process.env.CXXFLAGS ?? ''} ${process.env.LDFLAGS ?? ''}`,
     `${openBlas?.library} ${size} ${mtimeMs}`,
     existsSync(addonApi) ? JSON.parse(readFileSync(addonApi, 'utf8')).version : '',

@@ -5,12 +5,13 @@ import { root, runStep, StepError } from './log.mjs'
 import { npm } from './packages.mjs'
 import { once } from './stamp.mjs'
 
-/** Path of the executable. */
-export async function ensureNode(major) {
-  const name = `node-${process.platform}-${process.arch}`
-  const folder = path.join('build', `node-${major}`)
+/** Path of the executable, for this machine's processor or another. */
+export async function ensureNode(major, arch = process.arch) {
+  const name = `node-${process.platform}-${arch}`
+  const folder = path.join('build', arch === process.arch ? `node-${major}` : `node-${major}-${arch}`)
   const executable = path.join(folder, 'node_modules', name, 'bin/node')
-  await once(`node-${major}`, name, [executable], async () => {
+  const log = path.basename(folder)
+  await once(log, name, [executable], async () => {
     const options = ['--no-save', '--no-package-lock', '--ignore-scripts', '--no-audit', '--no-fund']
     const args = [
       ...npm.slice(1),
@@ -18,9 +19,11 @@ export async function ensureNode(major) {
       '--prefix',
       path.join(root, folder),
       ...options,
+      // npm installs no other processor's program without it.
+      ...(arch === process.arch ? [] : ['--force']),
       `${name}@${major}`,
     ]
-    await runStep(`Node ${major}`, npm[0], args, { name: `node-${major}` })
+    await runStep(`Node ${major} for ${arch}`, npm[0], args, { name: log })
   })
   return path.join(root, executable)
 }

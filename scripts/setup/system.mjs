@@ -24,15 +24,7 @@ export async function ensureSystemPackages() {
   if (process.platform !== 'linux') {
     throw new StepError('system packages', `the native core builds on Linux only, not on ${process.platform}`)
   }
-  const missing = missingPackages()
-  if (missing.length > 0) {
-    const obstacle = obstacleTo(missing)
-    if (obstacle) throw new StepError('system packages', `missing: ${missing.join(', ')}`, obstacle)
-    await install(missing)
-    const still = missingPackages()
-    if (still.length > 0)
-      throw new StepError('system packages', `installed, yet not found: ${still.join(', ')}`)
-  }
+  await ensurePresent(needed)
   if (process.env.CI === 'true' && !onPath(clangFormat) && !obstacleTo([clangFormat])) {
     await install([clangFormat]).catch(() =>
       say(`${clangFormat} could not be installed; C++ format goes unchecked`),
@@ -40,8 +32,16 @@ export async function ensureSystemPackages() {
   }
 }
 
-function missingPackages() {
-  return needed.filter((item) => !item.present()).map((item) => item.name)
+/** The same for `{ name, present }` of other packages. */
+export async function ensurePresent(packages) {
+  const absent = () => packages.filter((item) => !item.present()).map((item) => item.name)
+  const missing = absent()
+  if (missing.length === 0) return
+  const obstacle = obstacleTo(missing)
+  if (obstacle) throw new StepError('system packages', `missing: ${missing.join(', ')}`, obstacle)
+  await install(missing)
+  if (absent().length > 0)
+    throw new StepError('system packages', `installed, yet not found: ${absent().join(', ')}`)
 }
 
 /** Why this script may or can not install packages, with what to do instead; undefined where it can. */

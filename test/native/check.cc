@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <exception>
 #include <mutex>
+#include <string_view>
 
 namespace check {
 namespace {
@@ -43,9 +44,12 @@ bool passes(const Test& test) {
 }  // namespace
 }  // namespace check
 
-int main() {
+// Given a text, runs the tests that have it in their names.
+int main(int argc, char** argv) {
+  const std::string_view wanted = argc > 1 ? argv[1] : "";
   int passed = 0, failed = 0;
   for (const check::Test& test : check::tests()) {
+    if (std::string_view(test.name).find(wanted) == std::string_view::npos) continue;
     const bool ok = check::passes(test);
     std::printf("%s: %s\n", test.name, ok ? "ok" : "FAILED");
     std::fflush(stdout);
