@@ -68,7 +68,7 @@ export async function perplexity(
   if (windows === 0) {
     throw new FlrcError(
       'E_USAGE',
-      `the text has ${tokens.length} tokens and a window takes ${seqLen}; give a longer text or shorter windows`,
+      `the text has ${tokens.length} tokens and a window takes ${seqLen}; give a longer text or shorter windows (--seq-len)`,
     )
   }
   const losses = await model.windowLosses(tokens.slice(0, windows * seqLen), seqLen, level, options)

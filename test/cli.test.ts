@@ -7,7 +7,7 @@ import { storeSchedule } from '#lib/checkpoint/schedule.js'
 import { scoreChart } from '#lib/cli/chart.js'
 import { numberIn, parseBytes, parseFractions, parseNumber, wholeNumber } from '#lib/cli/options.js'
 import { formatBytes, formatSeconds, formatTable } from '#lib/cli/output.js'
-import { ProgressLine } from '#lib/cli/steps.js'
+import { ProgressLine } from '#lib/cli/progress-line.js'
 import { runCli, tinyModel } from './support/child.js'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'flrc-test-'))

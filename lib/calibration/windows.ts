@@ -187,7 +187,7 @@ function cutTokens(tokens: Int32Array, seqLen: number, name: string): Int32Array
   if (tokens.length < seqLen) {
     throw new FlrcError(
       'E_CALIBRATION',
-      `${name} has ${tokens.length} tokens and a window takes ${seqLen}; give a longer text or shorter windows`,
+      `${name} has ${tokens.length} tokens and a window takes ${seqLen}; give a longer text or shorter windows (--seq-len)`,
     )
   }
   const count = Math.floor(tokens.length / seqLen)

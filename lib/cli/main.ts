@@ -2,16 +2,20 @@
 import { Command, CommanderError } from 'commander'
 import { packageDescription, packageVersion, toFlrcError } from '../binding.js'
 import { FlrcError } from '../errors.js'
-import { registerBench } from './bench.js'
-import { registerCalibrateSchedule } from './calibrate-schedule.js'
-import { registerCompress } from './compress.js'
-import { registerDemo } from './demo.js'
-import { registerEval } from './eval.js'
-import { registerExport } from './export.js'
-import { registerGenerate } from './generate.js'
-import { registerInspect } from './inspect.js'
 import { note, printJson } from './output.js'
-import { registerReport } from './report.js'
+
+/** What registers each command. Only the one that is called is loaded, which takes half the time of loading all. */
+const commands = {
+  demo: async () => (await import('./demo.js')).registerDemo,
+  compress: async () => (await import('./compress.js')).registerCompress,
+  generate: async () => (await import('./generate.js')).registerGenerate,
+  eval: async () => (await import('./eval.js')).registerEval,
+  'calibrate-schedule': async () => (await import('./calibrate-schedule.js')).registerCalibrateSchedule,
+  inspect: async () => (await import('./inspect.js')).registerInspect,
+  bench: async () => (await import('./bench.js')).registerBench,
+  export: async () => (await import('./export.js')).registerExport,
+  report: async () => (await import('./report.js')).registerReport,
+}
 
 const exitCodes = { done: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143 } as const
 
@@ -37,11 +41,11 @@ async function main(args: string[]): Promise<number> {
     })
   }
   try {
-    await program().parseAsync(args)
+    await (await program(args[2])).parseAsync(args)
     return interrupt.signal.aborted ? interruptCode : exitCodes.done
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return exitCodes.done
-    const failure = error instanceof CommanderError ? usageError(error) : toFlrcError(error)
+    const failure = error instanceof CommanderError ? usageError(error, args[2]) : toFlrcError(error)
     note(`flrc: ${failure.code}: ${describe(failure)}`)
     if (args.includes('--json')) {
       const { code, message, file, tensor } = failure
@@ -52,7 +56,8 @@ async function main(args: string[]): Promise<number> {
   }
 }
 
-function program(): Command {
+/** With the command that `first`, the first argument, names; with all of them where it names none (help, a mistake). */
+async function program(first: string | undefined): Promise<Command> {
   const root = new Command('flrc')
     .description(packageDescription)
     .version(packageVersion)
@@ -60,26 +65,20 @@ function program(): Command {
     // Usage errors are printed in the one place that prints all errors.
     .configureOutput({ outputError: () => undefined })
     .showSuggestionAfterError()
-  for (const register of [
-    registerDemo,
-    registerCompress,
-    registerGenerate,
-    registerEval,
-    registerCalibrateSchedule,
-    registerInspect,
-    registerBench,
-    registerExport,
-    registerReport,
-  ]) {
+  if (first === '--version' || first === '-V') return root
+  const called = Object.entries(commands).filter(([name]) => name === first)
+  for (const [, load] of called.length > 0 ? called : Object.entries(commands)) {
+    const register = await load()
     register(root, interrupt.signal)
   }
   return root
 }
 
-function usageError(error: CommanderError): FlrcError {
+function usageError(error: CommanderError, first: string | undefined): FlrcError {
   const message = error.message.replace(/^error: /, '').replaceAll('\n', ' ')
   const text = error.code === 'commander.help' ? 'no command given' : message
-  return new FlrcError('E_USAGE', `${text}; see flrc --help`)
+  const help = first !== undefined && Object.hasOwn(commands, first) ? `flrc ${first} --help` : 'flrc --help'
+  return new FlrcError('E_USAGE', `${text}; see ${help}`)
 }
 
 function describe({ message, file, tensor }: FlrcError): string {
