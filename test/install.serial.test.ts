@@ -128,20 +128,94 @@ using('npx flrc', async () => {
   assert.is((await works('npx', ['--no-install', 'flrc', '--version'])).stdout, `${version}\n`)
 })
 
-using('the README commands', async () => {
-  const demo = await json(process.execPath, ['demo'])
-  assert.is((demo.rows as unknown[]).length, 8)
-  assert.ok(existsSync(path.join(project, 'flrc-demo', 'model.safetensors')))
+/** `flrc X` of every row in the README's table of commands. */
+function readmeCommands(): string[] {
+  const readme = readFileSync(path.join(installed, 'README.md'), 'utf8')
+  return [...readme.matchAll(/^\| `flrc ([a-z -]*[a-z])/gm)].map(([, command]) => command as string)
+}
+
+using('every command of the README', async () => {
   const text = path.join(tiny, 'heldout.txt')
-  const perplexity = ['eval', 'perplexity', 'flrc-demo', '--text', text, '--seq-len', '128', '--windows', '4']
-  assert.ok(((await json(process.execPath, perplexity)).perplexity as number) > 1)
-  assert.is((await json(process.execPath, ['inspect', 'flrc-demo'])).format, 'flrc')
-  await json(process.execPath, ['export', 'flrc-demo', '--to', 'hf', '-o', 'dense'])
+  const lines = readFileSync(text, 'utf8')
+    .split('\n')
+    .filter((line) => line.length > 80)
+    .slice(0, 4)
+  const jsonl = (name: string, toSample: (line: string) => object) => {
+    writeFileSync(path.join(project, name), lines.map((line) => `${JSON.stringify(toSample(line))}\n`).join(''))
+    return name
+  }
+  const dialogues = jsonl('dialogues.jsonl', (line) => ({ dialogue: line, summary: line.slice(0, 40) }))
+  const choices = jsonl('choices.jsonl', (line) => ({
+    context: line.slice(0, 40),
+    choices: ['xyzzy', line.slice(40)],
+    answer: 1,
+  }))
+  const short = ['--limit', '2', '--max-tokens', '8']
+  const levels = ['--keep', '.8', '--levels', '.8,.7,.6', '--samples', '8', '--seq-len', '64']
+  const falling = ['--schedule', 'linear:.8:.6:4']
+  const calibration = ['--calibration', path.join(tiny, 'calibration.txt'), 'self']
+  const windows = ['--seq-len', '128', '--windows', '4']
+  const length = (list: unknown) => (list as unknown[]).length
+  const runs: [command: string, args: string[], holds: (report: Record<string, unknown>) => boolean][] = [
+    ['demo', [], ({ rows }) => length(rows) === 8],
+    ['compress', [tiny, '-o', 'small', ...levels, ...calibration], ({ levels }) => length(levels) === 3],
+    ['generate', ['small', '--chat', '-p', 'Tell', ...falling], ({ tokenIds }) => length(tokenIds) > 0],
+    ['eval perplexity', ['small', '--text', text, ...windows], ({ perplexity }) => Number(perplexity) > 1],
+    ['eval summarize', ['small', '--data', dialogues, ...short, ...falling], ({ samples }) => samples === 2],
+    ['eval choice', ['small', '--data', choices], ({ samples }) => samples === 4],
+    [
+      'eval agreement',
+      ['small', '--reference', tiny, '--data', dialogues, ...short],
+      ({ agreement }) => Number(agreement) > 0,
+    ],
+    [
+      'calibrate-schedule',
+      ['small', '--data', dialogues, '--budget', '.7', ...short],
+      ({ frontier }) => length(frontier) > 0,
+    ],
+    ['bench decode', [tiny, 'small', '--tokens', '8', '--rounds', '2'], ({ rows }) => length(rows) >= 2],
+    ['inspect', ['small'], ({ format }) => format === 'flrc'],
+    ['report', ['small', '-o', 'small.html'], ({ bytes }) => Number(bytes) > 10_000],
+    ['export', ['small', '--to', 'hf', '-o', 'dense'], () => existsSync(path.join(project, 'dense'))],
+  ]
+  assert.equal(
+    runs.map(([command]) => command),
+    readmeCommands(),
+  )
+  for (const [command, args, holds] of runs) {
+    const report = await json(process.execPath, [...command.split(' '), ...args])
+    assert.ok(holds(report), `${command}: ${JSON.stringify(report)}`)
+  }
+  assert.ok(existsSync(path.join(project, 'flrc-demo', 'report.html')))
+  const html = readFileSync(path.join(project, 'small.html'), 'utf8')
+  assert.ok((html.match(/<figure/g)?.length ?? 0) >= 5, 'figures of the report')
+  const scheduled = ['generate', 'small', '-p', 'Once', '--max-tokens', '8', '--schedule', 'calibrated']
+  assert.ok(((await json(process.execPath, scheduled)).meanActiveBudget as number) < 0.8)
   const dense = await json(process.execPath, ['generate', 'dense', '-p', 'Once', '--max-tokens', '4'])
   assert.is((dense.tokenIds as number[]).length, 4)
 })
 
-using('the examples', async () => {
+using("the README's program", async () => {
+  const [, code = ''] =
+    /```ts\n(import [\s\S]*?)```/.exec(readFileSync(path.join(installed, 'README.md'), 'utf8')) ?? []
+  const files = {
+    'SmolLM2-135M-Instruct.Q4_1.gguf': tiny,
+    'my-text.txt': path.join(tiny, 'calibration.txt'),
+    'held-out.txt': path.join(tiny, 'heldout.txt'),
+  }
+  let program = code
+  for (const [name, file] of Object.entries(files)) {
+    assert.ok(program.includes(`'${name}'`), name)
+    program = program.replaceAll(`'${name}'`, JSON.stringify(file))
+  }
+  writeFileSync(path.join(project, 'readme.mjs'), program)
+  const { stdout } = await works(process.execPath, ['readme.mjs'])
+  assert.match(stdout, /perplexity: [\d.]+/)
+  assert.ok(existsSync(path.join(project, 'smol-flrc', 'flrc-plan.json')))
+})
+
+using('every example', async () => {
+  assert.equal(readdirSync(path.join(installed, 'examples')).sort(), ['chat.mjs', 'compress.mjs'])
   const example = (name: string) => path.join(installed, 'examples', name)
   const compressed = await works(process.execPath, [example('compress.mjs')])
   assert.match(
