@@ -3,7 +3,7 @@ export const limits = {
   standard: 240,
   flrc_test_sanitized: 600,
   'format-fuzz.test': 300,
-  'install.serial.test': 500,
+  'install.serial.test': 600,
   'real-models.test': 400,
 }
 
