@@ -29,6 +29,7 @@ const commands = {
   demo: { steps: built, run: ['dist/cli/main.js', 'demo'] },
   // The runner builds for itself, so that a file that does not compile is counted like any failed test.
   test: { steps: prepared, run: ['scripts/test.mjs'] },
+  'test:cuda-emulated': { steps: prepared, run: ['scripts/test.mjs', 'cuda kernels', 'flrc_cuda_test'] },
   'check:full': { steps: prepared, run: ['scripts/check-full.mjs'] },
   'build:prebuilds': { steps: [...built, ensurePrebuild] },
   pack: {

@@ -2,6 +2,7 @@
 // Every test file runs in a process of its own, under a limit, two at a time. The last line is the count.
 import { existsSync, readdirSync } from 'node:fs'
 import path from 'node:path'
+import { cudaTests } from './setup/cuda-tests.mjs'
 import { root } from './setup/log.mjs'
 import { nativeTestsOf } from './setup/native.mjs'
 import { host } from './setup/targets.mjs'
@@ -22,10 +23,11 @@ const wanted = (name) => patterns.length === 0 || patterns.some((pattern) => nam
 
 const nativeTests = nativeTestsOf(host)
 const results = []
-const nativeWanted = nativeTests.some((file) => wanted(path.basename(file)))
+const compiled = { native: nativeTests, cuda: cudaTests }
 for (const check of checks) {
   // Which TypeScript tests are wanted is known only once they are compiled.
-  const needed = check.builds === 'native' ? nativeWanted : check.builds !== undefined
+  const needed =
+    compiled[check.builds]?.some((file) => wanted(path.basename(file))) ?? check.builds !== undefined
   if (wanted(check.name) || needed) await runCheck(check)
 }
 
@@ -85,7 +87,7 @@ function report(name, result) {
 }
 
 function nativePrograms() {
-  return nativeTests
+  return [...nativeTests, ...cudaTests]
     .filter((file) => existsSync(path.join(root, file)))
     .map((file) => ({ name: path.basename(file), command: path.join(root, file), args: [], env: sanitizers }))
 }

@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { formatNative } from '../format-native.mjs'
 import { noticesProblem } from '../package/notices.mjs'
+import { ensureCudaTests } from '../setup/cuda-tests.mjs'
 import { root, StepError } from '../setup/log.mjs'
 import { ensureAddon, ensureNativeTests } from '../setup/native.mjs'
 import { ensurePrebuild, ensureTarball } from '../setup/package.mjs'
@@ -10,7 +11,7 @@ import { ensureLibrary, ensureTestCode } from '../setup/typescript.mjs'
 /**
  * Checks that are no test programs; each counts as one test. `run` resolves to undefined when all is well, to
  * `{ problem, output }`, or to `{ skip }`. Those that build come in the order in which they need each other, and say
- * which programs they are for: `native` tests or `TypeScript` ones.
+ * which programs they are for: `native` tests, `cuda` ones or `TypeScript` ones.
  */
 export const checks = [
   { name: 'biome', run: biome },
@@ -21,6 +22,7 @@ export const checks = [
   { name: 'package', builds: 'TypeScript', run: () => builds(ensurePackage) },
   { name: 'test types', builds: 'TypeScript', run: () => builds(ensureTestCode) },
   { name: 'native tests', builds: 'native', run: () => builds(ensureNativeTests) },
+  { name: 'cuda kernels', builds: 'cuda', run: () => builds(ensureCudaTests) },
 ]
 
 function biome() {

@@ -1,0 +1,414 @@
+#include "emulator/machine.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <numeric>
+#include <utility>
+
+namespace flrc::emulator {
+namespace {
+
+// Ends a thread of a launch that failed: its locals are destroyed as its stack unwinds.
+struct Abandoned {};
+
+Machine* machine = nullptr;
+Thread* running = nullptr;
+// Of the whole process: memory outlives a machine.
+uint32_t launches = 0, blocksStarted = 0;
+
+void raise(std::vector<uint32_t>& to, const std::vector<uint32_t>& from) {
+  if (to.size() < from.size()) to.resize(from.size());
+  for (size_t i = 0; i < from.size(); ++i) to[i] = std::max(to[i], from[i]);
+}
+
+// The running thread's knowledge, itself included.
+void addKnowledge(std::vector<uint32_t>& to) {
+  raise(to, *running->known);
+  to[running->id] = std::max(to[running->id], running->clock);
+}
+
+void learn(const std::vector<uint32_t>& from) {
+  auto joined = std::make_shared<std::vector<uint32_t>>(*running->known);
+  raise(*joined, from);
+  running->known = std::move(joined);
+}
+
+}  // namespace
+
+Thread& Machine::thread() {
+  if (running == nullptr) throw Fault("device code outside a kernel");
+  return *running;
+}
+
+Machine& Machine::current() { return *machine; }
+
+std::string Machine::place() {
+  const Thread& at = thread();
+  return "block " + std::to_string(at.block->index) + " thread " + std::to_string(at.index);
+}
+
+void Machine::launch(const LaunchShape& shape, std::function<void()> body) {
+  const size_t blocks = size_t{shape.gridX} * shape.gridY * shape.gridZ;
+  if (blocks == 0 || shape.threads == 0 || shape.threads > 1024 || shape.threads % kWarpThreads != 0) {
+    throw Fault("a launch of " + std::to_string(blocks) + " blocks of " + std::to_string(shape.threads) +
+                " threads");
+  }
+  if (shape.sharedBytes > 227 * 1024) throw Fault("more shared memory than a block can have");
+  if (shape.cluster == 0 || shape.cluster > 16 || shape.gridX % shape.cluster != 0) {
+    throw Fault("a grid that is not made of whole clusters");
+  }
+  auto launch = std::make_unique<Launch>();
+  launch->shape = shape;
+  launch->body = std::move(body);
+  launch->serial = ++launches;
+  launch->order.resize(shape.cooperative ? 1 : blocks / shape.cluster);
+  std::iota(launch->order.begin(), launch->order.end(), 0u);
+  std::shuffle(launch->order.begin(), launch->order.end(), random_);
+  launch->unfinished = launch->untriggered = blocks * shape.threads;
+  launch->none = std::make_shared<std::vector<uint32_t>>(blocks * (shape.threads + kCopiersPerBlock));
+  queue_.push_back(std::move(launch));
+}
+
+bool Machine::complete(uint32_t serial) const {
+  for (const auto& launch : queue_) {
+    if (launch->serial <= serial && launch->unfinished > 0) return false;
+  }
+  return true;
+}
+
+void Machine::admit() {
+  for (size_t i = 0; i < queue_.size(); ++i) {
+    Launch& launch = *queue_[i];
+    if (i > 0) {
+      const Launch& ahead = *queue_[i - 1];
+      const bool may =
+          launch.shape.dependent ? ahead.started() && ahead.untriggered == 0 : ahead.unfinished == 0;
+      if (!may) return;
+    }
+    size_t live = 0;
+    for (const auto& unit : launch.units) live += unit->running > 0;
+    const size_t most = 1 + random_() % 3;
+    for (; live < most && launch.next < launch.order.size(); ++live) startUnit(launch);
+  }
+}
+
+void Machine::startUnit(Launch& launch) {
+  const LaunchShape& shape = launch.shape;
+  const uint32_t unitBlocks = static_cast<uint32_t>(
+      shape.cooperative ? size_t{shape.gridX} * shape.gridY * shape.gridZ : shape.cluster);
+  const uint32_t first = launch.order[launch.next++] * unitBlocks;
+  auto unit = std::make_unique<Unit>();
+  unit->clusters.resize(unitBlocks / shape.cluster);
+  unit->clusterBarriers.resize(unit->clusters.size());
+  unit->running = size_t{unitBlocks} * shape.threads;
+  for (uint32_t b = 0; b < unitBlocks; ++b) {
+    auto block = std::make_unique<Block>();
+    block->launch = &launch;
+    block->unit = unit.get();
+    block->serial = ++blocksStarted;
+    block->index = first + b;
+    block->firstId = block->index * (shape.threads + kCopiersPerBlock);
+    block->cluster = &unit->clusters[b / shape.cluster];
+    block->clusterBarrier = &unit->clusterBarriers[b / shape.cluster];
+    block->cluster->push_back(block.get());
+    block->shared = std::make_unique<Memory>("shared memory", shape.sharedBytes, 2, true);
+    block->shared->assign(block->serial);
+    block->warps.resize(shape.threads / kWarpThreads);
+    block->warpBarriers.resize(block->warps.size());
+    block->threads.resize(shape.threads);
+    block->running = shape.threads;
+    for (uint32_t t = 0; t < shape.threads; ++t) {
+      Thread& thread = block->threads[t];
+      thread.block = block.get();
+      thread.warp = &block->warps[t / kWarpThreads];
+      thread.index = t;
+      thread.id = block->firstId + t;
+      thread.known = launch.none;
+      thread.ordered = launch.serial - 1;
+      while (thread.ordered > 0 && !complete(thread.ordered)) --thread.ordered;
+      ready_.push_back(&thread);
+    }
+    unit->blocks.push_back(std::move(block));
+  }
+  launch.units.push_back(std::move(unit));
+}
+
+void Machine::synchronise() {
+  machine = this;
+  while (!queue_.empty()) {
+    admit();
+    // Waiting threads are looked at now and then, and copies land now and then, so that both early and late are
+    // seen.
+    if (random_() % 16 == 0) wakeWaiting();
+    if (random_() % 8 == 0) landBulkCopy();
+    if (ready_.empty()) {
+      if (wakeWaiting() || landBulkCopy()) continue;
+      if (queue_.front()->unfinished == 0) {
+        queue_.pop_front();
+        continue;
+      }
+      try {
+        reportDeadlock();
+      } catch (const Fault&) {
+        fault_ = std::current_exception();
+      }
+    } else {
+      const size_t pick = random_() % ready_.size();
+      std::swap(ready_[pick], ready_.back());
+      Thread& next = *ready_.back();
+      ready_.pop_back();
+      run(next);
+    }
+    if (fault_) abandon();
+  }
+}
+
+void Machine::run(Thread& thread) {
+  if (thread.fiber == nullptr) {
+    if (idle_.empty()) {
+      fibers_.push_back(std::make_unique<Fiber>());
+      idle_.push_back(fibers_.back().get());
+    }
+    thread.fiber = idle_.back();
+    idle_.pop_back();
+    thread.fiber->start([this, &thread] {
+      try {
+        thread.block->launch->body();
+        if (thread.groups.size() > 1 || !thread.groups.back().empty()) {
+          throw Fault(place() + ": ends while an asynchronous copy of its own is on its way");
+        }
+      } catch (const Abandoned&) {
+      } catch (...) {
+        fault_ = std::current_exception();
+      }
+    });
+  }
+  running = &thread;
+  thread.waitsFor = nullptr;
+  thread.fiber->resume();
+  running = nullptr;
+  if (thread.fiber->done()) finish(thread);
+}
+
+void Machine::finish(Thread& thread) {
+  Block& block = *thread.block;
+  Launch& launch = *block.launch;
+  idle_.push_back(thread.fiber);
+  thread.fiber = nullptr;
+  --launch.unfinished;
+  if (!thread.triggered) --launch.untriggered;
+  mostBarriers = std::max(mostBarriers, thread.barriers);
+  if (--block.running == 0) block.shared->assign(0);
+  if (--block.unit->running == 0) block.unit->blocks.clear();
+}
+
+void Machine::suspend(const char* what) {
+  running->waitsFor = what;
+  Thread* self = running;
+  self->fiber->suspend();
+  if (abandoning_) throw Abandoned();
+}
+
+void Machine::abandon() {
+  abandoning_ = true;
+  for (auto& launch : queue_) {
+    for (auto& unit : launch->units) {
+      for (auto& block : unit->blocks) {
+        for (Thread& thread : block->threads) {
+          if (thread.fiber == nullptr) continue;
+          running = &thread;
+          if (!thread.fiber->done()) thread.fiber->resume();
+          running = nullptr;
+          idle_.push_back(thread.fiber);
+        }
+      }
+    }
+  }
+  abandoning_ = false;
+  queue_.clear();
+  ready_.clear();
+  waiting_.clear();
+  bulk_.clear();
+  std::rethrow_exception(std::exchange(fault_, nullptr));
+}
+
+void Machine::reportDeadlock() const {
+  std::map<std::string, int> counts;
+  for (const auto& launch : queue_) {
+    for (const auto& unit : launch->units) {
+      for (const auto& block : unit->blocks) {
+        for (const Thread& thread : block->threads) {
+          if (thread.fiber != nullptr) ++counts[thread.waitsFor == nullptr ? "nothing" : thread.waitsFor];
+        }
+      }
+    }
+  }
+  std::string message = "nobody can go on:";
+  for (const auto& [what, count] : counts) {
+    message += " " + std::to_string(count) + " threads wait for " + what + ";";
+  }
+  throw Fault(message);
+}
+
+void Machine::meet(Barrier& barrier, size_t expected, const char* what) {
+  barrier.waiting.push_back(running);
+  if (barrier.waiting.size() < expected) return suspend(what);
+  auto joined = std::make_shared<std::vector<uint32_t>>(*running->known);
+  const void* last = nullptr;
+  for (const Thread* thread : barrier.waiting) {
+    if (thread->known.get() != last && thread != running) raise(*joined, *thread->known);
+    last = thread->known.get();
+  }
+  for (const Thread* thread : barrier.waiting) (*joined)[thread->id] = thread->clock;
+  for (Thread* thread : barrier.waiting) {
+    thread->known = joined;
+    ++thread->clock;
+    ready_.push_back(thread);
+  }
+  barrier.waiting.clear();
+  suspend(what);
+}
+
+void Machine::syncBlock() {
+  if (running->barriers++ == dropBarrier) return;
+  meet(running->block->barrier, running->block->threads.size(), "the block's barrier");
+}
+
+void Machine::syncWarp() {
+  meet(running->block->warpBarriers[running->index / kWarpThreads], kWarpThreads, "their warp's barrier");
+}
+
+void Machine::syncCluster() {
+  const auto& cluster = *running->block->cluster;
+  meet(*running->block->clusterBarrier, cluster.size() * running->block->threads.size(),
+       "the cluster's barrier");
+}
+
+void Machine::warpOperation(Warp::Operation operation, void* lane) {
+  Warp& warp = *running->warp;
+  if (warp.arrived > 0 && warp.operation != operation) {
+    throw Fault(place() + ": the lanes of a warp meet in different operations");
+  }
+  warp.operation = operation;
+  warp.lanes[running->index % kWarpThreads] = lane;
+  if (++warp.arrived < kWarpThreads) return suspend("the other lanes of a warp's operation");
+  operation(warp.lanes);
+  warp.arrived = 0;
+  const uint32_t first = running->index / kWarpThreads * kWarpThreads;
+  for (uint32_t t = first; t < first + kWarpThreads; ++t) {
+    if (t != running->index) ready_.push_back(&running->block->threads[t]);
+  }
+}
+
+void Machine::waitUntil(const char* what, std::function<bool()> ready) {
+  if (ready() && random_() % 2 == 0) return;
+  running->ready = std::move(ready);
+  waiting_.push_back(running);
+  suspend(what);
+}
+
+bool Machine::wakeWaiting() {
+  bool woken = false;
+  for (size_t i = 0; i < waiting_.size();) {
+    if (!waiting_[i]->ready()) {
+      ++i;
+      continue;
+    }
+    waiting_[i]->ready = nullptr;
+    ready_.push_back(waiting_[i]);
+    waiting_[i] = waiting_.back();
+    waiting_.pop_back();
+    woken = true;
+  }
+  return woken;
+}
+
+void Machine::dependentWait() {
+  const uint32_t before = running->block->launch->serial - 1;
+  waitUntil("the launch ahead of theirs", [this, before] { return complete(before); });
+  running->ordered = before;
+}
+
+void Machine::dependentTrigger() {
+  if (running->triggered) return;
+  running->triggered = true;
+  --running->block->launch->untriggered;
+}
+
+void Machine::release(const void* address) {
+  addKnowledge(running->block->launch->released[address]);
+  ++running->clock;
+}
+
+void Machine::acquire(const void* address) { learn(running->block->launch->released[address]); }
+
+void Machine::initPhase(const void* address, uint32_t expected) {
+  Block& block = *running->block;
+  if (block.copiers == kCopiersPerBlock) throw Fault(place() + ": too many mbarriers");
+  PhaseBarrier barrier;
+  barrier.expected = barrier.pending = expected;
+  barrier.copier = block.firstId + static_cast<uint32_t>(block.threads.size()) + block.copiers++;
+  block.phases[address] = barrier;
+}
+
+PhaseBarrier& Machine::phase(const void* address) {
+  const auto found = running->block->phases.find(address);
+  if (found == running->block->phases.end()) throw Fault(place() + ": an mbarrier that nobody has initialised");
+  return found->second;
+}
+
+namespace {
+
+void completePhase(PhaseBarrier& barrier) {
+  if (barrier.pending > 0 || barrier.bytes != 0) return;
+  barrier.pending = barrier.expected;
+  ++barrier.phase;
+}
+
+}  // namespace
+
+void Machine::arrive(PhaseBarrier& barrier, uint32_t arrivals) {
+  if (arrivals > barrier.pending) throw Fault(place() + ": more arrivals at an mbarrier than it expects");
+  addKnowledge(barrier.known);
+  ++running->clock;
+  barrier.pending -= arrivals;
+  completePhase(barrier);
+}
+
+void Machine::acquire(PhaseBarrier& barrier) { learn(barrier.known); }
+
+void Machine::bulkCopy(const Thread::Copy& copy, PhaseBarrier& barrier) { bulk_.push_back({copy, &barrier}); }
+
+void Machine::land(const Thread::Copy& copy, uint32_t thread, uint32_t clock) {
+  std::memcpy(copy.target, copy.source, copy.bytes);
+  std::memset(copy.target + copy.bytes, 0, copy.filled - copy.bytes);
+  copy.to->landCopy(copy.target, copy.filled, thread, clock);
+}
+
+bool Machine::landBulkCopy() {
+  if (bulk_.empty()) return false;
+  std::swap(bulk_[random_() % bulk_.size()], bulk_.back());
+  const BulkCopy landed = bulk_.back();
+  bulk_.pop_back();
+  PhaseBarrier& barrier = *landed.barrier;
+  const uint32_t clock = ++barrier.copierClock;
+  land(landed.copy, barrier.copier, clock);
+  if (barrier.known.size() <= barrier.copier) barrier.known.resize(barrier.copier + 1);
+  barrier.known[barrier.copier] = clock;
+  barrier.bytes -= static_cast<int64_t>(landed.copy.bytes);
+  completePhase(barrier);
+  return true;
+}
+
+void Machine::commitCopies() { running->groups.emplace_back(); }
+
+void Machine::waitCopies(size_t groupsLeft) {
+  auto& groups = running->groups;
+  while (groups.size() > groupsLeft + 1) {
+    for (const Thread::Copy& copy : groups.front()) land(copy, running->id, running->clock);
+    groups.erase(groups.begin());
+  }
+}
+
+}  // namespace flrc::emulator

@@ -1,0 +1,178 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "emulator/fiber.h"
+#include "emulator/memory.h"
+#include "kernels/shape.h"
+
+namespace flrc::emulator {
+
+inline constexpr int kWarpThreads = 32;
+// Asynchronous copies are done by nobody's thread: each mbarrier of a block has one of its own.
+inline constexpr uint32_t kCopiersPerBlock = 16;
+
+// What each thread of a launch is known to have done, by thread: everything at a time up to the entry happened
+// before.
+using Clocks = std::shared_ptr<const std::vector<uint32_t>>;
+
+using gpu::LaunchShape;
+
+struct Block;
+struct Launch;
+struct Unit;
+
+struct Warp {
+  using Operation = void (*)(void* const* lanes);
+  Operation operation = nullptr;
+  void* lanes[kWarpThreads] = {};
+  int arrived = 0;
+};
+
+struct Thread {
+  Block* block = nullptr;
+  Warp* warp = nullptr;
+  uint32_t index = 0;  // in its block
+  uint32_t id = 0;     // in its launch
+  uint32_t clock = 1;
+  Clocks known;
+  uint32_t ordered = 0;  // launches up to this one are complete for this thread
+  bool triggered = false;
+  int barriers = 0;  // of the block, passed
+  Fiber* fiber = nullptr;
+  const char* waitsFor = nullptr;
+  std::function<bool()> ready;  // empty: whoever it waits for wakes it
+
+  struct Copy {
+    Memory *from, *to;
+    const uint8_t* source;
+    uint8_t* target;
+    size_t bytes, filled;  // bytes read, and bytes written (the rest are zeros)
+  };
+  std::vector<std::vector<Copy>> groups = {{}};  // of cp.async, the open one last
+};
+
+struct Barrier {
+  std::vector<Thread*> waiting;
+};
+
+// An mbarrier: arrivals and bytes still to come in this phase.
+struct PhaseBarrier {
+  uint32_t expected = 0, pending = 0;
+  int64_t bytes = 0;
+  uint32_t phase = 0, copier = 0, copierClock = 0;
+  std::vector<uint32_t> known;  // of all who arrived, ever
+};
+
+struct Block {
+  Launch* launch = nullptr;
+  Unit* unit = nullptr;
+  uint32_t serial = 0, index = 0, firstId = 0;
+  std::vector<Block*>* cluster = nullptr;
+  Barrier* clusterBarrier = nullptr;
+  std::unique_ptr<Memory> shared;
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  std::vector<Barrier> warpBarriers;
+  Barrier barrier;
+  std::unordered_map<const void*, PhaseBarrier> phases;
+  uint32_t copiers = 0;
+  size_t running = 0;
+};
+
+struct Unit {  // a cluster, or the whole grid of a cooperative launch
+  std::vector<std::unique_ptr<Block>> blocks;
+  std::vector<std::vector<Block*>> clusters;
+  std::vector<Barrier> clusterBarriers;
+  size_t running = 0;
+};
+
+struct Launch {
+  LaunchShape shape;
+  std::function<void()> body;
+  uint32_t serial = 0;
+  std::vector<uint32_t> order;  // of the units
+  size_t next = 0, unfinished = 0, untriggered = 0;
+  std::vector<std::unique_ptr<Unit>> units;
+  Clocks none;
+  std::unordered_map<const void*, std::vector<uint32_t>> released;
+
+  bool started() const { return !units.empty(); }
+};
+
+// Runs launches as a GPU's stream does, one host thread in all. Which thread runs next is drawn, which blocks
+// run at once too, and asynchronous copies land when the draw says so: a seed decides everything.
+class Machine {
+ public:
+  explicit Machine(uint64_t seed) : random_(seed) {}
+
+  // Queued; `body` is what each thread runs.
+  void launch(const LaunchShape& shape, std::function<void()> body);
+  // Runs what is queued. Throws the first Fault and forgets the rest.
+  void synchronise();
+
+  // The nth time that a thread comes to its block's barrier it goes past: for tests that every barrier is
+  // needed.
+  int dropBarrier = -1;
+  // How many block barriers the longest thread passed since the machine was made.
+  int mostBarriers = 0;
+
+  // For the running thread:
+  static Thread& thread();
+  static Machine& current();
+  void syncBlock();
+  void syncWarp();
+  void syncCluster();
+  void warpOperation(Warp::Operation operation, void* lane);
+  void waitUntil(const char* what, std::function<bool()> ready);
+  void dependentWait();
+  void dependentTrigger();
+  void release(const void* address);
+  void acquire(const void* address);
+  PhaseBarrier& phase(const void* address);
+  void initPhase(const void* address, uint32_t expected);
+  void arrive(PhaseBarrier& barrier, uint32_t arrivals);
+  void acquire(PhaseBarrier& barrier);
+  void bulkCopy(const Thread::Copy& copy, PhaseBarrier& barrier);
+  void commitCopies();
+  void waitCopies(size_t groupsLeft);
+  static std::string place();
+
+ private:
+  void admit();
+  void startUnit(Launch& launch);
+  void run(Thread& thread);
+  void finish(Thread& thread);
+  void meet(Barrier& barrier, size_t expected, const char* what);
+  void suspend(const char* what);
+  bool wakeWaiting();
+  bool landBulkCopy();
+  void land(const Thread::Copy& copy, uint32_t thread, uint32_t clock);
+  void abandon();
+  bool complete(uint32_t serial) const;
+  [[noreturn]] void reportDeadlock() const;
+
+  struct BulkCopy {
+    Thread::Copy copy;
+    PhaseBarrier* barrier;
+  };
+  std::mt19937_64 random_;
+  std::deque<std::unique_ptr<Launch>> queue_;
+  std::vector<Thread*> ready_, waiting_;
+  std::vector<BulkCopy> bulk_;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<Fiber*> idle_;
+  std::exception_ptr fault_;
+  bool abandoning_ = false;
+};
+
+}  // namespace flrc::emulator

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "emulator/fault.h"
+
+namespace flrc::emulator {
+
+// One piece of device memory, a buffer or a block's shared memory: its bytes, and for every cell of `cellBytes`
+// who touched it last, by which two accesses that no barrier, launch or atomic puts in order are found,
+// whatever the order was in which the emulator ran them.
+class Memory {
+ public:
+  // Poisoned. A block's shared memory is cleared (forgotten, not wiped) with every block that gets it.
+  Memory(std::string name, size_t bytes, size_t cellBytes, bool shared);
+
+  uint8_t* begin() const { return begin_; }
+  size_t size() const { return size_; }
+  bool shared() const { return shared_; }
+
+  // The host's copy is there: everything may be read.
+  void fillFromHost(const void* from, size_t bytes);
+  // Keeps track of accesses; without it nothing may write here.
+  void track();
+  // For a block of this serial number; 0 when none uses it any more.
+  void assign(uint32_t block);
+
+  // The bytes at `at` after the checks of one access by the running thread: inside, aligned to its size,
+  // written before it is read, and in order with others' accesses.
+  enum class Access { read, write, atomic };
+  uint8_t* access(const uint8_t* at, size_t bytes, Access access);
+  // An asynchronous copy into [at, at + bytes) was started: touching it is a fault until it has landed.
+  void startCopy(const uint8_t* at, size_t bytes);
+  // It landed: `thread` wrote it at its time `clock`.
+  void landCopy(const uint8_t* at, size_t bytes, uint32_t thread, uint32_t clock);
+
+ private:
+  // Who did something, and when. `epoch` is the launch, or the block for shared memory; 0 is nobody.
+  struct Mark {
+    uint32_t epoch = 0, thread = 0, clock = 0;
+    bool atomic = false;
+  };
+  struct Cell {
+    Mark write, reads[2];
+    bool inFlight = false;
+  };
+
+  void checkPlace(const uint8_t* at, size_t bytes, const char* what) const;
+  void touch(Cell& cell, size_t index, Access access);
+  bool inOrder(const Mark& mark) const;
+  uint32_t epoch() const;
+  [[noreturn]] void fail(const std::string& what, size_t offset) const;
+
+  std::string name_;
+  std::vector<uint8_t> storage_;
+  uint8_t* begin_;
+  size_t size_, cellBytes_;
+  bool shared_, written_ = false;
+  uint32_t block_ = 0;
+  std::vector<Cell> cells_;
+};
+
+}  // namespace flrc::emulator

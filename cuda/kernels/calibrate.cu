@@ -1,0 +1,315 @@
+#include <cmath>
+#include <stdexcept>
+
+#include "kernels/calibrate.h"
+#include "kernels/layout.h"
+#include "kernels/tiles.cuh"
+#include "kernels/warp.cuh"
+
+namespace flrc::gpu {
+namespace {
+
+constexpr int kThreads = kTileThreads;
+constexpr int kWarps = kThreads / 32;
+
+unsigned tiles(int width) { return static_cast<unsigned>((width + kTile - 1) / kTile); }
+
+LaunchShape tileShape(unsigned x, unsigned y, unsigned z, size_t sharedBytes) {
+  LaunchShape shape;
+  shape.gridX = x;
+  shape.gridY = y;
+  shape.gridZ = z;
+  shape.threads = kTileThreads;
+  shape.sharedBytes = sharedBytes;
+  return shape;
+}
+
+// The activations of one sequence, tokens to be summed over.
+FLRC_DEVICE Operand operandOf(const Activations& from, const Passage& passage, int sequence) {
+  return {from.data + static_cast<int64_t>(sequence) * passage.tokens * from.ld, from.ld, from.width,
+          passage.tokens};
+}
+
+// The sum over the block's threads in a fixed order, in the first thread. `sums` [kWarps] is free before and
+// after.
+FLRC_DEVICE double blockSum(double value, Shared<double> sums) {
+  const double total = warpSum(value);
+  syncBlock();
+  if (laneIndex() == 0) sums[warpIndex()] = total;
+  syncBlock();
+  double all = 0;
+  for (int w = 0; threadIndex() == 0 && w < kWarps; ++w) all += sums[w];
+  return all;
+}
+
+template <Dtype kType>
+FLRC_DEVICE float weightAt(const FisherParams& p, int row, int column) {
+  const int64_t at = static_cast<int64_t>(row) * p.stride + column;
+  const Grid grid = gridAt<kType>(p.scale, p.zero, at / kUnit);
+  float weight[kWordWeights<kType>];
+  unpack<kType>(pointerCast<const uint32_t>(p.weights)[at / kWordWeights<kType>], grid.offset, weight);
+  float value = 0;
+  FLRC_UNROLL
+  for (int i = 0; i < kWordWeights<kType>; ++i) value = at % kWordWeights<kType> == i ? weight[i] : value;
+  return value * grid.scale;
+}
+
+template <Dtype kType>
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 1) fisherKernel(FLRC_PARAMS(FisherParams) p) {
+  const int row = blockY() * kTile, column = blockX() * kTile;
+  TileSums gradient;
+  multiplyTile<false>(operandOf(p.g, p.passage, blockZ()), operandOf(p.x, p.passage, blockZ()), row, column,
+                      gradient);
+  // Four in f32, and then fp64: single ones would take chips with few fp64 units longer than the product.
+  double products = 0, squares = 0, sizes = 0;
+  float product4 = 0, square4 = 0, size4 = 0;
+  int count = 0;
+  gradient.forEach([&](int i, int j, float value) {
+    if (row + i < p.g.width && column + j < p.x.width) {
+      const float product = value * weightAt<kType>(p, row + i, column + j);
+      product4 = fusedMultiplyAdd(product, product, product4);
+      square4 = fusedMultiplyAdd(value, value, square4);
+      size4 += fabsf(product);
+    }
+    if (++count % 4 != 0) return;
+    products += static_cast<double>(product4);
+    squares += static_cast<double>(square4);
+    sizes += static_cast<double>(size4);
+    product4 = square4 = size4 = 0;
+  });
+  const Shared<double> sums = sharedMemory<double>(0);
+  const double all[3] = {blockSum(products, sums), blockSum(squares, sums), blockSum(sizes, sums)};
+  if (threadIndex() > 0) return;
+  const int64_t block = (static_cast<int64_t>(blockZ()) * gridY() + blockY()) * gridX() + blockX();
+  for (int i = 0; i < 3; ++i) p.partial[block * 3 + i] = all[i];
+}
+
+struct FinishParams {
+  Global<const double> partial;  // [parts][width]
+  int parts, width;
+  Global<double> sums;  // [width]
+};
+
+// sums += all parts, each sum by one warp in a fixed order.
+FLRC_KERNEL void finishKernel(FLRC_PARAMS(FinishParams) p) {
+  const int index = blockX() * kWarps + warpIndex();
+  if (index >= p.width) return;
+  double total = 0;
+  for (int part = laneIndex(); part < p.parts; part += 32)
+    total += p.partial[static_cast<int64_t>(part) * p.width + index];
+  total = warpSum(total);
+  if (laneIndex() == 0) p.sums[index] += total;
+}
+
+void finish(Stream stream, const FinishParams& params) {
+  LaunchShape shape;
+  shape.gridX = static_cast<unsigned>((params.width + kWarps - 1) / kWarps);
+  shape.threads = kThreads;
+  launch(stream, shape, finishKernel, params);
+}
+
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 1) momentKernel(FLRC_PARAMS(MomentParams) p) {
+  // Tiles of the lower triangle, row by row.
+  int tileRow = 0, tileColumn = blockX();
+  for (; tileColumn > tileRow; ++tileRow) tileColumn -= tileRow + 1;
+  const int row = tileRow * kTile, column = tileColumn * kTile;
+  for (int sequence = 0; sequence < p.passage.sequences; ++sequence) {
+    TileSums product;
+    const Operand x = operandOf(p.x, p.passage, sequence);
+    multiplyTile<false>(x, x, row, column, product);
+    product.forEach([&](int i, int j, float value) {
+      const int64_t r = row + i, c = column + j;
+      if (r < p.x.width && c <= r) p.sum[r * (r + 1) / 2 + c] += static_cast<double>(value);
+    });
+  }
+}
+
+// A warp takes a token's norm.
+FLRC_KERNEL void normsKernel(FLRC_PARAMS(ClipParams) p) {
+  const int64_t token = blockX() * kWarps + warpIndex();
+  if (token >= static_cast<int64_t>(p.passage.sequences) * p.passage.tokens) return;
+  double squares = 0;
+  for (int i = laneIndex(); i < p.g.width; i += 32) {
+    const double value = static_cast<double>(widen(p.g.data[token * p.g.ld + i]));
+    squares += value * value;
+  }
+  squares = warpSum(squares);
+  if (laneIndex() == 0) p.norms[token] = sqrt(squares);
+}
+
+// A block takes a sequence.
+FLRC_KERNEL void clipKernel(FLRC_PARAMS(ClipParams) p) {
+  constexpr double kLeastNorm = 0.1, kMostNorm = 10.0, kNoise = 1e-5;
+  const Shared<double> sums = sharedMemory<double>(0);
+  const int64_t first = static_cast<int64_t>(blockX()) * p.passage.tokens;
+  double norms = 0;
+  for (int t = threadIndex(); t < p.passage.tokens; t += kThreads) norms += p.norms[first + t];
+  norms = blockSum(norms, sums);
+  syncBlock();
+  if (threadIndex() == 0) sums[0] = norms / static_cast<double>(p.passage.tokens);
+  syncBlock();
+  const double mean = sums[0];
+  for (int t = warpIndex(); t < p.passage.tokens; t += kWarps) {
+    const double norm = p.norms[first + t];
+    const double wanted = norm < kLeastNorm * mean  ? kLeastNorm * mean
+                          : norm > kMostNorm * mean ? kMostNorm * mean
+                                                    : norm;
+    const float factor = norm > kNoise * mean ? static_cast<float>(wanted / norm) : 1.0f;
+    for (int i = laneIndex(); i < p.g.width; i += 32) {
+      const int64_t at = (first + t) * p.g.ld + i;
+      p.clipped[at] = narrow(widen(p.g.data[at]) * factor);
+    }
+  }
+}
+
+FLRC_KERNEL void splitKernel(FLRC_PARAMS(FactorParams) p) {
+  const int64_t i = static_cast<int64_t>(blockX()) * kThreads + threadIndex();
+  if (i >= p.rows * p.ld) return;
+  const int64_t row = i / p.ld, column = i % p.ld;
+  const float value = column < p.width ? p.factors[row * p.width + column] : 0.0f;
+  const uint16_t high = narrow(value);
+  p.high[i] = high;
+  p.low[i] = narrow(value - widen(high));
+}
+
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 1) thinProductKernel(FLRC_PARAMS(ThinProductParams) p) {
+  const int row = blockY() * kTile, column = blockX() * kTile;
+  const Operand x{p.x.data, p.x.ld, p.tokens, p.x.width};
+  TileSums product;
+  multiplyTile<true>(x, {p.high, p.ld, p.rows, p.x.width}, row, column, product);
+  multiplyTile<true>(x, {p.low, p.ld, p.rows, p.x.width}, row, column, product);
+  product.forEach([&](int i, int j, float value) {
+    if (row + i < p.tokens && column + j < p.rows)
+      p.out[static_cast<int64_t>(row + i) * p.rows + column + j] = value;
+  });
+}
+
+// Each thread has a stretch of ranks; a block takes one token after another and adds to a curve of its own.
+FLRC_KERNEL void curveKernel(FLRC_PARAMS(CurveParams) p) {
+  const Shared<double> sums = sharedMemory<double>(0);  // [kWarps]
+  const Shared<double> curve = sums + kWarps;           // [rank + 1]
+  for (int r = threadIndex(); r <= p.rank; r += kThreads) curve[r] = 0;
+  syncBlock();
+  const int stretch = (p.rank + kThreads - 1) / kThreads, first = threadIndex() * stretch;
+  const int end = first + stretch < p.rank ? first + stretch : p.rank;
+  for (int t = blockX(); t < p.tokens; t += gridX()) {
+    const int64_t token = static_cast<int64_t>(t) * p.rank;
+    double own = 0;
+    for (int j = first; j < end; ++j)
+      own += static_cast<double>(p.u[token + j]) * static_cast<double>(p.v[token + j]);
+    // Of the lanes from this one on.
+    double from = own;
+    FLRC_UNROLL
+    for (int step = 1; step < 32; step *= 2) {
+      const double next = shuffle(from, laneIndex() + step);
+      if (laneIndex() + step < 32) from += next;
+    }
+    syncBlock();
+    if (laneIndex() == 0) sums[warpIndex()] = from;
+    syncBlock();
+    // What lies behind this thread's ranks; in whole, what lies behind all of them.
+    double behind = shuffle(from, laneIndex() + 1), all = 0;
+    if (laneIndex() == 31) behind = 0;
+    for (int w = kWarps - 1; w >= 0; --w) {
+      if (w > warpIndex()) behind += sums[w];
+      all += sums[w];
+    }
+    const double rest = p.whole != nullptr ? static_cast<double>(p.whole[t]) - all : 0.0;
+    double cut = rest + behind;
+    for (int j = end - 1; j >= first; --j) {
+      cut += static_cast<double>(p.u[token + j]) * static_cast<double>(p.v[token + j]);
+      curve[j] += 0.5 * cut * cut;
+    }
+    if (threadIndex() == 0) curve[p.rank] += 0.5 * rest * rest;
+  }
+  syncBlock();
+  for (int r = threadIndex(); r <= p.rank; r += kThreads) {
+    p.partial[static_cast<int64_t>(blockX()) * (p.rank + 1) + r] = curve[r];
+  }
+}
+
+// A warp takes a token.
+FLRC_KERNEL void dotsKernel(FLRC_PARAMS(DotParams) p) {
+  const int64_t token = blockX() * kWarps + warpIndex();
+  if (token >= p.tokens) return;
+  float sum = 0;
+  for (int i = laneIndex(); i < p.g.width; i += 32) {
+    sum = fusedMultiplyAdd(widen(p.g.data[token * p.g.ld + i]), p.y[token * p.g.width + i], sum);
+  }
+  sum = warpSum(sum);
+  if (laneIndex() == 0) p.out[token] = sum;
+}
+
+LaunchShape warpShape(int64_t warps) {
+  LaunchShape shape;
+  shape.gridX = static_cast<unsigned>((warps + kWarps - 1) / kWarps);
+  shape.threads = kThreads;
+  return shape;
+}
+
+}  // namespace
+
+int fisherPartials(const FisherParams& params) {
+  return static_cast<int>(tiles(params.g.width) * tiles(params.x.width)) * params.passage.sequences * 3;
+}
+
+void launchFisher(Stream stream, Dtype dtype, const FisherParams& params) {
+  const LaunchShape shape = tileShape(tiles(params.x.width), tiles(params.g.width),
+                                      static_cast<unsigned>(params.passage.sequences), kTileBytes<false>);
+  switch (dtype) {
+    case Dtype::bf16:
+      launch(stream, shape, fisherKernel<Dtype::bf16>, params);
+      break;
+    case Dtype::int8:
+      launch(stream, shape, fisherKernel<Dtype::int8>, params);
+      break;
+    case Dtype::int4:
+      launch(stream, shape, fisherKernel<Dtype::int4>, params);
+      break;
+    case Dtype::f32:
+      throw std::invalid_argument(
+          "f32 weights are not for the GPU: they are narrowed to bf16 when a model is loaded");
+  }
+  finish(stream, {params.partial, fisherPartials(params) / 3, 3, params.sums});
+}
+
+void launchMoment(Stream stream, const MomentParams& params) {
+  const unsigned lines = tiles(params.x.width);
+  launch(stream, tileShape(lines * (lines + 1) / 2, 1, 1, kTileBytes<false>), momentKernel, params);
+}
+
+void launchClip(Stream stream, const ClipParams& params) {
+  launch(stream, warpShape(int64_t{params.passage.sequences} * params.passage.tokens), normsKernel, params);
+  LaunchShape shape;
+  shape.gridX = static_cast<unsigned>(params.passage.sequences);
+  shape.threads = kThreads;
+  shape.sharedBytes = kWarps * sizeof(double);
+  launch(stream, shape, clipKernel, params);
+}
+
+void launchSplitFactors(Stream stream, const FactorParams& params) {
+  LaunchShape shape;
+  shape.gridX = static_cast<unsigned>((params.rows * params.ld + kThreads - 1) / kThreads);
+  shape.threads = kThreads;
+  launch(stream, shape, splitKernel, params);
+}
+
+void launchThinProduct(Stream stream, const ThinProductParams& params) {
+  launch(stream, tileShape(tiles(params.rows), tiles(params.tokens), 1, kTileBytes<true>), thinProductKernel,
+         params);
+}
+
+void launchCurve(Stream stream, const CurveParams& params) {
+  LaunchShape shape;
+  shape.gridX = kCurveBlocks;
+  shape.threads = kThreads;
+  shape.sharedBytes = static_cast<size_t>(kWarps + params.rank + 1) * sizeof(double);
+  launch(stream, shape, curveKernel, params);
+  finish(stream, {params.partial, kCurveBlocks, params.rank + 1, params.curve});
+}
+
+void launchDots(Stream stream, const DotParams& params) {
+  launch(stream, warpShape(params.tokens), dotsKernel, params);
+}
+
+}  // namespace flrc::gpu

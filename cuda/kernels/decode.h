@@ -1,0 +1,62 @@
+#pragma once
+
+// What a decode pass does between its products, for up to 16 columns (tokens), each with bitwise the result
+// that it has alone. Activations are f32, [columns][width]; keys and values are bf16.
+
+#include "kernels/device.cuh"
+#include "kernels/layout.h"
+
+namespace flrc::gpu {
+
+// Where one column's sequence keeps its keys and values, [layers][capacity][kvHeads * headDim] each, and the
+// column's place there. Kept in device memory, so that one graph serves every step.
+struct CacheRow {
+  Global<uint16_t> keys, values;
+  int64_t layerStride;  // values of one layer
+  int position;
+};
+
+// x[c] = row tokens[c] of a table [vocab][width].
+struct EmbedParams {
+  Global<const uint8_t> data;
+  Global<const uint16_t> scale;
+  Global<const uint8_t> zero;
+  int width, stride;
+  Global<const int32_t> tokens;
+  Global<float> x;
+};
+void launchEmbed(Stream stream, Dtype dtype, const EmbedParams& params, int columns, bool dependent);
+
+// x += add (null: nothing), then y = x / sqrt(mean(x^2) + eps) * weight.
+struct NormParams {
+  Global<float> x;
+  Global<const float> add, weight;
+  Global<float> y;
+  float eps;
+  int width;
+};
+void launchNorm(Stream stream, const NormParams& params, int columns, bool dependent);
+
+// Norms of queries' and keys' heads where the model has them, rotation to the column's position, and keys and
+// values to the cache. Pairs are (i, i + headDim / 2), as on the CPU.
+struct RotateParams {
+  Global<float> q;
+  Global<const float> k, v;
+  Global<const float> queryNorm, keyNorm;  // [headDim] or null
+  float eps;
+  Global<const float> cosine, sine;  // [positions][headDim / 2]
+  int heads, kvHeads, headDim;
+  Global<const CacheRow> rows;
+  int layer;
+};
+void launchRotate(Stream stream, const RotateParams& params, int columns, bool dependent);
+
+// y = silu(gate) * up
+struct SwigluParams {
+  Global<const float> gate, up;
+  Global<float> y;
+  int count;  // of all columns
+};
+void launchSwiglu(Stream stream, const SwigluParams& params, bool dependent);
+
+}  // namespace flrc::gpu

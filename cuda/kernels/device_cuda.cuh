@@ -1,0 +1,264 @@
+#pragma once
+
+// The device layer on a GPU; emulator/device.h says what each function does.
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/shape.h"
+
+#define FLRC_KERNEL __global__
+#define FLRC_DEVICE __device__ __forceinline__
+#define FLRC_UNROLL _Pragma("unroll")
+#define FLRC_KERNEL_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
+#define FLRC_PARAMS(Params) const __grid_constant__ Params
+
+namespace flrc::gpu {
+
+template <typename T>
+using Global = T*;
+template <typename T>
+using Shared = T*;
+template <typename U, typename T>
+FLRC_DEVICE U* pointerCast(T* pointer) {
+  return reinterpret_cast<U*>(pointer);
+}
+
+struct alignas(8) Float2 {
+  float x, y;
+};
+struct alignas(16) Float4 {
+  float x, y, z, w;
+};
+struct alignas(8) Word2 {
+  uint32_t x, y;
+};
+struct alignas(16) Word4 {
+  uint32_t x, y, z, w;
+};
+
+FLRC_DEVICE int threadIndex() { return static_cast<int>(threadIdx.x); }
+FLRC_DEVICE int blockThreads() { return static_cast<int>(blockDim.x); }
+FLRC_DEVICE int laneIndex() { return static_cast<int>(threadIdx.x) % 32; }
+FLRC_DEVICE int warpIndex() { return static_cast<int>(threadIdx.x) / 32; }
+FLRC_DEVICE int gridX() { return static_cast<int>(gridDim.x); }
+FLRC_DEVICE int gridY() { return static_cast<int>(gridDim.y); }
+FLRC_DEVICE int blockX() { return static_cast<int>(blockIdx.x); }
+FLRC_DEVICE int blockY() { return static_cast<int>(blockIdx.y); }
+FLRC_DEVICE int blockZ() { return static_cast<int>(blockIdx.z); }
+
+template <typename T>
+FLRC_DEVICE Shared<T> sharedMemory(size_t offset) {
+  extern __shared__ __align__(1024) uint8_t flrcShared[];
+  return reinterpret_cast<T*>(flrcShared + offset);
+}
+FLRC_DEVICE uint32_t sharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+FLRC_DEVICE void syncBlock() { __syncthreads(); }
+FLRC_DEVICE void syncWarp() { __syncwarp(); }
+
+// What a chip before sm_90 lacks is never called there: the host launches kernels that do without.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define FLRC_HOPPER(...) __VA_ARGS__
+#else
+#define FLRC_HOPPER(...) __trap()
+#endif
+
+FLRC_DEVICE int clusterRank() {
+  uint32_t rank = 0;
+  FLRC_HOPPER(asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank)));
+  return static_cast<int>(rank);
+}
+FLRC_DEVICE int clusterBlocks() {
+  uint32_t count = 1;
+  FLRC_HOPPER(asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(count)));
+  return static_cast<int>(count);
+}
+FLRC_DEVICE void syncCluster() {
+  FLRC_HOPPER(asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::
+                               : "memory"));
+}
+template <typename T>
+FLRC_DEVICE Shared<T> peerShared(Shared<T> mine, int rank) {
+  uint64_t peer = 0;
+  FLRC_HOPPER(asm volatile("mapa.u64 %0, %1, %2;" : "=l"(peer) : "l"(mine), "r"(rank)));
+  return reinterpret_cast<T*>(peer);
+}
+
+template <typename T>
+FLRC_DEVICE T shuffle(T value, int lane) {
+  return __shfl_sync(0xffffffffu, value, lane);
+}
+template <typename T>
+FLRC_DEVICE T shuffleXor(T value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+
+FLRC_DEVICE float fusedMultiplyAdd(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+FLRC_DEVICE double fusedMultiplyAdd(double a, double b, double c) { return __fma_rn(a, b, c); }
+FLRC_DEVICE float bitsToFloat(uint32_t bits) { return __uint_as_float(bits); }
+FLRC_DEVICE uint32_t floatToBits(float value) { return __float_as_uint(value); }
+
+FLRC_DEVICE Word4 streamed(const Word4* from) {
+  Word4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from));
+  return v;
+}
+FLRC_DEVICE Word2 streamed(const Word2* from) {
+  Word2 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(from));
+  return v;
+}
+FLRC_DEVICE uint32_t streamed(const uint32_t* from) {
+  uint32_t v;
+  asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(from));
+  return v;
+}
+
+FLRC_DEVICE void copyAsync(Shared<uint8_t> to, Global<const uint8_t> from, int bytes = 16) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(sharedAddress(to)), "l"(from), "r"(bytes)
+               : "memory");
+}
+FLRC_DEVICE void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kLeft>
+FLRC_DEVICE void waitCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
+
+FLRC_DEVICE void phaseInit(Shared<uint64_t> barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(sharedAddress(barrier)), "r"(arrivals)
+               : "memory");
+  // Seen by the copy engine, too, before its first arrival.
+  FLRC_HOPPER(asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"));
+}
+FLRC_DEVICE void phaseArrive(Shared<uint64_t> barrier) {
+  asm volatile(
+      "{\n\t.reg .b64 state;\n\tmbarrier.arrive.shared::cta.b64 state, [%0];\n\t}" ::"r"(sharedAddress(barrier))
+      : "memory");
+}
+FLRC_DEVICE void phaseExpect(Shared<uint64_t> barrier, uint32_t bytes) {
+  FLRC_HOPPER(asm volatile(
+      "{\n\t.reg .b64 state;\n\tmbarrier.arrive.expect_tx.shared::cta.b64 state, [%0], %1;\n\t}" ::"r"(
+          sharedAddress(barrier)),
+      "r"(bytes)
+      : "memory"));
+}
+FLRC_DEVICE void phaseWait(Shared<uint64_t> barrier, uint32_t parity) {
+  FLRC_HOPPER(uint32_t done = 0; while (done == 0) {
+    asm volatile(
+        "{\n\t.reg .pred over;\n\tmbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\n\tselp.u32 %0, 1, "
+        "0, over;\n\t}"
+        : "=r"(done)
+        : "r"(sharedAddress(barrier)), "r"(parity)
+        : "memory");
+  });
+}
+FLRC_DEVICE void bulkCopy(Shared<uint8_t> to, Global<const uint8_t> from, uint32_t bytes,
+                          Shared<uint64_t> barrier) {
+  FLRC_HOPPER(asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          sharedAddress(to)),
+      "l"(from), "r"(bytes), "r"(sharedAddress(barrier))
+      : "memory"));
+}
+
+// Nothing is launched as dependent before sm_90: the launch ahead is complete.
+FLRC_DEVICE void dependentWait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+FLRC_DEVICE void dependentTrigger() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+FLRC_DEVICE uint32_t atomicAdd(uint32_t* to, uint32_t value) { return ::atomicAdd(to, value); }
+FLRC_DEVICE uint64_t atomicAdd(uint64_t* to, uint64_t value) {
+  return ::atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
+}
+FLRC_DEVICE uint32_t atomicAddOrdered(Global<uint32_t> to, uint32_t value) {
+  uint32_t old;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(to), "r"(value) : "memory");
+  return old;
+}
+FLRC_DEVICE void waitForFlip(Global<uint32_t> counter, uint32_t old) {
+  uint32_t now;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+  } while ((now ^ old) >> 31 == 0);
+}
+
+template <bool kTransposed>
+FLRC_DEVICE void loadMatrices(uint32_t (&out)[4], Shared<const uint16_t> row) {
+  if constexpr (kTransposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(sharedAddress(row))
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(sharedAddress(row))
+                 : "memory");
+  }
+}
+
+FLRC_DEVICE void multiplyFragments(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, "
+      "%1, %2, "
+      "%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+using Stream = cudaStream_t;
+
+// Throws std::runtime_error with CUDA's words.
+inline void check(cudaError_t status) {
+  if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
+}
+
+// Params: a plain struct, passed by value.
+template <typename Params>
+void launch(Stream stream, const LaunchShape& shape, void (*kernel)(Params), const Params& params) {
+  if (shape.sharedBytes > 48 * 1024) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shape.sharedBytes)));
+  }
+  cudaLaunchAttribute attributes[3];
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(shape.gridX, shape.gridY, shape.gridZ);
+  config.blockDim = dim3(shape.threads);
+  config.dynamicSmemBytes = shape.sharedBytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  if (shape.cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs].val.clusterDim.x = shape.cluster;
+    attributes[config.numAttrs].val.clusterDim.y = 1;
+    attributes[config.numAttrs++].val.clusterDim.z = 1;
+  }
+  // A dependent launch cannot be cooperative as well; a grid of at most one block a multiprocessor has all its
+  // blocks running sooner or later even so, since none of the launch ahead waits for them.
+  if (shape.cooperative && !shape.dependent) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
+    attributes[config.numAttrs++].val.cooperative = 1;
+  }
+  if (shape.dependent) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  check(cudaLaunchKernelEx(&config, kernel, params));
+}
+
+}  // namespace flrc::gpu

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <cstddef>
+
+namespace flrc::gpu {
+
+// How a kernel is launched.
+struct LaunchShape {
+  unsigned gridX = 1, gridY = 1, gridZ = 1;
+  unsigned threads = 32;
+  size_t sharedBytes = 0;    // dynamic
+  unsigned cluster = 1;      // blocks in a cluster, along x (sm_90 and newer)
+  bool cooperative = false;  // all blocks run at once
+  bool dependent = false;    // may start before the launch ahead of it is complete (sm_90 and newer)
+};
+
+}  // namespace flrc::gpu

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "kernels/decode.h"
+#include "tensor/dtype.h"
+#include "test/device.h"
+
+namespace test {
+
+// Key and value caches of several sequences, one a column.
+class Caches {
+ public:
+  Caches(int layers, int capacity, int kvWidth, std::vector<int> positions)
+      : layers_(layers), capacity_(capacity), kvWidth_(kvWidth), positions_(std::move(positions)) {
+    const std::vector<uint16_t> empty(static_cast<size_t>(layers * capacity * kvWidth), 0x7fc0);  // NaN
+    for (size_t c = 0; c < positions_.size(); ++c) add(empty, empty);
+  }
+
+  // Random up to every column's position, NaN behind it.
+  void fill(check::Random& random) {
+    std::vector<std::vector<uint16_t>> contents;
+    for (const int position : positions_) {
+      for (int both = 0; both < 2; ++both) {
+        std::vector<uint16_t> values(static_cast<size_t>(layers_ * capacity_ * kvWidth_), 0x7fc0);
+        for (int layer = 0; layer < layers_; ++layer) {
+          for (int i = 0; i < (position + 1) * kvWidth_; ++i) {
+            values[static_cast<size_t>(layer * capacity_ * kvWidth_ + i)] =
+                flrc::floatToBf16(static_cast<float>(random.normal()));
+          }
+        }
+        contents.push_back(std::move(values));
+      }
+    }
+    keys_.clear();
+    values_.clear();
+    for (size_t c = 0; c < positions_.size(); ++c) add(contents[2 * c], contents[2 * c + 1]);
+  }
+
+  // One column's cache, as it is now.
+  Caches only(int column) const {
+    Caches one(layers_, capacity_, kvWidth_, {positions_[static_cast<size_t>(column)]});
+    one.keys_.clear();
+    one.values_.clear();
+    one.add(keys_[static_cast<size_t>(column)]->download(), values_[static_cast<size_t>(column)]->download());
+    return one;
+  }
+
+  // The table for kernels, with caches that they may write.
+  flrc::gpu::Global<const flrc::gpu::CacheRow> rows() { return table().read(); }
+  flrc::gpu::Global<flrc::gpu::CacheRow> mutableRows() { return table().global(); }
+  std::vector<int> currentPositions() const {
+    std::vector<int> now;
+    for (const auto& row : table_->download()) now.push_back(row.position);
+    return now;
+  }
+
+  const std::vector<int>& positions() const { return positions_; }
+  float key(int column, int layer, int position, int i) const { return at(keys_, column, layer, position, i); }
+  float value(int column, int layer, int position, int i) const {
+    return at(values_, column, layer, position, i);
+  }
+
+ private:
+  void add(const std::vector<uint16_t>& keys, const std::vector<uint16_t>& values) {
+    keys_.push_back(std::make_unique<Array<uint16_t>>(keys));
+    values_.push_back(std::make_unique<Array<uint16_t>>(values));
+  }
+
+  Array<flrc::gpu::CacheRow>& table() {
+    std::vector<flrc::gpu::CacheRow> rows;
+    for (size_t c = 0; c < positions_.size(); ++c) {
+      rows.push_back({keys_[c]->global(), values_[c]->global(), int64_t{capacity_} * kvWidth_, positions_[c]});
+    }
+    table_ = std::make_unique<Array<flrc::gpu::CacheRow>>(rows);
+    return *table_;
+  }
+
+  float at(const std::vector<std::unique_ptr<Array<uint16_t>>>& where, int column, int layer, int position,
+           int i) const {
+    return flrc::bf16ToFloat(where[static_cast<size_t>(column)]->at(
+        static_cast<size_t>((layer * capacity_ + position) * kvWidth_ + i)));
+  }
+
+  int layers_, capacity_, kvWidth_;
+  std::vector<int> positions_;
+  std::vector<std::unique_ptr<Array<uint16_t>>> keys_, values_;
+  std::unique_ptr<Array<flrc::gpu::CacheRow>> table_;
+};
+
+}  // namespace test

@@ -1,0 +1,227 @@
+// kernels/calibrate.h against fp64: Fisher scores, moments, clipping, thin products and truncation curves.
+
+#include "kernels/calibrate.h"
+
+#include <cmath>
+#include <numeric>
+
+#include "check.h"
+#include "tensor/matrix.h"
+#include "test/device.h"
+
+using namespace flrc::gpu;
+using flrc::Dtype;
+using test::Array;
+using test::Device;
+
+namespace {
+
+constexpr double kUlp = 0x1p-24;
+
+// Activations [sequences * tokens][width] in rows of ld, what lies behind a row's width NaN.
+struct Sample {
+  Passage passage;
+  int width;
+  int64_t ld;
+  std::vector<uint16_t> bits;
+
+  Sample(Passage of, int values, check::Random& random) : passage(of), width(values), ld((values + 7) / 8 * 8) {
+    bits.assign(static_cast<size_t>(of.sequences * of.tokens * ld), 0x7fc0);
+    for (int t = 0; t < of.sequences * of.tokens; ++t) {
+      for (int i = 0; i < width; ++i) bits[at(t, i)] = flrc::floatToBf16(static_cast<float>(random.normal()));
+    }
+  }
+  size_t at(int token, int i) const { return static_cast<size_t>(token * ld + i); }
+  double value(int token, int i) const { return static_cast<double>(flrc::bf16ToFloat(bits[at(token, i)])); }
+};
+
+}  // namespace
+
+TEST("fisher: scores of every dtype, sequences apart, any shape") {
+  struct Shape {
+    int m, n, sequences, tokens;
+  };
+  for (const Dtype dtype : {Dtype::bf16, Dtype::int8, Dtype::int4}) {
+    for (const auto& [m, n, sequences, tokens] :
+         {Shape{70, 150, 2, 45}, Shape{129, 33, 1, 100}, Shape{8, 8, 3, 5}}) {
+      check::Random random(static_cast<uint64_t>(m * n));
+      const Sample g({sequences, tokens}, m, random), x({sequences, tokens}, n, random);
+      const flrc::RowMatrix w = flrc::makeRows(random.floats(int64_t{m} * n).data(), m, n, n, dtype);
+      const auto* halves = reinterpret_cast<const uint16_t*>(w.scale.data());
+      Array<uint8_t> data(std::vector<uint8_t>(w.data.data(), w.data.data() + w.data.size())),
+          zero(std::vector<uint8_t>(w.zero.data(), w.zero.data() + w.zero.size()));
+      Array<uint16_t> scale(std::vector<uint16_t>(halves, halves + w.scale.size() / 2)), gs(g.bits), xs(x.bits);
+      Array<double> sums(std::vector<double>{1, 2, 3});
+      FisherParams params{{gs.read(), g.ld, m}, {xs.read(), x.ld, n}, {sequences, tokens},        data.read(),
+                          scale.read(),         zero.read(),          static_cast<int>(w.stride), nullptr,
+                          sums.global()};
+      Array<double> partial(static_cast<size_t>(fisherPartials(params)));
+      params.partial = partial.global();
+      Device device(1);
+      launchFisher(device.stream(), dtype, params);
+      device.synchronise();
+
+      double expected[3] = {1, 2, 3};
+      double errors[3] = {};
+      std::vector<float> row(static_cast<size_t>(n));
+      for (int s = 0; s < sequences; ++s) {
+        for (int i = 0; i < m; ++i) {
+          flrc::getRow(w, i, row.data());
+          for (int j = 0; j < n; ++j) {
+            double sum = 0, size = 0;
+            for (int t = s * tokens; t < (s + 1) * tokens; ++t) {
+              sum += g.value(t, i) * x.value(t, j);
+              size += std::abs(g.value(t, i) * x.value(t, j));
+            }
+            const double weight = static_cast<double>(row[static_cast<size_t>(j)]),
+                         error = (tokens + 8) * kUlp * size;
+            expected[0] += sum * sum * weight * weight;
+            expected[1] += sum * sum;
+            expected[2] += std::abs(sum * weight);
+            errors[0] += 2 * std::abs(sum) * weight * weight * error + 8 * kUlp * sum * sum * weight * weight;
+            errors[1] += 2 * std::abs(sum) * error + 8 * kUlp * sum * sum;
+            errors[2] += std::abs(weight) * error + 8 * kUlp * std::abs(sum * weight);
+          }
+        }
+      }
+      for (size_t i = 0; i < 3; ++i) CHECK_NEAR(sums.at(i), expected[i], errors[i] + 1e-12 * expected[i]);
+    }
+  }
+}
+
+TEST("moments: the packed triangle of the sum of x x^T, added to what was there") {
+  for (const int n : {20, 150, 257}) {
+    constexpr Passage kPassage{2, 40};
+    check::Random random(static_cast<uint64_t>(n));
+    const Sample x(kPassage, n, random);
+    Array<uint16_t> xs(x.bits);
+    Array<double> sum(std::vector<double>(static_cast<size_t>(n * (n + 1) / 2), 0.5));
+    Device device(2);
+    launchMoment(device.stream(), {{xs.read(), x.ld, n}, kPassage, sum.global()});
+    device.synchronise();
+    const std::vector<double> got = sum.download();
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j <= i; ++j) {
+        double expected = 0.5, size = 0;
+        for (int t = 0; t < kPassage.sequences * kPassage.tokens; ++t) {
+          expected += x.value(t, i) * x.value(t, j);
+          size += std::abs(x.value(t, i) * x.value(t, j));
+        }
+        CHECK_NEAR(got[static_cast<size_t>(i * (i + 1) / 2 + j)], expected,
+                   (kPassage.tokens + 8) * kUlp * size + 1e-15);
+      }
+    }
+  }
+}
+
+TEST("moments: gradients far from their sequence's mean norm are clipped") {
+  constexpr Passage kPassage{2, 37};
+  constexpr int kWidth = 50;
+  check::Random random(3);
+  Sample g(kPassage, kWidth, random);
+  const double factors[] = {100, 1e-3, 1e-9, 1};
+  for (int t = 0; t < kPassage.sequences * kPassage.tokens; ++t) {
+    for (int i = 0; i < kWidth; ++i) {
+      g.bits[g.at(t, i)] =
+          flrc::floatToBf16(static_cast<float>(g.value(t, i) * factors[t % 37 < 4 ? t % 37 : 3]));
+    }
+  }
+  Array<uint16_t> gs(g.bits), clipped(g.bits.size());
+  Array<double> norms(static_cast<size_t>(kPassage.sequences * kPassage.tokens));
+  Device device(3);
+  launchClip(device.stream(), {{gs.read(), g.ld, kWidth}, kPassage, norms.global(), clipped.global()});
+  device.synchronise();
+  const std::vector<uint16_t> got = clipped.download();
+  for (int s = 0; s < kPassage.sequences; ++s) {
+    std::vector<double> norm;
+    for (int t = 0; t < kPassage.tokens; ++t) {
+      double squares = 0;
+      for (int i = 0; i < kWidth; ++i) squares += std::pow(g.value(s * kPassage.tokens + t, i), 2);
+      norm.push_back(std::sqrt(squares));
+    }
+    const double mean = std::accumulate(norm.begin(), norm.end(), 0.0) / kPassage.tokens;
+    for (int t = 0; t < kPassage.tokens; ++t) {
+      const double n = norm[static_cast<size_t>(t)];
+      const double factor = n > 1e-5 * mean ? std::min(std::max(n, .1 * mean), 10 * mean) / n : 1;
+      for (int i = 0; i < kWidth; ++i) {
+        const int token = s * kPassage.tokens + t;
+        const double expected = g.value(token, i) * factor;
+        CHECK_NEAR(flrc::bf16ToFloat(got[g.at(token, i)]), expected, 0x1.01p-8 * std::abs(expected));
+      }
+    }
+  }
+}
+
+TEST("curves: thin products to f32's precision but for the halves' own, and the suffix scan") {
+  struct Shape {
+    int width, rank;
+    bool whole;
+  };
+  for (const auto& [width, rank, whole] : {Shape{90, 40, true}, Shape{200, 300, false}, Shape{33, 1, true}}) {
+    constexpr int kTokens = 70;
+    check::Random random(static_cast<uint64_t>(rank));
+    const Sample x({1, kTokens}, width, random);
+    const std::vector<float> factors = random.floats(int64_t{rank} * width),
+                             other = random.floats(kTokens * rank), all = random.floats(kTokens);
+    const auto halves = static_cast<size_t>(rank * x.ld);
+    Array<uint16_t> xs(x.bits), high(halves), low(halves);
+    Array<float> f(factors), product(static_cast<size_t>(kTokens * rank)), u(other), wholes(all);
+    Array<double> partial(static_cast<size_t>(kCurveBlocks * (rank + 1))),
+        curve(std::vector<double>(static_cast<size_t>(rank + 1), 0.25));
+    Device device(4);
+    launchSplitFactors(device.stream(), {f.read(), rank, width, x.ld, high.global(), low.global()});
+    launchThinProduct(
+        device.stream(),
+        {{xs.read(), x.ld, width}, kTokens, high.read(), low.read(), x.ld, rank, product.global()});
+    launchCurve(device.stream(), {u.read(), product.read(), whole ? wholes.read() : nullptr, kTokens, rank,
+                                  partial.global(), curve.global()});
+    device.synchronise();
+
+    std::vector<double> expected(static_cast<size_t>(rank + 1), 0.25);
+    const std::vector<float> v = product.download();
+    for (int t = 0; t < kTokens; ++t) {
+      std::vector<double> c;
+      for (int j = 0; j < rank; ++j) {
+        double sum = 0, size = 0;
+        for (int i = 0; i < width; ++i) {
+          const double term = x.value(t, i) * static_cast<double>(factors[static_cast<size_t>(j * width + i)]);
+          sum += term;
+          size += std::abs(term);
+        }
+        const auto at = static_cast<size_t>(t * rank + j);
+        CHECK_NEAR(v[at], sum, (0x1p-17 + 2 * (width + 8) * kUlp) * size);
+        c.push_back(static_cast<double>(other[at]) * static_cast<double>(v[at]));
+      }
+      double cut =
+          whole ? static_cast<double>(all[static_cast<size_t>(t)]) - std::accumulate(c.begin(), c.end(), 0.0)
+                : 0;
+      for (int r = rank; r >= 0; --r) {
+        expected[static_cast<size_t>(r)] += 0.5 * cut * cut;
+        if (r > 0) cut += c[static_cast<size_t>(r - 1)];
+      }
+    }
+    const std::vector<double> got = curve.download();
+    for (size_t r = 0; r < expected.size(); ++r) CHECK_NEAR(got[r], expected[r], 1e-10 * expected.front());
+  }
+}
+
+TEST("curves: the whole products g . y") {
+  constexpr int kTokens = 19, kWidth = 77;
+  check::Random random(5);
+  const Sample g({1, kTokens}, kWidth, random);
+  const std::vector<float> y = random.floats(kTokens * kWidth);
+  Array<uint16_t> gs(g.bits);
+  Array<float> ys(y), out(size_t{kTokens});
+  Device device(5);
+  launchDots(device.stream(), {{gs.read(), g.ld, kWidth}, kTokens, ys.read(), out.global()});
+  device.synchronise();
+  for (int t = 0; t < kTokens; ++t) {
+    double sum = 0, size = 0;
+    for (int i = 0; i < kWidth; ++i) {
+      const double term = g.value(t, i) * static_cast<double>(y[static_cast<size_t>(t * kWidth + i)]);
+      sum += term;
+      size += std::abs(term);
+    }
+    CHECK_NEAR(out.at(static_cast<size_t>(t)), sum, 12 * kUlp * size);
+  }
+}

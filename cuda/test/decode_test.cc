@@ -1,0 +1,258 @@
+// kernels/decode.h and kernels/attention.h (decode) against fp64, and columns alone against columns in a batch.
+
+#include "kernels/decode.h"
+
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "check.h"
+#include "kernels/attention.h"
+#include "tensor/matrix.h"
+#include "test/caches.h"
+#include "test/device.h"
+
+using namespace flrc::gpu;
+using flrc::Dtype;
+using test::Array;
+using test::Device;
+
+namespace {
+
+constexpr double kUlp = 0x1p-24;
+
+std::vector<float> slice(const std::vector<float>& all, int64_t first, int64_t count) {
+  return {all.begin() + first, all.begin() + first + count};
+}
+
+}  // namespace
+
+TEST("decode: rows of the embedding, of every dtype") {
+  constexpr int kVocab = 9;
+  for (const Dtype dtype : {Dtype::bf16, Dtype::int8, Dtype::int4}) {
+    for (const int width : {32, 70, 2100}) {
+      check::Random random(static_cast<uint64_t>(width));
+      const flrc::RowMatrix table =
+          flrc::makeRows(random.floats(kVocab * width).data(), kVocab, width, width, dtype);
+      const std::vector<uint8_t> bytes(table.data.data(), table.data.data() + table.data.size());
+      const auto* halves = reinterpret_cast<const uint16_t*>(table.scale.data());
+      Array<uint8_t> data(bytes),
+          zero(std::vector<uint8_t>(table.zero.data(), table.zero.data() + table.zero.size()));
+      Array<uint16_t> scale(std::vector<uint16_t>(halves, halves + table.scale.size() / 2));
+      Array<int32_t> tokens(std::vector<int32_t>{3, 8, 0});
+      Array<float> x(static_cast<size_t>(3 * width));
+      Device device(1);
+      launchEmbed(device.stream(), dtype,
+                  {data.read(), scale.read(), zero.read(), width, static_cast<int>(table.stride), tokens.read(),
+                   x.global()},
+                  3, true);
+      device.synchronise();
+      std::vector<float> expected(static_cast<size_t>(3 * width));
+      for (int i = 0; i < 3; ++i)
+        flrc::getRow(table, tokens.at(static_cast<size_t>(i)), expected.data() + i * width);
+      CHECK(x.download() == expected);
+    }
+  }
+}
+
+TEST("decode: residual and norm") {
+  for (const int width : {7, 64, 1000}) {
+    for (const bool adds : {false, true}) {
+      constexpr int kColumns = 3;
+      check::Random random(static_cast<uint64_t>(width));
+      const std::vector<float> before = random.floats(kColumns * width),
+                               delta = random.floats(kColumns * width), weight = random.floats(width);
+      Array<float> x(before), add(delta), scale(weight), y(before.size());
+      Device device(2);
+      launchNorm(device.stream(),
+                 {x.global(), adds ? add.read() : nullptr, scale.read(), y.global(), 1e-5f, width}, kColumns,
+                 true);
+      device.synchronise();
+      for (int c = 0; c < kColumns; ++c) {
+        double squares = 0;
+        std::vector<double> sum;
+        for (int i = 0; i < width; ++i) {
+          const auto at = static_cast<size_t>(c * width + i);
+          sum.push_back(static_cast<double>(before[at]) + (adds ? static_cast<double>(delta[at]) : 0.0));
+          squares += sum.back() * sum.back();
+          CHECK_NEAR(x.at(at), sum.back(), kUlp * std::abs(sum.back()));
+        }
+        const double inverse = 1 / std::sqrt(squares / width + 1e-5);
+        for (int i = 0; i < width; ++i) {
+          const double expected =
+              sum[static_cast<size_t>(i)] * inverse * static_cast<double>(weight[static_cast<size_t>(i)]);
+          // Sums of width / 256 squares a thread and of 5 + 8 partial sums; root, division, products.
+          CHECK_NEAR(y.at(static_cast<size_t>(c * width + i)), expected,
+                     (width / 256.0 + 24) * kUlp * std::abs(expected));
+        }
+        Array<float> alone(slice(before, c * width, width)), addAlone(slice(delta, c * width, width)),
+            yAlone(static_cast<size_t>(width));
+        launchNorm(
+            device.stream(),
+            {alone.global(), adds ? addAlone.read() : nullptr, scale.read(), yAlone.global(), 1e-5f, width}, 1,
+            false);
+        device.synchronise();
+        CHECK(yAlone.download() == slice(y.download(), c * width, width));
+      }
+    }
+  }
+}
+
+TEST("decode: silu(gate) * up") {
+  constexpr int kCount = 777;
+  check::Random random(3);
+  std::vector<float> gate = random.floats(kCount), up = random.floats(kCount);
+  gate[0] = 100;
+  gate[1] = -100;
+  Array<float> g(gate), u(up), y(size_t{kCount});
+  Device device(3);
+  launchSwiglu(device.stream(), {g.read(), u.read(), y.global(), kCount}, true);
+  device.synchronise();
+  for (size_t i = 0; i < kCount; ++i) {
+    const double x = static_cast<double>(gate[i]),
+                 expected = x / (1 + std::exp(-x)) * static_cast<double>(up[i]);
+    CHECK_NEAR(y.at(i), expected, 8 * kUlp * std::abs(expected) + 1e-37);
+  }
+}
+
+TEST("decode: heads are normed and rotated, keys and values cached, at each column's own position") {
+  struct Shape {
+    int heads, kvHeads, headDim;
+    bool norms;
+  };
+  for (const auto& [heads, kvHeads, headDim, norms] :
+       {Shape{4, 2, 16, true}, Shape{9, 3, 64, false}, Shape{2, 1, 80, true}}) {
+    constexpr int kColumns = 3, kPositions = 12, kLayer = 1;
+    check::Random random(static_cast<uint64_t>(headDim));
+    const int half = headDim / 2, kvWidth = kvHeads * headDim;
+    const std::vector<float> queries = random.floats(kColumns * heads * headDim),
+                             keys = random.floats(kColumns * kvWidth),
+                             values = random.floats(kColumns * kvWidth), queryNorm = random.floats(headDim),
+                             keyNorm = random.floats(headDim), cosine = random.floats(kPositions * half),
+                             sine = random.floats(kPositions * half);
+    test::Caches caches(2, kPositions, kvWidth, {4, 0, 11});
+    Array<float> q(queries), k(keys), v(values), qNorm(queryNorm), kNorm(keyNorm), cosines(cosine), sines(sine);
+    Device device(4);
+    launchRotate(
+        device.stream(),
+        {q.global(), k.read(), v.read(), norms ? qNorm.read() : nullptr, norms ? kNorm.read() : nullptr, 1e-6f,
+         cosines.read(), sines.read(), heads, kvHeads, headDim, caches.rows(), kLayer},
+        kColumns, true);
+    device.synchronise();
+
+    const auto expected = [&](const float* head, const std::vector<float>& norm, int position, int i) {
+      double squares = 0;
+      for (int j = 0; j < headDim; ++j) squares += static_cast<double>(head[j]) * static_cast<double>(head[j]);
+      const double scale = norms ? 1 / std::sqrt(squares / headDim + 1e-6) : 1;
+      const auto value = [&](int j) {
+        return static_cast<double>(head[j]) * scale *
+               (norms ? static_cast<double>(norm[static_cast<size_t>(j)]) : 1);
+      };
+      const auto angle = static_cast<size_t>(position * half + i % half);
+      const double c = static_cast<double>(cosine[angle]), s = static_cast<double>(sine[angle]);
+      const double turned = i < half ? value(i) * c - value(i + half) * s : value(i) * c + value(i - half) * s;
+      const double size = std::abs(value(i) * c) + std::abs(value(i < half ? i + half : i - half) * s);
+      return std::pair{turned, size};
+    };
+    for (int c = 0; c < kColumns; ++c) {
+      const int position = caches.positions()[static_cast<size_t>(c)];
+      for (int i = 0; i < heads * headDim; ++i) {
+        const auto [turned, size] =
+            expected(queries.data() + (c * heads + i / headDim) * headDim, queryNorm, position, i % headDim);
+        CHECK_NEAR(q.at(static_cast<size_t>(c * heads * headDim + i)), turned, 24 * kUlp * size);
+      }
+      for (int i = 0; i < kvWidth; ++i) {
+        const auto [turned, size] =
+            expected(keys.data() + c * kvWidth + i / headDim * headDim, keyNorm, position, i % headDim);
+        // To bf16: half a unit in its last place.
+        CHECK_NEAR(caches.key(c, kLayer, position, i), turned, 0x1p-8 * std::abs(turned) + 24 * kUlp * size);
+        CHECK_EQUAL(caches.value(c, kLayer, position, i),
+                    flrc::bf16ToFloat(flrc::floatToBf16(values[static_cast<size_t>(c * kvWidth + i)])));
+      }
+    }
+  }
+}
+
+namespace {
+
+struct AttentionCase {
+  int heads, kvHeads, headDim, window;
+  std::vector<int> positions;
+};
+
+std::vector<float> attend(Device& device, const AttentionCase& one, test::Caches& caches,
+                          const std::vector<float>& q, int length) {
+  const auto columns = static_cast<int>(one.positions.size());
+  const int chunks = attentionChunks(length, one.window);
+  Array<float> query(q), out(q.size()),
+      partial(static_cast<size_t>(columns * one.heads * chunks * (one.headDim + 2)));
+  Array<uint32_t> counters(std::vector<uint32_t>(static_cast<size_t>(columns * one.heads)));
+  AttentionParams params{
+      query.read(),     out.global(),      one.heads, one.kvHeads, one.headDim, one.window, caches.rows(), 1,
+      partial.global(), counters.global(), 0};
+  // Twice: the counters are left as they were found.
+  for (int i = 0; i < 2; ++i) launchAttention(device.stream(), params, columns, length, true);
+  device.synchronise();
+  return out.download();
+}
+
+}  // namespace
+
+TEST(
+    "decode attention: any length, group of heads and window, and the same bits alone and in any graph's "
+    "length") {
+  const AttentionCase cases[] = {
+      {4, 4, 16, 0, {0, 5, 127}},       {6, 2, 64, 0, {128, 300, 1}},    {8, 1, 80, 0, {130, 255, 256}},
+      {2, 1, 128, 100, {99, 100, 260}}, {3, 1, 200, 128, {300, 7, 383}},
+  };
+  for (const AttentionCase& one : cases) {
+    const auto columns = static_cast<int>(one.positions.size());
+    const int kvWidth = one.kvHeads * one.headDim, width = one.heads * one.headDim,
+              group = one.heads / one.kvHeads;
+    check::Random random(static_cast<uint64_t>(one.headDim));
+    test::Caches caches(2, 400, kvWidth, one.positions);
+    caches.fill(random);
+    const std::vector<float> q = random.floats(columns * width);
+    Device device(5);
+    const std::vector<float> out = attend(device, one, caches, q, 390);
+    for (int c = 0; c < columns; ++c) {
+      const int position = one.positions[static_cast<size_t>(c)];
+      const int first = one.window > 0 ? std::max(0, position + 1 - one.window) : 0;
+      for (int head = 0; head < one.heads; ++head) {
+        const float* query = q.data() + c * width + head * one.headDim;
+        std::vector<double> scores;
+        double error = 0, most = -1e300, sum = 0;
+        for (int t = first; t <= position; ++t) {
+          double dot = 0, size = 0;
+          for (int i = 0; i < one.headDim; ++i) {
+            const double term = static_cast<double>(query[i]) *
+                                static_cast<double>(caches.key(c, 1, t, head / group * one.headDim + i));
+            dot += term;
+            size += std::abs(term);
+          }
+          scores.push_back(dot / std::sqrt(one.headDim));
+          error = std::max(error, (one.headDim / 8.0 + 6) * kUlp * size / std::sqrt(one.headDim));
+          most = std::max(most, scores.back());
+        }
+        for (double& score : scores) sum += score = std::exp(score - most);
+        for (int i = 0; i < one.headDim; ++i) {
+          double expected = 0, size = 0;
+          for (int t = first; t <= position; ++t) {
+            const double term = scores[static_cast<size_t>(t - first)] / sum *
+                                static_cast<double>(caches.value(c, 1, t, head / group * one.headDim + i));
+            expected += term;
+            size += std::abs(term);
+          }
+          // Scores err by `error`, which the weights and their sum both feel; then some 60 roundings of sums.
+          CHECK_NEAR(out[static_cast<size_t>(c * width + head * one.headDim + i)], expected,
+                     (2 * error + 64 * kUlp) * size);
+        }
+      }
+      AttentionCase alone = one;
+      alone.positions = {position};
+      test::Caches own = caches.only(c);
+      CHECK(attend(device, alone, own, slice(q, c * width, width), position + 1) ==
+            slice(out, c * width, width));
+    }
+  }
+}

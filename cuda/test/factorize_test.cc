@@ -1,0 +1,313 @@
+// kernels/factorize.h: bases, eigenvectors and pivots against what defines them, and products against plain
+// loops.
+
+#include "kernels/factorize.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "check.h"
+#include "core/random.h"
+#include "test/device.h"
+
+using namespace flrc::gpu;
+using test::Array;
+using test::Device;
+
+namespace {
+
+constexpr double kEpsilon = 0x1p-53;
+
+std::vector<double> randoms(check::Random& random, int64_t count) {
+  std::vector<double> values(static_cast<size_t>(count));
+  for (double& value : values) value = random.normal();
+  return values;
+}
+
+// One matrix of a batch.
+struct View {
+  const double* data;
+  int rows, cols;
+  double at(int i, int j) const {
+    return data[static_cast<size_t>(i) * static_cast<size_t>(cols) + static_cast<size_t>(j)];
+  }
+};
+
+View view(const std::vector<double>& all, int matrix, int rows, int cols) {
+  return {all.data() + static_cast<size_t>(matrix) * static_cast<size_t>(rows) * static_cast<size_t>(cols),
+          rows, cols};
+}
+
+double norm(const View& a) {
+  double squares = 0;
+  for (int i = 0; i < a.rows * a.cols; ++i) squares += a.data[i] * a.data[i];
+  return std::sqrt(squares);
+}
+
+double rowProduct(const View& a, int i, const View& b, int j) {
+  double sum = 0;
+  for (int k = 0; k < a.cols; ++k) sum += a.at(i, k) * b.at(j, k);
+  return sum;
+}
+
+void checkOrthonormal(const View& q) {
+  for (int i = 0; i < q.rows; ++i) {
+    for (int j = 0; j <= i; ++j) CHECK_NEAR(rowProduct(q, i, q, j), i == j ? 1 : 0, 8 * q.cols * kEpsilon);
+  }
+}
+
+// Q^T diag(values) Q by a random orthonormal Q; symmetric to the bit.
+std::vector<double> symmetricOf(check::Random& random, const std::vector<double>& values) {
+  const auto n = static_cast<int>(values.size());
+  std::vector<double> q = randoms(random, int64_t{n} * n), a(q.size());
+  for (int i = 0; i < n; ++i) {
+    for (int pass = 0; pass < 2; ++pass) {
+      for (int j = 0; j < i; ++j) {
+        const double dot = rowProduct(view(q, 0, n, n), i, view(q, 0, n, n), j);
+        for (int k = 0; k < n; ++k)
+          q[static_cast<size_t>(i * n + k)] -= dot * q[static_cast<size_t>(j * n + k)];
+      }
+    }
+    const double length = std::sqrt(rowProduct(view(q, 0, n, n), i, view(q, 0, n, n), i));
+    for (int k = 0; k < n; ++k) q[static_cast<size_t>(i * n + k)] /= length;
+  }
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j <= i; ++j) {
+      double sum = 0;
+      for (int k = 0; k < n; ++k) {
+        sum += q[static_cast<size_t>(k * n + i)] * values[static_cast<size_t>(k)] *
+               q[static_cast<size_t>(k * n + j)];
+      }
+      a[static_cast<size_t>(i * n + j)] = a[static_cast<size_t>(j * n + i)] = sum;
+    }
+  }
+  return a;
+}
+
+}  // namespace
+
+TEST("factorize: Gaussian values are those of the CPU") {
+  constexpr int kCount = 701;
+  const std::vector<uint64_t> seeds = {3, 99};
+  Array<uint64_t> seed(seeds);
+  Array<double> out(size_t{2 * kCount});
+  Device device(1);
+  launchGaussian(device.stream(), {out.global(), kCount, seed.read()}, 2);
+  device.synchronise();
+  for (size_t b = 0; b < 2; ++b) {
+    for (uint64_t i = 0; i < kCount; ++i) {
+      const uint64_t even = i / 2 * 2;
+      const double radius = std::sqrt(-2 * std::log(1 - flrc::randomUniform(seeds[b], even)));
+      const double angle = 2 * std::numbers::pi * flrc::randomUniform(seeds[b], even + 1);
+      CHECK_NEAR(out.at(b * kCount + i), radius * (i % 2 ? std::sin(angle) : std::cos(angle)), 1e-14);
+    }
+  }
+}
+
+TEST("factorize: products of any shape, of b and of b transposed") {
+  struct Shape {
+    int m, n, k;
+  };
+  for (const auto& [m, n, k] : {Shape{70, 5, 33}, Shape{1, 130, 64}, Shape{65, 64, 1}}) {
+    for (const bool transposed : {false, true}) {
+      check::Random random(static_cast<uint64_t>(m));
+      const std::vector<double> a = randoms(random, 2 * m * k), b = randoms(random, 2 * n * k);
+      Array<double> left(a), right(b), out(static_cast<size_t>(2 * m * n));
+      Device device(2);
+      launchProduct(device.stream(), {left.read(), right.read(), out.global(), m, n, k, transposed}, 2);
+      device.synchronise();
+      const std::vector<double> c = out.download();
+      for (int matrix = 0; matrix < 2; ++matrix) {
+        const View x = view(a, matrix, m, k), y = transposed ? view(b, matrix, n, k) : view(b, matrix, k, n);
+        for (int i = 0; i < m; ++i) {
+          for (int j = 0; j < n; ++j) {
+            double sum = 0, size = 0;
+            for (int l = 0; l < k; ++l) {
+              const double term = x.at(i, l) * (transposed ? y.at(j, l) : y.at(l, j));
+              sum += term;
+              size += std::abs(term);
+            }
+            CHECK_NEAR(view(c, matrix, m, n).at(i, j), sum, 2 * k * kEpsilon * size);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST("factorize: an orthonormal basis of rows, nearly dependent ones among them") {
+  struct Shape {
+    int rows, width;
+  };
+  for (const auto& [rows, width] : {Shape{1, 40}, Shape{9, 70}, Shape{30, 30}, Shape{18, 300}}) {
+    check::Random random(static_cast<uint64_t>(width));
+    std::vector<double> y = randoms(random, 2 * rows * width);
+    // The second matrix: rows that differ by 1e-9 from the one before.
+    for (int i = rows + 1; i < 2 * rows; ++i) {
+      for (int j = 0; j < width; ++j) {
+        double& value = y[static_cast<size_t>(i * width + j)];
+        value = y[static_cast<size_t>((i - 1) * width + j)] + 1e-9 * value;
+      }
+    }
+    Array<double> q(y);
+    Device device(3);
+    launchOrthonormalise(device.stream(), {q.global(), rows, width}, 2);
+    device.synchronise();
+    const std::vector<double> got = q.download();
+    for (int matrix = 0; matrix < 2; ++matrix) {
+      const View basis = view(got, matrix, rows, width), before = view(y, matrix, rows, width);
+      checkOrthonormal(basis);
+      for (int i = 0; i < rows; ++i) {
+        // Row i is made of the first i + 1 rows of the basis.
+        std::vector<double> rest(before.data + i * width, before.data + (i + 1) * width);
+        for (int j = 0; j <= i; ++j) {
+          const double part = rowProduct(before, i, basis, j);
+          for (int k = 0; k < width; ++k) rest[static_cast<size_t>(k)] -= part * basis.at(j, k);
+        }
+        CHECK_AT_MOST(norm({rest.data(), 1, width}),
+                      4 * width * kEpsilon * norm({before.data + i * width, 1, width}));
+      }
+    }
+  }
+}
+
+TEST("factorize: a row that depends on those before it becomes zeros") {
+  check::Random random(4);
+  std::vector<double> y = randoms(random, 3 * 50);
+  for (size_t j = 0; j < 50; ++j) y[100 + j] = 2 * y[j] - y[50 + j];
+  Array<double> q(y);
+  Device device(4);
+  launchOrthonormalise(device.stream(), {q.global(), 3, 50}, 1);
+  device.synchronise();
+  const std::vector<double> got = q.download();
+  checkOrthonormal({got.data(), 2, 50});
+  CHECK_EQUAL(norm({got.data() + 100, 1, 50}), 0.0);
+}
+
+TEST("factorize: eigenvalues fall, and eigenvectors are those of the matrix") {
+  for (const int n : {1, 2, 7, 24, 33}) {
+    check::Random random(static_cast<uint64_t>(n));
+    std::vector<double> a = randoms(random, 2 * n * n);
+    for (int matrix = 0; matrix < 2; ++matrix) {
+      for (int i = 0; i < n; ++i) {
+        for (int j = 0; j < i; ++j)
+          a[static_cast<size_t>((matrix * n + i) * n + j)] = a[static_cast<size_t>((matrix * n + j) * n + i)];
+      }
+    }
+    Array<double> work(a), other(a.size()), values(static_cast<size_t>(2 * n)), vectors(a.size());
+    Device device(5);
+    launchJacobi(device.stream(), {work.global(), other.global(), values.global(), vectors.global(), n}, 2);
+    device.synchronise();
+    const std::vector<double> v = vectors.download(), lambda = values.download();
+    for (int matrix = 0; matrix < 2; ++matrix) {
+      const View x = view(v, matrix, n, n), m = view(a, matrix, n, n);
+      checkOrthonormal(x);
+      for (int i = 0; i < n; ++i) {
+        const double value = lambda[static_cast<size_t>(matrix * n + i)];
+        if (i > 0) CHECK_AT_MOST(value, lambda[static_cast<size_t>(matrix * n + i - 1)]);
+        for (int j = 0; j < n; ++j) {
+          CHECK_NEAR(rowProduct(m, j, x, i), value * x.at(i, j), 16 * n * kEpsilon * norm(m));
+        }
+      }
+    }
+  }
+}
+
+TEST("factorize: the sketch finds the largest eigenvalues and their vectors") {
+  constexpr int kSize = 60, kRank = 10, kSketch = 18;
+  check::Random random(6);
+  std::vector<double> a;
+  std::vector<double> spectrum[2];
+  for (auto& values : spectrum) {
+    for (int i = 0; i < kSize; ++i)
+      values.push_back(std::pow(static_cast<double>(i + 1), &values == spectrum ? -1.5 : -2.5));
+    const std::vector<double> one = symmetricOf(random, values);
+    a.insert(a.end(), one.begin(), one.end());
+  }
+  constexpr size_t kTall = 2 * kSketch * kSize, kSmall = 2 * kSketch * kSketch;
+  Array<double> matrix(a), q(kTall), image(kTall), small(kSmall), work(kSmall), basis(kSmall),
+      values(size_t{2 * kSketch}), vectors(kTall);
+  Array<uint64_t> seeds(std::vector<uint64_t>{7, 8});
+  Device device(6);
+  launchSketchedEigen(device.stream(),
+                      {matrix.read(), kSize, kSketch, 4, seeds.read(), q.global(), image.global(),
+                       small.global(), work.global(), basis.global(), values.global(), vectors.global()},
+                      2);
+  device.synchronise();
+  const std::vector<double> v = vectors.download();
+  for (int b = 0; b < 2; ++b) {
+    checkOrthonormal(view(v, b, kSketch, kSize));
+    double left = 0, best = 0;
+    for (const double value : spectrum[b]) left += value, best += value;
+    for (int i = 0; i < kRank; ++i) {
+      const double value = spectrum[b][static_cast<size_t>(i)];
+      CHECK_NEAR(values.at(static_cast<size_t>(b * kSketch + i)), value, 1e-3 * value);
+      // What the first i + 1 vectors leave of the trace, beside what the best ones leave.
+      const View x = view(v, b, kSketch, kSize), m = view(a, b, kSize, kSize);
+      double captured = 0;
+      for (int j = 0; j < kSize; ++j) captured += rowProduct(m, j, x, i) * x.at(i, j);
+      left -= captured;
+      best -= value;
+      CHECK_AT_MOST(left, 1.01 * best);
+    }
+  }
+}
+
+TEST("factorize: pivots fall in length, and all columns are made of theirs") {
+  struct Shape {
+    int rows, width, rank;
+  };
+  for (const auto& [rows, width, rank] :
+       {Shape{6, 40, 6}, Shape{20, 20, 20}, Shape{12, 300, 7}, Shape{1, 5, 1}}) {
+    check::Random random(static_cast<uint64_t>(width));
+    std::vector<double> u = randoms(random, 2 * rows * width);
+    for (int matrix = 0; matrix < 2; ++matrix) {
+      for (int i = rank; i < rows; ++i) {
+        for (int j = 0; j < width; ++j) {
+          u[static_cast<size_t>((matrix * rows + i) * width + j)] =
+              u[static_cast<size_t>((matrix * rows + i - rank) * width + j)];
+        }
+      }
+    }
+    const auto values = static_cast<size_t>(2 * rows * width);
+    Array<double> in(u), r(values), basis(static_cast<size_t>(2 * rows * rows)),
+        norms(static_cast<size_t>(2 * width)), z(values);
+    Array<int32_t> order(static_cast<size_t>(2 * rows)), ranks(size_t{2});
+    Device device(7);
+    launchPivotedQr(
+        device.stream(),
+        {in.global(), r.global(), basis.global(), norms.global(), order.global(), ranks.global(), rows, width},
+        2);
+    launchCoefficients(device.stream(), {r.global(), order.global(), ranks.global(), z.global(), rows, width},
+                       2);
+    device.synchronise();
+    const std::vector<double> factor = r.download(), all = z.download();
+    for (int b = 0; b < 2; ++b) {
+      CHECK_EQUAL(ranks.at(static_cast<size_t>(b)), rank);
+      const View upper = view(factor, b, rows, width), c = view(all, b, rows, width),
+                 m = view(u, b, rows, width);
+      const auto pivot = [&](int i) { return order.at(static_cast<size_t>(b * rows + i)); };
+      for (int i = 0; i < rank; ++i) {
+        const double length = upper.at(i, pivot(i));
+        CHECK(length > 0);
+        if (i > 0) CHECK_AT_MOST(length, upper.at(i - 1, pivot(i - 1)) * (1 + 1e-12));
+        for (int l = i + 1; l < rank; ++l) CHECK(pivot(i) != pivot(l));
+        // The longest that is left was chosen.
+        for (int j = 0; j < width; ++j) {
+          double left = 0;
+          for (int l = i; l < rank; ++l) left += upper.at(l, j) * upper.at(l, j);
+          CHECK_AT_MOST(std::sqrt(left), length * (1 + 1e-10));
+        }
+      }
+      for (int j = 0; j < width; ++j) {
+        double most = 1;
+        for (int l = 0; l < rank; ++l) most += std::abs(c.at(l, j));
+        for (int i = 0; i < rows; ++i) {
+          double sum = 0;
+          for (int l = 0; l < rank; ++l) sum += m.at(i, pivot(l)) * c.at(l, j);
+          CHECK_NEAR(sum, m.at(i, j), 1e-10 * most);
+        }
+      }
+    }
+  }
+}

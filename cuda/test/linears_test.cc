@@ -1,0 +1,94 @@
+// kernels/linears.h against fp64: y = W x dense, of plain factors and of pivoted blocks.
+
+#include <cstring>
+
+#include "test/linear_cases.h"
+
+using namespace test;
+using flrc::gpu::kMaxColumns;
+using flrc::gpu::LinearsLaunch;
+
+namespace {
+
+void checkCase(const LinearCase& one, int columns, const LinearsLaunch& how, uint64_t seed) {
+  LinearProblem problem(one, seed);
+  Device device(seed);
+  check::Random random(seed + 1);
+  const std::vector<float> x = random.floats(int64_t{columns} * one.inputs);
+  const auto y = problem.run(device, x, columns, how);
+  for (size_t p = 0; p < y.size(); ++p) {
+    const auto outputs = static_cast<size_t>(problem.outputs(p));
+    for (int c = 0; c < columns; ++c) {
+      const auto exact = problem.exact(p, x.data() + int64_t{c} * one.inputs);
+      for (size_t o = 0; o < outputs; ++o) {
+        CHECK_NEAR(y[p][static_cast<size_t>(c) * outputs + o], exact.y[o],
+                   problem.roundings(p) * 0x1p-24 * exact.magnitude[o]);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST("linears: y = W x of every dtype and form, however much is staged") {
+  const LinearsLaunch ways[] = {{.blocks = 3, .stagedBytes = 0},
+                                {.blocks = 2, .stagedBytes = 6000},
+                                {.blocks = 4, .stagedBytes = 3000, .bulk = true, .dependent = true},
+                                {.blocks = 1, .stagedBytes = 60000, .bulk = true}};
+  uint64_t seed = 1;
+  for (const LinearCase& one : linearCases()) {
+    for (const LinearsLaunch& how : ways) checkCase(one, 1, how, ++seed);
+    for (const int columns : {2, 7}) {
+      ++seed;
+      checkCase(one, columns, ways[seed % 4], seed);
+    }
+  }
+}
+
+TEST("linears: a column has the same bits in any batch and with any staging") {
+  for (const LinearCase& one : linearCases()) {
+    LinearProblem problem(one, 5);
+    Device device(5);
+    check::Random random(6);
+    const std::vector<float> x = random.floats(int64_t{kMaxColumns} * one.inputs);
+    const LinearsLaunch how{.blocks = 3, .stagedBytes = 2048, .bulk = true};
+    const auto all = problem.run(device, x, kMaxColumns, how);
+    for (const auto& [first, columns] : {std::pair{0, 1}, {11, 1}, {4, 3}, {2, 9}}) {
+      const std::vector<float> part(x.begin() + first * one.inputs, x.begin() + (first + columns) * one.inputs);
+      const auto y = problem.run(device, part, columns, {.blocks = 3, .stagedBytes = columns == 3 ? 0 : 9000});
+      for (size_t p = 0; p < y.size(); ++p) {
+        const auto outputs = static_cast<size_t>(problem.outputs(p));
+        CHECK(std::memcmp(y[p].data(), all[p].data() + static_cast<size_t>(first) * outputs,
+                          y[p].size() * sizeof(float)) == 0);
+      }
+    }
+  }
+}
+
+#ifndef __CUDACC__
+TEST("linears: every barrier that is left out is found") {
+  for (const bool bulk : {false, true}) {
+    const LinearCase one{flrc::Dtype::bf16, 2100, {{70, Form::pivoted, {20, 9}, 2}}};
+    const LinearsLaunch how{.blocks = 2, .stagedBytes = 4096, .bulk = bulk};
+    check::Random random(7);
+    const std::vector<float> x = random.floats(8 * int64_t{one.inputs});
+    LinearProblem problem(one, 7);
+    Device whole(7);
+    const auto expected = problem.run(whole, x, 8, how);
+    for (int barrier = 0; barrier < whole.machine().mostBarriers; ++barrier) {
+      bool found = false;
+      for (uint64_t seed = 0; seed < 6 && !found; ++seed) {
+        LinearProblem again(one, 7);
+        Device device(seed);
+        device.machine().dropBarrier = barrier;
+        try {
+          found = again.run(device, x, 8, how) != expected;
+        } catch (const flrc::emulator::Fault&) {
+          found = true;
+        }
+      }
+      if (!found) check::fail(__FILE__, __LINE__, "barrier " + std::to_string(barrier) + " can be left out");
+    }
+  }
+}
+#endif
