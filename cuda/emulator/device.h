@@ -164,6 +164,16 @@ inline void bulkCopy(Shared<uint8_t> to, Global<const uint8_t> from, uint32_t by
                      machine().phase(barrier.at()));
 }
 
+// Has the L2 cache fetch what will be read soon, a multiple of 16 bytes; changes nothing that a kernel can see.
+inline void fetchToL2(Global<const uint8_t> from, uint32_t bytes) {
+  if (bytes % 16 != 0 || reinterpret_cast<uintptr_t>(from.at()) % 16 != 0) {
+    throw emulator::Fault("a prefetch of or from what is no multiple of 16 bytes");
+  }
+  if (bytes == 0) return;
+  from.memory()->access(from.at(), 1, emulator::Memory::Access::read);
+  from.memory()->access(from.at() + bytes - 1, 1, emulator::Memory::Access::read);
+}
+
 // Programmatic dependent launch: what comes before the wait may run while the launch ahead still does.
 inline void dependentWait() { machine().dependentWait(); }
 inline void dependentTrigger() { machine().dependentTrigger(); }

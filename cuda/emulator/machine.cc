@@ -17,23 +17,6 @@ Thread* running = nullptr;
 // Of the whole process: memory outlives a machine.
 uint32_t launches = 0, blocksStarted = 0;
 
-void raise(std::vector<uint32_t>& to, const std::vector<uint32_t>& from) {
-  if (to.size() < from.size()) to.resize(from.size());
-  for (size_t i = 0; i < from.size(); ++i) to[i] = std::max(to[i], from[i]);
-}
-
-// The running thread's knowledge, itself included.
-void addKnowledge(std::vector<uint32_t>& to) {
-  raise(to, *running->known);
-  to[running->id] = std::max(to[running->id], running->clock);
-}
-
-void learn(const std::vector<uint32_t>& from) {
-  auto joined = std::make_shared<std::vector<uint32_t>>(*running->known);
-  raise(*joined, from);
-  running->known = std::move(joined);
-}
-
 }  // namespace
 
 Thread& Machine::thread() {
@@ -251,56 +234,6 @@ void Machine::reportDeadlock() const {
   throw Fault(message);
 }
 
-void Machine::meet(Barrier& barrier, size_t expected, const char* what) {
-  barrier.waiting.push_back(running);
-  if (barrier.waiting.size() < expected) return suspend(what);
-  auto joined = std::make_shared<std::vector<uint32_t>>(*running->known);
-  const void* last = nullptr;
-  for (const Thread* thread : barrier.waiting) {
-    if (thread->known.get() != last && thread != running) raise(*joined, *thread->known);
-    last = thread->known.get();
-  }
-  for (const Thread* thread : barrier.waiting) (*joined)[thread->id] = thread->clock;
-  for (Thread* thread : barrier.waiting) {
-    thread->known = joined;
-    ++thread->clock;
-    ready_.push_back(thread);
-  }
-  barrier.waiting.clear();
-  suspend(what);
-}
-
-void Machine::syncBlock() {
-  if (running->barriers++ == dropBarrier) return;
-  meet(running->block->barrier, running->block->threads.size(), "the block's barrier");
-}
-
-void Machine::syncWarp() {
-  meet(running->block->warpBarriers[running->index / kWarpThreads], kWarpThreads, "their warp's barrier");
-}
-
-void Machine::syncCluster() {
-  const auto& cluster = *running->block->cluster;
-  meet(*running->block->clusterBarrier, cluster.size() * running->block->threads.size(),
-       "the cluster's barrier");
-}
-
-void Machine::warpOperation(Warp::Operation operation, void* lane) {
-  Warp& warp = *running->warp;
-  if (warp.arrived > 0 && warp.operation != operation) {
-    throw Fault(place() + ": the lanes of a warp meet in different operations");
-  }
-  warp.operation = operation;
-  warp.lanes[running->index % kWarpThreads] = lane;
-  if (++warp.arrived < kWarpThreads) return suspend("the other lanes of a warp's operation");
-  operation(warp.lanes);
-  warp.arrived = 0;
-  const uint32_t first = running->index / kWarpThreads * kWarpThreads;
-  for (uint32_t t = first; t < first + kWarpThreads; ++t) {
-    if (t != running->index) ready_.push_back(&running->block->threads[t]);
-  }
-}
-
 void Machine::waitUntil(const char* what, std::function<bool()> ready) {
   if (ready() && random_() % 2 == 0) return;
   running->ready = std::move(ready);
@@ -322,93 +255,6 @@ bool Machine::wakeWaiting() {
     woken = true;
   }
   return woken;
-}
-
-void Machine::dependentWait() {
-  const uint32_t before = running->block->launch->serial - 1;
-  waitUntil("the launch ahead of theirs", [this, before] { return complete(before); });
-  running->ordered = before;
-}
-
-void Machine::dependentTrigger() {
-  if (running->triggered) return;
-  running->triggered = true;
-  --running->block->launch->untriggered;
-}
-
-void Machine::release(const void* address) {
-  addKnowledge(running->block->launch->released[address]);
-  ++running->clock;
-}
-
-void Machine::acquire(const void* address) { learn(running->block->launch->released[address]); }
-
-void Machine::initPhase(const void* address, uint32_t expected) {
-  Block& block = *running->block;
-  if (block.copiers == kCopiersPerBlock) throw Fault(place() + ": too many mbarriers");
-  PhaseBarrier barrier;
-  barrier.expected = barrier.pending = expected;
-  barrier.copier = block.firstId + static_cast<uint32_t>(block.threads.size()) + block.copiers++;
-  block.phases[address] = barrier;
-}
-
-PhaseBarrier& Machine::phase(const void* address) {
-  const auto found = running->block->phases.find(address);
-  if (found == running->block->phases.end()) throw Fault(place() + ": an mbarrier that nobody has initialised");
-  return found->second;
-}
-
-namespace {
-
-void completePhase(PhaseBarrier& barrier) {
-  if (barrier.pending > 0 || barrier.bytes != 0) return;
-  barrier.pending = barrier.expected;
-  ++barrier.phase;
-}
-
-}  // namespace
-
-void Machine::arrive(PhaseBarrier& barrier, uint32_t arrivals) {
-  if (arrivals > barrier.pending) throw Fault(place() + ": more arrivals at an mbarrier than it expects");
-  addKnowledge(barrier.known);
-  ++running->clock;
-  barrier.pending -= arrivals;
-  completePhase(barrier);
-}
-
-void Machine::acquire(PhaseBarrier& barrier) { learn(barrier.known); }
-
-void Machine::bulkCopy(const Thread::Copy& copy, PhaseBarrier& barrier) { bulk_.push_back({copy, &barrier}); }
-
-void Machine::land(const Thread::Copy& copy, uint32_t thread, uint32_t clock) {
-  std::memcpy(copy.target, copy.source, copy.bytes);
-  std::memset(copy.target + copy.bytes, 0, copy.filled - copy.bytes);
-  copy.to->landCopy(copy.target, copy.filled, thread, clock);
-}
-
-bool Machine::landBulkCopy() {
-  if (bulk_.empty()) return false;
-  std::swap(bulk_[random_() % bulk_.size()], bulk_.back());
-  const BulkCopy landed = bulk_.back();
-  bulk_.pop_back();
-  PhaseBarrier& barrier = *landed.barrier;
-  const uint32_t clock = ++barrier.copierClock;
-  land(landed.copy, barrier.copier, clock);
-  if (barrier.known.size() <= barrier.copier) barrier.known.resize(barrier.copier + 1);
-  barrier.known[barrier.copier] = clock;
-  barrier.bytes -= static_cast<int64_t>(landed.copy.bytes);
-  completePhase(barrier);
-  return true;
-}
-
-void Machine::commitCopies() { running->groups.emplace_back(); }
-
-void Machine::waitCopies(size_t groupsLeft) {
-  auto& groups = running->groups;
-  while (groups.size() > groupsLeft + 1) {
-    for (const Thread::Copy& copy : groups.front()) land(copy, running->id, running->clock);
-    groups.erase(groups.begin());
-  }
 }
 
 }  // namespace flrc::emulator

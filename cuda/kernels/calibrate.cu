@@ -1,10 +1,10 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "kernels/block.cuh"
 #include "kernels/calibrate.h"
 #include "kernels/layout.h"
 #include "kernels/tiles.cuh"
-#include "kernels/warp.cuh"
 
 namespace flrc::gpu {
 namespace {
@@ -28,18 +28,6 @@ LaunchShape tileShape(unsigned x, unsigned y, unsigned z, size_t sharedBytes) {
 FLRC_DEVICE Operand operandOf(const Activations& from, const Passage& passage, int sequence) {
   return {from.data + static_cast<int64_t>(sequence) * passage.tokens * from.ld, from.ld, from.width,
           passage.tokens};
-}
-
-// The sum over the block's threads in a fixed order, in the first thread. `sums` [kWarps] is free before and
-// after.
-FLRC_DEVICE double blockSum(double value, Shared<double> sums) {
-  const double total = warpSum(value);
-  syncBlock();
-  if (laneIndex() == 0) sums[warpIndex()] = total;
-  syncBlock();
-  double all = 0;
-  for (int w = 0; threadIndex() == 0 && w < kWarps; ++w) all += sums[w];
-  return all;
 }
 
 template <Dtype kType>
@@ -77,8 +65,10 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 1) fisherKernel(FLRC_PARAMS(Fi
     sizes += static_cast<double>(size4);
     product4 = square4 = size4 = 0;
   });
+  syncBlock();
   const Shared<double> sums = sharedMemory<double>(0);
-  const double all[3] = {blockSum(products, sums), blockSum(squares, sums), blockSum(sizes, sums)};
+  const double all[3] = {blockSum(products, sums), blockSum(squares, sums + kWarps),
+                         blockSum(sizes, sums + 2 * kWarps)};
   if (threadIndex() > 0) return;
   const int64_t block = (static_cast<int64_t>(blockZ()) * gridY() + blockY()) * gridX() + blockX();
   for (int i = 0; i < 3; ++i) p.partial[block * 3 + i] = all[i];
@@ -114,6 +104,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 1) momentKernel(FLRC_PARAMS(Mo
   for (; tileColumn > tileRow; ++tileRow) tileColumn -= tileRow + 1;
   const int row = tileRow * kTile, column = tileColumn * kTile;
   for (int sequence = 0; sequence < p.passage.sequences; ++sequence) {
+    if (sequence > 0) syncBlock();
     TileSums product;
     const Operand x = operandOf(p.x, p.passage, sequence);
     multiplyTile<false>(x, x, row, column, product);
@@ -140,15 +131,10 @@ FLRC_KERNEL void normsKernel(FLRC_PARAMS(ClipParams) p) {
 // A block takes a sequence.
 FLRC_KERNEL void clipKernel(FLRC_PARAMS(ClipParams) p) {
   constexpr double kLeastNorm = 0.1, kMostNorm = 10.0, kNoise = 1e-5;
-  const Shared<double> sums = sharedMemory<double>(0);
   const int64_t first = static_cast<int64_t>(blockX()) * p.passage.tokens;
   double norms = 0;
   for (int t = threadIndex(); t < p.passage.tokens; t += kThreads) norms += p.norms[first + t];
-  norms = blockSum(norms, sums);
-  syncBlock();
-  if (threadIndex() == 0) sums[0] = norms / static_cast<double>(p.passage.tokens);
-  syncBlock();
-  const double mean = sums[0];
+  const double mean = blockSum(norms, sharedMemory<double>(0)) / static_cast<double>(p.passage.tokens);
   for (int t = warpIndex(); t < p.passage.tokens; t += kWarps) {
     const double norm = p.norms[first + t];
     const double wanted = norm < kLeastNorm * mean  ? kLeastNorm * mean
@@ -177,6 +163,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 1) thinProductKernel(FLRC_PARA
   const Operand x{p.x.data, p.x.ld, p.tokens, p.x.width};
   TileSums product;
   multiplyTile<true>(x, {p.high, p.ld, p.rows, p.x.width}, row, column, product);
+  syncBlock();
   multiplyTile<true>(x, {p.low, p.ld, p.rows, p.x.width}, row, column, product);
   product.forEach([&](int i, int j, float value) {
     if (row + i < p.tokens && column + j < p.rows)

@@ -1,7 +1,7 @@
 #include <cmath>
 
+#include "kernels/block.cuh"
 #include "kernels/decode.h"
-#include "kernels/warp.cuh"
 #include "kernels/weights.cuh"
 
 namespace flrc::gpu {
@@ -38,17 +38,6 @@ FLRC_KERNEL void embedKernel(FLRC_PARAMS(EmbedParams) p) {
   }
 }
 
-// The sum over the block's threads, in all of them.
-FLRC_DEVICE float blockSum(float value) {
-  Shared<float> sums = sharedMemory<float>(0);
-  const float total = warpSum(value);
-  if (laneIndex() == 0) sums[warpIndex()] = total;
-  syncBlock();
-  float all = 0;
-  for (int w = 0; w < kWarps; ++w) all += sums[w];
-  return all;
-}
-
 FLRC_KERNEL void normKernel(FLRC_PARAMS(NormParams) p) {
   dependentTrigger();
   dependentWait();
@@ -62,7 +51,8 @@ FLRC_KERNEL void normKernel(FLRC_PARAMS(NormParams) p) {
     }
     squares = fusedMultiplyAdd(value, value, squares);
   }
-  const float inverse = 1.0f / sqrtf(blockSum(squares) / static_cast<float>(p.width) + p.eps);
+  const float inverse =
+      1.0f / sqrtf(blockSum(squares, sharedMemory<float>(0)) / static_cast<float>(p.width) + p.eps);
   for (int i = threadIndex(); i < p.width; i += kThreads)
     p.y[column + i] = p.x[column + i] * inverse * p.weight[i];
 }

@@ -169,6 +169,10 @@ FLRC_DEVICE void bulkCopy(Shared<uint8_t> to, Global<const uint8_t> from, uint32
       : "memory"));
 }
 
+FLRC_DEVICE void fetchToL2(Global<const uint8_t> from, uint32_t bytes) {
+  FLRC_HOPPER(asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory"));
+}
+
 // Nothing is launched as dependent before sm_90: the launch ahead is complete.
 FLRC_DEVICE void dependentWait() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

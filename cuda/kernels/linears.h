@@ -64,14 +64,18 @@ struct LinearsParams {
   int tWidth, uWidth;
   Global<uint32_t> counter;  // of the grid's barrier: 0 before the first launch, left to the kernel after that
   // Filled by launchLinears.
-  int xFloats, stagedRowBytes, stagedPanelBytes;
+  int xFloats, stagedRowBytes, stagedPanelBytes, aheadBytes;
 };
 
 struct LinearsLaunch {
   int blocks;           // at most one a multiprocessor: they wait for each other
   int stagedBytes = 0;  // of shared memory, for weights that are fetched before the input is there
   bool bulk = false;    // fetched by bulk copies (sm_90 and newer)
+  // May begin before the launch ahead is complete. Blocks are then not launched together as a cooperative
+  // launch's are, so that two such launches at once, of two streams, could each keep the other from being
+  // complete: use one stream.
   bool dependent = false;
+  int aheadBytes = 0;  // of what comes after those, which the L2 cache is told to fetch (with bulk copies only)
 };
 
 void launchLinears(Stream stream, Dtype dtype, const LinearsParams& params, const LinearsLaunch& how);

@@ -1,7 +1,7 @@
 #include <cmath>
 
+#include "kernels/block.cuh"
 #include "kernels/sample.h"
-#include "kernels/warp.cuh"
 #include "kernels/weights.cuh"
 
 namespace flrc::gpu {
@@ -33,30 +33,20 @@ FLRC_DEVICE double uniformOf(uint64_t seed, uint64_t index) {
 }
 
 struct Areas {
-  Shared<uint64_t> mass;   // [kBins], and then scratch of reductions [kThreads]
-  Shared<uint32_t> count;  // [kBins]
-  Shared<uint64_t> found;  // [4]
+  Shared<uint64_t> mass;     // [kThreads], the first kBins of them for bins
+  Shared<uint64_t> scratch;  // [5][kWarps]
+  Shared<uint64_t> found;    // [3]
+  Shared<uint32_t> count;    // [kBins]
 };
 
+constexpr int kScratch = 5 * kWarps;
+constexpr int kFound = 3;
+constexpr size_t kSharedBytes = (kThreads + kScratch + kFound) * sizeof(uint64_t) + kBins * sizeof(uint32_t);
+
 FLRC_DEVICE Areas areasOf() {
-  return {sharedMemory<uint64_t>(0), sharedMemory<uint32_t>(kThreads * sizeof(uint64_t)),
-          sharedMemory<uint64_t>(kThreads * sizeof(uint64_t) + kBins * sizeof(uint32_t))};
-}
-
-constexpr size_t kSharedBytes = kThreads * sizeof(uint64_t) + kBins * sizeof(uint32_t) + 4 * sizeof(uint64_t);
-
-// The block's threads' values combined in the order of threads, in all of them.
-template <typename T, typename Combine>
-FLRC_DEVICE T reduceBlock(T value, const Combine& combine) {
-  const Shared<T> values = pointerCast<T>(areasOf().mass);
-  FLRC_UNROLL
-  for (int mask = 16; mask > 0; mask /= 2) value = combine(value, shuffleXor(value, mask));
-  if (laneIndex() == 0) values[warpIndex()] = value;
-  syncBlock();
-  T all = values[0];
-  for (int w = 1; w < kWarps; ++w) all = combine(all, values[w]);
-  syncBlock();
-  return all;
+  const Shared<uint64_t> mass = sharedMemory<uint64_t>(0);
+  return {mass, mass + kThreads, mass + (kThreads + kScratch),
+          pointerCast<uint32_t>(mass + (kThreads + kScratch + kFound))};
 }
 
 // The tokens that are left: those with a key above `key`, and the first `ties` (by id) of those with this key.
@@ -138,7 +128,6 @@ FLRC_DEVICE Kept select(const SampleParams& p, Global<const float> logits, float
     prefix |= static_cast<uint32_t>(static_cast<uint64_t>(areas.found[0])) << shift;
     countAbove = areas.found[1];
     massAbove = areas.found[2];
-    syncBlock();
   }
   // The key is found, and all tokens that have it weigh the same.
   const uint32_t bits = prefix >> 31 != 0 ? prefix & 0x7fffffffu : ~prefix;
@@ -152,7 +141,6 @@ FLRC_DEVICE Kept select(const SampleParams& p, Global<const float> logits, float
       prefix == kept.key ? kept.ties : areas.count[static_cast<int64_t>(prefix & (kBins - 1))];
   ties = ties < most ? ties : most;
   if (ties == 0) ties = 1;
-  syncBlock();
   return {prefix, ties, massAbove + ties * each};
 }
 
@@ -173,8 +161,8 @@ FLRC_KERNEL void sampleKernel(FLRC_PARAMS(SampleParams) p) {
     const uint64_t candidate = static_cast<uint64_t>(keyOf(logit)) << 32 | ~static_cast<uint32_t>(i);
     best = candidate > best ? candidate : best;
   }
-  best = reduceBlock(best, [](uint64_t a, uint64_t b) { return a > b ? a : b; });
-  finite = reduceBlock(finite, [](float a, float b) { return a + b; });
+  best = blockReduce(best, areas.scratch, [](uint64_t a, uint64_t b) { return a > b ? a : b; });
+  finite = blockSum(finite, pointerCast<float>(areas.scratch + kWarps));
   const int token = static_cast<int>(~static_cast<uint32_t>(best));
   const float top = logits[token];
   if (!(finite == 0.0f)) {
@@ -190,10 +178,9 @@ FLRC_KERNEL void sampleKernel(FLRC_PARAMS(SampleParams) p) {
     weighted += static_cast<double>(weight) * static_cast<double>(shifted);
     mass += massOf(logits[i], top);
   }
-  const auto add = [](auto a, auto b) { return a + b; };
-  total = reduceBlock(total, add);
-  weighted = reduceBlock(weighted, add);
-  mass = reduceBlock(mass, add);
+  total = blockSum(total, pointerCast<double>(areas.scratch + 2 * kWarps));
+  weighted = blockSum(weighted, pointerCast<double>(areas.scratch + 3 * kWarps));
+  mass = blockSum(mass, areas.scratch + 4 * kWarps);
 
   int chosen = token;
   if (sampling.temperature > 0) {
@@ -202,6 +189,8 @@ FLRC_KERNEL void sampleKernel(FLRC_PARAMS(SampleParams) p) {
       kept = select(p, logits, top, kept, static_cast<uint64_t>(sampling.topK), kNoLimit);
     }
     if (sampling.topP < 1) {
+      // The other selection's bins are still being read.
+      if (sampling.topK > 0) syncBlock();
       const double goal = static_cast<double>(sampling.topP) * static_cast<double>(kept.mass);
       kept = select(p, logits, top, kept, kNoLimit, static_cast<uint64_t>(goal));
     }

@@ -11,13 +11,12 @@ namespace flrc::gpu {
 template <bool kBulk>
 class Staging {
  public:
-  // `phases` for `count` stagings, each used once.
+  // `phases` for `count` stagings, each used once. A barrier before that is the caller's.
   static FLRC_DEVICE void init(Shared<uint64_t> phases, int count) {
     if constexpr (kBulk) {
       if (threadIndex() == 0) {
         for (int i = 0; i < count; ++i) phaseInit(phases + i, 1);
       }
-      syncBlock();
     }
   }
 

@@ -107,7 +107,7 @@ FLRC_DEVICE void multiplyStage(Shared<const uint16_t> a, Shared<const uint16_t> 
 }
 
 // sums += A[row.., :] B[column.., :]^T over the whole depth, by a block of kTileThreads with kTileBytes of
-// shared memory. Behind it that memory is free for other use.
+// shared memory. A barrier before that memory is used again is the caller's.
 template <bool kByDepth>
 FLRC_DEVICE void multiplyTile(const Operand& a, const Operand& b, int row, int column, TileSums& sums) {
   using Area = TileArea<kByDepth>;
@@ -130,7 +130,6 @@ FLRC_DEVICE void multiplyTile(const Operand& a, const Operand& b, int row, int c
     multiplyStage<kByDepth>(stage(step), stage(step) + Area::kValues, sums);
   }
   waitCopies<0>();
-  syncBlock();
 }
 
 }  // namespace flrc::gpu

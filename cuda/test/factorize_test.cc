@@ -1,13 +1,13 @@
-// kernels/factorize.h: bases, eigenvectors and pivots against what defines them, and products against plain
-// loops.
-
-#include "kernels/factorize.h"
+// kernels/eigen.h and kernels/pivots.h: bases, eigenvectors and pivots against what defines them, and products
+// against plain loops.
 
 #include <cmath>
 #include <numbers>
 
 #include "check.h"
 #include "core/random.h"
+#include "kernels/eigen.h"
+#include "kernels/pivots.h"
 #include "test/device.h"
 
 using namespace flrc::gpu;

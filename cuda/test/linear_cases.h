@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
@@ -48,10 +49,14 @@ struct LinearCase {
   }
 };
 
+// Weights worth checking, or bits that are quick to make and keep a chip as busy as any.
+enum class Contents { normal, noise };
+
 // A case's weights on the host and on the device.
 class LinearProblem {
  public:
-  LinearProblem(const LinearCase& of, uint64_t seed) : case_(of), counter_(std::vector<uint32_t>{0}) {
+  LinearProblem(const LinearCase& of, uint64_t seed, Contents contents = Contents::normal)
+      : case_(of), contents_(contents), counter_(std::vector<uint32_t>{0}) {
     check::Random random(seed);
     for (const Projection& projection : of.projections) add(projection, random);
     t_ = std::make_unique<Array<float>>(static_cast<size_t>(std::max(1, tWidth_) * flrc::gpu::kMaxColumns));
@@ -208,11 +213,31 @@ class LinearProblem {
     return job;
   }
 
+  // Finite as bf16 and as f32: the exponent's highest bit is 0.
+  static void makeNoise(flrc::Buffer& buffer, check::Random& random) {
+    auto state = static_cast<uint64_t>(random.below(int64_t{1} << 40));
+    for (size_t i = 0; i + 8 <= buffer.size(); i += 8) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      const uint64_t bits = (state ^ state >> 29) & 0xbfffbfffbfffbfffu;
+      std::memcpy(buffer.data() + i, &bits, 8);
+    }
+  }
+
   flrc::RowMatrix randomRows(check::Random& random, int rows) const {
+    if (contents_ == Contents::noise) {
+      flrc::RowMatrix matrix = flrc::allocateRows(rows, case_.inputs, case_.dtype);
+      makeNoise(matrix.data, random);
+      return matrix;
+    }
     const auto values = random.floats(int64_t{rows} * case_.inputs);
     return flrc::makeRows(values.data(), rows, case_.inputs, case_.inputs, case_.dtype);
   }
   flrc::PanelMatrix randomPanels(check::Random& random, int rank, int outputs) const {
+    if (contents_ == Contents::noise) {
+      flrc::PanelMatrix matrix = flrc::allocatePanels(rank, outputs, case_.dtype);
+      makeNoise(matrix.data, random);
+      return matrix;
+    }
     const auto values = random.floats(int64_t{rank} * outputs);
     return flrc::makePanels(values.data(), rank, outputs, outputs, case_.dtype);
   }
@@ -294,6 +319,7 @@ class LinearProblem {
   }
 
   LinearCase case_;
+  Contents contents_;
   flrc::gpu::LinearsParams params_{};
   std::vector<Host> hosts_;
   std::vector<std::vector<float>> biases_;
@@ -328,6 +354,32 @@ inline std::vector<LinearCase> linearCases() {
     cases.push_back({dtype, 128, {{80, Form::pivoted, {11, 30}, 0, true}, {50, Form::pivoted, {50}, 1}}});
   }
   return cases;
+}
+
+// What is timed: the shapes of an 8B Llama's attention and MLP, at every rank, and dense.
+inline std::vector<LinearCase> timedLinearCases() {
+  std::vector<LinearCase> cases;
+  for (const flrc::Dtype dtype : {flrc::Dtype::bf16, flrc::Dtype::int8, flrc::Dtype::int4}) {
+    for (const int outputs : {4096, 14336}) {
+      cases.push_back({dtype, 4096, {{outputs, Form::dense, {}}}});
+      for (const int rank : {256, 512, 1024, 2048})
+        cases.push_back({dtype, 4096, {{outputs, Form::plain, {rank}, rank}}});
+      for (const int rank : {512, 1024})
+        cases.push_back({dtype, 4096, {{outputs, Form::pivoted, {rank, rank / 2}, 1}}});
+    }
+  }
+  return cases;
+}
+
+// The seven projections of such a layer, bf16, as the four launches that they take; keys and values at a
+// quarter of the rank, as they have a quarter of the outputs.
+inline std::vector<LinearCase> layerCases(int rank) {
+  const auto plain = [](int outputs, int ranks) { return Projection{outputs, Form::plain, {ranks}, ranks}; };
+  const flrc::Dtype dtype = flrc::Dtype::bf16;
+  return {{dtype, 4096, {plain(4096, rank), plain(1024, rank / 4), plain(1024, rank / 4)}},
+          {dtype, 4096, {plain(4096, rank)}},
+          {dtype, 4096, {plain(14336, rank), plain(14336, rank)}},
+          {dtype, 14336, {plain(4096, rank)}}};
 }
 
 }  // namespace test

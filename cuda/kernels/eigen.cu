@@ -1,36 +1,13 @@
 #include <cmath>
 #include <utility>
 
-#include "kernels/factorize.h"
-#include "kernels/warp.cuh"
+#include "kernels/batches.cuh"
+#include "kernels/eigen.h"
 
 namespace flrc::gpu {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-
-LaunchShape shapeOf(int64_t x, int y, int batch, size_t sharedBytes = 0) {
-  LaunchShape shape;
-  shape.gridX = static_cast<unsigned>(x);
-  shape.gridY = static_cast<unsigned>(y);
-  shape.gridZ = static_cast<unsigned>(batch);
-  shape.threads = kThreads;
-  shape.sharedBytes = sharedBytes;
-  return shape;
-}
-
-// Combined over the block's threads in a fixed order, in all of them. `scratch` [kWarps]; a barrier before it
-// is used again is the caller's, unless by this.
-FLRC_DEVICE double blockSum(double value, Shared<double> scratch) {
-  const double total = warpSum(value);
-  syncBlock();
-  if (laneIndex() == 0) scratch[warpIndex()] = total;
-  syncBlock();
-  double all = 0;
-  for (int w = 0; w < kWarps; ++w) all += scratch[w];
-  return all;
-}
+using namespace batches;
 
 // core/random.h.
 FLRC_DEVICE double uniformOf(uint64_t seed, uint64_t index) {
@@ -65,6 +42,7 @@ FLRC_KERNEL void productKernel(FLRC_PARAMS(ProductParams) p) {
   const int ownRow = threadIndex() / 16, ownColumn = threadIndex() % 16;
   double sum[4][4] = {};
   for (int depth = 0; depth < p.k; depth += kProductDepth) {
+    if (depth > 0) syncBlock();
     for (int i = threadIndex(); i < kProductTile * kProductDepth; i += kThreads) {
       const int line = i / kProductDepth, at = i % kProductDepth;
       const bool inside = row + line < p.m && depth + at < p.k;
@@ -90,7 +68,6 @@ FLRC_KERNEL void productKernel(FLRC_PARAMS(ProductParams) p) {
         for (int j = 0; j < 4; ++j) sum[i][j] = fusedMultiplyAdd(x[i], y[j], sum[i][j]);
       }
     }
-    syncBlock();
   }
   FLRC_UNROLL
   for (int i = 0; i < 4; ++i) {
@@ -105,10 +82,14 @@ FLRC_KERNEL void productKernel(FLRC_PARAMS(ProductParams) p) {
 // Rows that are projected together, so that those before them are read once for all.
 constexpr int kTogether = 4;
 
+// Each thread goes through the same values of a row in all that follows, so that barriers are needed only where
+// another row's are used.
+
 // Takes from rows [first, first + count) what they have along rows [from, to), which are orthonormal. `dots`
 // [to - from] [kTogether].
 FLRC_DEVICE void projectOut(Global<double> q, int width, int from, int to, int first, int count,
                             Shared<double> dots) {
+  syncBlock();
   for (int j = from + warpIndex(); j < to; j += kWarps) {
     const Global<const double> basis = q + static_cast<int64_t>(j) * width;
     double sum[kTogether] = {};
@@ -139,34 +120,27 @@ FLRC_DEVICE void projectOut(Global<double> q, int width, int from, int to, int f
       if (r < count) q[static_cast<int64_t>(first + r) * width + i] -= value[r];
     }
   }
-  syncBlock();
-}
-
-FLRC_DEVICE double squaresOf(Global<const double> row, int width, Shared<double> scratch) {
-  double squares = 0;
-  for (int i = threadIndex(); i < width; i += kThreads) squares = fusedMultiplyAdd(row[i], row[i], squares);
-  return blockSum(squares, scratch);
 }
 
 FLRC_KERNEL void orthonormaliseKernel(FLRC_PARAMS(OrthonormaliseParams) p) {
-  const Shared<double> scratch = sharedMemory<double>(0), dots = scratch + kWarps;
+  const Shared<double> scratch = sharedMemory<double>(0), dots = scratch + 3 * kWarps;
   const Global<double> q = p.q + static_cast<int64_t>(blockZ()) * p.rows * p.width;
   for (int first = 0; first < p.rows; first += kTogether) {
     const int count = p.rows - first < kTogether ? p.rows - first : kTogether;
     double before[kTogether] = {};
-    for (int r = 0; r < count; ++r)
-      before[r] = squaresOf(q + static_cast<int64_t>(first + r) * p.width, p.width, scratch);
+    for (int r = 0; r < count; ++r) {
+      before[r] = squaresOf(q + static_cast<int64_t>(first + r) * p.width, p.width, scratch + r % 2 * kWarps);
+    }
     for (int pass = 0; pass < 2 && first > 0; ++pass) projectOut(q, p.width, 0, first, first, count, dots);
     for (int r = 0; r < count; ++r) {
       const Global<double> row = q + static_cast<int64_t>(first + r) * p.width;
       for (int pass = 0; pass < 2 && r > 0; ++pass)
         projectOut(q, p.width, first, first + r, first + r, 1, dots);
-      const double squares = squaresOf(row, p.width, scratch);
+      const double squares = squaresOf(row, p.width, scratch + 2 * kWarps);
       // Less than this is what rounding left of a row that depends on the others.
       const double least = before[r] * 1e-26;
       const double inverse = squares > least ? 1 / sqrt(squares) : 0.0;
       for (int i = threadIndex(); i < p.width; i += kThreads) row[i] = inverse > 0 ? row[i] * inverse : 0.0;
-      syncBlock();
     }
   }
 }
@@ -185,7 +159,7 @@ FLRC_DEVICE Pair pairOf(int round, int index, int n) {
 
 FLRC_KERNEL void jacobiKernel(FLRC_PARAMS(JacobiParams) p) {
   const int n = p.n, even = n + n % 2, pairs = even / 2;
-  const Shared<double> scratch = sharedMemory<double>(0), turns = scratch + kWarps;  // [pairs][2]
+  const Shared<double> scratch = sharedMemory<double>(0), turns = scratch + 2 * kWarps;  // [pairs][2]
   const int64_t matrix = blockZ();
   const Global<double> a = p.a + matrix * n * n, v = p.work + matrix * n * n;
   for (int i = threadIndex(); i < n * n; i += kThreads) v[i] = i / n == i % n ? 1.0 : 0.0;
@@ -198,12 +172,12 @@ FLRC_KERNEL void jacobiKernel(FLRC_PARAMS(JacobiParams) p) {
       if (i / n != i % n) outside += square;
     }
     outside = blockSum(outside, scratch);
-    all = blockSum(all, scratch);
+    all = blockSum(all, scratch + kWarps);
     // What rounding makes anew in every round stays.
     const double small = static_cast<double>(n) * 0x1.0p-53;
     if (outside <= all * small * small) break;
     for (int round = 0; round < even - 1; ++round) {
-      syncBlock();
+      if (round > 0) syncBlock();
       for (int i = threadIndex(); i < pairs; i += kThreads) {
         const auto [x, y] = pairOf(round, i, even);
         double cosine = 1, sine = 0;
@@ -246,7 +220,6 @@ FLRC_KERNEL void jacobiKernel(FLRC_PARAMS(JacobiParams) p) {
     }
     syncBlock();
   }
-  syncBlock();
   for (int i = warpIndex(); i < n; i += kWarps) {
     const double value = a[i * n + i];
     double place = 0;
@@ -257,136 +230,6 @@ FLRC_KERNEL void jacobiKernel(FLRC_PARAMS(JacobiParams) p) {
     const int64_t to = static_cast<int64_t>(warpSum(place));
     if (laneIndex() == 0) p.values[matrix * n + to] = value;
     for (int j = laneIndex(); j < n; j += 32) p.vectors[(matrix * n + to) * n + j] = v[i * n + j];
-  }
-}
-
-FLRC_KERNEL void pivotedQrKernel(FLRC_PARAMS(PivotedQrParams) p) {
-  const Shared<double> scratch = sharedMemory<double>(0), column = scratch + kWarps;  // [rows]
-  const Shared<double> best = column + p.rows;                                        // [kWarps] and [1]
-  const Shared<int32_t> bestAt = pointerCast<int32_t>(best + kWarps + 1);             // [kWarps] and [1]
-  const int64_t matrix = blockZ(), rows = p.rows, width = p.width;
-  const Global<double> u = p.u + matrix * rows * width, r = p.r + matrix * rows * width;
-  const Global<double> basis = p.basis + matrix * rows * rows, norms = p.norms + matrix * width;
-
-  for (int i = 0; i < p.rows; ++i) {
-    const double squares = squaresOf(u + i * width, p.width, scratch),
-                 inverse = squares > 0 ? 1 / sqrt(squares) : 0.0;
-    for (int j = threadIndex(); j < p.width; j += kThreads) u[i * width + j] = u[i * width + j] * inverse;
-  }
-  for (int j = threadIndex(); j < p.width; j += kThreads) {
-    double squares = 0;
-    for (int i = 0; i < p.rows; ++i) {
-      squares = fusedMultiplyAdd(u[i * width + j], u[i * width + j], squares);
-      r[i * width + j] = 0;
-    }
-    norms[j] = squares;
-  }
-
-  int found = 0;
-  double negligible = 0;
-  for (; found < p.rows; ++found) {
-    // The longest column left, of equals the first.
-    double most = -1;
-    int at = 0;
-    for (int j = threadIndex(); j < p.width; j += kThreads) {
-      const double norm = norms[j];
-      if (norm > most) {
-        most = norm;
-        at = j;
-      }
-    }
-    FLRC_UNROLL
-    for (int mask = 16; mask > 0; mask /= 2) {
-      const double other = shuffleXor(most, mask);
-      const int otherAt = shuffleXor(at, mask);
-      if (other > most || (other == most && otherAt < at)) {
-        most = other;
-        at = otherAt;
-      }
-    }
-    if (laneIndex() == 0) {
-      best[warpIndex()] = most;
-      bestAt[warpIndex()] = at;
-    }
-    syncBlock();
-    most = best[0];
-    at = bestAt[0];
-    for (int w = 1; w < kWarps; ++w) {
-      const double other = best[w];
-      const int otherAt = bestAt[w];
-      if (other > most || (other == most && otherAt < at)) {
-        most = other;
-        at = otherAt;
-      }
-    }
-    if (found == 0) negligible = sqrt(most) * static_cast<double>(width) * 0x1.0p-52;
-    if (!(most > negligible * negligible)) break;
-
-    // What is left of that column, once more made orthogonal to the basis: rounding has had many steps.
-    for (int i = threadIndex(); i < p.rows; i += kThreads) column[i] = u[i * width + at];
-    syncBlock();
-    for (int j = warpIndex(); j < found; j += kWarps) {
-      double dot = 0;
-      for (int i = laneIndex(); i < p.rows; i += 32)
-        dot = fusedMultiplyAdd(basis[j * rows + i], column[i], dot);
-      dot = warpSum(dot);
-      if (laneIndex() == 0) r[j * width + at] += dot;
-      // Taken off below, when all have read the column.
-      if (laneIndex() == 0) basis[found * rows + j] = dot;
-    }
-    syncBlock();
-    double squares = 0;
-    for (int i = threadIndex(); i < p.rows; i += kThreads) {
-      double value = column[i];
-      for (int j = 0; j < found; ++j)
-        value = fusedMultiplyAdd(-basis[found * rows + j], basis[j * rows + i], value);
-      column[i] = value;
-      squares = fusedMultiplyAdd(value, value, squares);
-    }
-    const double length = sqrt(blockSum(squares, scratch));
-    for (int i = threadIndex(); i < p.rows; i += kThreads) {
-      const double value = column[i] / length;
-      column[i] = value;
-      basis[found * rows + i] = value;
-    }
-    if (threadIndex() == 0) p.order[matrix * rows + found] = at;
-    syncBlock();
-    for (int j = threadIndex(); j < p.width; j += kThreads) {
-      if (norms[j] < 0) continue;
-      if (j == at) {
-        r[found * width + j] = length;
-        norms[j] = -1;
-        continue;
-      }
-      double dot = 0, left = 0;
-      for (int i = 0; i < p.rows; ++i) dot = fusedMultiplyAdd(column[i], u[i * width + j], dot);
-      for (int i = 0; i < p.rows; ++i) {
-        const double value = fusedMultiplyAdd(-dot, column[i], u[i * width + j]);
-        u[i * width + j] = value;
-        left = fusedMultiplyAdd(value, value, left);
-      }
-      r[found * width + j] = dot;
-      norms[j] = left;
-    }
-    syncBlock();
-  }
-  if (threadIndex() == 0) p.rank[matrix] = found;
-}
-
-FLRC_KERNEL void coefficientsKernel(FLRC_PARAMS(CoefficientParams) p) {
-  const int64_t matrix = blockZ(), rows = p.rows, width = p.width;
-  const int j = blockX() * kThreads + threadIndex();
-  if (j >= p.width) return;
-  const Global<const double> r = p.r + matrix * rows * width;
-  const Global<double> z = p.z + matrix * rows * width;
-  const int rank = p.rank[matrix];
-  for (int i = p.rows - 1; i >= rank; --i) z[i * width + j] = 0;
-  for (int i = rank - 1; i >= 0; --i) {
-    double value = r[i * width + j];
-    for (int l = i + 1; l < rank; ++l) {
-      value = fusedMultiplyAdd(-r[i * width + p.order[matrix * rows + l]], z[l * width + j], value);
-    }
-    z[i * width + j] = value / r[i * width + p.order[matrix * rows + i]];
   }
 }
 
@@ -408,12 +251,12 @@ void launchProduct(Stream stream, const ProductParams& params, int batch) {
 }
 
 void launchOrthonormalise(Stream stream, const OrthonormaliseParams& params, int batch) {
-  const size_t doubles = kWarps + static_cast<size_t>(params.rows + kTogether) * kTogether;
+  const size_t doubles = 3 * kWarps + static_cast<size_t>(params.rows + kTogether) * kTogether;
   launch(stream, shapeOf(1, 1, batch, doubles * sizeof(double)), orthonormaliseKernel, params);
 }
 
 void launchJacobi(Stream stream, const JacobiParams& params, int batch) {
-  const size_t doubles = kWarps + static_cast<size_t>(params.n) + 2;
+  const size_t doubles = 2 * kWarps + static_cast<size_t>(params.n) + 2;
   launch(stream, shapeOf(1, 1, batch, doubles * sizeof(double)), jacobiKernel, params);
 }
 
@@ -430,16 +273,6 @@ void launchSketchedEigen(Stream stream, const SketchedEigenParams& p, int batch)
   launchProduct(stream, {image, q, p.small, p.sketch, p.sketch, p.n, true}, batch);
   launchJacobi(stream, {p.small, p.work, p.values, p.basis, p.sketch}, batch);
   launchProduct(stream, {p.basis, q, p.vectors, p.sketch, p.n, p.sketch, false}, batch);
-}
-
-void launchPivotedQr(Stream stream, const PivotedQrParams& params, int batch) {
-  const size_t doubles = 2 * kWarps + 1 + static_cast<size_t>(params.rows);
-  launch(stream, shapeOf(1, 1, batch, doubles * sizeof(double) + (kWarps + 1) * sizeof(int32_t)),
-         pivotedQrKernel, params);
-}
-
-void launchCoefficients(Stream stream, const CoefficientParams& params, int batch) {
-  launch(stream, shapeOf((params.width + kThreads - 1) / kThreads, 1, batch), coefficientsKernel, params);
 }
 
 }  // namespace flrc::gpu

@@ -1,0 +1,123 @@
+#include <memory>
+
+#include "bench/timing.h"
+#include "kernels/weights.cuh"
+#include "test/linear_cases.h"
+
+// Products: each case some 200 times in one graph, over copies of its weights that are together larger than
+// three times the L2 cache.
+
+namespace bench {
+namespace {
+
+using namespace flrc::gpu;
+using test::Array;
+using test::Device;
+
+constexpr int kLaunches = 200;
+
+struct ReadParams {
+  Global<const Word4> data;
+  int64_t count;
+  Global<uint32_t> out;
+};
+
+FLRC_KERNEL void readKernel(FLRC_PARAMS(ReadParams) p) {
+  constexpr int kAhead = 8;
+  uint32_t sum = 0;
+  const int64_t threads = static_cast<int64_t>(gridX()) * blockThreads();
+  for (int64_t i = static_cast<int64_t>(blockX()) * blockThreads() + threadIndex();
+       i + (kAhead - 1) * threads < p.count; i += kAhead * threads) {
+    Word4 word[kAhead];
+    FLRC_UNROLL
+    for (int a = 0; a < kAhead; ++a) word[a] = streamed(p.data + i + a * threads);
+    FLRC_UNROLL
+    for (int a = 0; a < kAhead; ++a) sum += word[a].x ^ word[a].y ^ word[a].z ^ word[a].w;
+  }
+  if (sum == 0x9e3779b9u) p.out[0] = sum;
+}
+
+struct Ahead {
+  int stagedBytes, aheadBytes;
+};
+
+// What is timed as one: launches that follow each other, of one input each.
+using Chain = std::vector<test::LinearCase>;
+
+std::string nameOf(const Chain& chain) {
+  return chain.size() == 1 ? chain[0].name() : chain[0].name() + " and the layer's others";
+}
+
+Row timeChain(Device& device, const Chip& chip, const Chain& chain, int columns, const Ahead& ahead) {
+  struct Stage {
+    std::unique_ptr<test::LinearProblem> problem;
+    std::vector<std::unique_ptr<Array<float>>> y;
+  };
+  std::vector<std::vector<Stage>> copies;
+  std::vector<std::unique_ptr<Array<float>>> x;
+  for (const test::LinearCase& one : chain) {
+    x.push_back(
+        std::make_unique<Array<float>>(std::vector<float>(static_cast<size_t>(columns * one.inputs), 1.0f)));
+  }
+  double bytes = 0;
+  do {
+    bytes = 0;
+    std::vector<Stage>& copy = copies.emplace_back();
+    for (const test::LinearCase& one : chain) {
+      Stage& stage = copy.emplace_back();
+      stage.problem = std::make_unique<test::LinearProblem>(one, copies.size(), test::Contents::noise);
+      for (const auto& projection : one.projections) {
+        stage.y.push_back(std::make_unique<Array<float>>(static_cast<size_t>(columns * projection.outputs)));
+      }
+      bytes += static_cast<double>(stage.problem->weightBytes());
+    }
+  } while (static_cast<double>(copies.size()) * bytes < 3.2 * static_cast<double>(chip.l2Bytes));
+  LinearsLaunch how{chip.multiprocessors};
+  how.stagedBytes = ahead.stagedBytes;
+  how.aheadBytes = ahead.aheadBytes;
+  how.bulk = how.dependent = chip.hopper;
+  const int replays = kLaunches / static_cast<int>(chain.size());
+  const double seconds = replaySeconds(device, [&] {
+    for (int i = 0; i < replays; ++i) {
+      std::vector<Stage>& copy = copies[static_cast<size_t>(i) % copies.size()];
+      for (size_t stage = 0; stage < chain.size(); ++stage) {
+        copy[stage].problem->enqueue(device, *x[stage], copy[stage].y, columns, how);
+      }
+    }
+  });
+  return {nameOf(chain), 1e6 * seconds / replays, bytes, 0, columns, ahead.stagedBytes, ahead.aheadBytes};
+}
+
+}  // namespace
+
+double readBandwidth(Device& device, const Chip& chip) {
+  constexpr int64_t kBytes = int64_t{1} << 30;
+  Array<Word4> data(static_cast<size_t>(kBytes / 16));
+  Array<uint32_t> out(size_t{1});
+  const ReadParams params{data.read(), kBytes / 16, out.global()};
+  const LaunchShape shape{.gridX = static_cast<unsigned>(chip.multiprocessors) * 2, .threads = 1024};
+  constexpr int kPasses = 4;
+  const double seconds = replaySeconds(device, [&] {
+    for (int i = 0; i < kPasses; ++i) launch(device.stream(), shape, readKernel, params);
+  });
+  return kPasses * static_cast<double>(kBytes) / seconds;
+}
+
+void timeLinears(Device& device, const Chip& chip, std::vector<Row>& rows) {
+  std::vector<Chain> chains;
+  for (const test::LinearCase& one : test::timedLinearCases()) chains.push_back({one});
+  for (const int rank : {256, 512, 1024}) chains.push_back(test::layerCases(rank));
+  const Ahead choices[] = {{0, 0}, {64 * 1024, 0}, {64 * 1024, 256 * 1024}, {96 * 1024, 256 * 1024}};
+  for (const Chain& chain : chains) {
+    for (const int columns : {1, 16}) {
+      for (const Ahead& ahead : choices) {
+        // Inputs of 16 columns leave no room for more.
+        if (columns > 1 && ahead.stagedBytes > 64 * 1024) continue;
+        rows.push_back(timeChain(device, chip, chain, columns, ahead));
+        print(rows.back(), chip);
+      }
+    }
+  }
+}
+
+}  // namespace bench

@@ -1,0 +1,78 @@
+#pragma once
+
+// Timing on a GPU: what is timed is recorded as a graph, so that launching it costs the CPU nothing.
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "test/device.h"
+
+namespace bench {
+
+inline constexpr int kRounds = 9;
+
+struct Chip {
+  std::string name;
+  int multiprocessors;
+  size_t l2Bytes;
+  bool hopper;
+  double bandwidth = 0;  // of reading, bytes a second
+};
+
+inline Chip chipOf() {
+  cudaDeviceProp properties;
+  flrc::gpu::check(cudaGetDeviceProperties(&properties, 0));
+  return {properties.name, properties.multiProcessorCount, static_cast<size_t>(properties.l2CacheSize),
+          properties.major >= 9};
+}
+
+// Median seconds of one replay of what `record` launches.
+template <typename Record>
+double replaySeconds(test::Device& device, const Record& record) {
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  flrc::gpu::check(cudaStreamBeginCapture(device.stream(), cudaStreamCaptureModeThreadLocal));
+  record();
+  flrc::gpu::check(cudaStreamEndCapture(device.stream(), &graph));
+  flrc::gpu::check(cudaGraphInstantiate(&executable, graph, 0));
+  cudaEvent_t begin, end;
+  flrc::gpu::check(cudaEventCreate(&begin));
+  flrc::gpu::check(cudaEventCreate(&end));
+  std::vector<float> milliseconds;
+  for (int round = -2; round < kRounds; ++round) {
+    flrc::gpu::check(cudaEventRecord(begin, device.stream()));
+    flrc::gpu::check(cudaGraphLaunch(executable, device.stream()));
+    flrc::gpu::check(cudaEventRecord(end, device.stream()));
+    flrc::gpu::check(cudaEventSynchronize(end));
+    float time = 0;
+    flrc::gpu::check(cudaEventElapsedTime(&time, begin, end));
+    // The first replays warm up.
+    if (round >= 0) milliseconds.push_back(time);
+  }
+  flrc::gpu::check(cudaEventDestroy(begin));
+  flrc::gpu::check(cudaEventDestroy(end));
+  flrc::gpu::check(cudaGraphExecDestroy(executable));
+  flrc::gpu::check(cudaGraphDestroy(graph));
+  std::nth_element(milliseconds.begin(), milliseconds.begin() + kRounds / 2, milliseconds.end());
+  return static_cast<double>(milliseconds[kRounds / 2]) / 1e3;
+}
+
+// One figure. What does not apply is 0.
+struct Row {
+  std::string name;
+  double microseconds;
+  double bytes = 0;  // read of weights or caches
+  double flops = 0;
+  int columns = 0;
+  int stagedBytes = 0, aheadBytes = 0;  // fetched ahead to shared memory and to the L2 cache
+};
+
+// Bytes a second that reading reaches.
+double readBandwidth(test::Device& device, const Chip& chip);
+// Rows are added as they are measured, and printed.
+void timeLinears(test::Device& device, const Chip& chip, std::vector<Row>& rows);
+void timeOthers(test::Device& device, const Chip& chip, std::vector<Row>& rows);
+void print(const Row& row, const Chip& chip);
+
+}  // namespace bench

@@ -1,0 +1,166 @@
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "emulator/machine.h"
+
+// What orders threads, and what they know of each other by it.
+
+namespace flrc::emulator {
+namespace {
+
+void raise(std::vector<uint32_t>& to, const std::vector<uint32_t>& from) {
+  if (to.size() < from.size()) to.resize(from.size());
+  for (size_t i = 0; i < from.size(); ++i) to[i] = std::max(to[i], from[i]);
+}
+
+// The running thread's knowledge, itself included.
+void addKnowledge(std::vector<uint32_t>& to) {
+  raise(to, *Machine::thread().known);
+  to[Machine::thread().id] = std::max(to[Machine::thread().id], Machine::thread().clock);
+}
+
+void learn(const std::vector<uint32_t>& from) {
+  auto joined = std::make_shared<std::vector<uint32_t>>(*Machine::thread().known);
+  raise(*joined, from);
+  Machine::thread().known = std::move(joined);
+}
+
+void completePhase(PhaseBarrier& barrier) {
+  if (barrier.pending > 0 || barrier.bytes != 0) return;
+  barrier.pending = barrier.expected;
+  ++barrier.phase;
+}
+
+}  // namespace
+
+void Machine::meet(Barrier& barrier, size_t expected, const char* what) {
+  const Thread& self = thread();
+  barrier.waiting.push_back(&thread());
+  if (barrier.waiting.size() < expected) return suspend(what);
+  auto joined = std::make_shared<std::vector<uint32_t>>(*self.known);
+  // Most came with the same knowledge, that of the barrier before.
+  const void* last = self.known.get();
+  for (const Thread* other : barrier.waiting) {
+    if (other->known.get() != last) raise(*joined, *other->known);
+    last = other->known.get();
+  }
+  for (const Thread* other : barrier.waiting) (*joined)[other->id] = other->clock;
+  for (Thread* other : barrier.waiting) {
+    other->known = joined;
+    ++other->clock;
+    ready_.push_back(other);
+  }
+  barrier.waiting.clear();
+  suspend(what);
+}
+
+void Machine::syncBlock() {
+  if (thread().barriers++ == dropBarrier) return;
+  meet(thread().block->barrier, thread().block->threads.size(), "the block's barrier");
+}
+
+void Machine::syncWarp() {
+  meet(thread().block->warpBarriers[thread().index / kWarpThreads], kWarpThreads, "their warp's barrier");
+}
+
+void Machine::syncCluster() {
+  const auto& cluster = *thread().block->cluster;
+  meet(*thread().block->clusterBarrier, cluster.size() * thread().block->threads.size(),
+       "the cluster's barrier");
+}
+
+void Machine::warpOperation(Warp::Operation operation, void* lane) {
+  Warp& warp = *thread().warp;
+  if (warp.arrived > 0 && warp.operation != operation) {
+    throw Fault(place() + ": the lanes of a warp meet in different operations");
+  }
+  warp.operation = operation;
+  warp.lanes[thread().index % kWarpThreads] = lane;
+  if (++warp.arrived < kWarpThreads) return suspend("the other lanes of a warp's operation");
+  operation(warp.lanes);
+  warp.arrived = 0;
+  const uint32_t first = thread().index / kWarpThreads * kWarpThreads;
+  for (uint32_t t = first; t < first + kWarpThreads; ++t) {
+    if (t != thread().index) ready_.push_back(&thread().block->threads[t]);
+  }
+}
+
+void Machine::dependentWait() {
+  const uint32_t before = thread().block->launch->serial - 1;
+  waitUntil("the launch ahead of theirs", [this, before] { return complete(before); });
+  thread().ordered = before;
+}
+
+void Machine::dependentTrigger() {
+  if (thread().triggered) return;
+  thread().triggered = true;
+  --thread().block->launch->untriggered;
+}
+
+void Machine::release(const void* address) {
+  addKnowledge(thread().block->launch->released[address]);
+  ++thread().clock;
+}
+
+void Machine::acquire(const void* address) { learn(thread().block->launch->released[address]); }
+
+void Machine::initPhase(const void* address, uint32_t expected) {
+  Block& block = *thread().block;
+  if (block.copiers == kCopiersPerBlock) throw Fault(place() + ": too many mbarriers");
+  PhaseBarrier barrier;
+  barrier.expected = barrier.pending = expected;
+  barrier.copier = block.firstId + static_cast<uint32_t>(block.threads.size()) + block.copiers++;
+  block.phases[address] = barrier;
+}
+
+PhaseBarrier& Machine::phase(const void* address) {
+  const auto found = thread().block->phases.find(address);
+  if (found == thread().block->phases.end()) throw Fault(place() + ": an mbarrier that nobody has initialised");
+  return found->second;
+}
+
+void Machine::arrive(PhaseBarrier& barrier, uint32_t arrivals) {
+  if (arrivals > barrier.pending) throw Fault(place() + ": more arrivals at an mbarrier than it expects");
+  addKnowledge(barrier.known);
+  ++thread().clock;
+  barrier.pending -= arrivals;
+  completePhase(barrier);
+}
+
+void Machine::acquire(PhaseBarrier& barrier) { learn(barrier.known); }
+
+void Machine::bulkCopy(const Thread::Copy& copy, PhaseBarrier& barrier) { bulk_.push_back({copy, &barrier}); }
+
+void Machine::land(const Thread::Copy& copy, uint32_t thread, uint32_t clock) {
+  std::memcpy(copy.target, copy.source, copy.bytes);
+  std::memset(copy.target + copy.bytes, 0, copy.filled - copy.bytes);
+  copy.to->landCopy(copy.target, copy.filled, thread, clock);
+}
+
+bool Machine::landBulkCopy() {
+  if (bulk_.empty()) return false;
+  std::swap(bulk_[random_() % bulk_.size()], bulk_.back());
+  const BulkCopy landed = bulk_.back();
+  bulk_.pop_back();
+  PhaseBarrier& barrier = *landed.barrier;
+  const uint32_t clock = ++barrier.copierClock;
+  land(landed.copy, barrier.copier, clock);
+  if (barrier.known.size() <= barrier.copier) barrier.known.resize(barrier.copier + 1);
+  barrier.known[barrier.copier] = clock;
+  barrier.bytes -= static_cast<int64_t>(landed.copy.bytes);
+  completePhase(barrier);
+  return true;
+}
+
+void Machine::commitCopies() { thread().groups.emplace_back(); }
+
+void Machine::waitCopies(size_t groupsLeft) {
+  auto& groups = thread().groups;
+  while (groups.size() > groupsLeft + 1) {
+    for (const Thread::Copy& copy : groups.front()) land(copy, thread().id, thread().clock);
+    groups.erase(groups.begin());
+  }
+}
+
+}  // namespace flrc::emulator

@@ -1,0 +1,171 @@
+// Every barrier of every kernel is needed, and the emulator notices when one is missing. (Those of
+// kernels/linears.h are in linears_test.cc.)
+
+#include "test/barriers.h"
+
+#include "kernels/attention.h"
+#include "kernels/calibrate.h"
+#include "kernels/eigen.h"
+#include "kernels/pivots.h"
+#include "kernels/sample.h"
+#include "tensor/dtype.h"
+#include "test/caches.h"
+
+#ifndef __CUDACC__
+
+using namespace flrc::gpu;
+using test::Array;
+using test::bytesOf;
+using test::Device;
+
+namespace {
+
+std::vector<uint16_t> halves(check::Random& random, int64_t count) {
+  std::vector<uint16_t> bits;
+  for (const float value : random.floats(count)) bits.push_back(flrc::floatToBf16(value));
+  return bits;
+}
+
+std::vector<double> doubles(check::Random& random, int64_t count) {
+  std::vector<double> values(static_cast<size_t>(count));
+  for (double& value : values) value = random.normal();
+  return values;
+}
+
+}  // namespace
+
+TEST("barriers: norm") {
+  CHECK_EVERY_BARRIER([](Device& device) {
+    check::Random random(1);
+    Array<float> x(random.floats(300)), weight(random.floats(300)), y(size_t{300});
+    launchNorm(device.stream(), {x.global(), nullptr, weight.read(), y.global(), 1e-5f, 300}, 1, false);
+    device.synchronise();
+    return bytesOf(y);
+  });
+}
+
+TEST("barriers: decode attention") {
+  CHECK_EVERY_BARRIER([](Device& device) {
+    check::Random random(2);
+    test::Caches caches(1, 300, 32, {250});
+    caches.fill(random);
+    Array<float> q(random.floats(64)), out(size_t{64}), partial(size_t{2 * 3 * 34});
+    Array<uint32_t> counters(std::vector<uint32_t>(2));
+    launchAttention(
+        device.stream(),
+        {q.read(), out.global(), 2, 1, 32, 0, caches.rows(), 0, partial.global(), counters.global(), 0}, 1, 300,
+        false);
+    device.synchronise();
+    return bytesOf(out);
+  });
+}
+
+TEST("barriers: prefill attention") {
+  CHECK_EVERY_BARRIER([](Device& device) {
+    check::Random random(3);
+    Array<uint16_t> keys(halves(random, 150 * 16)), values(halves(random, 150 * 16));
+    Array<float> q(random.floats(20 * 16)), out(size_t{20 * 16});
+    launchPrefillAttention(device.stream(),
+                           {q.read(), out.global(), 1, 1, 16, 0, keys.read(), values.read(), 130, 20});
+    device.synchronise();
+    return bytesOf(out);
+  });
+}
+
+TEST("barriers: sampling") {
+  CHECK_EVERY_BARRIER([](Device& device) {
+    check::Random random(4);
+    Array<float> logits(random.floats(900));
+    Array<SamplingRow> rows(std::vector<SamplingRow>{{1, 300, 0.7f, 0, 5, 0}});
+    Array<SampledRow> out(size_t{1});
+    launchSample(device.stream(), {logits.read(), 900, rows.global(), out.global(), nullptr, nullptr}, 1,
+                 false);
+    device.synchronise();
+    return bytesOf(out);
+  });
+}
+
+TEST("barriers: Fisher scores, moments, clipping, thin products and curves") {
+  CHECK_EVERY_BARRIER([](Device& device) {
+    check::Random random(5);
+    // Four stages a sequence: the last is where the next use of shared memory begins.
+    Array<uint16_t> g(halves(random, 200 * 16)), x(halves(random, 200 * 24)), w(halves(random, 16 * 32));
+    Array<double> sums(std::vector<double>(3)), partial(size_t{6}), moment(std::vector<double>(24 * 25 / 2));
+    launchFisher(device.stream(), flrc::Dtype::bf16,
+                 {{g.read(), 16, 16},
+                  {x.read(), 24, 24},
+                  {2, 100},
+                  pointerCast<const uint8_t>(w.read()),
+                  nullptr,
+                  nullptr,
+                  32,
+                  partial.global(),
+                  sums.global()});
+    launchMoment(device.stream(), {{x.read(), 24, 24}, {2, 100}, moment.global()});
+    device.synchronise();
+    return bytesOf(sums) + bytesOf(moment);
+  });
+  CHECK_EVERY_BARRIER([](Device& device) {
+    check::Random random(6);
+    Array<uint16_t> g(halves(random, 20 * 16)), clipped(size_t{20 * 16});
+    Array<double> norms(size_t{20});
+    launchClip(device.stream(), {{g.read(), 16, 16}, {1, 20}, norms.global(), clipped.global()});
+    device.synchronise();
+    return bytesOf(clipped);
+  });
+  CHECK_EVERY_BARRIER([](Device& device) {
+    check::Random random(7);
+    Array<uint16_t> x(halves(random, 10 * 104)), high(halves(random, 300 * 104)),
+        low(halves(random, 300 * 104));
+    Array<float> product(size_t{10 * 300}), u(random.floats(10 * 300));
+    Array<double> partial(size_t{kCurveBlocks * 301}), curve(std::vector<double>(301));
+    launchThinProduct(device.stream(),
+                      {{x.read(), 104, 104}, 10, high.read(), low.read(), 104, 300, product.global()});
+    launchCurve(device.stream(),
+                {u.read(), product.global(), nullptr, 10, 300, partial.global(), curve.global()});
+    device.synchronise();
+    return bytesOf(curve);
+  });
+}
+
+TEST("barriers: products, bases, eigenvectors and pivots") {
+  CHECK_EVERY_BARRIER([](Device& device) {
+    check::Random random(8);
+    Array<double> a(doubles(random, 40 * 40)), b(doubles(random, 40 * 40)), c(size_t{40 * 40});
+    launchProduct(device.stream(), {a.read(), b.read(), c.global(), 40, 40, 40, false}, 1);
+    device.synchronise();
+    return bytesOf(c);
+  });
+  CHECK_EVERY_BARRIER([](Device& device) {
+    check::Random random(9);
+    Array<double> q(doubles(random, 7 * 300));
+    launchOrthonormalise(device.stream(), {q.global(), 7, 300}, 1);
+    device.synchronise();
+    return bytesOf(q);
+  });
+  CHECK_EVERY_BARRIER(
+      [](Device& device) {
+        check::Random random(10);
+        std::vector<double> a = doubles(random, 36 * 36);
+        for (size_t i = 0; i < 36; ++i) {
+          for (size_t j = 0; j < i; ++j) a[i * 36 + j] = a[j * 36 + i];
+        }
+        Array<double> in(a), work(a.size()), values(size_t{36}), vectors(a.size());
+        launchJacobi(device.stream(), {in.global(), work.global(), values.global(), vectors.global(), 36}, 1);
+        device.synchronise();
+        return bytesOf(vectors);
+      },
+      25);
+  CHECK_EVERY_BARRIER([](Device& device) {
+    check::Random random(11);
+    Array<double> u(doubles(random, 40 * 300)), r(size_t{40 * 300}), basis(size_t{40 * 40}), norms(size_t{300});
+    Array<int32_t> order(size_t{40}), rank(size_t{1});
+    launchPivotedQr(
+        device.stream(),
+        {u.global(), r.global(), basis.global(), norms.global(), order.global(), rank.global(), 40, 300}, 1);
+    device.synchronise();
+    return bytesOf(r) + bytesOf(order);
+  });
+}
+
+#endif
