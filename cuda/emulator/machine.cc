@@ -95,7 +95,7 @@ void Machine::startUnit(Launch& launch) {
     block->cluster = &unit->clusters[b / shape.cluster];
     block->clusterBarrier = &unit->clusterBarriers[b / shape.cluster];
     block->cluster->push_back(block.get());
-    block->shared = std::make_unique<Memory>("shared memory", shape.sharedBytes, 2, true);
+    block->shared = std::make_unique<Memory>("shared memory", shape.sharedBytes, kSharedCell, true);
     block->shared->assign(block->serial);
     block->warps.resize(shape.threads / kWarpThreads);
     block->warpBarriers.resize(block->warps.size());

@@ -18,6 +18,9 @@
 namespace flrc::emulator {
 
 inline constexpr int kWarpThreads = 32;
+// Shared memory is watched by words, as its banks are: threads that write halves of one word are in each
+// other's way.
+inline constexpr size_t kSharedCell = 4;
 // Asynchronous copies are done by nobody's thread: each mbarrier of a block has one of its own.
 inline constexpr uint32_t kCopiersPerBlock = 16;
 

@@ -89,7 +89,6 @@ constexpr int kTogether = 4;
 // [to - from] [kTogether].
 FLRC_DEVICE void projectOut(Global<double> q, int width, int from, int to, int first, int count,
                             Shared<double> dots) {
-  syncBlock();
   for (int j = from + warpIndex(); j < to; j += kWarps) {
     const Global<const double> basis = q + static_cast<int64_t>(j) * width;
     double sum[kTogether] = {};
@@ -131,11 +130,17 @@ FLRC_KERNEL void orthonormaliseKernel(FLRC_PARAMS(OrthonormaliseParams) p) {
     for (int r = 0; r < count; ++r) {
       before[r] = squaresOf(q + static_cast<int64_t>(first + r) * p.width, p.width, scratch + r % 2 * kWarps);
     }
-    for (int pass = 0; pass < 2 && first > 0; ++pass) projectOut(q, p.width, 0, first, first, count, dots);
+    for (int pass = 0; pass < 2 && first > 0; ++pass) {
+      // The first time the sums just made have a barrier behind all that was written.
+      if (pass > 0) syncBlock();
+      projectOut(q, p.width, 0, first, first, count, dots);
+    }
     for (int r = 0; r < count; ++r) {
       const Global<double> row = q + static_cast<int64_t>(first + r) * p.width;
-      for (int pass = 0; pass < 2 && r > 0; ++pass)
+      for (int pass = 0; pass < 2 && r > 0; ++pass) {
+        syncBlock();
         projectOut(q, p.width, first, first + r, first + r, 1, dots);
+      }
       const double squares = squaresOf(row, p.width, scratch + 2 * kWarps);
       // Less than this is what rounding left of a row that depends on the others.
       const double least = before[r] * 1e-26;

@@ -11,7 +11,7 @@ namespace flrc::gpu::linears {
 template <Dtype kType, int kColumns>
 FLRC_DEVICE void addRanks(const PanelJob& job, int unit, int first, int count, int staged,
                           Shared<const uint8_t> stagedUnit, Shared<const float> t,
-                          float (&sum)[kLaneOutputs][kColumns]) {
+                          float (&sum)[kLaneOutputs * kColumns]) {
   constexpr int kAhead = 4, kWords = kLaneOutputs / kWordWeights<kType>;
   constexpr int kRankBytes = static_cast<int>(groupBytes(kType)), kLaneBytes = kRankBytes / kUnitLanes;
   const int lane = laneIndex(), rank = warpIndex() * (32 / kUnitLanes) + lane / kUnitLanes;
@@ -61,7 +61,8 @@ FLRC_DEVICE void addRanks(const PanelJob& job, int unit, int first, int count, i
       for (int column = 0; column < kColumns; ++column) {
         const float in = t[j * kColumns + column];
         FLRC_UNROLL
-        for (int i = 0; i < kLaneOutputs; ++i) sum[i][column] = fusedMultiplyAdd(weight[i], in, sum[i][column]);
+        for (int i = 0; i < kLaneOutputs; ++i)
+          sum[i * kColumns + column] = fusedMultiplyAdd(weight[i], in, sum[i * kColumns + column]);
       }
     }
   }
@@ -72,7 +73,7 @@ template <Dtype kType, int kColumns>
 FLRC_DEVICE void unitOutputs(const LinearsParams& p, const Areas& areas, const PanelJob& job, int unit,
                              int staged, Shared<const uint8_t> stagedUnit, int& loaded) {
   const int tileRanks = p.xFloats / kColumns, lane = laneIndex();
-  float sum[kLaneOutputs][kColumns] = {};
+  float sum[kLaneOutputs * kColumns] = {};
   for (int first = 0; first < job.rank; first += tileRanks) {
     const int count = job.rank - first < tileRanks ? job.rank - first : tileRanks;
     if (first > 0) syncBlock();
@@ -87,17 +88,14 @@ FLRC_DEVICE void unitOutputs(const LinearsParams& p, const Areas& areas, const P
     syncBlock();
     addRanks<kType, kColumns>(job, unit, first, count, staged, stagedUnit, areas.x, sum);
   }
+  // Lanes with the same outputs have different ranks.
+  constexpr int kSums = kLaneOutputs * kColumns, kLaneSums = kSums * kUnitLanes / 32;
+  foldWarp<16, kUnitLanes, kSums>(sum);
   FLRC_UNROLL
-  for (int i = 0; i < kLaneOutputs; ++i) {
-    FLRC_UNROLL
-    for (int column = 0; column < kColumns; ++column) {
-      float total = sum[i][column];
-      FLRC_UNROLL
-      for (int mask = kUnitLanes; mask < 32; mask *= 2) total += shuffleXor(total, mask);
-      if (lane < kUnitLanes) {
-        areas.partial[(warpIndex() * kUnit + lane * kLaneOutputs + i) * kColumns + column] = total;
-      }
-    }
+  for (int s = 0; s < kLaneSums; ++s) {
+    const int index = lane / kUnitLanes * kLaneSums + s;
+    const int output = lane % kUnitLanes * kLaneOutputs + index / kColumns;
+    areas.partial[(warpIndex() * kUnit + output) * kColumns + index % kColumns] = sum[s];
   }
   syncBlock();
   for (int i = threadIndex(); i < kUnit * kColumns; i += kThreads) {

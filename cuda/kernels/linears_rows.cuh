@@ -34,7 +34,7 @@ struct Item {
 
 template <Dtype kType, int kColumns, int kRows>
 FLRC_DEVICE void addSegment(const LinearsParams& p, const Areas& areas, const Item& item,
-                            float (&sum)[kRows][kColumns]) {
+                            float (&sum)[kRows * kColumns]) {
   using Part = Chunk<kType>;
   // Chunks of each row that are under way together.
   constexpr int kAtOnce = kColumns > 1 && Part::kPerLane > 2 ? 2 : Part::kPerLane;
@@ -96,7 +96,7 @@ FLRC_DEVICE void addSegment(const LinearsParams& p, const Areas& areas, const It
             const Float4 in = x[(column * Part::kQuads + octet * 2 + half) * item.tileChunks + chunk];
             FLRC_UNROLL
             for (int r = 0; r < kRows; ++r) {
-              float& total = sum[r][column];
+              float& total = sum[r * kColumns + column];
               total = fusedMultiplyAdd(weight[r][half * 4], in.x, total);
               total = fusedMultiplyAdd(weight[r][half * 4 + 1], in.y, total);
               total = fusedMultiplyAdd(weight[r][half * 4 + 2], in.z, total);
@@ -137,16 +137,17 @@ FLRC_DEVICE void rowPass(const LinearsParams& p, const Areas& areas, int begin, 
       if constexpr (kBulk) {
         if (item.row - blockBegin < staged) Staging<kBulk>(areas.phases, 0).template wait<1>();
       }
-      float sum[kRows][kColumns] = {};
+      float sum[kRows * kColumns] = {};
       addSegment<kType, kColumns, kRows>(p, areas, item, sum);
+      constexpr int kSums = kRows * kColumns, kLaneSums = kSums < 32 ? 1 : kSums / 32;
+      foldWarp<16, 1, kSums>(sum);
+      // Fewer sums than lanes: several lanes have each, the first of which writes it.
+      constexpr int kCopies = kSums < 32 ? 32 / kSums : 1;
       FLRC_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        FLRC_UNROLL
-        for (int column = 0; column < kColumns; ++column) {
-          const float total = warpSum(sum[r][column]);
-          if (laneIndex() == 0 && r < item.rows) {
-            areas.partial[((row + r) * count + segment) * kColumns + column] = total;
-          }
+      for (int s = 0; s < kLaneSums; ++s) {
+        const int index = laneIndex() / kCopies * kLaneSums + s, r = index / kColumns;
+        if (laneIndex() % kCopies == 0 && r < item.rows) {
+          areas.partial[((row + r) * count + segment) * kColumns + index % kColumns] = sum[s];
         }
       }
     }

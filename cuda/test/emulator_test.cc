@@ -350,8 +350,11 @@ struct Product {
 void multiplyOnce(const Product p) {
   Shared<uint16_t> a = sharedMemory<uint16_t>(0), b = a + 256;
   const int lane = laneIndex();
-  for (int i = lane; i < 256; i += 32) a[i] = p.a[i];
-  for (int i = lane; i < 128; i += 32) b[i] = p.b[i];
+  const auto copyPairs = [lane](Shared<uint16_t> to, Global<const uint16_t> from, int pairs) {
+    for (int i = lane; i < pairs; i += 32) pointerCast<uint32_t>(to)[i] = pointerCast<const uint32_t>(from)[i];
+  };
+  copyPairs(a, p.a, 128);
+  copyPairs(b, p.b, 64);
   syncWarp();
   uint32_t left[4], right[4];
   loadMatrices<false>(left, a + (lane % 16 * 16 + lane / 16 * 8));
