@@ -26,6 +26,7 @@ export {
 } from './compress.js'
 export type { ChoiceSample } from './data/choices.js'
 export { type DialogueSample, parseDialogues, summaryPrompt } from './data/dialogues.js'
+export type { Device, DeviceType } from './device.js'
 export { type ErrorCode, errorCodes, FlrcError } from './errors.js'
 export type {
   AgreementOptions,
@@ -54,7 +55,6 @@ export { type InspectedProjection, type Inspection, inspect } from './inspect.js
 export type { ModelLevel, Progress, Projection, TaskOptions } from './model.js'
 export {
   type CompressionReport,
-  type Device,
   type LoadOptions,
   Model,
   type SaveOptions,

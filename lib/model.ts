@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events'
 import type { ProjectionShape } from './allocate.js'
 import { callNative, runTask } from './binding.js'
+import type { ChosenPlugin, DeviceType } from './device.js'
 import { FlrcError } from './errors.js'
 import { type ProjectionKind, projectionNames } from './format/projections.js'
 import type { ModelConfig, ModelSource, StorageDtype, StoredLevel } from './format/types.js'
@@ -62,6 +63,8 @@ export interface ModelParts {
   tokenizer: Tokenizer
   dtype: StorageDtype
   threads: number
+  /** What computes; without it the CPU does. */
+  plugin?: ChosenPlugin
   storage: 'pivoted' | 'plain'
   /** Stored / dense block parameters, as asked for; 1 for a dense model. */
   keep: number
@@ -103,9 +106,9 @@ export function nativeConfig(config: ModelConfig): NativeConfig {
 /** Reads the weights of an opened source into native memory. */
 export async function loadParts(
   source: ModelSource,
-  options: TaskOptions & { dtype: StorageDtype; threads: number },
+  options: TaskOptions & Pick<ModelParts, 'dtype' | 'threads' | 'plugin'>,
 ): Promise<ModelParts> {
-  const { dtype, threads, signal, onProgress } = options
+  const { dtype, threads, plugin, signal, onProgress } = options
   const projections = projectionsOf(source.config)
   const levels = source.flrc
     ? source.flrc.levels.map((level) => rankVector(level.ranks, projections))
@@ -117,14 +120,21 @@ export async function loadParts(
   const native = await runTask(
     (addon) =>
       addon.loadModel(
-        { config: nativeConfig(source.config), tensors: [...source.tensors.values()], dtype, threads, levels },
+        {
+          config: nativeConfig(source.config),
+          tensors: [...source.tensors.values()],
+          dtype,
+          threads,
+          levels,
+          plugin: plugin?.file,
+        },
         progressSink(onProgress),
       ),
     [signal],
     releaseNative,
   )
   const { storage = 'pivoted', keep = 1 } = source.flrc ?? {}
-  return { native, source, tokenizer, dtype, threads, storage, keep }
+  return { native, source, tokenizer, dtype, threads, plugin, storage, keep }
 }
 
 function releaseNative(native: NativeModel): void {
@@ -146,6 +156,7 @@ export class LoadedModel {
   readonly dtype: StorageDtype
   /** Compute threads, all cores where none were given. */
   readonly threads: number
+  readonly plugin: ChosenPlugin | undefined
   readonly storage: 'pivoted' | 'plain'
   /** Stored / dense block parameters, as asked for; 1 for a dense model. */
   readonly keep: number
@@ -164,6 +175,7 @@ export class LoadedModel {
     this.tokenizer = parts.tokenizer
     this.dtype = parts.dtype
     this.threads = parts.threads
+    this.plugin = parts.plugin
     this.storage = parts.storage
     this.keep = parts.keep
     this.#native = parts.native
@@ -178,6 +190,11 @@ export class LoadedModel {
 
   get config(): ModelConfig {
     return this.source.config
+  }
+
+  /** Where it decodes. */
+  get device(): DeviceType {
+    return this.plugin === undefined ? 'cpu' : 'cuda'
   }
 
   get disposed(): boolean {
@@ -347,8 +364,8 @@ export class CalibrationHandle {
       [task.signal],
       releaseNative,
     )
-    const { source, tokenizer, threads } = this.model
-    return { native, source, tokenizer, dtype: options.dtype, threads, storage: options.storage, keep }
+    const { source, tokenizer, threads, plugin } = this.model
+    return { native, source, tokenizer, dtype: options.dtype, threads, plugin, storage: options.storage, keep }
   }
 
   /** Summed loss in nats of windows of `seqLen` tokens, by rank, with that projection alone cut. */

@@ -52,6 +52,21 @@ export interface NativeModelSpec {
   threads: number
   /** Ranks per level (falling budgets) and projection in the order of `projections`; -1 is dense. */
   levels: Int32Array[]
+  /** Absolute path of the plugin that computes; without it the CPU does. */
+  plugin?: string
+}
+
+/** A plugin that opened, and whether it can run here. */
+export interface NativePlugin {
+  name: string
+  /** 0 where it cannot run; of several plugins the highest is the best. */
+  score: number
+  /** What keeps it from running. */
+  missing: string
+  /** The device as its maker calls it. */
+  device: string
+  /** Types that it takes weights in. */
+  dtypes: Record<StorageDtype, boolean>
 }
 
 export interface NativeModelInfo {
@@ -251,6 +266,8 @@ export interface NativeBinding {
   /** Bytes per second that threads (0 is all cores) together read from a buffer of so many bytes. */
   readBandwidth(bytes: number, threads: number): NativeTask<number>
 
+  /** Opens a plugin by its absolute path. E_DEVICE where it is none of this version. */
+  probePlugin(file: string): NativeTask<NativePlugin>
   loadModel(spec: NativeModelSpec, onProgress?: NativeProgress): NativeTask<NativeModel>
   modelInfo(model: NativeModel): NativeModelInfo
   /** Frees the weights once the last session and task that use them end; the handle is dead at once. */

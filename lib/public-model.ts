@@ -5,6 +5,7 @@ import { cardFigures, heldOutTable } from './checkpoint/card-figures.js'
 import { prepareTarget } from './checkpoint/directory.js'
 import type { CompressionPlan, HeldOutPerplexity } from './checkpoint/plan.js'
 import { writeCheckpoint } from './checkpoint/write.js'
+import { choosePlugin, type Device } from './device.js'
 import { FlrcError } from './errors.js'
 import { flrcVersion } from './format/flrc-header.js'
 import type { StorageDtype, StoredLevel } from './format/types.js'
@@ -17,15 +18,13 @@ import type { RecoveryReport } from './recover/report.js'
 /** What weights and factors may be held and stored in. */
 export const dtypes: readonly StorageDtype[] = ['f32', 'bf16', 'int8', 'int4']
 
-export type Device = 'auto' | 'cpu' | 'cuda'
-
 export interface LoadOptions extends TaskOptions {
   /**
    * Type that weights are held in: by default `bf16` for Hugging Face and GGUF models, and what it was written
    * in for an FLRC checkpoint.
    */
   dtype?: StorageDtype
-  /** `auto` (the default) and `cpu` compute on the CPU. */
+  /** Where to decode: `auto` (the default) is a GPU where there is one and the CUDA plugin is installed. */
   device?: Device
   /** Compute threads; 0 (the default) is all cores. */
   threads?: number
@@ -101,13 +100,13 @@ export class Model extends LoadedModel {
    */
   static async load(model: string, options: LoadOptions = {}): Promise<Model> {
     const { dtype, device = 'auto', threads = 0, signal, onProgress } = options
-    checkDevice(device)
+    checkOneOf('device', device, ['auto', 'cpu', 'cuda'])
     if (dtype !== undefined) checkOneOf('dtype', dtype, dtypes)
     checkWhole('threads', threads, 0)
     const source = await openModel(model, { signal, onProgress })
-    return new Model(
-      await loadParts(source, { dtype: dtype ?? source.flrc?.dtype ?? 'bf16', threads, signal, onProgress }),
-    )
+    const held = dtype ?? source.flrc?.dtype ?? 'bf16'
+    const plugin = await choosePlugin(device, held, signal)
+    return new Model(await loadParts(source, { dtype: held, threads, plugin, signal, onProgress }))
   }
 
   /** Continues a text, or token ids, token by token; see `GenerateOptions` and `Piece`. */
@@ -197,13 +196,4 @@ export class Model extends LoadedModel {
 
 function storedLevels(model: LoadedModel): StoredLevel[] {
   return model.levels.map(({ budget, ranks }) => ({ budget, ranks }))
-}
-
-function checkDevice(device: string): void {
-  checkOneOf('device', device, ['auto', 'cpu', 'cuda'])
-  if (device !== 'cuda') return
-  throw new FlrcError(
-    'E_DEVICE',
-    'no CUDA plugin is installed: it will come as a package of its own beside flrc; use device cpu or auto',
-  )
 }

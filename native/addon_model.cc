@@ -2,6 +2,7 @@
 
 #include "addon.h"
 #include "addon_values.h"
+#include "backend/plugin.h"
 #include "core/bandwidth.h"
 #include "core/thread_pool.h"
 #include "cpu/kernels.h"
@@ -69,8 +70,34 @@ Napi::Value load(const Napi::CallbackInfo& call) {
   spec.dtype = dtype(text(from, "dtype"));
   spec.threads = static_cast<int>(integer(from, "threads"));
   spec.levels = levels(from);
+  const std::string plugin = from.Get("plugin").IsString() ? text(from, "plugin") : std::string();
   return startWork<std::shared_ptr<const Model>>(
-      call.Env(), call[1], [spec](const Job& job) { return loadModel(spec, job); }, wrapModel);
+      call.Env(), call[1],
+      [spec, plugin](const Job& job) mutable {
+        if (!plugin.empty()) spec.backend = &openPlugin(plugin);
+        return loadModel(spec, job);
+      },
+      wrapModel);
+}
+
+Napi::Value startProbePlugin(const Napi::CallbackInfo& call) {
+  if (!call[0].IsString()) throw Error(code::internal, "file is not a string");
+  const std::string file = call[0].As<Napi::String>();
+  return startWork<PluginState>(
+      call.Env(), call.Env().Undefined(), [file](const Job&) { return probePlugin(file); },
+      [](Napi::Env env, PluginState& state) {
+        Napi::Object to = Napi::Object::New(env);
+        to.Set("name", state.name);
+        to.Set("score", toNumber(env, state.score));
+        to.Set("missing", state.missing);
+        to.Set("device", state.device.name);
+        Napi::Object dtypes = Napi::Object::New(env);
+        for (const char* name : {"f32", "bf16", "int8", "int4"}) {
+          dtypes.Set(name, (state.device.dtypes >> static_cast<int>(dtype(name)) & 1u) != 0);
+        }
+        to.Set("dtypes", dtypes);
+        return to;
+      });
 }
 
 Napi::Value modelInfo(const Napi::CallbackInfo& call) {
@@ -152,6 +179,7 @@ Napi::Value startWriteTensors(const Napi::CallbackInfo& call) {
 void addModelFunctions(Exports& exports) {
   exports.add<info>("info");
   exports.add<startReadBandwidth>("readBandwidth");
+  exports.add<startProbePlugin>("probePlugin");
   exports.add<load>("loadModel");
   exports.add<modelInfo>("modelInfo");
   exports.add<release<const Model>>("releaseModel");

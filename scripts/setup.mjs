@@ -3,6 +3,12 @@
 // others, from a bare clone on. Needs nothing but Node itself.
 import path from 'node:path'
 import { ensureCross } from './setup/cross.mjs'
+import {
+  ensureCudaPlugin,
+  ensureCudaSystemPackages,
+  ensureCudaToolchain,
+  ensureFatCudaPlugin,
+} from './setup/cuda.mjs'
 import { handOver, root, StepError } from './setup/log.mjs'
 import { ensureAddon, ensureNativeTests } from './setup/native.mjs'
 import { ensureNode } from './setup/other-node.mjs'
@@ -24,6 +30,8 @@ const packedForRelease = [
   () => ensureTarball(released),
 ]
 
+const cuda = [ensureCudaSystemPackages, ensureNodeModules, ensureCudaToolchain]
+
 const commands = {
   build: { steps: built },
   demo: { steps: built, run: ['dist/cli/main.js', 'demo'] },
@@ -44,6 +52,8 @@ const commands = {
     steps: [...packedForRelease, () => ensureNativeTests(linuxArm64), () => ensureNode(20, linuxArm64.arch)],
     run: ['scripts/check-arm64.mjs'],
   },
+  'build:cuda': { steps: [...cuda, ensureCudaPlugin] },
+  'build:cuda:fat': { steps: [...cuda, ensureFatCudaPlugin] },
   bench: { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs'] },
   'bench:progressive': { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs', 'progressive'] },
   docs: { steps: prepared, run: ['node_modules/typedoc/bin/typedoc'] },

@@ -226,6 +226,22 @@ using('every example', async () => {
   assert.match(chat.stdout, /^> .+/)
 })
 
+using('the CUDA plugin is a package of its own, found where it is installed', async () => {
+  const generate = [main, 'generate', tiny, '-p', 'x', '--device', 'cuda']
+  const without = await runProgram(process.execPath, generate)
+  assert.is(without.code, 1)
+  assert.match(without.stderr, /flrc: E_DEVICE: the CUDA plugin is not installed: npm install @flrc\/cuda/)
+  const plugin = path.join(installed, '..', '@flrc', 'cuda')
+  const prebuilds = path.join(plugin, 'prebuilds', `${process.platform}-${process.arch}`)
+  mkdirSync(prebuilds, { recursive: true })
+  writeFileSync(path.join(plugin, 'package.json'), '{ "name": "@flrc/cuda", "version": "0.0.0" }')
+  writeFileSync(path.join(prebuilds, 'flrc_cuda.so'), 'not a plugin')
+  const damaged = await runProgram(process.execPath, generate)
+  assert.is(damaged.code, 1)
+  assert.match(damaged.stderr, /flrc: E_DEVICE: .*@flrc\/cuda\/prebuilds\/.*flrc_cuda\.so does not open/)
+  rmSync(plugin, { recursive: true })
+})
+
 using('a missing or damaged binary is an error that says what to do', async () => {
   const prebuilds = path.join(installed, 'prebuilds')
   const generate = [main, 'generate', tiny, '-p', 'x']

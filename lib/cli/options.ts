@@ -1,7 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { Device } from '../device.js'
 import type { StorageDtype } from '../format/types.js'
 import { mostDrafts, type SpeculateOptions } from '../generate/speculation.js'
-import type { Device } from '../public-model.js'
 
 /** What every command takes. */
 export interface CommonOptions {

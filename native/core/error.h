@@ -14,6 +14,7 @@ inline constexpr const char* aborted = "E_ABORTED";
 inline constexpr const char* io = "E_IO";
 inline constexpr const char* numeric = "E_NUMERIC";
 inline constexpr const char* context = "E_CONTEXT";
+inline constexpr const char* device = "E_DEVICE";
 inline constexpr const char* internal = "E_INTERNAL";
 }  // namespace code
 

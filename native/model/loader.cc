@@ -41,6 +41,8 @@ class Loader {
     run(model->threads);
     for (const auto& [block, outputs] : unfinished_) finishBlock(*block, outputs);
     model->levels = levels(*model);
+    if (spec_.backend) model->device.choose(*spec_.backend);
+    model->device.weights(*model, job_);
     return model;
   }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "model/device.h"
 #include "model/linear.h"
 
 namespace flrc {
@@ -34,6 +35,7 @@ struct Model {
   // Ranks per level, level 0 first, over all projections layer by layer; -1 is dense. A dense model has
   // one level of -1.
   std::vector<std::vector<int32_t>> levels;
+  DeviceSlot device;
 
   int64_t projectionCount() const { return config.layers * kProjections; }
   const Linear& projection(int64_t index) const {

@@ -4,22 +4,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "backend.h"
+
 namespace flrc {
 
-struct Sampling {
-  double temperature = 0;  // 0 is greedy
-  int64_t topK = 0;        // 0 is off
-  double topP = 1;         // 1 is off
-  double minP = 0;         // 0 is off
-  uint64_t seed = 0;
-  uint64_t draw = 0;  // which draw of the seed this is
-};
-
-struct Sampled {
-  int32_t token = 0;
-  double logprob = 0;  // under the model's own distribution, before temperature and filters
-  double entropy = 0;  // of that distribution, nats
-};
+using Sampling = BackendSampling;
+using Sampled = BackendSampled;
 
 // What may be drawn from logits [vocab], likeliest first, and how likely: the tokens that the filters leave,
 // weighed after temperature. Greedy leaves the likeliest alone, the lowest id of equals.

@@ -10,7 +10,6 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "core/thread_pool.h"
-#include "cpu/kernels.h"
 
 namespace flrc {
 namespace {
@@ -20,12 +19,25 @@ constexpr int64_t kChunk = 512;
 
 }  // namespace
 
-Session::Session(std::shared_ptr<const Model> model)
-    : model_(std::move(model)), cache_(model_->config.layers), pass_(*model_) {}
+Session::Session(std::shared_ptr<const Model> model) : model_(std::move(model)) {}
+
+void Session::open(const Job& job) {
+  const Backend& backend = model_->device.backend();
+  DeviceModel* weights = model_->device.weights(*model_, job);
+  if (!sequence_) sequence_.emplace(backend, weights);
+  if (!pass_) pass_.emplace(backend, weights);
+}
+
+std::vector<float> Session::logits() const {
+  std::vector<float> logits(hasLogits_ ? static_cast<size_t>(model_->config.vocab) : 0);
+  if (hasLogits_) sequence_->getLogits(logits.data());
+  return logits;
+}
 
 int64_t Session::append(const int32_t* tokens, int64_t count, int64_t level, const Job& job) {
   std::lock_guard<std::mutex> lock(mutex_);
   checkAppend(tokens, count, level);
+  open(job);
   return appendChunks(tokens, count, level, job, nullptr);
 }
 
@@ -36,21 +48,22 @@ std::vector<double> Session::logprobs(const int32_t* tokens, int64_t count, int6
   if (from < 0 || from > count) throw Error(code::internal, "log probabilities from a token that is not there");
   // Tokens and level must be known to be sound before the first of them is looked up.
   checkAppend(tokens, count, level);
+  open(job);
   std::vector<double> result(static_cast<size_t>(count - from));
   if (from == 0 && count > 0) {
-    if (logits_.empty()) throw Error(code::internal, "nothing comes before the first token: append one first");
-    result[0] = tokenLogprob(logits_.data(), vocab, tokens[0]);
+    if (!hasLogits_) throw Error(code::internal, "nothing comes before the first token: append one first");
+    result[0] = tokenLogprob(this->logits().data(), vocab, tokens[0]);
   }
-  std::vector<float> logits(static_cast<size_t>(cpu::kMaxColumns * vocab));
-  std::array<int64_t, cpu::kMaxColumns> rows{};
+  std::vector<float> logits(static_cast<size_t>(kBackendRows * vocab));
+  std::array<int64_t, kBackendRows> rows{};
   appendChunks(tokens, count, level, job, [&](int64_t first, int64_t chunk) {
     // The hidden state at position t gives the logits of token t + 1.
     const int64_t begin = std::max(first, from - 1), end = std::min(first + chunk, count - 1);
-    for (int64_t t = begin; t < end; t += cpu::kMaxColumns) {
+    for (int64_t t = begin; t < end; t += kBackendRows) {
       job.check();
-      const int64_t columns = std::min<int64_t>(cpu::kMaxColumns, end - t);
+      const int64_t columns = std::min<int64_t>(kBackendRows, end - t);
       std::iota(rows.begin(), rows.end(), t - first);
-      pass_.logits(rows.data(), columns, logits.data());
+      pass_->logits(rows.data(), columns, logits.data());
       ThreadPool::shared().parallelFor(columns, model_->threads, [&](int64_t c) {
         result[static_cast<size_t>(t + c + 1 - from)] =
             tokenLogprob(logits.data() + c * vocab, vocab, tokens[t + c + 1]);
@@ -63,8 +76,8 @@ std::vector<double> Session::logprobs(const int32_t* tokens, int64_t count, int6
 void Session::checkAppend(const int32_t* tokens, int64_t count, int64_t level) const {
   const ModelConfig& config = model_->config;
   model_->checkLevel(level);
-  if (cache_.length + count > config.context) {
-    throw Error(code::context, std::to_string(cache_.length + count) + " tokens do not fit the context of " +
+  if (length_ + count > config.context) {
+    throw Error(code::context, std::to_string(length_ + count) + " tokens do not fit the context of " +
                                    std::to_string(config.context));
   }
   model_->checkTokens(tokens, count);
@@ -72,56 +85,57 @@ void Session::checkAppend(const int32_t* tokens, int64_t count, int64_t level) c
 
 int64_t Session::appendChunks(const int32_t* tokens, int64_t count, int64_t level, const Job& job,
                               const OnChunk& onChunk) {
-  const int64_t before = cache_.length;
+  const int64_t before = length_;
   try {
     for (int64_t done = 0; done < count; done += kChunk) {
       job.check();
       const int64_t chunk = std::min(kChunk, count - done);
       forward(tokens + done, chunk, level, done + chunk == count, job);
       if (onChunk) onChunk(done, chunk);
-      cache_.length += chunk;
+      length_ += chunk;
     }
   } catch (...) {
-    cache_.length = before;
-    logits_.clear();
+    length_ = before;
+    hasLogits_ = false;
     throw;
   }
   countBytes();
-  return cache_.length;
+  return length_;
 }
 
 void Session::countBytes() {
-  size_t floats = logits_.capacity() + verifiedLogits_.capacity() + pass_.capacity();
-  for (const auto& layer : cache_.layers) floats += layer.keys.capacity() + layer.values.capacity();
+  const size_t device = (sequence_ ? sequence_->bytes() : 0) + (pass_ ? pass_->bytes() : 0);
+  size_t floats = verifiedLogits_.capacity();
   size_t doubles = scratch_.capacity();
   for (const Choices& choices : draftChoices_) {
     floats += choices.tokens.capacity();
     doubles += choices.weights.capacity();
   }
-  bytes_.store(floats * sizeof(float) + doubles * sizeof(double), std::memory_order_relaxed);
+  bytes_.store(device + floats * sizeof(float) + doubles * sizeof(double), std::memory_order_relaxed);
 }
 
 std::shared_ptr<Session> Session::fork() {
   std::lock_guard<std::mutex> lock(mutex_);
   auto other = std::make_shared<Session>(model_);
-  other->cache_ = cache_;
-  other->logits_ = logits_;
+  if (sequence_) other->sequence_ = sequence_->copy(length_);
+  other->length_ = length_;
+  other->hasLogits_ = hasLogits_;
   other->countBytes();
   return other;
 }
 
 Sampled Session::sample(const Sampling& sampling) {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (logits_.empty()) throw Error(code::internal, "nothing to sample from: append tokens first");
-  return sampleToken(logits_.data(), model_->config.vocab, sampling);
+  if (!hasLogits_) throw Error(code::internal, "nothing to sample from: append tokens first");
+  return sequence_->sample(sampling);
 }
 
 SpeculationRound Session::speculate(int32_t token, const DraftOptions& options, const Sampling& sampling,
                                     const Job& job) {
   std::lock_guard<std::mutex> lock(mutex_);
-  const int64_t before = cache_.length;
-  if (options.tokens < 1 || options.tokens >= cpu::kMaxColumns) {
-    throw Error(code::internal, "a round drafts 1 to " + std::to_string(cpu::kMaxColumns - 1) + " tokens");
+  const int64_t before = length_;
+  if (options.tokens < 1 || options.tokens >= kBackendRows) {
+    throw Error(code::internal, "a round drafts 1 to " + std::to_string(kBackendRows - 1) + " tokens");
   }
   model_->checkTokens(options.ends.data(), static_cast<int64_t>(options.ends.size()));
   checkAppend(&token, 1, options.level);
@@ -129,16 +143,17 @@ SpeculationRound Session::speculate(int32_t token, const DraftOptions& options, 
     throw Error(code::context,
                 "the drafts do not fit the context of " + std::to_string(model_->config.context));
   }
+  open(job);
   SpeculationRound round;
   try {
     const auto begin = std::chrono::steady_clock::now();
     draft(token, options, sampling, job);
     round.draftSeconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    cache_.length = before;
+    length_ = before;
     verifyDrafts(token, sampling, job, round);
   } catch (...) {
-    cache_.length = before;
-    logits_.clear();
+    length_ = before;
+    hasLogits_ = false;
     throw;
   }
   countBytes();
@@ -151,10 +166,11 @@ void Session::draft(int32_t token, const DraftOptions& options, Sampling samplin
   double likelihood = 1;
   for (int64_t i = 0; i < options.tokens; ++i, ++sampling.draw) {
     forward(i == 0 ? &token : &drafts_.back(), 1, options.level, true, job);
-    ++cache_.length;
-    Choices choices = choicesOf(logits_.data(), model_->config.vocab, sampling);
+    ++length_;
+    const std::vector<float> logits = this->logits();
+    Choices choices = choicesOf(logits.data(), model_->config.vocab, sampling);
     const int32_t drafted = choices.draw(draftUniform(sampling));
-    likelihood *= std::exp(logits_[static_cast<size_t>(drafted)] - choices.logSum);
+    likelihood *= std::exp(logits[static_cast<size_t>(drafted)] - choices.logSum);
     drafts_.push_back(drafted);
     draftChoices_.push_back(std::move(choices));
     const bool ended = std::find(options.ends.begin(), options.ends.end(), drafted) != options.ends.end();
@@ -165,15 +181,15 @@ void Session::draft(int32_t token, const DraftOptions& options, Sampling samplin
 void Session::verifyDrafts(int32_t token, Sampling sampling, const Job& job, SpeculationRound& round) {
   const int64_t vocab = model_->config.vocab;
   const auto count = static_cast<int64_t>(drafts_.size());
-  std::array<int32_t, cpu::kMaxColumns> tokens{token};
+  std::array<int32_t, kBackendRows> tokens{token};
   std::copy(drafts_.begin(), drafts_.end(), tokens.begin() + 1);
   rows_.clear();
-  for (int64_t t = 0; t <= count; ++t) rows_.push_back({&cache_, cache_.length + t});
-  pass_.run(tokens.data(), rows_.data(), count + 1, 0, job);
-  std::array<int64_t, cpu::kMaxColumns> all{};
+  for (int64_t t = 0; t <= count; ++t) rows_.push_back({sequence_->get(), length_ + t});
+  pass_->run(tokens.data(), rows_.data(), count + 1, 0, job);
+  std::array<int64_t, kBackendRows> all{};
   std::iota(all.begin(), all.end(), 0);
   verifiedLogits_.resize(static_cast<size_t>((count + 1) * vocab));
-  pass_.logits(all.data(), count + 1, verifiedLogits_.data());
+  pass_->logits(all.data(), count + 1, verifiedLogits_.data());
   scratch_.resize(static_cast<size_t>(vocab));
 
   round.drafted = count;
@@ -187,28 +203,29 @@ void Session::verifyDrafts(int32_t token, Sampling sampling, const Job& job, Spe
                   : Verdict{choices.draw(own), false};
     round.tokens.push_back({verdict.token, logits[verdict.token] - choices.logSum, choices.entropy});
     if (verdict.accepted) continue;
-    cache_.length += t + 1;
-    logits_.assign(logits, logits + vocab);
+    length_ += t + 1;
+    sequence_->setLogits(logits);
+    hasLogits_ = true;
     return;
   }
 }
 
 void Session::rewind(int64_t length) {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (length < 0 || length > cache_.length) throw Error(code::internal, "rewind beyond the session's length");
-  if (length == cache_.length) return;
-  cache_.length = length;
-  logits_.clear();
+  if (length < 0 || length > length_) throw Error(code::internal, "rewind beyond the session's length");
+  if (length == length_) return;
+  length_ = length;
+  hasLogits_ = false;
 }
 
 void Session::forward(const int32_t* tokens, int64_t count, int64_t level, bool last, const Job& job) {
   rows_.clear();
-  for (int64_t t = 0; t < count; ++t) rows_.push_back({&cache_, cache_.length + t});
-  pass_.run(tokens, rows_.data(), count, level, job);
+  for (int64_t t = 0; t < count; ++t) rows_.push_back({sequence_->get(), length_ + t});
+  pass_->run(tokens, rows_.data(), count, level, job);
   if (!last) return;
   const int64_t row = count - 1;
-  logits_.resize(static_cast<size_t>(model_->config.vocab));
-  pass_.logits(&row, 1, logits_.data());
+  pass_->keepLogits(&row, 1);
+  hasLogits_ = true;
 }
 
 }  // namespace flrc

@@ -5,11 +5,11 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "core/job.h"
-#include "model/decode_pass.h"
-#include "model/kv_cache.h"
+#include "model/device.h"
 #include "model/model.h"
 #include "model/sampler.h"
 #include "model/speculate.h"
@@ -25,7 +25,8 @@ struct NextToken {
   int64_t level = 0;
 };
 
-// One generation's own state: the KV cache and the last logits. Calls take turns under the session's lock.
+// One generation's own state, on the backend that the model computes with: the KV cache and the last logits.
+// Calls take turns under the session's lock.
 class Session {
  public:
   explicit Session(std::shared_ptr<const Model> model);
@@ -58,9 +59,9 @@ class Session {
                              const Job& job);
   // Forgets positions from `length` on; the logits are gone with them.
   void rewind(int64_t length);
-  int64_t length() const { return cache_.length; }
+  int64_t length() const { return length_; }
   // Of the last appended token, [vocab]; empty before the first append and after a rewind.
-  const std::vector<float>& logits() const { return logits_; }
+  std::vector<float> logits() const;
   const Model& model() const { return *model_; }
   // Of the KV cache and the working memory.
   size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
@@ -69,6 +70,9 @@ class Session {
   // Hears of a chunk [first, first + count) of the appended tokens, which the pass has just run.
   using OnChunk = std::function<void(int64_t first, int64_t count)>;
 
+  // The backend's state of this session, made when first needed: that may take as long as the weights' way to
+  // it.
+  void open(const Job& job);
   // Of what is about to be appended: E_CONTEXT if the context would overflow.
   void checkAppend(const int32_t* tokens, int64_t count, int64_t level) const;
   int64_t appendChunks(const int32_t* tokens, int64_t count, int64_t level, const Job& job,
@@ -79,16 +83,17 @@ class Session {
   // Runs `token` and the drafts, and fills the round with what is accepted.
   void verifyDrafts(int32_t token, Sampling sampling, const Job& job, SpeculationRound& round);
   // Some tokens of appendEach, 16 at most and of one level, with `pass` as working memory.
-  static void appendRows(const NextToken* next, int64_t count, DecodePass& pass, const Job& job);
+  static void appendRows(const NextToken* next, int64_t count, PassHandle& pass, const Job& job);
   void countBytes();
 
   std::shared_ptr<const Model> model_;
   std::mutex mutex_;
   std::atomic<size_t> bytes_{0};
-  KvCache cache_;
-  DecodePass pass_;
-  std::vector<PassRow> rows_;
-  std::vector<float> logits_;
+  int64_t length_ = 0;
+  bool hasLogits_ = false;
+  std::optional<SequenceHandle> sequence_;
+  std::optional<PassHandle> pass_;
+  std::vector<BackendRow> rows_;
   // Of a round of speculation: the drafts, what they were drawn from, and level 0's logits [drafts + 1, vocab].
   std::vector<int32_t> drafts_;
   std::vector<Choices> draftChoices_;

@@ -6,7 +6,6 @@
 #include <numeric>
 
 #include "core/error.h"
-#include "cpu/kernels.h"
 #include "model/session.h"
 
 namespace flrc {
@@ -28,6 +27,7 @@ void Session::appendEach(const std::vector<NextToken>& next, const Job& job) {
       throw Error(code::internal, "sessions of different models decode together");
     }
     one.session->checkAppend(&one.token, 1, one.level);
+    one.session->open(job);
   }
 
   std::vector<NextToken> rows = next;
@@ -37,54 +37,52 @@ void Session::appendEach(const std::vector<NextToken>& next, const Job& job) {
   try {
     while (done < rows.size()) {
       size_t end = done + 1;
-      while (end < rows.size() && end - done < size_t{cpu::kMaxColumns} &&
+      while (end < rows.size() && end - done < static_cast<size_t>(kBackendRows) &&
              rows[end].level == rows[done].level) {
         ++end;
       }
-      appendRows(rows.data() + done, static_cast<int64_t>(end - done), next.front().session->pass_, job);
+      appendRows(rows.data() + done, static_cast<int64_t>(end - done), *next.front().session->pass_, job);
       done = end;
     }
   } catch (...) {
     for (size_t i = 0; i < rows.size(); ++i) {
-      if (i < done) --rows[i].session->cache_.length;
-      rows[i].session->logits_.clear();
+      if (i < done) --rows[i].session->length_;
+      rows[i].session->hasLogits_ = false;
     }
     throw;
   }
   for (Session* session : sessions) session->countBytes();
 }
 
-void Session::appendRows(const NextToken* next, int64_t count, DecodePass& pass, const Job& job) {
+void Session::appendRows(const NextToken* next, int64_t count, PassHandle& pass, const Job& job) {
   job.check();
-  const int64_t vocab = next->session->model_->config.vocab;
-  std::array<PassRow, cpu::kMaxColumns> rows{};
-  std::array<int32_t, cpu::kMaxColumns> tokens{};
-  std::array<int64_t, cpu::kMaxColumns> all{};
+  std::array<BackendRow, kBackendRows> rows{};
+  std::array<int32_t, kBackendRows> tokens{};
+  std::array<int64_t, kBackendRows> all{};
   std::iota(all.begin(), all.end(), 0);
   for (int64_t i = 0; i < count; ++i) {
-    KvCache& cache = next[i].session->cache_;
-    rows[i] = {&cache, cache.length};
+    const Session& session = *next[i].session;
+    rows[i] = {session.sequence_->get(), session.length_};
     tokens[i] = next[i].token;
   }
   pass.run(tokens.data(), rows.data(), count, next->level, job);
-  std::vector<float> logits(static_cast<size_t>(count * vocab));
-  pass.logits(all.data(), count, logits.data());
+  pass.keepLogits(all.data(), count);
   for (int64_t i = 0; i < count; ++i) {
-    next[i].session->logits_.assign(logits.begin() + i * vocab, logits.begin() + (i + 1) * vocab);
+    ++next[i].session->length_;
+    next[i].session->hasLogits_ = true;
   }
-  for (int64_t i = 0; i < count; ++i) ++next[i].session->cache_.length;
 }
 
 double Session::divergence(Session& reference, Session& of) {
   if (&reference == &of) return 0;
   std::scoped_lock lock(reference.mutex_, of.mutex_);
-  if (reference.logits_.empty() || of.logits_.empty()) {
+  if (!reference.hasLogits_ || !of.hasLogits_) {
     throw Error(code::internal, "nothing to compare: append tokens first");
   }
-  if (reference.logits_.size() != of.logits_.size()) {
+  if (reference.model_->config.vocab != of.model_->config.vocab) {
     throw Error(code::internal, "distributions over different vocabularies are to be compared");
   }
-  return klDivergence(reference.logits_.data(), of.logits_.data(), reference.model_->config.vocab);
+  return klDivergence(reference.logits().data(), of.logits().data(), reference.model_->config.vocab);
 }
 
 }  // namespace flrc

@@ -11,14 +11,15 @@ export const oldestGlibc = '2.34'
 
 /** Shared libraries of glibc itself. Those of C++, GCC, Fortran and OpenBLAS are linked in. */
 const allowedLibraries = /^(libc|libm|libdl|libpthread|librt)\.so\.\d$|^ld-linux-[\w-]+\.so\.\d$/
-const entryPoints = ['napi_register_module_v1', 'node_api_module_get_api_version_v1']
+/** What Node-API asks an addon for. */
+const addonEntryPoints = ['napi_register_module_v1', 'node_api_module_get_api_version_v1']
 /** Folders where sources lie while they are built: a person's home, Debian's builders, CI's. */
 const buildFolders =
   /(?:\/home\/|\/Users\/|\/root\/|\/build\/|\/builds\/|\/runner\/|\/node_modules\/)[\w./+-]{3,}/
 
-/** Everything wrong with an ELF file, a line each; none where it may be shipped. */
-export function binaryProblems(file) {
-  return [...libraryProblems(file), ...symbolProblems(file), ...pathProblems(file)]
+/** Everything wrong with an ELF file, a line each; none where it may be shipped. It shows `entryPoints` and no more. */
+export function binaryProblems(file, entryPoints = addonEntryPoints) {
+  return [...libraryProblems(file), ...symbolProblems(file, entryPoints), ...pathProblems(file)]
 }
 
 function libraryProblems(file) {
@@ -37,7 +38,7 @@ function libraryProblems(file) {
   return problems
 }
 
-function symbolProblems(file) {
+function symbolProblems(file, entryPoints) {
   // Num: Value Size Type Bind Vis Ndx Name
   const rows = readelf('--dyn-syms', file)
     .split('\n')

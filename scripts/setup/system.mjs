@@ -13,18 +13,25 @@ const needed = [
   { name: 'libhwy-dev', present: () => existsSync('/usr/include/hwy/highway.h') },
 ]
 
+/** For the CUDA toolchain, which comes as Python packages. */
+export const pip = {
+  name: 'python3-pip',
+  present: () => spawnSync('python3', ['-m', 'pip', '--version']).status === 0,
+}
+
 // Other versions lay the same code out differently, so only this one can check it.
 export const clangFormat = 'clang-format-14'
 
 /**
  * Installs the Debian packages the build needs, when this is CI, root, or asked for with FLRC_SETUP=1;
- * otherwise says the command and stops. CI also gets clang-format, which the tests can do without.
+ * otherwise says the command and stops. CI also gets clang-format, which the tests can do without. `more` are needed
+ * besides.
  */
-export async function ensureSystemPackages() {
+export async function ensureSystemPackages(more = []) {
   if (process.platform !== 'linux') {
     throw new StepError('system packages', `the native core builds on Linux only, not on ${process.platform}`)
   }
-  await ensurePresent(needed)
+  await ensurePresent([...needed, ...more])
   if (process.env.CI === 'true' && !onPath(clangFormat) && !obstacleTo([clangFormat])) {
     await install([clangFormat]).catch(() =>
       say(`${clangFormat} could not be installed; C++ format goes unchecked`),

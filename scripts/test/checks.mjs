@@ -2,6 +2,12 @@ import { spawnSync } from 'node:child_process'
 import { formatNative } from '../format-native.mjs'
 import { noticesProblem } from '../package/notices.mjs'
 import { ensureCudaTests } from '../setup/cuda-tests.mjs'
+import {
+  cudaToolchainIsThere,
+  ensureCudaPlugin,
+  ensureCudaSystemPackages,
+  ensureCudaToolchain,
+} from '../setup/cuda.mjs'
 import { root, StepError } from '../setup/log.mjs'
 import { ensureAddon, ensureNativeTests } from '../setup/native.mjs'
 import { ensurePrebuild, ensureTarball } from '../setup/package.mjs'
@@ -23,6 +29,7 @@ export const checks = [
   { name: 'test types', builds: 'TypeScript', run: () => builds(ensureTestCode) },
   { name: 'native tests', builds: 'native', run: () => builds(ensureNativeTests) },
   { name: 'cuda kernels', builds: 'cuda', run: () => builds(ensureCudaTests) },
+  { name: 'CUDA plugin', run: cudaPlugin },
 ]
 
 function biome() {
@@ -46,6 +53,18 @@ function notices() {
 async function ensurePackage() {
   await ensurePrebuild()
   await ensureTarball()
+}
+
+/** Compiling needs no GPU, but a toolchain that not everybody wants to download. */
+function cudaPlugin() {
+  if (process.env.CI !== 'true' && !cudaToolchainIsThere()) {
+    return { skip: 'the CUDA toolchain is not installed; npm run build:cuda does that' }
+  }
+  return builds(async () => {
+    await ensureCudaSystemPackages()
+    await ensureCudaToolchain()
+    await ensureCudaPlugin()
+  })
 }
 
 async function builds(ensure) {

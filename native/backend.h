@@ -1,0 +1,175 @@
+#pragma once
+
+// The contract between the core and what computes for it: a versioned table of functions over plain structs.
+// The CPU is one such table (model/cpu_backend.cc); a plugin is a shared object that shows another one under
+// kBackendEntry. Nothing is thrown and nothing is allocated for the other side across it: whoever made an
+// object frees it. A table may be called from any thread; calls on one pass or sequence come one at a time.
+
+#include <cstdint>
+
+#include "tensor/dtype.h"
+
+namespace flrc {
+
+// Raised with every change of a struct or of a function's meaning. Functions may be added at the table's end
+// without: `size` tells which are there.
+inline constexpr uint32_t kBackendVersion = 1;
+// `extern "C" const flrc::Backend* flrc_backend()`, valid for as long as the process lives.
+inline constexpr const char* kBackendEntry = "flrc_backend";
+using BackendEntry = const struct Backend* (*)();
+
+// The most rows that a pass takes of any sequences, each with bitwise the result that it has alone.
+inline constexpr int64_t kBackendRows = 16;
+inline constexpr int kBackendProjections = 7;
+
+enum class BackendCode : int32_t { ok = 0, outOfMemory, aborted, device, numeric, internal };
+
+// What went wrong, in words for the user; left alone by calls that return ok.
+struct BackendFailure {
+  char message[1024];
+};
+
+// Asked between pieces of work of 50 ms at most.
+struct BackendCancel {
+  void* context;
+  bool (*cancelled)(void* context);
+};
+
+struct BackendDevice {
+  char name[256];  // as its maker calls it
+  uint64_t totalBytes;
+  uint64_t freeBytes;
+  uint32_t dtypes;  // of weights that it takes: bit 1 << Dtype
+};
+
+// A RowMatrix and a PanelMatrix of tensor/matrix.h, in their layouts. Borrowed: valid during the call.
+struct BackendRows {
+  Dtype dtype;
+  int64_t rows, cols, stride;
+  const void* data;
+  const void* scale;
+  const void* zero;
+};
+struct BackendPanels {
+  Dtype dtype;
+  int64_t outputs, rank;
+  const void* data;
+  const void* scale;
+  const void* zero;
+};
+
+// A FactorBlock of model/linear.h.
+struct BackendBlock {
+  BackendRows p;
+  BackendPanels c;
+  const int32_t* pivot;   // [rank], rising; null for plain factors
+  const int32_t* gather;  // [outputs]; null for plain factors
+};
+
+// A projection y = W x (+ bias): dense, pivoted blocks from the lowest level up, or one block of plain factors.
+struct BackendLinear {
+  int64_t outputs, inputs;
+  const BackendRows* dense;  // null when factored
+  const BackendBlock* blocks;
+  int64_t blockCount;
+  bool pivoted;
+  const float* bias;  // [outputs] or null
+};
+
+struct BackendLayer {
+  const float* attentionNorm;                      // [hidden]
+  const float* mlpNorm;                            // [hidden]
+  const float* queryNorm;                          // [headDim] or null
+  const float* keyNorm;                            // [headDim] or null
+  int64_t window;                                  // sliding attention window in positions, 0 for all
+  BackendLinear projections[kBackendProjections];  // q, k, v, o, gate, up, down
+};
+
+// One loaded model; everything it points to is borrowed.
+struct BackendModel {
+  uint32_t size;
+  int64_t layers, hidden, heads, kvHeads, headDim, intermediate, vocab, context;
+  float eps;
+  const double* ropeFrequencies;  // [headDim / 2], radians per position
+  float ropeScale;                // on cos and sin
+  BackendRows embedding;          // [vocab, hidden]
+  BackendRows head;               // [vocab, hidden]; the embedding's data when tied
+  const float* finalNorm;         // [hidden]
+  const BackendLayer* layer;      // [layers]
+  int64_t levels;
+  const int32_t* const* ranks;  // [levels][layers * 7], -1 is dense
+  // The core's own Model, which outlives what is made of it; for the table that is part of the core.
+  const void* host;
+};
+
+struct BackendSampling {
+  double temperature = 0;  // 0 is greedy
+  int64_t topK = 0;        // 0 is off
+  double topP = 1;         // 1 is off
+  double minP = 0;         // 0 is off
+  uint64_t seed = 0;
+  uint64_t draw = 0;  // which draw of the seed this is
+};
+
+struct BackendSampled {
+  int32_t token = 0;
+  double logprob = 0;  // under the model's own distribution, before temperature and filters
+  double entropy = 0;  // of that distribution, nats
+};
+
+// A model's weights on the device; one sequence's keys, values and last logits there; working memory of a pass.
+struct DeviceModel;
+struct DeviceSequence;
+struct DevicePass;
+
+// One token of a pass: the sequence it belongs to and its place there.
+struct BackendRow {
+  DeviceSequence* sequence;
+  int64_t position;
+};
+
+struct Backend {
+  uint32_t size;     // sizeof(Backend) where the table was built
+  uint32_t version;  // kBackendVersion there
+  const char* name;  // "cpu", "cuda"
+
+  // How well this backend suits this machine: of several the highest is taken. 0: it cannot run here, and
+  // `failure` says what is missing.
+  int32_t (*score)(BackendFailure* failure);
+  BackendCode (*describe)(BackendDevice* out, BackendFailure* failure);
+
+  BackendCode (*createModel)(const BackendModel* model, const BackendCancel* cancel, DeviceModel** out,
+                             BackendFailure* failure);
+  void (*releaseModel)(DeviceModel* model);
+
+  BackendCode (*createSequence)(DeviceModel* model, DeviceSequence** out, BackendFailure* failure);
+  // A sequence of its own with the first `length` positions and the last logits of another.
+  BackendCode (*copySequence)(const DeviceSequence* from, int64_t length, DeviceSequence** out,
+                              BackendFailure* failure);
+  void (*releaseSequence)(DeviceSequence* sequence);
+  uint64_t (*sequenceBytes)(const DeviceSequence* sequence);
+
+  BackendCode (*createPass)(DeviceModel* model, DevicePass** out, BackendFailure* failure);
+  void (*releasePass)(DevicePass* pass);
+  uint64_t (*passBytes)(const DevicePass* pass);
+
+  // Token t becomes position rows[t].position of its sequence, all before it being there. Up to kBackendRows
+  // rows may belong to any sequences; more are consecutive positions of one sequence (prefill). Positions are
+  // below the context, tokens inside the vocabulary: the caller has checked that.
+  BackendCode (*run)(DevicePass* pass, const int32_t* tokens, const BackendRow* rows, int64_t count,
+                     int64_t level, const BackendCancel* cancel, BackendFailure* failure);
+  // Logits [count, vocab] of up to kBackendRows rows of the last run, to the host.
+  BackendCode (*logits)(DevicePass* pass, const int64_t* rows, int64_t count, float* out,
+                        BackendFailure* failure);
+  // The same logits stay where they are: each row's become its sequence's last logits.
+  BackendCode (*keepLogits)(DevicePass* pass, const int64_t* rows, int64_t count, BackendFailure* failure);
+
+  // A sequence's last logits [vocab], to the host, from the host, and sampled from (numeric if one of them is
+  // not finite). The caller knows whether there are any.
+  BackendCode (*getLogits)(DeviceSequence* sequence, float* out, BackendFailure* failure);
+  BackendCode (*setLogits)(DeviceSequence* sequence, const float* logits, BackendFailure* failure);
+  BackendCode (*sample)(DeviceSequence* sequence, const BackendSampling* sampling, BackendSampled* out,
+                        BackendFailure* failure);
+};
+
+}  // namespace flrc

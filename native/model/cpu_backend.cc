@@ -1,0 +1,172 @@
+#include "model/cpu_backend.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "core/error.h"
+#include "cpu/kernels.h"
+#include "model/decode_pass.h"
+#include "model/sampler.h"
+
+namespace flrc {
+
+static_assert(kBackendRows == cpu::kMaxColumns);
+
+struct DeviceSequence {
+  explicit DeviceSequence(const Model& of) : model(&of), cache(of.config.layers) {}
+
+  const Model* model;
+  KvCache cache;
+  std::vector<float> logits;
+};
+
+struct DevicePass {
+  explicit DevicePass(const Model& of) : model(&of), pass(of) {}
+
+  const Model* model;
+  DecodePass pass;
+  std::vector<PassRow> rows;
+  std::vector<DeviceSequence*> sequences;  // of the rows of the last run
+  std::vector<float> logits;
+};
+
+namespace {
+
+const Model& modelOf(const DeviceModel* weights) { return *reinterpret_cast<const Model*>(weights); }
+
+BackendCode codeOf(const char* name) {
+  if (!std::strcmp(name, code::outOfMemory)) return BackendCode::outOfMemory;
+  if (!std::strcmp(name, code::aborted)) return BackendCode::aborted;
+  if (!std::strcmp(name, code::numeric)) return BackendCode::numeric;
+  return BackendCode::internal;
+}
+
+BackendCode failed(BackendCode result, const char* message, BackendFailure* failure) {
+  std::snprintf(failure->message, sizeof failure->message, "%s", message);
+  return result;
+}
+
+template <typename Body>
+BackendCode guarded(BackendFailure* failure, const Body& body) {
+  try {
+    body();
+    return BackendCode::ok;
+  } catch (const Error& error) {
+    return failed(codeOf(error.code), error.what(), failure);
+  } catch (const std::bad_alloc&) {
+    return failed(BackendCode::outOfMemory, "not enough memory; use a smaller dtype or fewer tokens", failure);
+  } catch (const std::exception& error) {
+    return failed(BackendCode::internal, error.what(), failure);
+  }
+}
+
+int32_t score(BackendFailure*) { return 1; }
+
+BackendCode describe(BackendDevice* out, BackendFailure*) {
+  *out = {};
+  std::snprintf(out->name, sizeof out->name, "%s", cpu::kernels().target);
+  for (Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::int8, Dtype::int4}) {
+    out->dtypes |= 1u << static_cast<int>(dtype);
+  }
+  return BackendCode::ok;
+}
+
+BackendCode createModel(const BackendModel* model, const BackendCancel*, DeviceModel** out, BackendFailure*) {
+  *out = reinterpret_cast<DeviceModel*>(const_cast<void*>(model->host));
+  return BackendCode::ok;
+}
+
+// The core's Model frees itself.
+void releaseModel(DeviceModel*) {}
+
+BackendCode createSequence(DeviceModel* weights, DeviceSequence** out, BackendFailure* failure) {
+  return guarded(failure, [&] { *out = new DeviceSequence(modelOf(weights)); });
+}
+
+BackendCode copySequence(const DeviceSequence* from, int64_t, DeviceSequence** out, BackendFailure* failure) {
+  return guarded(failure, [&] { *out = new DeviceSequence(*from); });
+}
+
+void releaseSequence(DeviceSequence* sequence) { delete sequence; }
+
+uint64_t sequenceBytes(const DeviceSequence* sequence) {
+  size_t floats = sequence->logits.capacity();
+  for (const auto& layer : sequence->cache.layers) floats += layer.keys.capacity() + layer.values.capacity();
+  return floats * sizeof(float);
+}
+
+BackendCode createPass(DeviceModel* weights, DevicePass** out, BackendFailure* failure) {
+  return guarded(failure, [&] { *out = new DevicePass(modelOf(weights)); });
+}
+
+void releasePass(DevicePass* pass) { delete pass; }
+
+uint64_t passBytes(const DevicePass* pass) {
+  return (pass->pass.capacity() + pass->logits.capacity()) * sizeof(float);
+}
+
+BackendCode run(DevicePass* pass, const int32_t* tokens, const BackendRow* rows, int64_t count, int64_t level,
+                const BackendCancel* cancel, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    pass->rows.clear();
+    pass->sequences.clear();
+    for (int64_t t = 0; t < count; ++t) {
+      pass->rows.push_back({&rows[t].sequence->cache, rows[t].position});
+      pass->sequences.push_back(rows[t].sequence);
+    }
+    // Whoever calls this table is the core, and its cancelling that of a Job.
+    pass->pass.run(tokens, pass->rows.data(), count, level, *static_cast<const Job*>(cancel->context));
+  });
+}
+
+BackendCode logits(DevicePass* pass, const int64_t* rows, int64_t count, float* out, BackendFailure* failure) {
+  return guarded(failure, [&] { pass->pass.logits(rows, count, out); });
+}
+
+BackendCode keepLogits(DevicePass* pass, const int64_t* rows, int64_t count, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    const auto vocab = static_cast<size_t>(pass->model->config.vocab);
+    const auto sequence = [&](int64_t i) { return pass->sequences[static_cast<size_t>(rows[i])]; };
+    if (count == 1) {
+      sequence(0)->logits.resize(vocab);
+      pass->pass.logits(rows, 1, sequence(0)->logits.data());
+      return;
+    }
+    pass->logits.resize(static_cast<size_t>(count) * vocab);
+    pass->pass.logits(rows, count, pass->logits.data());
+    for (int64_t i = 0; i < count; ++i) {
+      const float* row = pass->logits.data() + static_cast<size_t>(i) * vocab;
+      sequence(i)->logits.assign(row, row + vocab);
+    }
+  });
+}
+
+BackendCode getLogits(DeviceSequence* sequence, float* out, BackendFailure*) {
+  std::copy(sequence->logits.begin(), sequence->logits.end(), out);
+  return BackendCode::ok;
+}
+
+BackendCode setLogits(DeviceSequence* sequence, const float* logits, BackendFailure* failure) {
+  return guarded(failure, [&] { sequence->logits.assign(logits, logits + sequence->model->config.vocab); });
+}
+
+BackendCode sample(DeviceSequence* sequence, const BackendSampling* sampling, BackendSampled* out,
+                   BackendFailure* failure) {
+  return guarded(
+      failure, [&] { *out = sampleToken(sequence->logits.data(), sequence->model->config.vocab, *sampling); });
+}
+
+}  // namespace
+
+const Backend& cpuBackend() {
+  static const Backend table = {sizeof(Backend), kBackendVersion, "cpu",          score,        describe,
+                                createModel,     releaseModel,    createSequence, copySequence, releaseSequence,
+                                sequenceBytes,   createPass,      releasePass,    passBytes,    run,
+                                logits,          keepLogits,      getLogits,      setLogits,    sample};
+  return table;
+}
+
+}  // namespace flrc
