@@ -65,6 +65,14 @@
           'include_dirs': ['test/native'],
         },
         {
+          # Opens the CUDA plugin, whose emulator has stacks of its own, which sanitizers do not know.
+          'target_name': 'flrc_cuda_session_test',
+          'type': 'executable',
+          'dependencies': ['flrc_core'],
+          'sources': ['<!@(node scripts/native/sources.mjs cuda-tests)'],
+          'include_dirs': ['test/native'],
+        },
+        {
           'target_name': 'flrc_test_sanitized',
           'type': 'executable',
           'sources': [

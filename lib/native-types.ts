@@ -268,6 +268,8 @@ export interface NativeBinding {
 
   /** Opens a plugin by its absolute path. E_DEVICE where it is none of this version. */
   probePlugin(file: string): NativeTask<NativePlugin>
+  /** Bytes per second that a plugin's device reads from its memory. */
+  pluginBandwidth(file: string): NativeTask<number>
   loadModel(spec: NativeModelSpec, onProgress?: NativeProgress): NativeTask<NativeModel>
   modelInfo(model: NativeModel): NativeModelInfo
   /** Frees the weights once the last session and task that use them end; the handle is dead at once. */

@@ -62,6 +62,14 @@ Napi::Value startReadBandwidth(const Napi::CallbackInfo& call) {
       [](Napi::Env env, double& bandwidth) { return toNumber(env, bandwidth); });
 }
 
+Napi::Value startPluginBandwidth(const Napi::CallbackInfo& call) {
+  if (!call[0].IsString()) throw Error(code::internal, "file is not a string");
+  const std::string file = call[0].As<Napi::String>();
+  return startWork<double>(
+      call.Env(), call.Env().Undefined(), [file](const Job&) { return pluginBandwidth(file); },
+      [](Napi::Env env, double& bandwidth) { return toNumber(env, bandwidth); });
+}
+
 Napi::Value load(const Napi::CallbackInfo& call) {
   const Napi::Object from = object(call[0], "spec");
   ModelSpec spec;
@@ -180,6 +188,7 @@ void addModelFunctions(Exports& exports) {
   exports.add<info>("info");
   exports.add<startReadBandwidth>("readBandwidth");
   exports.add<startProbePlugin>("probePlugin");
+  exports.add<startPluginBandwidth>("pluginBandwidth");
   exports.add<load>("loadModel");
   exports.add<modelInfo>("modelInfo");
   exports.add<release<const Model>>("releaseModel");

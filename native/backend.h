@@ -137,6 +137,8 @@ struct Backend {
   // `failure` says what is missing.
   int32_t (*score)(BackendFailure* failure);
   BackendCode (*describe)(BackendDevice* out, BackendFailure* failure);
+  // Bytes per second that the device reads from its memory, measured.
+  BackendCode (*readBandwidth)(double* out, BackendFailure* failure);
 
   BackendCode (*createModel)(const BackendModel* model, const BackendCancel* cancel, DeviceModel** out,
                              BackendFailure* failure);
@@ -170,6 +172,12 @@ struct Backend {
   BackendCode (*setLogits)(DeviceSequence* sequence, const float* logits, BackendFailure* failure);
   BackendCode (*sample)(DeviceSequence* sequence, const BackendSampling* sampling, BackendSampled* out,
                         BackendFailure* failure);
+
+  // Fisher scores of one dense projection [m, n], counted layer by layer, and one sequence (linalg/fisher.h):
+  // with G = sum over tokens of g x^T, sums[0] = sum (G o W)^2, sums[1] = sum G^2, sums[2] = sum |G o W|. x
+  // [tokens, n] and g [tokens, m]; w [m, n] are the host's weights in f32, for who has no better ones.
+  BackendCode (*fisher)(DeviceModel* model, int64_t projection, const float* w, const float* x, const float* g,
+                        int64_t tokens, double* sums, BackendFailure* failure);
 };
 
 }  // namespace flrc

@@ -9,6 +9,7 @@ import {
   ensureCudaToolchain,
   ensureFatCudaPlugin,
 } from './setup/cuda.mjs'
+import { ensureCudaTarball } from './setup/cuda-package.mjs'
 import { handOver, root, StepError } from './setup/log.mjs'
 import { ensureAddon, ensureNativeTests } from './setup/native.mjs'
 import { ensureNode } from './setup/other-node.mjs'
@@ -54,6 +55,7 @@ const commands = {
   },
   'build:cuda': { steps: [...cuda, ensureCudaPlugin] },
   'build:cuda:fat': { steps: [...cuda, ensureFatCudaPlugin] },
+  'pack:cuda': { steps: [...cuda, ensureCudaTarball] },
   bench: { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs'] },
   'bench:progressive': { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs', 'progressive'] },
   docs: { steps: prepared, run: ['node_modules/typedoc/bin/typedoc'] },

@@ -4,7 +4,7 @@ import { existsSync, readdirSync } from 'node:fs'
 import path from 'node:path'
 import { cudaTests } from './setup/cuda-tests.mjs'
 import { root } from './setup/log.mjs'
-import { nativeTestsOf } from './setup/native.mjs'
+import { cudaSessionTest, nativeTestsOf } from './setup/native.mjs'
 import { host } from './setup/targets.mjs'
 import { checks } from './test/checks.mjs'
 import { closingLine, sum } from './test/counts.mjs'
@@ -23,7 +23,7 @@ const wanted = (name) => patterns.length === 0 || patterns.some((pattern) => nam
 
 const nativeTests = nativeTestsOf(host)
 const results = []
-const compiled = { native: nativeTests, cuda: cudaTests }
+const compiled = { native: nativeTests, cuda: [...cudaTests, cudaSessionTest] }
 for (const check of checks) {
   // Which TypeScript tests are wanted is known only once they are compiled.
   const needed =
@@ -87,7 +87,7 @@ function report(name, result) {
 }
 
 function nativePrograms() {
-  return [...nativeTests, ...cudaTests]
+  return [...nativeTests, ...cudaTests, cudaSessionTest]
     .filter((file) => existsSync(path.join(root, file)))
     .map((file) => ({ name: path.basename(file), command: path.join(root, file), args: [], env: sanitizers }))
 }

@@ -17,10 +17,12 @@ const drivers = path.join(folder, 'drivers')
 devices.before(() => {
   mkdirSync(both)
   mkdirSync(drivers)
-  const plugin = ['test/plugins/fake_plugin.cc', 'cuda/runtime/driver.cc']
+  const plugin = ['test/plugins/fake_plugin.cc', 'cuda/runtime/driver.cc', 'cuda/runtime/libraries.cc']
   compile(plugin, counter, ['-DFAKE_SCORE=10'])
   compile(plugin, path.join(both, 'flrc_cuda_better.so'), ['-DFAKE_SCORE=20'])
-  compile(['test/plugins/fake_driver.cc'], path.join(drivers, 'libcuda.so.1'))
+  for (const library of ['libcuda.so.1', 'libcublasLt.so.13']) {
+    compile(['test/plugins/fake_driver.cc'], path.join(drivers, library))
+  }
 })
 devices.after(() => rmSync(folder, { recursive: true }))
 
@@ -110,10 +112,19 @@ devices('each part of a GPU that is missing is told apart', async () => {
   assert.is(found.code, 0, found.stderr)
 })
 
+devices("NVIDIA's libraries are taken in the versions that the plugin is built for", async () => {
+  const env = { FLRC_BACKEND_PATH: counter, FAKE_PLUGIN: 'cublas', LD_LIBRARY_PATH: drivers }
+  await refuses({ ...env, FAKE_CUBLAS_VERSION: '120800' }, /cuBLAS has version 120800.*130000 to 139999/)
+  await refuses({ ...env, FAKE_CUBLAS_VERSION: '140000' }, /cuBLAS has version 140000/)
+  const found = await generate('cuda', env)
+  assert.is(found.code, 0, found.stderr)
+})
+
 devices('a plugin computes, the better of two, behind sessions, forks, batches and speculation', async () => {
   const { code, stderr } = await runModule(
     `
     import assert from 'node:assert/strict'
+    import { benchDecode } from '#lib/bench/decode.js'
     import { Model } from '#lib/index.js'
     const model = await Model.load('models/tiny', { device: 'auto' })
     assert.equal(model.device, 'cuda')
@@ -139,6 +150,8 @@ devices('a plugin computes, the better of two, behind sessions, forks, batches a
     assert.ok(right > -1 && wrong < -9)
     session.rewind(41)
     assert.throws(() => session.sample(sampling), { code: 'E_INTERNAL' })
+    const { machine } = await benchDecode([{ name: 'counter', model }], { tokens: 2, rounds: 1 })
+    assert.equal(machine.bandwidth, 5e10)
     model.dispose()
   `,
     { env: { ...process.env, FLRC_BACKEND_PATH: both } },

@@ -2,7 +2,7 @@
 
 #include <dlfcn.h>
 
-namespace flrc::cuda {
+namespace flrc::gpu {
 namespace {
 
 // Of cuda.h; the driver keeps these numbers and the functions' names for good.
@@ -87,4 +87,4 @@ DriverState probeDriver(const char* name) {
   return state;
 }
 
-}  // namespace flrc::cuda
+}  // namespace flrc::gpu

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-namespace flrc::cuda {
+namespace flrc::gpu {
 
 // NVIDIA's driver, asked through its own library before any of CUDA is used, so that what is missing can be
 // told apart: the run-time library's errors mix a missing driver with one that is too old.
@@ -26,4 +26,4 @@ DriverState probeDriver(const char* library = "libcuda.so.1");
 // "13.0" of 13000.
 std::string versionText(int version);
 
-}  // namespace flrc::cuda
+}  // namespace flrc::gpu

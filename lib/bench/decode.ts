@@ -67,7 +67,7 @@ export interface DecodeBenchOptions extends TaskOptions {
 
 export interface DecodeBench {
   machine: {
-    /** Bytes a second that all threads together read from memory; the median of the rounds. */
+    /** Bytes a second that all threads together, or the GPU, read from memory; the median of the rounds. */
     bandwidth: number
     /** The slowest and the fastest round. */
     bandwidthSpread: [number, number]
@@ -93,7 +93,8 @@ export async function benchDecode(
   checkWhole('tokens', tokens, 1)
   checkWhole('promptTokens', promptTokens, 1)
   checkWhole('rounds', rounds, 1)
-  if (subjects.length === 0) throw new FlrcError('E_USAGE', 'there is nothing to measure; give a model')
+  const [first] = subjects
+  if (first === undefined) throw new FlrcError('E_USAGE', 'there is nothing to measure; give a model')
   const cut = { count: rounds, length: promptTokens, more: tokens }
   const running = subjects.map(({ model, schedule, speculate }) => ({
     ...{ model, speculate, schedule: schedule && scheduleOn(schedule, model) },
@@ -103,7 +104,7 @@ export async function benchDecode(
   const runs: DecodeRun[][] = subjects.map(() => [])
   const total = (rounds + 1) * subjects.length
   for (let round = 0; round <= rounds; round++) {
-    const bandwidth = await readBandwidth(subjects[0]?.model.threads ?? 0, signal)
+    const bandwidth = await readBandwidth(first.model, signal)
     if (round > 0) bandwidths.push(bandwidth)
     for (const [index, { prompts, ...subject }] of running.entries()) {
       const done = round * subjects.length + index
@@ -120,9 +121,13 @@ export async function benchDecode(
   }
 }
 
-/** Bytes a second that so many threads (0 is all cores) read from memory. */
-function readBandwidth(threads: number, signal: AbortSignal): Promise<number> {
-  return runTask((addon) => addon.readBandwidth(bandwidthBytes, threads), [signal])
+/** Bytes a second that what computes for a model reads from memory. */
+function readBandwidth({ plugin, threads }: LoadedModel, signal: AbortSignal): Promise<number> {
+  return runTask(
+    (addon) =>
+      plugin === undefined ? addon.readBandwidth(bandwidthBytes, threads) : addon.pluginBandwidth(plugin.file),
+    [signal],
+  )
 }
 
 /** Prefills and decodes exactly so many tokens greedily. */
@@ -169,10 +174,10 @@ async function decodeRun(
 
 /**
  * Bytes that decoding the token at `position` reads: embedding row, norms, lm_head in full, the level's blocks, and
- * the keys and values (f32) of the positions its layers see.
+ * the keys and values (f32, bf16 on a GPU) of the positions its layers see.
  */
-export function bytesRead({ config, levels }: LoadedModel, level: number, position: number): number {
-  const perPosition = 2 * config.kvHeads * config.headDim * Float32Array.BYTES_PER_ELEMENT
+export function bytesRead({ config, levels, device }: LoadedModel, level: number, position: number): number {
+  const perPosition = 2 * config.kvHeads * config.headDim * (device === 'cuda' ? 2 : 4)
   const seen = config.slidingWindow.map((window) =>
     window > 0 ? Math.min(window, position + 1) : position + 1,
   )

@@ -56,6 +56,13 @@ const Backend& openPlugin(const std::string& file) {
   return *table;
 }
 
+double pluginBandwidth(const std::string& file) {
+  const Backend& table = openPlugin(file);
+  double bandwidth = 0;
+  callBackend([&](BackendFailure* failure) { return table.readBandwidth(&bandwidth, failure); });
+  return bandwidth;
+}
+
 PluginState probePlugin(const std::string& file) {
   const Backend& table = openPlugin(file);
   PluginState state;

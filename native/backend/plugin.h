@@ -23,4 +23,7 @@ struct PluginState {
 };
 PluginState probePlugin(const std::string& file);
 
+// Bytes per second that a plugin's device reads from its memory, measured. E_DEVICE.
+double pluginBandwidth(const std::string& file);
+
 }  // namespace flrc

@@ -63,6 +63,7 @@ class Run {
     limits_ = layerLimits(config_, kinds, longest, model_->threads, options.memory);
     space_ = std::make_shared<SpillSpace>(limits_.stores, options.scratch);
     const auto projections = static_cast<size_t>(model_->projectionCount());
+    weights_ = model_->device.weights(*model_, job_);
     result_->model = model_;
     result_->scores.resize(projections);
     result_->curves.resize(projections);
@@ -195,8 +196,7 @@ class Run {
       for (int p = 0; p < kProjections; ++p) {
         const Linear& linear = *layer.projections[p].linear;
         scores[static_cast<size_t>(s)][static_cast<size_t>(p)] =
-            fisherScore(work.kept.input(p).data(), work.gradients.outputs[p].data(),
-                        layer.projections[p].dense.data(), tokens, linear.outputs, linear.inputs);
+            score(l, p, layer, work.kept.input(p), work.gradients.outputs[p], tokens);
         tapes_->put(s, Tapes::gradient(p), work.gradients.outputs[p]);
         if (sums_->tall(p) && options_.whitening == Whitening::twoSided) {
           tapes_->put(s, Tapes::seen(p), work.gradients.inputs[p]);
@@ -219,6 +219,18 @@ class Run {
         result_->scores[static_cast<size_t>(l * kProjections + p)] += ofSequence[static_cast<size_t>(p)];
       }
     }
+  }
+
+  // Of one projection and sequence, by what computes for the model: x [tokens, n], g [tokens, m].
+  FisherScore score(int64_t l, int p, const WideLayer& layer, const std::vector<float>& x,
+                    const std::vector<float>& g, int64_t tokens) const {
+    const Backend& backend = model_->device.backend();
+    double sums[3] = {};
+    callBackend([&](BackendFailure* failure) {
+      return backend.fisher(weights_, l * kProjections + p, layer.projections[p].dense.data(), x.data(),
+                            g.data(), tokens, sums, failure);
+    });
+    return {sums[0], sums[1], sums[2]};
   }
 
   // Of the inputs of these projections, those that factors take as they are anyway.
@@ -311,6 +323,7 @@ class Run {
   }
 
   std::shared_ptr<const Model> model_;
+  DeviceModel* weights_ = nullptr;
   const ModelConfig& config_;
   const CalibrationOptions& options_;
   const Job& job_;

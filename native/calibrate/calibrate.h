@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "calibrate/fisher.h"
 #include "calibrate/limits.h"
 #include "calibrate/spill_store.h"
 #include "core/job.h"
+#include "linalg/fisher.h"
 #include "linalg/symmetric.h"
 #include "model/head_pass.h"
 #include "model/model.h"

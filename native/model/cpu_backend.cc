@@ -6,8 +6,10 @@
 #include <new>
 #include <vector>
 
+#include "core/bandwidth.h"
 #include "core/error.h"
 #include "cpu/kernels.h"
+#include "linalg/fisher.h"
 #include "model/decode_pass.h"
 #include "model/sampler.h"
 
@@ -72,6 +74,12 @@ BackendCode describe(BackendDevice* out, BackendFailure*) {
     out->dtypes |= 1u << static_cast<int>(dtype);
   }
   return BackendCode::ok;
+}
+
+// From a buffer that no cache holds, on all cores.
+BackendCode readBandwidth(double* out, BackendFailure* failure) {
+  constexpr int64_t kBytes = 256 << 20;
+  return guarded(failure, [&] { *out = flrc::readBandwidth(kBytes, 0, Job()); });
 }
 
 BackendCode createModel(const BackendModel* model, const BackendCancel*, DeviceModel** out, BackendFailure*) {
@@ -159,13 +167,25 @@ BackendCode sample(DeviceSequence* sequence, const BackendSampling* sampling, Ba
       failure, [&] { *out = sampleToken(sequence->logits.data(), sequence->model->config.vocab, *sampling); });
 }
 
+BackendCode fisher(DeviceModel* weights, int64_t projection, const float* w, const float* x, const float* g,
+                   int64_t tokens, double* sums, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    const Linear& linear = modelOf(weights).projection(projection);
+    const FisherScore score = fisherScore(x, g, w, tokens, linear.outputs, linear.inputs);
+    sums[0] = score.weighted;
+    sums[1] = score.gradient;
+    sums[2] = score.taylor;
+  });
+}
+
 }  // namespace
 
 const Backend& cpuBackend() {
-  static const Backend table = {sizeof(Backend), kBackendVersion, "cpu",          score,        describe,
-                                createModel,     releaseModel,    createSequence, copySequence, releaseSequence,
-                                sequenceBytes,   createPass,      releasePass,    passBytes,    run,
-                                logits,          keepLogits,      getLogits,      setLogits,    sample};
+  static const Backend table = {
+      sizeof(Backend), kBackendVersion, "cpu",          score,        describe,        readBandwidth,
+      createModel,     releaseModel,    createSequence, copySequence, releaseSequence, sequenceBytes,
+      createPass,      releasePass,     passBytes,      run,          logits,          keepLogits,
+      getLogits,       setLogits,       sample,         fisher};
   return table;
 }
 

@@ -20,19 +20,26 @@ const licenseNames = /^(licen[cs]e|copying|notice)/i
 
 /** The whole file, from the packages as they are installed. */
 export function noticesText() {
-  const parts = compiledIn.map(({ name, license, text }) =>
-    section(name, license, readFileSync(path.join(root, 'scripts/package/licenses', text), 'utf8')),
-  )
   return [
     '# Third-party notices',
     'Made by `node scripts/package/notices.mjs --write`.',
     '## In the native addon',
-    ...parts,
+    ...compiledIn.map(compiledInSection),
     ...compiledInPackages.map(packageSection),
     '## Packages that npm installs beside this one',
     ...installedPackages().map(packageSection),
     '',
   ].join('\n\n')
+}
+
+/** The notices of the CUDA plugin; `cudaLicense`: the file that comes with NVIDIA's run-time library. */
+export function pluginNotices(cudaLicense) {
+  const compiler = compiledIn.filter(({ text }) => text === 'gcc.txt')
+  const parts = [
+    section('CUDA run-time library', 'NVIDIA CUDA Toolkit EULA', readFileSync(cudaLicense, 'utf8')),
+    ...compiler.map(compiledInSection),
+  ]
+  return ['# Third-party notices', '## In the plugin', ...parts, ''].join('\n\n')
 }
 
 /** Why the file in the repository is not what it should be, or undefined. */
@@ -47,6 +54,10 @@ export function installedPackages() {
   return Object.keys(packages)
     .filter((folder) => folder !== '' && !packages[folder].dev && !packages[folder].devOptional)
     .sort()
+}
+
+function compiledInSection({ name, license, text }) {
+  return section(name, license, readFileSync(path.join(root, 'scripts/package/licenses', text), 'utf8'))
 }
 
 function packageSection(folder) {

@@ -1,4 +1,5 @@
-// The tests of the CUDA kernels for a machine without a GPU: kernels, emulator and tests in one program, by g++.
+// What of CUDA is tested without a GPU, by g++: the kernels with the emulator and their tests in one program, and the
+// plugin for the emulator.
 import { mkdirSync, readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import path from 'node:path'
@@ -10,6 +11,8 @@ const compiler = process.env.CXX ?? 'g++'
 const flags = [
   '-std=c++20',
   '-O2',
+  '-fPIC',
+  '-fvisibility=hidden',
   // As nvcc does with the functions that kernels use.
   '-ffp-contract=off',
   // What a kernel forgets to set is no zero by chance.
@@ -20,22 +23,22 @@ const flags = [
   '-Wextra',
   ...['native', 'cuda', 'test/native'].map((folder) => `-I${folder}`),
 ]
-const own = ['cuda/emulator', 'cuda/kernels', 'cuda/test']
-const borrowed = ['test/native/check.cc', 'native/tensor/matrix.cc']
-const headers = ['test/native/check.h', 'native/tensor', 'native/core']
+const shared = ['cuda/emulator', 'cuda/kernels', 'cuda/runtime']
+const tests = ['cuda/test', 'cuda/test/runtime', 'test/native/check.cc', 'native/tensor/matrix.cc']
+const headers = ['test/native/check.h', 'native/tensor', 'native/core', 'native/backend.h']
+const folder = 'build/cuda-tests'
 
-export const cudaTests = ['build/cuda-tests/flrc_cuda_test']
+export const cudaTests = [`${folder}/flrc_cuda_test`]
+const plugin = `${folder}/flrc_cuda.so`
 
-/** Builds the kernel tests. */
+/** Builds the kernel tests, and the plugin that test/cuda opens. */
 export function ensureCudaTests() {
-  const [output] = cudaTests
-  const folder = path.dirname(output)
-  const hash = hashOf([...own, ...borrowed, ...headers], [versionOf(compiler), flags.join(' ')])
-  return once('cuda-tests', hash, cudaTests, async () => {
+  const inputs = [...shared, ...tests, ...headers]
+  const hash = hashOf(inputs, [versionOf(compiler), flags.join(' ')])
+  return once('cuda-tests', hash, [...cudaTests, plugin], async () => {
     mkdirSync(path.join(root, folder), { recursive: true })
-    const sources = [...own.flatMap(sourcesIn), ...borrowed]
-    const objects = sources.map((source) => path.join(folder, `${source.replaceAll('/', '-')}.o`))
-    const waiting = sources.map((source, index) => ['-x', 'c++', '-c', source, '-o', objects[index]])
+    const sources = [...shared, ...tests].flatMap(sourcesIn)
+    const waiting = sources.map((source) => ['-x', 'c++', '-c', source, '-o', objectOf(source)])
     const worker = async () => {
       for (let args = waiting.shift(); args !== undefined; args = waiting.shift()) {
         const name = path.basename(args.at(-1), '.o')
@@ -43,13 +46,28 @@ export function ensureCudaTests() {
       }
     }
     await Promise.all(Array.from({ length: availableParallelism() }, worker))
-    await runStep('CUDA tests: link', compiler, [...objects, '-o', output], { name: 'cuda-tests-link' })
+    await link(cudaTests[0], [...shared, ...tests], ['-ldl'])
+    await link(plugin, shared, ['-shared', '-ldl'])
   })
 }
 
-function sourcesIn(folder) {
-  return readdirSync(path.join(root, folder))
+async function link(output, parts, options = []) {
+  const objects = parts.flatMap(sourcesIn).map(objectOf)
+  const name = path.basename(output)
+  await runStep(`CUDA tests: link ${name}`, compiler, [...objects, ...options, '-o', output], {
+    name: `cuda-tests-link-${name}`,
+  })
+}
+
+function objectOf(source) {
+  return path.join(folder, `${source.replaceAll('/', '-')}.o`)
+}
+
+/** The file itself, or the sources in a folder. */
+function sourcesIn(part) {
+  if (path.extname(part) !== '') return [part]
+  return readdirSync(path.join(root, part))
     .filter((file) => /\.(cc|cu)$/.test(file))
     .sort()
-    .map((file) => path.join(folder, file))
+    .map((file) => path.join(part, file))
 }

@@ -12,8 +12,19 @@ const toolchain = 'build/cuda/toolchain'
 const requirements = 'scripts/setup/cuda-requirements.txt'
 const nvidia = `${toolchain}/nvidia/cu13`
 const compiler = `${nvidia}/bin/nvcc`
+/** What NVIDIA says of the run-time library, which is linked in. */
+export const cudaLicense = `${toolchain}/nvidia_cuda_runtime-13.0.96.dist-info/licenses/License.txt`
+export const fatPlugin = 'build/cuda/fat/flrc_cuda.so'
 const cmake = `${toolchain}/cmake/data/bin/cmake`
-const sources = ['cuda', 'native/backend.h', requirements, 'scripts/setup/cuda.mjs', 'scripts/package']
+const sources = [
+  'cuda',
+  'native/backend.h',
+  'native/tensor/dtype.h',
+  'native/unwind.cc',
+  requirements,
+  'scripts/setup/cuda.mjs',
+  'scripts/package',
+]
 
 /**
  * Chips that are compiled for: 90a compiles what only Hopper has, and the PTX of 80, which any later chip turns into
@@ -73,7 +84,7 @@ export function ensureCudaPlugin() {
 
 /** Builds the plugin for all chips, as it is shipped. */
 export function ensureFatCudaPlugin() {
-  return ensurePlugin('fat', 'cuda/prebuilds/linux-x64/flrc_cuda.so')
+  return ensurePlugin('fat', fatPlugin)
 }
 
 function ensurePlugin(kind, output) {

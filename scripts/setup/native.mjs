@@ -13,6 +13,9 @@ const linked = [...sources, 'test', 'package.json', 'node_modules']
 
 const output = (target, name) => path.posix.join(target.folder, 'build/Release', name)
 
+/** Opens the plugin of cuda-tests.mjs. */
+export const cudaSessionTest = 'build/Release/flrc_cuda_session_test'
+
 export const addonOf = (target) => output(target, 'flrc.node')
 /** The sanitized ones run on the machine that builds only. */
 export const nativeTestsOf = (target) =>
@@ -29,8 +32,8 @@ export function ensureAddon(target = host) {
 
 /** Builds the C++ unit tests, for this machine plain and sanitized. */
 export function ensureNativeTests(target = host) {
-  const outputs = nativeTestsOf(target)
-  const inputs = hashOf([...sources, 'test/native'], toolchain(target))
+  const outputs = target === host ? [...nativeTestsOf(host), cudaSessionTest] : nativeTestsOf(target)
+  const inputs = hashOf([...sources, 'test/native', 'test/cuda'], toolchain(target))
   return once(`native-tests${suffix(target)}`, inputs, outputs, () =>
     build('native tests', target, { tests: true, outputs: outputs.map((file) => path.basename(file)) }),
   )

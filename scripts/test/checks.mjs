@@ -1,13 +1,13 @@
 import { spawnSync } from 'node:child_process'
 import { formatNative } from '../format-native.mjs'
 import { noticesProblem } from '../package/notices.mjs'
-import { ensureCudaTests } from '../setup/cuda-tests.mjs'
 import {
   cudaToolchainIsThere,
   ensureCudaPlugin,
   ensureCudaSystemPackages,
   ensureCudaToolchain,
 } from '../setup/cuda.mjs'
+import { ensureCudaTests } from '../setup/cuda-tests.mjs'
 import { root, StepError } from '../setup/log.mjs'
 import { ensureAddon, ensureNativeTests } from '../setup/native.mjs'
 import { ensurePrebuild, ensureTarball } from '../setup/package.mjs'

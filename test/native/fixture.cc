@@ -201,7 +201,7 @@ Fixture load(const std::string& name, int threads) {
   return fixture;
 }
 
-std::shared_ptr<const flrc::Model> twoLevels(int threads) {
+flrc::ModelSpec twoLevelsSpec(int threads) {
   flrc::ModelSpec of = spec(kTwoLevelsOf, threads);
   const Array levels = arrays(kTwoLevels).at("levels");
   const auto count = static_cast<size_t>(levels.extent(1));
@@ -219,7 +219,11 @@ std::shared_ptr<const flrc::Model> twoLevels(int threads) {
     const bool factor = source.name.rfind("model.", 0) == 0;
     if (factor) of.tensors.push_back(source);
   }
-  return flrc::loadModel(of, flrc::Job());
+  return of;
+}
+
+std::shared_ptr<const flrc::Model> twoLevels(int threads) {
+  return flrc::loadModel(twoLevelsSpec(threads), flrc::Job());
 }
 
 }  // namespace fixture

@@ -41,6 +41,7 @@ Fixture load(const std::string& name, int threads);
 // (scripts/pytorch/recover_fixture.py).
 inline constexpr const char* kTwoLevels = "test/fixtures/pytorch/recover.safetensors";
 inline constexpr const char* kTwoLevelsOf = "llama3-scaled";
+flrc::ModelSpec twoLevelsSpec(int threads);
 std::shared_ptr<const flrc::Model> twoLevels(int threads);
 
 }  // namespace fixture

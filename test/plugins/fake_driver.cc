@@ -1,5 +1,5 @@
-// A libcuda.so.1 that says what the environment tells it to, for tests of what is said where something is
-// missing.
+// A libcuda.so.1 and a libcublasLt.so.13 that say what the environment tells them to, for tests of what is said
+// where something is missing.
 
 #include <cstddef>
 #include <cstdio>
@@ -15,6 +15,8 @@ int number(const char* name, int otherwise) {
 }  // namespace
 
 extern "C" {
+
+size_t cublasLtGetVersion() { return static_cast<size_t>(number("FAKE_CUBLAS_VERSION", 130002)); }
 
 int cuInit(unsigned) { return number("FAKE_CUDA_INIT", 0); }
 

@@ -1,5 +1,6 @@
 // A plugin whose model counts: after token t it holds t + 1 for the likeliest. Its table is spoiled in the way
-// that FAKE_PLUGIN names, and with FAKE_PLUGIN=driver it can run only where the CUDA plugin could.
+// that FAKE_PLUGIN names, and with FAKE_PLUGIN=driver or cublas it can run only where the CUDA plugin could, or
+// could use cuBLAS.
 
 #include <cstdio>
 #include <cstdlib>
@@ -9,6 +10,7 @@
 
 #include "backend.h"
 #include "runtime/driver.h"
+#include "runtime/libraries.h"
 
 namespace flrc {
 
@@ -47,9 +49,15 @@ int32_t score(BackendFailure* failure) {
     return 0;
   }
   if (is("driver")) {
-    const cuda::DriverState state = cuda::probeDriver();
+    const gpu::DriverState state = gpu::probeDriver();
     if (state.missing.empty()) return FAKE_SCORE;
     failed(BackendCode::device, failure, state.missing.c_str());
+    return 0;
+  }
+  if (is("cublas")) {
+    const gpu::Library library(gpu::kCublasLt);
+    if (library.missing().empty()) return FAKE_SCORE;
+    failed(BackendCode::device, failure, library.missing().c_str());
     return 0;
   }
   return FAKE_SCORE;
@@ -59,6 +67,11 @@ BackendCode describe(BackendDevice* out, BackendFailure*) {
   *out = {};
   std::snprintf(out->name, sizeof out->name, "counter of score %d", FAKE_SCORE);
   out->dtypes = is("narrow") ? 1u << static_cast<int>(Dtype::int8) : ~0u;
+  return BackendCode::ok;
+}
+
+BackendCode readBandwidth(double* out, BackendFailure*) {
+  *out = 5e10;
   return BackendCode::ok;
 }
 
@@ -151,15 +164,21 @@ BackendCode sample(DeviceSequence* sequence, const BackendSampling*, BackendSamp
   return BackendCode::ok;
 }
 
+BackendCode fisher(DeviceModel*, int64_t, const float*, const float*, const float*, int64_t, double*,
+                   BackendFailure* failure) {
+  return failed(BackendCode::internal, failure, "it only counts");
+}
+
 }  // namespace
 }  // namespace flrc
 
 extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_backend() {
   using namespace flrc;
-  static Backend table = {sizeof(Backend), kBackendVersion, "cuda",         score,        describe,
-                          createModel,     releaseModel,    createSequence, copySequence, releaseSequence,
-                          sequenceBytes,   createPass,      releasePass,    passBytes,    run,
-                          logits,          keepLogits,      getLogits,      setLogits,    sample};
+  static Backend table = {
+      sizeof(Backend), kBackendVersion, "cuda",         score,        describe,        readBandwidth,
+      createModel,     releaseModel,    createSequence, copySequence, releaseSequence, sequenceBytes,
+      createPass,      releasePass,     passBytes,      run,          logits,          keepLogits,
+      getLogits,       setLogits,       sample,         fisher};
   if (is("absent")) return nullptr;
   if (is("newer")) table.version = kBackendVersion + 1;
   if (is("short")) table.size = sizeof(Backend) - 1;

@@ -1,4 +1,4 @@
-#include "calibrate/fisher.h"
+#include "linalg/fisher.h"
 
 #include <algorithm>
 #include <vector>

@@ -1,0 +1,321 @@
+// Times a whole model on a GPU, through the table that the core calls: prefill, and decoding dense, at half the
+// block parameters, and with a budget that falls while tokens are written. The model has the shape of Llama 3.2
+// 1B and weights that mean nothing. Prints a table; with a file name, writes JSON there as well.
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "backend.h"
+#include "tensor/matrix.h"
+
+extern "C" const flrc::Backend* flrc_backend();
+
+namespace {
+
+using flrc::Backend;
+using flrc::BackendFailure;
+using flrc::Dtype;
+
+constexpr int64_t kLayers = 16, kHidden = 2048, kHeads = 32, kKvHeads = 8, kHeadDim = 64, kIntermediate = 8192;
+constexpr int64_t kVocab = 128256, kContext = 4096;
+constexpr int64_t kPrompt = 512;
+constexpr int kTokens = 128;
+constexpr int kRounds = 5;
+
+struct Shape {
+  int64_t rows, cols;
+};
+constexpr Shape kShapes[flrc::kBackendProjections] = {
+    {kHeads * kHeadDim, kHidden}, {kKvHeads * kHeadDim, kHidden}, {kKvHeads * kHeadDim, kHidden},
+    {kHidden, kHeads* kHeadDim},  {kIntermediate, kHidden},       {kIntermediate, kHidden},
+    {kHidden, kIntermediate}};
+
+template <typename Call>
+void must(const Call& call) {
+  BackendFailure failure{};
+  if (call(&failure) != flrc::BackendCode::ok) throw std::runtime_error(failure.message);
+}
+
+// Some hundredth, of either sign: sums stay finite.
+void fill(flrc::Buffer& buffer, uint64_t seed) {
+  uint64_t state = seed * 2 + 1;
+  for (size_t i = 0; i + 8 <= buffer.size(); i += 8) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    const uint64_t bits = ((state ^ state >> 29) & 0x807f807f807f807fu) | 0x3c003c003c003c00u;
+    std::memcpy(buffer.data() + i, &bits, 8);
+  }
+}
+
+flrc::BackendRows rowsOf(const flrc::RowMatrix& m) {
+  return {m.dtype, m.rows, m.cols, m.stride, m.data.data(), m.scale.data(), m.zero.data()};
+}
+
+// The rank whose pivoted block keeps `share` of a matrix's parameters.
+int64_t rankOf(Shape shape, double share) {
+  const auto m = static_cast<double>(shape.rows), n = static_cast<double>(shape.cols);
+  const double half = (m + n) / 2;
+  const double rank = half - std::sqrt(half * half - share * m * n);
+  return static_cast<int64_t>(rank) / 8 * 8;
+}
+
+struct Block {
+  flrc::RowMatrix p;
+  flrc::PanelMatrix c;
+  std::vector<int32_t> pivot, gather;
+};
+
+// A model of these levels (shares of the block parameters, falling; none: dense), in bf16.
+class Model {
+ public:
+  explicit Model(const std::vector<double>& shares) : norm_(kHidden, 1.0f) {
+    embedding_ = flrc::allocateRows(kVocab, kHidden, Dtype::bf16);
+    fill(embedding_.data, 1);
+    for (int64_t i = 0; i < kHeadDim / 2; ++i) {
+      frequencies_.push_back(std::pow(5e5, -2.0 * static_cast<double>(i) / kHeadDim));
+    }
+    ranks_.resize(std::max<size_t>(1, shares.size()));
+    for (int64_t l = 0; l < kLayers; ++l) {
+      flrc::BackendLayer layer{norm_.data(), norm_.data(), nullptr, nullptr, 0, {}};
+      for (int p = 0; p < flrc::kBackendProjections; ++p) add(layer.projections[p], kShapes[p], shares);
+      layers_.push_back(layer);
+    }
+    for (const auto& level : ranks_) levels_.push_back(level.data());
+  }
+
+  flrc::BackendModel describe() const {
+    return {sizeof(flrc::BackendModel),
+            kLayers,
+            kHidden,
+            kHeads,
+            kKvHeads,
+            kHeadDim,
+            kIntermediate,
+            kVocab,
+            kContext,
+            1e-5f,
+            frequencies_.data(),
+            1,
+            rowsOf(embedding_),
+            rowsOf(embedding_),
+            norm_.data(),
+            layers_.data(),
+            static_cast<int64_t>(levels_.size()),
+            levels_.data(),
+            nullptr};
+  }
+
+  // Of weights read for one token.
+  double bytes(size_t level) const {
+    double values = kVocab * kHidden;
+    for (size_t i = 0; i < ranks_[level].size(); ++i) {
+      const Shape shape = kShapes[i % flrc::kBackendProjections];
+      int64_t left = ranks_[level][i];
+      if (left < 0) values += static_cast<double>(shape.rows * shape.cols);
+      for (size_t b = 0; left > 0; ++b) {
+        const int64_t rank = blockRanks_[i][b];
+        values += static_cast<double>(rank * (shape.rows + shape.cols - rank));
+        left -= rank;
+      }
+    }
+    return 2 * values;
+  }
+
+ private:
+  void add(flrc::BackendLinear& to, Shape shape, const std::vector<double>& shares) {
+    to = {shape.rows, shape.cols, nullptr, nullptr, 0, true, nullptr};
+    blockRanks_.emplace_back();
+    if (shares.empty()) {
+      dense_.push_back(
+          std::make_unique<flrc::RowMatrix>(flrc::allocateRows(shape.rows, shape.cols, Dtype::bf16)));
+      fill(dense_.back()->data, dense_.size());
+      denseRows_.push_back(std::make_unique<flrc::BackendRows>(rowsOf(*dense_.back())));
+      to.dense = denseRows_.back().get();
+      ranks_[0].push_back(-1);
+      return;
+    }
+    // Blocks from the lowest level up.
+    auto described = std::make_unique<std::vector<flrc::BackendBlock>>();
+    int64_t below = 0;
+    for (size_t l = shares.size(); l-- > 0;) {
+      const int64_t rank = std::max<int64_t>(8, rankOf(shape, shares[l]) - below);
+      below += rank;
+      ranks_[l].push_back(static_cast<int32_t>(below));
+      blockRanks_.back().push_back(rank);
+      described->push_back(block(shape, rank));
+    }
+    to.blocks = described->data();
+    to.blockCount = static_cast<int64_t>(described->size());
+    described_.push_back(std::move(described));
+  }
+
+  flrc::BackendBlock block(Shape shape, int64_t rank) {
+    auto made = std::make_unique<Block>();
+    made->p = flrc::allocateRows(rank, shape.cols, Dtype::bf16);
+    made->c = flrc::allocatePanels(rank, shape.rows - rank, Dtype::bf16);
+    fill(made->p.data, blocks_.size());
+    fill(made->c.data, blocks_.size() + 1);
+    // Every so many outputs is a pivot.
+    made->gather.resize(static_cast<size_t>(shape.rows));
+    int32_t rest = static_cast<int32_t>(rank);
+    for (int64_t o = 0; o < shape.rows; ++o) {
+      const auto taken = static_cast<int64_t>(made->pivot.size());
+      const bool pivot = taken < rank && o >= taken * shape.rows / rank;
+      made->gather[static_cast<size_t>(o)] = pivot ? static_cast<int32_t>(taken) : rest++;
+      if (pivot) made->pivot.push_back(static_cast<int32_t>(o));
+    }
+    const flrc::BackendPanels panels = {made->c.dtype,       made->c.outputs,      made->c.rank,
+                                        made->c.data.data(), made->c.scale.data(), made->c.zero.data()};
+    const flrc::BackendBlock described = {rowsOf(made->p), panels, made->pivot.data(), made->gather.data()};
+    blocks_.push_back(std::move(made));
+    return described;
+  }
+
+  std::vector<float> norm_;
+  std::vector<double> frequencies_;
+  flrc::RowMatrix embedding_;
+  std::vector<std::unique_ptr<flrc::RowMatrix>> dense_;
+  std::vector<std::unique_ptr<flrc::BackendRows>> denseRows_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  std::vector<std::unique_ptr<std::vector<flrc::BackendBlock>>> described_;
+  std::vector<std::vector<int64_t>> blockRanks_;  // by projection
+  std::vector<std::vector<int32_t>> ranks_;       // by level
+  std::vector<const int32_t*> levels_;
+  std::vector<flrc::BackendLayer> layers_;
+};
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2),
+                   values.end());
+  return values[values.size() / 2];
+}
+
+struct Timing {
+  double prefillSeconds, tokenSeconds;
+};
+
+// Medians over rounds of a prompt and of tokens after it; token i of kTokens at levelOf(i).
+template <typename LevelOf>
+Timing timeModel(const Backend& table, flrc::DeviceModel* model, const LevelOf& levelOf) {
+  const flrc::BackendCancel never = {nullptr, [](void*) { return false; }};
+  flrc::DevicePass* pass = nullptr;
+  must([&](BackendFailure* f) { return table.createPass(model, &pass, f); });
+  std::vector<int32_t> prompt;
+  for (int32_t i = 0; i < kPrompt; ++i) prompt.push_back(i * 97 % static_cast<int32_t>(kVocab));
+  std::vector<double> prefill, token;
+  auto seconds = [from = std::chrono::steady_clock::now()]() mutable {
+    const auto now = std::chrono::steady_clock::now();
+    const double passed = std::chrono::duration<double>(now - from).count();
+    from = now;
+    return passed;
+  };
+  // The first round records the graphs.
+  for (int round = -1; round < kRounds; ++round) {
+    flrc::DeviceSequence* sequence = nullptr;
+    must([&](BackendFailure* f) { return table.createSequence(model, &sequence, f); });
+    std::vector<flrc::BackendRow> rows;
+    for (int64_t t = 0; t < kPrompt; ++t) rows.push_back({sequence, t});
+    int64_t row = kPrompt - 1;
+    seconds();
+    must([&](BackendFailure* f) { return table.run(pass, prompt.data(), rows.data(), kPrompt, 0, &never, f); });
+    must([&](BackendFailure* f) { return table.keepLogits(pass, &row, 1, f); });
+    flrc::BackendSampled sampled;
+    const flrc::BackendSampling greedy;
+    must([&](BackendFailure* f) { return table.sample(sequence, &greedy, &sampled, f); });
+    const double prompted = seconds();
+    row = 0;
+    for (int i = 0; i < kTokens; ++i) {
+      rows[0] = {sequence, kPrompt + i};
+      must([&](BackendFailure* f) {
+        return table.run(pass, &sampled.token, rows.data(), 1, levelOf(i), &never, f);
+      });
+      must([&](BackendFailure* f) { return table.keepLogits(pass, &row, 1, f); });
+      must([&](BackendFailure* f) { return table.sample(sequence, &greedy, &sampled, f); });
+    }
+    const double written = seconds() / kTokens;
+    table.releaseSequence(sequence);
+    if (round < 0) continue;
+    prefill.push_back(prompted);
+    token.push_back(written);
+  }
+  table.releasePass(pass);
+  return {median(prefill), median(token)};
+}
+
+struct Row {
+  std::string name;
+  double bytes;
+  Timing timing;
+};
+
+void print(const Row& row) {
+  std::printf("%-36s %10.1f %12.0f %12.1f %10.0f\n", row.name.c_str(), row.bytes / 1e6,
+              static_cast<double>(kPrompt) / row.timing.prefillSeconds, 1 / row.timing.tokenSeconds,
+              row.bytes / row.timing.tokenSeconds / 1e9);
+  std::fflush(stdout);
+}
+
+void writeJson(const char* file, const char* device, const std::vector<Row>& rows) {
+  std::FILE* out = std::fopen(file, "w");
+  if (!out) throw std::runtime_error(std::string("cannot write ") + file);
+  std::fprintf(out, "{\n  \"device\": \"%s\",\n  \"prompt\": %d,\n  \"tokens\": %d,\n  \"rows\": [", device,
+               static_cast<int>(kPrompt), kTokens);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::fprintf(
+        out,
+        "%s\n    {\"name\": \"%s\", \"bytesPerToken\": %.0f, \"prefillSeconds\": %.6g, \"tokenSeconds\": %.6g}",
+        i > 0 ? "," : "", rows[i].name.c_str(), rows[i].bytes, rows[i].timing.prefillSeconds,
+        rows[i].timing.tokenSeconds);
+  }
+  std::fprintf(out, "\n  ]\n}\n");
+  std::fclose(out);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const Backend& table = *flrc_backend();
+  BackendFailure failure{};
+  if (table.score(&failure) == 0) {
+    std::fprintf(stderr, "%s\n", failure.message);
+    return 1;
+  }
+  flrc::BackendDevice device{};
+  must([&](BackendFailure* f) { return table.describe(&device, f); });
+  std::printf("%s: 1B shape, bf16, prompt of %d tokens, %d written\n", device.name, static_cast<int>(kPrompt),
+              kTokens);
+  std::printf("%-36s %10s %12s %12s %10s\n", "model", "MB/token", "prompt, t/s", "written, t/s", "GB/s");
+  const flrc::BackendCancel never = {nullptr, [](void*) { return false; }};
+  std::vector<Row> rows;
+  const auto withModel = [&](const Model& model, const auto& body) {
+    const flrc::BackendModel described = model.describe();
+    flrc::DeviceModel* weights = nullptr;
+    must([&](BackendFailure* f) { return table.createModel(&described, &never, &weights, f); });
+    body(weights);
+    table.releaseModel(weights);
+  };
+  const auto add = [&](const std::string& name, double bytes, const Timing& timing) {
+    rows.push_back({name, bytes, timing});
+    print(rows.back());
+  };
+  {
+    const Model model({});
+    withModel(model, [&](flrc::DeviceModel* weights) {
+      add("dense", model.bytes(0), timeModel(table, weights, [](int) { return 0; }));
+    });
+  }
+  const Model model({0.9, 0.5});
+  withModel(model, [&](flrc::DeviceModel* weights) {
+    add("pivoted, keep .9", model.bytes(0), timeModel(table, weights, [](int) { return 0; }));
+    add("pivoted, budget .5", model.bytes(1), timeModel(table, weights, [](int) { return 1; }));
+    add("pivoted, .9 then .5 from half on", (model.bytes(0) + model.bytes(1)) / 2,
+        timeModel(table, weights, [](int i) { return i < kTokens / 2 ? 0 : 1; }));
+  });
+  if (count > 1) writeJson(arguments[1], device.name, rows);
+  return 0;
+}

@@ -1,0 +1,25 @@
+#include "runtime/device_limits.h"
+
+namespace flrc::gpu {
+
+#ifdef __CUDACC__
+
+DeviceLimits currentDevice() {
+  int device = 0, major = 0;
+  check(cudaGetDevice(&device));
+  DeviceLimits limits;
+  check(cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  check(cudaDeviceGetAttribute(&limits.sharedBytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  limits.hopper = major >= 9;
+  return limits;
+}
+
+#else
+
+// The emulator has all that a chip can have; few blocks, since it runs them one thread at a time.
+DeviceLimits currentDevice() { return {2, kInputBytes + 8 * 1024, true}; }
+
+#endif
+
+}  // namespace flrc::gpu

@@ -1,0 +1,199 @@
+#include "runtime/gemm.h"
+
+#ifdef __CUDACC__
+#include <cublasLt.h>
+#else
+#include "kernels/weights.cuh"
+#endif
+
+namespace flrc::gpu {
+
+#ifdef __CUDACC__
+
+namespace {
+
+constexpr size_t kWorkspaceBytes = 32 << 20;
+
+void checkBlas(cublasStatus_t status, const char* step) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  throw Failure(BackendCode::device,
+                std::string("cuBLAS fails at ") + step + " (" + std::to_string(status) + ")");
+}
+
+// Bytes that a matrix and all its columns are aligned to. Ranks are any numbers.
+template <typename T>
+uint32_t alignmentOf(const T* first, std::initializer_list<int64_t> strides) {
+  uintptr_t bits = reinterpret_cast<uintptr_t>(first) | 256;
+  for (const int64_t stride : strides) bits |= static_cast<uintptr_t>(stride) * sizeof(T);
+  return static_cast<uint32_t>(bits & (~bits + 1));
+}
+
+}  // namespace
+
+struct Gemm::Library {
+  gpu::Library file{kCublasLt};
+  cublasLtHandle_t handle = nullptr;
+  Buffer<uint8_t> workspace;
+
+  // What a product of one form needs, found once.
+  struct Plan {
+    cublasLtMatmulDesc_t operation = nullptr;
+    cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
+    cublasLtMatmulAlgo_t algorithm{};
+  };
+  using Form = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, int64_t, int64_t, int64_t,
+                          uint32_t, uint32_t, uint32_t>;
+  std::map<Form, Plan> plans;
+
+  // The functions by their own types.
+  decltype(&cublasLtCreate) create = nullptr;
+  decltype(&cublasLtDestroy) destroy = nullptr;
+  decltype(&cublasLtMatmulDescCreate) createOperation = nullptr;
+  decltype(&cublasLtMatmulDescDestroy) destroyOperation = nullptr;
+  decltype(&cublasLtMatmulDescSetAttribute) setOperation = nullptr;
+  decltype(&cublasLtMatrixLayoutCreate) createLayout = nullptr;
+  decltype(&cublasLtMatrixLayoutDestroy) destroyLayout = nullptr;
+  decltype(&cublasLtMatrixLayoutSetAttribute) setLayout = nullptr;
+  decltype(&cublasLtMatmulPreferenceCreate) createPreference = nullptr;
+  decltype(&cublasLtMatmulPreferenceDestroy) destroyPreference = nullptr;
+  decltype(&cublasLtMatmulPreferenceSetAttribute) setPreference = nullptr;
+  decltype(&cublasLtMatmulAlgoGetHeuristic) chooseAlgorithm = nullptr;
+  decltype(&cublasLtMatmul) matmul = nullptr;
+
+  template <typename Function>
+  void find(Function*& function, const char* name) {
+    function = file.function<Function>(name);
+    if (!function) throw Failure(BackendCode::device, std::string("cuBLAS has no ") + name);
+  }
+
+  Library() {
+    if (!file.missing().empty()) return;
+    find(create, "cublasLtCreate");
+    find(destroy, "cublasLtDestroy");
+    find(createOperation, "cublasLtMatmulDescCreate");
+    find(destroyOperation, "cublasLtMatmulDescDestroy");
+    find(setOperation, "cublasLtMatmulDescSetAttribute");
+    find(createLayout, "cublasLtMatrixLayoutCreate");
+    find(destroyLayout, "cublasLtMatrixLayoutDestroy");
+    find(setLayout, "cublasLtMatrixLayoutSetAttribute");
+    find(createPreference, "cublasLtMatmulPreferenceCreate");
+    find(destroyPreference, "cublasLtMatmulPreferenceDestroy");
+    find(setPreference, "cublasLtMatmulPreferenceSetAttribute");
+    find(chooseAlgorithm, "cublasLtMatmulAlgoGetHeuristic");
+    find(matmul, "cublasLtMatmul");
+    checkBlas(create(&handle), "cublasLtCreate");
+    workspace = Buffer<uint8_t>(kWorkspaceBytes);
+  }
+
+  ~Library() {
+    for (auto& [form, plan] : plans) {
+      for (cublasLtMatrixLayout_t layout : {plan.w, plan.x, plan.y}) destroyLayout(layout);
+      destroyOperation(plan.operation);
+    }
+    if (handle) destroy(handle);
+  }
+
+  cublasLtMatrixLayout_t layout(cudaDataType_t type, int64_t rows, int64_t columns, int64_t ld, int64_t batch,
+                                int64_t stride) {
+    cublasLtMatrixLayout_t made = nullptr;
+    checkBlas(createLayout(&made, type, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns), ld),
+              "a layout");
+    const auto count = static_cast<int32_t>(batch);
+    checkBlas(setLayout(made, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count), "a layout");
+    checkBlas(setLayout(made, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride), "a layout");
+    return made;
+  }
+
+  // cuBLAS has matrices by column: y^T [outputs, columns] = W^T x^T.
+  const Plan& planOf(const Product& p) {
+    const uint32_t wBytes = alignmentOf(p.w, {p.ldw, p.wStride}), xBytes = alignmentOf(p.x, {p.ldx});
+    const uint32_t yBytes = alignmentOf(p.y, {p.ldy, p.yStride});
+    const auto [at, fresh] = plans.try_emplace({p.columns, p.inputs, p.outputs, p.ldx, p.ldw, p.ldy, p.byInput,
+                                                p.batch, p.wStride, p.yStride, wBytes, xBytes, yBytes});
+    Plan& plan = at->second;
+    if (!fresh) return plan;
+    checkBlas(createOperation(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "an operation");
+    const cublasOperation_t turned = p.byInput ? CUBLAS_OP_N : CUBLAS_OP_T;
+    checkBlas(setOperation(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned),
+              "an operation");
+    plan.w = p.byInput ? layout(CUDA_R_16BF, p.outputs, p.inputs, p.ldw, p.batch, p.wStride)
+                       : layout(CUDA_R_16BF, p.inputs, p.outputs, p.ldw, p.batch, p.wStride);
+    plan.x = layout(CUDA_R_16BF, p.inputs, p.columns, p.ldx, p.batch, 0);
+    plan.y = layout(CUDA_R_32F, p.outputs, p.columns, p.ldy, p.batch, p.yStride);
+    cublasLtMatmulPreference_t preference = nullptr;
+    checkBlas(createPreference(&preference), "a preference");
+    checkBlas(setPreference(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspaceBytes,
+                            sizeof kWorkspaceBytes),
+              "a preference");
+    const std::pair<cublasLtMatmulPreferenceAttributes_t, uint32_t> alignments[] = {
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, wBytes},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, xBytes},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, yBytes},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, yBytes}};
+    for (const auto& [attribute, bytes] : alignments) {
+      checkBlas(setPreference(preference, attribute, &bytes, sizeof bytes), "a preference");
+    }
+    cublasLtMatmulHeuristicResult_t result{};
+    int found = 0;
+    const cublasStatus_t status =
+        chooseAlgorithm(handle, plan.operation, plan.w, plan.x, plan.y, plan.y, preference, 1, &result, &found);
+    destroyPreference(preference);
+    checkBlas(status, "choosing an algorithm");
+    if (found == 0) throw Failure(BackendCode::device, "cuBLAS has no algorithm for a product of a prompt");
+    plan.algorithm = result.algo;
+    return plan;
+  }
+};
+
+void Gemm::multiply(Queue& queue, const Product& p) {
+  const Library::Plan& plan = library_->planOf(p);
+  const float one = 1, kept = p.add ? 1 : 0;
+  checkBlas(library_->matmul(library_->handle, plan.operation, &one, p.w, plan.w, p.x, plan.x, &kept, p.y,
+                             plan.y, p.y, plan.y, &plan.algorithm, library_->workspace.global(),
+                             kWorkspaceBytes, queue.stream()),
+            "a product");
+}
+
+const std::string& Gemm::missing() const { return library_->file.missing(); }
+
+#else
+
+namespace {
+
+constexpr int kThreads = 64;
+
+FLRC_KERNEL void productKernel(FLRC_PARAMS(Product) p) {
+  const int64_t column = blockX();
+  for (int64_t o = threadIndex(); o < p.batch * p.outputs; o += kThreads) {
+    const int64_t part = o / p.outputs, output = o % p.outputs;
+    float sum = 0;
+    for (int64_t i = 0; i < p.inputs; ++i) {
+      const int64_t at = part * p.wStride + (p.byInput ? i * p.ldw + output : output * p.ldw + i);
+      sum = fusedMultiplyAdd(widen(p.x[column * p.ldx + i]), widen(p.w[at]), sum);
+    }
+    const int64_t to = column * p.ldy + part * p.yStride + output;
+    p.y[to] = p.add ? p.y[to] + sum : sum;
+  }
+}
+
+}  // namespace
+
+struct Gemm::Library {
+  std::string missing;
+};
+
+void Gemm::multiply(Queue& queue, const Product& product) {
+  LaunchShape shape;
+  shape.gridX = static_cast<unsigned>(product.columns);
+  shape.threads = kThreads;
+  launch(queue.stream(), shape, productKernel, product);
+}
+
+const std::string& Gemm::missing() const { return library_->missing; }
+
+#endif
+
+Gemm::Gemm() : library_(std::make_unique<Library>()) {}
+Gemm::~Gemm() = default;
+
+}  // namespace flrc::gpu

@@ -1,0 +1,245 @@
+#pragma once
+
+// Device memory and the queue of its launches, on a GPU or (built by g++) on the emulator.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/device.cuh"
+#include "runtime/failure.h"
+
+namespace flrc::gpu {
+
+#ifdef __CUDACC__
+
+// Of the device, for new buffers.
+inline uint64_t freeBytes() {
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total));
+  return free;
+}
+
+// `count` values on the device; what they are is up to whoever writes them first.
+template <typename T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t count) : count_(count) {
+    if (count == 0) return;
+    const cudaError_t status = cudaMalloc(&data_, count * sizeof(T));
+    if (status == cudaErrorMemoryAllocation) {
+      (void)cudaGetLastError();
+      throw Failure(BackendCode::outOfMemory, "the GPU has no " + std::to_string((count * sizeof(T)) >> 20) +
+                                                  " MB left; use a smaller dtype");
+    }
+    check(status);
+  }
+  Buffer(const T* host, size_t count) : Buffer(count) {
+    if (count == 0) return;
+    check(cudaMemcpy(data_, host, count * sizeof(T), cudaMemcpyHostToDevice));
+    // What comes from pageable memory may still be on its way, and queues do not wait for the default stream.
+    check(cudaStreamSynchronize(cudaStreamLegacy));
+  }
+  Buffer(Buffer&& other) noexcept
+      : count_(std::exchange(other.count_, 0)), data_(std::exchange(other.data_, nullptr)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(count_, other.count_);
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  // Waits for what still uses it.
+  ~Buffer() { cudaFree(data_); }
+
+  size_t count() const { return count_; }
+  size_t bytes() const { return count_ * sizeof(T); }
+  Global<T> global() const { return data_; }
+  Global<const T> read() const { return data_; }
+
+ private:
+  size_t count_ = 0;
+  T* data_ = nullptr;
+};
+
+// A buffer's bytes as values of another type.
+template <typename U, typename T>
+Global<const U> viewAs(const Buffer<T>& buffer) {
+  return reinterpret_cast<const U*>(buffer.read());
+}
+
+// Where in a buffer something begins.
+template <typename T>
+struct Place {
+  const Buffer<T>& buffer;
+  size_t first = 0;
+};
+
+// One stream. What is enqueued runs in order; a failure shows at synchronise() or at a copy.
+class Queue {
+ public:
+  Queue() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+  Queue(const Queue&) = delete;
+  Queue& operator=(const Queue&) = delete;
+  ~Queue() { cudaStreamDestroy(stream_); }
+
+  Stream stream() { return stream_; }
+  void synchronise() { check(cudaStreamSynchronize(stream_)); }
+
+  // All of `to`, from host memory that may go at once.
+  template <typename T>
+  void upload(Buffer<T>& to, const T* from) {
+    check(cudaMemcpyAsync(to.global(), from, to.bytes(), cudaMemcpyHostToDevice, stream_));
+  }
+  // `count` values from `first` on; what was enqueued before is done first.
+  template <typename T>
+  void download(const Buffer<T>& from, size_t first, size_t count, T* to) {
+    check(cudaMemcpyAsync(to, from.read() + first, count * sizeof(T), cudaMemcpyDeviceToHost, stream_));
+    synchronise();
+  }
+  // `count` values of each of `parts`, which lie `fromPart` and `toPart` values apart, the first ones at `from`
+  // and `to`.
+  template <typename T>
+  void move(const Place<T>& from, size_t fromPart, const Place<T>& to, size_t toPart, size_t count,
+            size_t parts = 1) {
+    for (size_t p = 0; p < parts; ++p) {
+      check(cudaMemcpyAsync(to.buffer.global() + to.first + p * toPart,
+                            from.buffer.read() + from.first + p * fromPart, count * sizeof(T),
+                            cudaMemcpyDeviceToDevice, stream_));
+    }
+  }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+// Launches recorded once and replayed as one.
+class Graph {
+ public:
+  // What `enqueue` puts into the queue.
+  Graph(Queue& queue, const std::function<void()>& enqueue) {
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(queue.stream(), cudaStreamCaptureModeThreadLocal));
+    try {
+      enqueue();
+    } catch (...) {
+      cudaStreamEndCapture(queue.stream(), &graph);
+      if (graph) cudaGraphDestroy(graph);
+      throw;
+    }
+    check(cudaStreamEndCapture(queue.stream(), &graph));
+    const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
+    cudaGraphDestroy(graph);
+    check(status);
+  }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  ~Graph() { cudaGraphExecDestroy(graph_); }
+
+  void replay(Queue& queue) { check(cudaGraphLaunch(graph_, queue.stream())); }
+
+ private:
+  cudaGraphExec_t graph_ = nullptr;
+};
+
+#else
+
+inline uint64_t freeBytes() { return uint64_t{1} << 33; }
+
+template <typename T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t count) : count_(count), memory_(allocate(count)) {}
+  Buffer(const T* host, size_t count) : Buffer(count) {
+    if (count > 0) memory_->fillFromHost(host, bytes());
+  }
+
+  size_t count() const { return count_; }
+  size_t bytes() const { return count_ * sizeof(T); }
+  Global<T> global() const {
+    if (!memory_) return nullptr;
+    memory_->track();
+    return {memory_.get(), memory_->begin()};
+  }
+  // Not watched for races, unless global() was taken as well.
+  Global<const T> read() const {
+    if (!memory_) return nullptr;
+    return {memory_.get(), memory_->begin()};
+  }
+  emulator::Memory* memory() const { return memory_.get(); }
+
+ private:
+  static std::unique_ptr<emulator::Memory> allocate(size_t count) {
+    if (count == 0) return nullptr;
+    return std::make_unique<emulator::Memory>("buffer", count * sizeof(T), std::min<size_t>(4, sizeof(T)),
+                                              false);
+  }
+
+  size_t count_ = 0;
+  std::unique_ptr<emulator::Memory> memory_;
+};
+
+template <typename U, typename T>
+Global<const U> viewAs(const Buffer<T>& buffer) {
+  return pointerCast<const U>(buffer.read());
+}
+
+template <typename T>
+struct Place {
+  const Buffer<T>& buffer;
+  size_t first = 0;
+};
+
+// Runs what is enqueued at the next synchronise(), which copies imply.
+class Queue {
+ public:
+  Stream stream() { return machine_; }
+  void synchronise() { machine_.synchronise(); }
+
+  template <typename T>
+  void upload(Buffer<T>& to, const T* from) {
+    synchronise();
+    to.memory()->fillFromHost(from, to.bytes());
+  }
+  template <typename T>
+  void download(const Buffer<T>& from, size_t first, size_t count, T* to) {
+    synchronise();
+    std::memcpy(to, from.memory()->begin() + first * sizeof(T), count * sizeof(T));
+  }
+  template <typename T>
+  void move(const Place<T>& from, size_t fromPart, const Place<T>& to, size_t toPart, size_t count,
+            size_t parts = 1) {
+    synchronise();
+    const auto* begin = reinterpret_cast<const T*>(to.buffer.memory()->begin());
+    std::vector<T> all(begin, begin + to.buffer.count());
+    const auto* values = reinterpret_cast<const T*>(from.buffer.memory()->begin()) + from.first;
+    for (size_t p = 0; p < parts; ++p) {
+      std::copy_n(values + p * fromPart, count,
+                  all.begin() + static_cast<std::ptrdiff_t>(to.first + p * toPart));
+    }
+    to.buffer.memory()->fillFromHost(all.data(), to.buffer.bytes());
+  }
+
+ private:
+  emulator::Machine machine_{1};
+};
+
+class Graph {
+ public:
+  // Recorded by being run: the emulator's launches are enqueued anew at each replay.
+  Graph(Queue&, std::function<void()> enqueue) : enqueue_(std::move(enqueue)) {}
+
+  void replay(Queue&) { enqueue_(); }
+
+ private:
+  std::function<void()> enqueue_;
+};
+
+#endif
+
+}  // namespace flrc::gpu

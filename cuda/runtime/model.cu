@@ -1,0 +1,151 @@
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "runtime/failure.h"
+#include "runtime/fisher_scores.h"
+#include "runtime/model.h"
+#include "runtime/prefill_steps.h"
+
+namespace flrc {
+namespace {
+
+using gpu::Failure;
+
+// Working memory, caches, and what CUDA itself takes.
+constexpr uint64_t kSpareBytes = 256 << 20;
+
+void checkFits(const BackendModel& model) {
+  const std::string limit = gpu::limitOf(model);
+  if (!limit.empty()) throw Failure(BackendCode::device, limit);
+  const uint64_t wanted = gpu::bytesOf(model), free = gpu::freeBytes();
+  if (wanted + kSpareBytes > free) {
+    throw Failure(BackendCode::outOfMemory, "the model's weights take " + std::to_string(wanted >> 20) +
+                                                " MB, and the GPU has " + std::to_string(free >> 20) +
+                                                " MB free; use a smaller dtype, fewer ranks, or device cpu");
+  }
+}
+
+void checkGoesOn(const BackendCancel& cancel) {
+  if (cancel.cancelled(cancel.context)) throw Failure(BackendCode::aborted, "the operation was aborted");
+}
+
+gpu::Buffer<float> vectorOf(const float* from, int64_t count) {
+  return from ? gpu::Buffer<float>(from, static_cast<size_t>(count)) : gpu::Buffer<float>();
+}
+
+}  // namespace
+
+Device& Device::shared() {
+  // Never destroyed: the CUDA run-time library may be gone by then.
+  static Device* device = new Device;
+  return *device;
+}
+
+DeviceModel::DeviceModel(const BackendModel& from, const BackendCancel& cancel)
+    : layerCount(from.layers),
+      hidden(from.hidden),
+      heads(from.heads),
+      kvHeads(from.kvHeads),
+      headDim(from.headDim),
+      intermediate(from.intermediate),
+      vocab(from.vocab),
+      context(from.context),
+      eps(from.eps),
+      ropeFrequencies(from.ropeFrequencies, from.ropeFrequencies + from.headDim / 2),
+      ropeScale(from.ropeScale),
+      tied(from.head.data == from.embedding.data) {
+  checkFits(from);
+  limits = gpu::currentDevice();
+  for (int64_t l = 0; l < from.levels; ++l) {
+    ranks.emplace_back(from.ranks[l], from.ranks[l] + from.layers * kBackendProjections);
+  }
+  embedding = gpu::RowWeights(from.embedding);
+  if (!tied) head = gpu::RowWeights(from.head);
+  finalNorm = vectorOf(from.finalNorm, hidden);
+  layers.resize(static_cast<size_t>(layerCount));
+  for (int64_t l = 0; l < layerCount; ++l) {
+    checkGoesOn(cancel);
+    const BackendLayer& layer = from.layer[l];
+    gpu::LayerWeights& to = layers[static_cast<size_t>(l)];
+    to.attentionNorm = vectorOf(layer.attentionNorm, hidden);
+    to.mlpNorm = vectorOf(layer.mlpNorm, hidden);
+    to.queryNorm = vectorOf(layer.queryNorm, headDim);
+    to.keyNorm = vectorOf(layer.keyNorm, headDim);
+    to.window = layer.window;
+    for (int p = 0; p < kBackendProjections; ++p) to.projections[p] = gpu::LinearWeights(layer.projections[p]);
+  }
+  const uint32_t zero = 0;
+  counter = gpu::Buffer<uint32_t>(&zero, 1);
+}
+
+DeviceModel::~DeviceModel() = default;
+
+DeviceSequence::DeviceSequence(DeviceModel& of)
+    : model(of), logits(static_cast<size_t>(of.vocab)), sampling(1), sampled(1) {}
+
+DeviceSequence::DeviceSequence(const DeviceSequence& from, int64_t count) : DeviceSequence(from.model) {
+  if (count > 0) {
+    reserve(count);
+    take(from, count);
+  }
+  model.queue.move<float>({from.logits}, logits.count(), {logits}, logits.count(), logits.count());
+}
+
+void DeviceSequence::take(const DeviceSequence& from, int64_t count) {
+  const auto layers = static_cast<size_t>(model.layerCount), width = static_cast<size_t>(model.kvWidth());
+  const size_t fromLayer = static_cast<size_t>(from.capacity) * width,
+               layer = static_cast<size_t>(capacity) * width;
+  const size_t values16 = static_cast<size_t>(count) * width;
+  model.queue.move<uint16_t>({from.keys}, fromLayer, {keys}, layer, values16, layers);
+  model.queue.move<uint16_t>({from.values}, fromLayer, {values}, layer, values16, layers);
+  length = count;
+}
+
+void DeviceSequence::reserve(int64_t positions) {
+  if (positions <= capacity) return;
+  DeviceSequence larger(model);
+  larger.capacity = gpu::capacityFor(positions, model.context);
+  const auto size = static_cast<size_t>(model.layerCount * larger.capacity * model.kvWidth());
+  larger.keys = gpu::Buffer<uint16_t>(size);
+  larger.values = gpu::Buffer<uint16_t>(size);
+  if (length > 0) {
+    larger.take(*this, length);
+    // What is read from is freed at the end.
+    model.queue.synchronise();
+  }
+  std::swap(keys, larger.keys);
+  std::swap(values, larger.values);
+  std::swap(capacity, larger.capacity);
+}
+
+BackendSampled DeviceSequence::sample(const BackendSampling& how) {
+  const gpu::SamplingRow row = {static_cast<float>(how.temperature),
+                                static_cast<int32_t>(std::min<int64_t>(how.topK, model.vocab)),
+                                static_cast<float>(how.topP),
+                                static_cast<float>(how.minP),
+                                how.seed,
+                                how.draw};
+  model.queue.upload(sampling, &row);
+  gpu::launchSample(
+      model.queue.stream(),
+      {logits.read(), static_cast<int>(model.vocab), sampling.global(), sampled.global(), nullptr, nullptr}, 1,
+      false);
+  gpu::SampledRow drawn;
+  model.queue.download(sampled, 0, 1, &drawn);
+  if (drawn.token < 0) {
+    throw Failure(BackendCode::numeric, "a logit is not finite; the model's weights overflow in this dtype");
+  }
+  return {drawn.token, drawn.logprob, drawn.entropy};
+}
+
+namespace gpu {
+
+int64_t capacityFor(int64_t positions, int64_t context) {
+  int64_t capacity = kLeastPositions;
+  while (capacity < positions) capacity *= 2;
+  return std::max(positions, std::min(capacity, context));
+}
+
+}  // namespace gpu
+}  // namespace flrc

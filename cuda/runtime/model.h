@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "kernels/sample.h"
+#include "runtime/device_limits.h"
+#include "runtime/memory.h"
+#include "runtime/weights.h"
+
+namespace flrc {
+
+namespace gpu {
+class FisherScores;
+class PrefillSteps;
+}  // namespace gpu
+
+// All work of all models goes through one queue, under its lock: launches of kernels/linears.h from two queues
+// could each keep the other from being complete.
+struct Device {
+  static Device& shared();
+
+  std::mutex mutex;
+  gpu::Queue queue;
+};
+
+// The contract's handles.
+
+struct DeviceModel {
+  explicit DeviceModel(const BackendModel& from, const BackendCancel& cancel);
+  ~DeviceModel();
+
+  const gpu::RowWeights& headRows() const { return tied ? embedding : head; }
+  int64_t rank(int64_t level, int64_t layer, int projection) const {
+    return ranks[static_cast<size_t>(level)][static_cast<size_t>(layer * kBackendProjections + projection)];
+  }
+  int64_t queryWidth() const { return heads * headDim; }
+  int64_t kvWidth() const { return kvHeads * headDim; }
+
+  int64_t layerCount, hidden, heads, kvHeads, headDim, intermediate, vocab, context;
+  float eps;
+  std::vector<double> ropeFrequencies;
+  float ropeScale;
+  std::vector<std::vector<int32_t>> ranks;  // by level
+  bool tied;
+
+  std::mutex& mutex = Device::shared().mutex;
+  gpu::Queue& queue = Device::shared().queue;
+  gpu::DeviceLimits limits;
+  gpu::RowWeights embedding, head;
+  gpu::Buffer<float> finalNorm;
+  std::vector<gpu::LayerWeights> layers;
+  gpu::Buffer<uint32_t> counter;  // of all launches' grid barriers
+  // Working memory of prompts, which would be too large for every session to have its own.
+  std::unique_ptr<gpu::PrefillSteps> prefill;
+  std::unique_ptr<gpu::FisherScores> fisher;
+};
+
+struct DeviceSequence {
+  explicit DeviceSequence(DeviceModel& of);
+  // The first `length` positions of another, and its logits.
+  DeviceSequence(const DeviceSequence& from, int64_t length);
+
+  // Room for `positions`; what is there stays.
+  void reserve(int64_t positions);
+  // Draws from the logits. Numeric where one is not finite.
+  BackendSampled sample(const BackendSampling& how);
+
+  // The first `count` positions of another, to room that is there.
+  void take(const DeviceSequence& from, int64_t count);
+
+  DeviceModel& model;
+  gpu::Buffer<uint16_t> keys, values;  // bf16, [layers][capacity][kvHeads * headDim]
+  int64_t capacity = 0;
+  int64_t length = 0;  // positions that have been written
+  gpu::Buffer<float> logits;
+  gpu::Buffer<gpu::SamplingRow> sampling;
+  gpu::Buffer<gpu::SampledRow> sampled;
+};
+
+namespace gpu {
+
+// Positions that a cache is made for: powers of two from kLeastPositions on, up to the context.
+inline constexpr int64_t kLeastPositions = 64;
+int64_t capacityFor(int64_t positions, int64_t context);
+
+}  // namespace gpu
+}  // namespace flrc

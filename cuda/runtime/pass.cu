@@ -1,0 +1,70 @@
+#include <algorithm>
+#include <numeric>
+
+#include "runtime/failure.h"
+#include "runtime/pass.h"
+#include "runtime/prefill_steps.h"
+
+namespace flrc {
+
+void DevicePass::run(const int32_t* tokens, const BackendRow* rows, int64_t count, int64_t level,
+                     const BackendCancel& cancel) {
+  if (cancel.cancelled(cancel.context)) throw gpu::Failure(BackendCode::aborted, "the operation was aborted");
+  sequences_.clear();
+  int64_t longest = 0;
+  for (int64_t t = 0; t < count; ++t) {
+    DeviceSequence& sequence = *rows[t].sequence;
+    sequences_.push_back(&sequence);
+    sequence.reserve(rows[t].position + 1);
+    longest = std::max(longest, rows[t].position + 1);
+  }
+  const int64_t positions = gpu::capacityFor(longest, model.context);
+  if (count > kBackendRows) {
+    std::unique_ptr<gpu::PrefillSteps>& steps = model.prefill;
+    if (!steps || steps->columns() < count) steps = std::make_unique<gpu::PrefillSteps>(model, count);
+    steps->reserve(positions);
+    steps->describe(tokens, rows, count);
+    steps->enqueue(level, count);
+    const auto floats = static_cast<size_t>(count * model.hidden);
+    if (states_.count() < floats) states_ = gpu::Buffer<float>(floats);
+    model.queue.move<float>({steps->states()}, floats, {states_}, floats, floats);
+    // Whoever cancels must not wait for what is queued far ahead.
+    model.queue.synchronise();
+  } else {
+    decode_.reserve(positions);
+    decode_.describe(tokens, rows, count);
+    decode_.replay(level, count, positions);
+  }
+  for (int64_t t = 0; t < count; ++t) {
+    rows[t].sequence->length = std::max(rows[t].sequence->length, rows[t].position + 1);
+  }
+}
+
+std::vector<int64_t> DevicePass::place(const int64_t* rows, int64_t count) {
+  std::vector<int64_t> places(rows, rows + count);
+  // Decoding has made all of them.
+  if (static_cast<int64_t>(sequences_.size()) <= kBackendRows) return places;
+  decode_.headOf(states_, places);
+  std::iota(places.begin(), places.end(), int64_t{0});
+  return places;
+}
+
+void DevicePass::logits(const int64_t* rows, int64_t count, float* out) {
+  const std::vector<int64_t> places = place(rows, count);
+  const auto vocab = static_cast<size_t>(model.vocab);
+  for (size_t i = 0; i < places.size(); ++i) {
+    model.queue.download(decode_.logits(), static_cast<size_t>(places[i]) * vocab, vocab, out + i * vocab);
+  }
+}
+
+void DevicePass::keepLogits(const int64_t* rows, int64_t count) {
+  const std::vector<int64_t> places = place(rows, count);
+  const auto vocab = static_cast<size_t>(model.vocab);
+  for (size_t i = 0; i < places.size(); ++i) {
+    const DeviceSequence& sequence = *sequences_[static_cast<size_t>(rows[i])];
+    model.queue.move<float>({decode_.logits(), static_cast<size_t>(places[i]) * vocab}, vocab,
+                            {sequence.logits}, vocab, vocab);
+  }
+}
+
+}  // namespace flrc

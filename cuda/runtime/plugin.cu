@@ -1,0 +1,159 @@
+// The plugin's table (native/backend.h).
+
+#include <cstdio>
+#include <memory>
+
+#include "backend.h"
+#include "runtime/bandwidth.h"
+#include "runtime/driver.h"
+#include "runtime/failure.h"
+#include "runtime/fisher_scores.h"
+#include "runtime/pass.h"
+
+namespace flrc::gpu {
+namespace {
+
+constexpr int32_t kGpuScore = 100;
+
+int32_t score(BackendFailure* failure) {
+#ifdef __CUDACC__
+  const DriverState state = probeDriver();
+  if (!state.missing.empty()) {
+    std::snprintf(failure->message, sizeof failure->message, "%s", state.missing.c_str());
+    return 0;
+  }
+#else
+  (void)failure;
+#endif
+  return kGpuScore;
+}
+
+BackendCode describe(BackendDevice* out, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    *out = {};
+#ifdef __CUDACC__
+    const DriverState state = probeDriver();
+    std::snprintf(out->name, sizeof out->name, "%s", state.device.c_str());
+    out->totalBytes = state.totalBytes;
+#else
+    std::snprintf(out->name, sizeof out->name, "emulator");
+#endif
+    for (Dtype dtype : {Dtype::bf16, Dtype::int8, Dtype::int4}) out->dtypes |= 1u << static_cast<int>(dtype);
+  });
+}
+
+BackendCode readBandwidth(double* out, BackendFailure* failure) {
+  return guarded(failure, [&] { *out = measureBandwidth(); });
+}
+
+BackendCode createModel(const BackendModel* model, const BackendCancel* cancel, DeviceModel** out,
+                        BackendFailure* failure) {
+  return guarded(failure, [&] { *out = new DeviceModel(*model, *cancel); });
+}
+
+void releaseModel(DeviceModel* model) {
+  std::lock_guard<std::mutex> lock(Device::shared().mutex);
+  delete model;
+}
+
+BackendCode createSequence(DeviceModel* model, DeviceSequence** out, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    std::lock_guard<std::mutex> lock(model->mutex);
+    *out = new DeviceSequence(*model);
+  });
+}
+
+BackendCode copySequence(const DeviceSequence* from, int64_t length, DeviceSequence** out,
+                         BackendFailure* failure) {
+  return guarded(failure, [&] {
+    std::lock_guard<std::mutex> lock(from->model.mutex);
+    *out = new DeviceSequence(*from, length);
+  });
+}
+
+// Frees what is on the device under the lock of the queue, which may still work on it.
+template <typename Object>
+void release(Object* object) {
+  std::lock_guard<std::mutex> lock(Device::shared().mutex);
+  delete object;
+}
+
+uint64_t sequenceBytes(const DeviceSequence* sequence) {
+  return sequence->keys.bytes() + sequence->values.bytes() + sequence->logits.bytes();
+}
+
+BackendCode createPass(DeviceModel* model, DevicePass** out, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    std::lock_guard<std::mutex> lock(model->mutex);
+    *out = new DevicePass(*model);
+  });
+}
+
+uint64_t passBytes(const DevicePass* pass) { return pass->bytes(); }
+
+BackendCode run(DevicePass* pass, const int32_t* tokens, const BackendRow* rows, int64_t count, int64_t level,
+                const BackendCancel* cancel, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    std::lock_guard<std::mutex> lock(pass->model.mutex);
+    pass->run(tokens, rows, count, level, *cancel);
+  });
+}
+
+BackendCode logits(DevicePass* pass, const int64_t* rows, int64_t count, float* out, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    std::lock_guard<std::mutex> lock(pass->model.mutex);
+    pass->logits(rows, count, out);
+  });
+}
+
+BackendCode keepLogits(DevicePass* pass, const int64_t* rows, int64_t count, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    std::lock_guard<std::mutex> lock(pass->model.mutex);
+    pass->keepLogits(rows, count);
+  });
+}
+
+BackendCode getLogits(DeviceSequence* sequence, float* out, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    std::lock_guard<std::mutex> lock(sequence->model.mutex);
+    sequence->model.queue.download(sequence->logits, 0, sequence->logits.count(), out);
+  });
+}
+
+BackendCode setLogits(DeviceSequence* sequence, const float* logits, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    std::lock_guard<std::mutex> lock(sequence->model.mutex);
+    sequence->model.queue.upload(sequence->logits, logits);
+  });
+}
+
+BackendCode sample(DeviceSequence* sequence, const BackendSampling* sampling, BackendSampled* out,
+                   BackendFailure* failure) {
+  return guarded(failure, [&] {
+    std::lock_guard<std::mutex> lock(sequence->model.mutex);
+    *out = sequence->sample(*sampling);
+  });
+}
+
+BackendCode fisher(DeviceModel* model, int64_t projection, const float*, const float* x, const float* g,
+                   int64_t tokens, double* sums, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    std::lock_guard<std::mutex> lock(model->mutex);
+    if (!model->fisher) model->fisher = std::make_unique<FisherScores>(*model);
+    model->fisher->score(projection, x, g, tokens, sums);
+  });
+}
+
+}  // namespace
+}  // namespace flrc::gpu
+
+extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_backend() {
+  using namespace flrc;
+  using namespace flrc::gpu;
+  static const Backend table = {
+      sizeof(Backend), kBackendVersion, "cuda",         score,        describe,    gpu::readBandwidth,
+      createModel,     releaseModel,    createSequence, copySequence, release,     sequenceBytes,
+      createPass,      release,         passBytes,      gpu::run,     gpu::logits, keepLogits,
+      getLogits,       setLogits,       gpu::sample,    fisher};
+  return &table;
+}

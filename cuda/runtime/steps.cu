@@ -1,0 +1,145 @@
+#include <algorithm>
+#include <cmath>
+
+#include "runtime/steps.h"
+
+namespace flrc::gpu {
+namespace {
+
+enum : int { kQ, kK, kV, kO, kGate, kUp, kDown };
+
+// Projections that have an input in common, which go in one launch.
+const std::vector<std::vector<int>> kGroups = {{kQ, kK, kV}, {kO}, {kGate, kUp}, {kDown}};
+
+// The widest of all launches, in floats a token.
+Widths widest(const DeviceModel& model) {
+  Widths most{1, 1};
+  for (int64_t l = 0; l < model.layerCount; ++l) {
+    for (const std::vector<int>& group : kGroups) {
+      std::vector<PlannedLinear> linears;
+      for (int p : group) {
+        linears.push_back({&model.layers[static_cast<size_t>(l)].projections[p], model.rank(0, l, p), nullptr});
+      }
+      const LinearsParams params = planLinears(linears);
+      most.t = std::max<int64_t>(most.t, params.tWidth);
+      most.u = std::max<int64_t>(most.u, params.uWidth);
+    }
+  }
+  return most;
+}
+
+}  // namespace
+
+Steps::Steps(DeviceModel& of, int64_t columns) : model(of), how(linearsLaunch(of.limits)), columns_(columns) {
+  const auto floats = [](int64_t width, int64_t rows) {
+    return Buffer<float>(static_cast<size_t>(rows * width));
+  };
+  tokens_ = Buffer<int32_t>(static_cast<size_t>(columns));
+  rows_ = Buffer<CacheRow>(static_cast<size_t>(columns));
+  for (Buffer<float>* buffer : {&x_, &normed_, &out_}) *buffer = floats(model.hidden, columns);
+  for (Buffer<float>* buffer : {&q_, &attended_}) *buffer = floats(model.queryWidth(), columns);
+  for (Buffer<float>* buffer : {&k_, &v_}) *buffer = floats(model.kvWidth(), columns);
+  for (Buffer<float>* buffer : {&gate_, &up_}) *buffer = floats(model.intermediate, columns);
+  const Widths widths = widest(model);
+  t_ = floats(widths.t, kBackendRows);
+  u_ = floats(widths.u, kBackendRows);
+}
+
+uint64_t Steps::bytes() const {
+  uint64_t total = tokens_.bytes() + rows_.bytes();
+  for (const Buffer<float>* buffer :
+       {&x_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &out_, &t_, &u_, &cosine_, &sine_}) {
+    total += buffer->bytes();
+  }
+  return total;
+}
+
+void Steps::reserve(int64_t positions) {
+  if (positions <= positions_) return;
+  const int64_t half = model.headDim / 2;
+  std::vector<float> cosine(static_cast<size_t>(positions * half)), sine(cosine.size());
+  for (int64_t p = 0; p < positions; ++p) {
+    for (int64_t i = 0; i < half; ++i) {
+      const double angle = static_cast<double>(p) * model.ropeFrequencies[static_cast<size_t>(i)];
+      cosine[static_cast<size_t>(p * half + i)] = static_cast<float>(std::cos(angle) * model.ropeScale);
+      sine[static_cast<size_t>(p * half + i)] = static_cast<float>(std::sin(angle) * model.ropeScale);
+    }
+  }
+  cosine_ = Buffer<float>(cosine.data(), cosine.size());
+  sine_ = Buffer<float>(sine.data(), sine.size());
+  positions_ = positions;
+}
+
+void Steps::describe(const int32_t* tokens, const BackendRow* rows, int64_t count) {
+  std::vector<int32_t> ids(static_cast<size_t>(columns_), 0);
+  std::vector<CacheRow> places(static_cast<size_t>(columns_));
+  std::copy(tokens, tokens + count, ids.begin());
+  for (int64_t t = 0; t < count; ++t) {
+    const DeviceSequence& sequence = *rows[t].sequence;
+    places[static_cast<size_t>(t)] = {sequence.keys.global(), sequence.values.global(),
+                                      sequence.capacity * model.kvWidth(), static_cast<int>(rows[t].position)};
+  }
+  model.queue.upload(tokens_, ids.data());
+  model.queue.upload(rows_, places.data());
+  sequence_ = rows[0].sequence;
+  position_ = rows[0].position;
+}
+
+void Steps::enqueue(int64_t level, int64_t columns) {
+  const RowWeights& embedding = model.embedding;
+  launchEmbed(model.queue.stream(), embedding.dtype,
+              {embedding.data.read(), embedding.scale.read(), embedding.zero.read(),
+               static_cast<int>(model.hidden), static_cast<int>(embedding.stride), tokens_.read(), x_.global()},
+              static_cast<int>(columns), false);
+  for (int64_t l = 0; l < model.layerCount; ++l) layer(l, level, columns);
+  norm(out_.read(), model.finalNorm, columns);
+}
+
+void Steps::layer(int64_t index, int64_t level, int64_t columns) {
+  const LayerWeights& layer = model.layers[static_cast<size_t>(index)];
+  const auto planned = [&](int projection, const Buffer<float>& y) {
+    return PlannedLinear{&layer.projections[projection], model.rank(level, index, projection), y.global()};
+  };
+  // What the layer before has made is added on the way.
+  norm(index > 0 ? out_.read() : Global<const float>(nullptr), layer.attentionNorm, columns);
+  multiply({planned(kQ, q_), planned(kK, k_), planned(kV, v_)}, normed_.read(), columns);
+  launchRotate(model.queue.stream(),
+               {q_.global(), k_.read(), v_.read(), layer.queryNorm.read(), layer.keyNorm.read(), model.eps,
+                cosine_.read(), sine_.read(), static_cast<int>(model.heads), static_cast<int>(model.kvHeads),
+                static_cast<int>(model.headDim), rows_.read(), static_cast<int>(index)},
+               static_cast<int>(columns), how.dependent);
+  attend(index, columns);
+  multiply({planned(kO, out_)}, attended_.read(), columns);
+  norm(out_.read(), layer.mlpNorm, columns);
+  multiply({planned(kGate, gate_), planned(kUp, up_)}, normed_.read(), columns);
+  launchSwiglu(model.queue.stream(),
+               {gate_.read(), up_.read(), gate_.global(), static_cast<int>(columns * model.intermediate)},
+               how.dependent);
+  multiply({planned(kDown, out_)}, gate_.read(), columns);
+}
+
+void Steps::norm(Global<const float> add, const Buffer<float>& weight, int64_t columns) {
+  launchNorm(model.queue.stream(),
+             {x_.global(), add, weight.read(), normed_.global(), model.eps, static_cast<int>(model.hidden)},
+             static_cast<int>(columns), how.dependent);
+}
+
+void Steps::multiply(const std::vector<PlannedLinear>& linears, Global<const float> x, int64_t columns) {
+  const LinearWeights& any = *linears.front().weights;
+  for (int64_t first = 0; first < columns; first += kBackendRows) {
+    std::vector<PlannedLinear> part = linears;
+    for (PlannedLinear& linear : part) linear.y = linear.y + first * linear.weights->outputs;
+    launch(planLinears(part), any.dtype(), x + first * any.inputs, std::min(kBackendRows, columns - first));
+  }
+}
+
+void Steps::launch(LinearsParams params, Dtype dtype, Global<const float> x, int64_t columns) {
+  params.x = x;
+  params.columns = static_cast<int>(columns);
+  params.t = t_.global();
+  params.u = u_.global();
+  params.counter = model.counter.global();
+  launchLinears(model.queue.stream(), dtype, params, how);
+}
+
+}  // namespace flrc::gpu

@@ -1,0 +1,129 @@
+#include <string>
+
+#include "runtime/weights.h"
+
+namespace flrc::gpu {
+namespace {
+
+bool scaled(Dtype dtype) { return dtype == Dtype::int8 || dtype == Dtype::int4; }
+
+uint64_t bytesOfGroups(Dtype dtype, int64_t groups) {
+  const int64_t each = groupBytes(dtype) + (scaled(dtype) ? 2 : 0) + (dtype == Dtype::int4 ? 1 : 0);
+  return static_cast<uint64_t>(groups * each);
+}
+
+uint64_t bytesOf(const BackendRows& rows) {
+  return bytesOfGroups(rows.dtype, rows.rows * rows.stride / kGroup);
+}
+
+uint64_t bytesOf(const BackendPanels& panels) {
+  return bytesOfGroups(panels.dtype, unitsOf(panels.outputs) * panels.rank);
+}
+
+uint64_t bytesOf(const BackendLinear& linear) {
+  uint64_t bytes = linear.bias ? static_cast<uint64_t>(linear.outputs) * sizeof(float) : 0;
+  if (linear.dense) return bytes + bytesOf(*linear.dense);
+  for (int64_t b = 0; b < linear.blockCount; ++b) {
+    const BackendBlock& block = linear.blocks[b];
+    bytes += bytesOf(block.p) + bytesOf(block.c);
+    // pivot and rest together, and gather.
+    if (linear.pivoted) bytes += 2 * static_cast<uint64_t>(linear.outputs) * sizeof(int32_t);
+  }
+  return bytes;
+}
+
+template <typename T>
+Buffer<T> optional(const void* from, int64_t count) {
+  return from ? Buffer<T>(static_cast<const T*>(from), static_cast<size_t>(count)) : Buffer<T>();
+}
+
+}  // namespace
+
+RowWeights::RowWeights(const BackendRows& from)
+    : rows(from.rows), cols(from.cols), stride(from.stride), dtype(from.dtype) {
+  const int64_t groups = rows * stride / kGroup;
+  data =
+      Buffer<uint8_t>(static_cast<const uint8_t*>(from.data), static_cast<size_t>(groups * groupBytes(dtype)));
+  if (scaled(dtype)) scale = optional<uint16_t>(from.scale, groups);
+  if (dtype == Dtype::int4) zero = optional<uint8_t>(from.zero, groups);
+}
+
+UnitWeights::UnitWeights(const BackendPanels& from)
+    : outputs(from.outputs), rank(from.rank), dtype(from.dtype) {
+  const Units units = packUnits(dtype, outputs, rank, from.data, scaled(dtype) ? from.scale : nullptr,
+                                dtype == Dtype::int4 ? from.zero : nullptr);
+  data = Buffer<uint8_t>(units.data.data(), units.data.size());
+  scale = Buffer<uint16_t>(units.scale.data(), units.scale.size());
+  zero = Buffer<uint8_t>(units.zero.data(), units.zero.size());
+}
+
+BlockWeights::BlockWeights(const BackendBlock& from) : p(from.p), c(from.c) {
+  if (!from.pivot) return;
+  const int64_t outputs = p.rows + c.outputs;
+  pivot = optional<int32_t>(from.pivot, p.rows);
+  gather = optional<int32_t>(from.gather, outputs);
+  const std::vector<int32_t> others = restOf(from.gather, outputs, p.rows);
+  rest = Buffer<int32_t>(others.data(), others.size());
+}
+
+LinearWeights::LinearWeights(const BackendLinear& from)
+    : outputs(from.outputs),
+      inputs(from.inputs),
+      factored(!from.dense),
+      pivoted(from.pivoted),
+      bias(optional<float>(from.bias, from.outputs)) {
+  if (from.dense) dense = RowWeights(*from.dense);
+  for (int64_t b = 0; b < from.blockCount; ++b) blocks.emplace_back(from.blocks[b]);
+}
+
+int64_t LinearWeights::blocksFor(int64_t rank) const {
+  if (!pivoted) return rank > 0 ? 1 : 0;
+  int64_t count = 0, sum = 0;
+  for (const BlockWeights& block : blocks) {
+    if (sum + block.rank() > rank) break;
+    sum += block.rank();
+    ++count;
+  }
+  return count;
+}
+
+uint64_t bytesOf(const BackendModel& model) {
+  uint64_t bytes = bytesOf(model.embedding);
+  if (model.head.data != model.embedding.data) bytes += bytesOf(model.head);
+  const auto norms = static_cast<uint64_t>(2 * model.hidden + 2 * model.headDim) * sizeof(float);
+  for (int64_t l = 0; l < model.layers; ++l) {
+    bytes += norms;
+    for (const BackendLinear& linear : model.layer[l].projections) bytes += bytesOf(linear);
+  }
+  return bytes;
+}
+
+std::string limitOf(const BackendModel& model) {
+  if (model.headDim % 8 != 0 || model.headDim > 256) {
+    return "the CUDA plugin takes heads of 8 to 256 dimensions in multiples of 8, and the model's have " +
+           std::to_string(model.headDim) + "; use device cpu";
+  }
+  for (int64_t l = 0; l < model.layers; ++l) {
+    for (const BackendLinear& linear : model.layer[l].projections) {
+      if (linear.blockCount > kMaxBlocks) {
+        return "the CUDA plugin takes factors of up to " + std::to_string(kMaxBlocks) + " levels, and layer " +
+               std::to_string(l) + " has " + std::to_string(linear.blockCount) +
+               "; compress with fewer --levels, or use device cpu";
+      }
+      const bool wide = linear.dense ? linear.dense->dtype == Dtype::f32
+                                     : linear.blockCount > 0 && linear.blocks[0].p.dtype == Dtype::f32;
+      if (wide) return "the CUDA plugin takes weights in bf16, int8 and int4; use another dtype, or device cpu";
+    }
+  }
+  return {};
+}
+
+std::vector<int32_t> restOf(const int32_t* gather, int64_t outputs, int64_t rank) {
+  std::vector<int32_t> rest(static_cast<size_t>(outputs - rank));
+  for (int64_t o = 0; o < outputs; ++o) {
+    if (gather[o] >= rank) rest[static_cast<size_t>(gather[o] - rank)] = static_cast<int32_t>(o);
+  }
+  return rest;
+}
+
+}  // namespace flrc::gpu

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "backend.h"
+#include "kernels/linears.h"
+#include "runtime/memory.h"
+
+namespace flrc::gpu {
+
+// A model's weights on the device (kernels/layout.h), and what is known of it on the host.
+
+struct RowWeights {  // BackendRows
+  int64_t rows = 0, cols = 0, stride = 0;
+  Dtype dtype = Dtype::bf16;
+  Buffer<uint8_t> data, zero;
+  Buffer<uint16_t> scale;
+
+  RowWeights() = default;
+  explicit RowWeights(const BackendRows& from);
+};
+
+struct UnitWeights {  // BackendPanels
+  int64_t outputs = 0, rank = 0;
+  Dtype dtype = Dtype::bf16;
+  Buffer<uint8_t> data, zero;
+  Buffer<uint16_t> scale;
+
+  UnitWeights() = default;
+  explicit UnitWeights(const BackendPanels& from);
+};
+
+struct BlockWeights {
+  RowWeights p;
+  UnitWeights c;
+  // Pivoted: the outputs that t and u are, and where each output lies in (t, u).
+  Buffer<int32_t> pivot, rest, gather;
+
+  explicit BlockWeights(const BackendBlock& from);
+  int64_t rank() const { return p.rows; }
+};
+
+struct LinearWeights {
+  int64_t outputs = 0, inputs = 0;
+  bool factored = false, pivoted = false;
+  RowWeights dense;
+  std::vector<BlockWeights> blocks;
+  Buffer<float> bias;
+
+  LinearWeights() = default;
+  explicit LinearWeights(const BackendLinear& from);
+  Dtype dtype() const { return blocks.empty() ? dense.dtype : blocks.front().p.dtype; }
+  // Blocks that make up a rank of pivoted storage.
+  int64_t blocksFor(int64_t rank) const;
+};
+
+struct LayerWeights {
+  Buffer<float> attentionNorm, mlpNorm, queryNorm, keyNorm;
+  int64_t window = 0;
+  LinearWeights projections[kBackendProjections];
+};
+
+// Bytes of all of it, before any is allocated.
+uint64_t bytesOf(const BackendModel& model);
+// What of a model the kernels do not take, in words; empty where they take all of it.
+std::string limitOf(const BackendModel& model);
+// The outputs that are not pivots, in order: where u = C t goes.
+std::vector<int32_t> restOf(const int32_t* gather, int64_t outputs, int64_t rank);
+
+}  // namespace flrc::gpu

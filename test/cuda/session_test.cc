@@ -1,0 +1,217 @@
+// Sessions on the CUDA plugin, whose runtime and kernels are built for the emulator (cuda/emulator): they must
+// write what the CPU writes. Says nothing of a GPU.
+#include "model/session.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+
+#include "backend/plugin.h"
+#include "calibrate/calibrate.h"
+#include "check.h"
+#include "fixture.h"
+
+using flrc::Dtype;
+using flrc::Job;
+using flrc::Model;
+using flrc::NextToken;
+using flrc::Sampling;
+using flrc::Session;
+
+namespace {
+
+using Tokens = std::vector<int32_t>;
+using ModelPointer = std::shared_ptr<const Model>;
+
+const std::string kPlugin = "build/cuda-tests/flrc_cuda.so";
+
+// Null, and says so, where there is no plugin to test.
+const flrc::Backend* emulated() {
+  const std::string file = std::filesystem::absolute(kPlugin);
+  if (std::filesystem::exists(file)) return &flrc::openPlugin(file);
+  std::printf("skipped: %s is not built\n", kPlugin.c_str());
+  return nullptr;
+}
+
+// The same weights on the CPU and on the plugin.
+struct Pair {
+  ModelPointer cpu, cuda;
+};
+
+Pair both(const flrc::Backend& plugin, flrc::ModelSpec spec, Dtype dtype) {
+  spec.dtype = dtype;
+  const ModelPointer cpu = loadModel(spec, Job());
+  spec.backend = &plugin;
+  return {cpu, loadModel(spec, Job())};
+}
+
+// Both sum in f32, in other orders; keys and values are bf16 on the device, whose relative error of 2^-8 the
+// softmax and the layers behind it pass on.
+void checkLogits(const Session& cuda, const Session& cpu) {
+  const std::vector<float> got = cuda.logits(), expected = cpu.logits();
+  CHECK_EQUAL(got.size(), expected.size());
+  float largest = 1;
+  for (float logit : expected) largest = std::max(largest, std::abs(logit));
+  for (size_t v = 0; v < got.size(); ++v) CHECK_NEAR(got[v], expected[v], 0x1p-6 * largest);
+}
+
+const Tokens kPrompt = {3, 14, 15, 92, 65, 35};
+
+Tokens counting(int32_t count) {
+  Tokens tokens;
+  for (int32_t i = 0; i < count; ++i) tokens.push_back((7 * i + 3) % 96);
+  return tokens;
+}
+
+void append(Session& session, const Tokens& tokens, int64_t level = 0) {
+  session.append(tokens.data(), static_cast<int64_t>(tokens.size()), level, Job());
+}
+
+}  // namespace
+
+TEST("emulated CUDA: every architecture, in every dtype in turn, writes the CPU's greedy tokens") {
+  const flrc::Backend* plugin = emulated();
+  if (!plugin) return;
+  int i = 0;
+  for (const std::string& name : fixture::names()) {
+    const Pair pair = both(*plugin, fixture::spec(name, 1), static_cast<Dtype>(1 + i++ % 3));
+    Session cpu(pair.cpu), cuda(pair.cuda);
+    for (Session* session : {&cpu, &cuda}) append(*session, kPrompt);
+    checkLogits(cuda, cpu);
+    for (int step = 0; step < 3; ++step) {
+      const int32_t token = cpu.sample({}).token;
+      const flrc::Sampled sampled = cuda.sample({});
+      CHECK_EQUAL(sampled.token, token);
+      CHECK_NEAR(sampled.logprob, cpu.sample({}).logprob, 0x1p-5);
+      CHECK_NEAR(sampled.entropy, cpu.sample({}).entropy, 0x1p-5);
+      for (Session* session : {&cpu, &cuda}) append(*session, {token});
+    }
+    checkLogits(cuda, cpu);
+  }
+}
+
+TEST("emulated CUDA: pivoted blocks, plain factors and dense projections, at each level") {
+  const flrc::Backend* plugin = emulated();
+  if (!plugin) return;
+  for (Dtype dtype : {Dtype::bf16, Dtype::int8, Dtype::int4}) {
+    const Pair pair = both(*plugin, fixture::twoLevelsSpec(1), dtype);
+    Session cpu(pair.cpu), cuda(pair.cuda);
+    for (Session* session : {&cpu, &cuda}) append(*session, kPrompt);
+    checkLogits(cuda, cpu);
+    for (int64_t level : {1, 0, 1}) {
+      for (Session* session : {&cpu, &cuda}) append(*session, {40}, level);
+      checkLogits(cuda, cpu);
+    }
+  }
+}
+
+TEST("emulated CUDA: sessions that decode together get what each gets alone, bit by bit") {
+  const flrc::Backend* plugin = emulated();
+  if (!plugin) return;
+  const ModelPointer model = both(*plugin, fixture::twoLevelsSpec(1), Dtype::bf16).cuda;
+  std::vector<std::unique_ptr<Session>> together, alone;
+  std::vector<NextToken> next;
+  for (int32_t i = 0; i < 5; ++i) {
+    const int64_t level = i % 2;
+    for (auto* sessions : {&together, &alone}) {
+      sessions->push_back(std::make_unique<Session>(model));
+      append(*sessions->back(), counting(2 + 3 * i));
+    }
+    append(*alone.back(), {20 + i}, level);
+    next.push_back({together.back().get(), 20 + i, level});
+  }
+  Session::appendEach(next, Job());
+  for (size_t i = 0; i < together.size(); ++i) CHECK(together[i]->logits() == alone[i]->logits());
+}
+
+TEST("emulated CUDA: self-speculation keeps the tokens and logits of single steps") {
+  const flrc::Backend* plugin = emulated();
+  if (!plugin) return;
+  const ModelPointer model = both(*plugin, fixture::twoLevelsSpec(1), Dtype::bf16).cuda;
+  Session rounds(model), steps(model);
+  for (Session* session : {&rounds, &steps}) append(*session, kPrompt);
+  int32_t token = rounds.sample({}).token;
+  const auto round = rounds.speculate(token, {1, 3, 0, {}}, {}, Job());
+  CHECK_EQUAL(round.drafted, 3);
+  for (const flrc::Sampled& sampled : round.tokens) {
+    append(steps, {token});
+    token = steps.sample({}).token;
+    CHECK_EQUAL(sampled.token, token);
+  }
+  CHECK(rounds.logits() == steps.logits());
+}
+
+TEST("emulated CUDA: long prompts, forks, rewinds and caches that grow") {
+  const flrc::Backend* plugin = emulated();
+  if (!plugin) return;
+  const Pair pair = both(*plugin, fixture::spec("mistral", 1), Dtype::bf16);
+  Session cpu(pair.cpu), cuda(pair.cuda);
+  const Tokens first = counting(40), more = counting(50);
+  for (Session* session : {&cpu, &cuda}) append(*session, first);
+  checkLogits(cuda, cpu);
+  const auto fork = cuda.fork();
+  CHECK(fork->logits() == cuda.logits());
+  const auto got = cuda.logprobs(more.data(), 50, 0, 0, Job());
+  const auto expected = cpu.logprobs(more.data(), 50, 0, 0, Job());
+  for (size_t t = 0; t < expected.size(); ++t)
+    CHECK_NEAR(got[t], expected[t], 0x1p-6 * std::max(1.0, std::abs(expected[t])));
+  checkLogits(cuda, cpu);
+  // The fork goes its own way; the session goes back to where it left, and the same way.
+  append(*fork, {5});
+  cuda.rewind(40);
+  CHECK(cuda.logits().empty());
+  append(cuda, {5});
+  CHECK(fork->logits() == cuda.logits());
+}
+
+TEST("emulated CUDA: a calibration's Fisher scores are the CPU's, up to the rounding of activations to bf16") {
+  const flrc::Backend* plugin = emulated();
+  if (!plugin) return;
+  const Pair pair = both(*plugin, fixture::spec("qwen2", 1), Dtype::bf16);
+  flrc::CalibrationOptions options;
+  options.tokens = counting(20);
+  options.lengths = {12, 8};
+  options.labels = flrc::Labels::data;
+  options.whitening = flrc::Whitening::none;
+  options.memory = 1 << 30;
+  options.scratch = "/tmp";
+  const auto cpu = calibrate(pair.cpu, options, Job()), cuda = calibrate(pair.cuda, options, Job());
+  for (size_t i = 0; i < cpu->scores.size(); ++i) {
+    const auto &got = cuda->scores[i], &expected = cpu->scores[i];
+    // Products of two rounded numbers, squared.
+    CHECK_NEAR(got.weighted, expected.weighted, 0x1p-6 * expected.weighted);
+    CHECK_NEAR(got.gradient, expected.gradient, 0x1p-6 * expected.gradient);
+    CHECK_NEAR(got.taylor, expected.taylor, 0x1p-7 * expected.taylor);
+  }
+}
+
+TEST("emulated CUDA: what is drawn repeats with its seed, and the likeliest of one is drawn") {
+  const flrc::Backend* plugin = emulated();
+  if (!plugin) return;
+  Session session(both(*plugin, fixture::spec("llama", 1), Dtype::bf16).cuda);
+  append(session, kPrompt);
+  Sampling sampling;
+  sampling.temperature = 1.5;
+  Tokens drawn;
+  for (sampling.draw = 0; sampling.draw < 8; ++sampling.draw) drawn.push_back(session.sample(sampling).token);
+  for (sampling.draw = 0; sampling.draw < 8; ++sampling.draw) {
+    CHECK_EQUAL(session.sample(sampling).token, drawn[static_cast<size_t>(sampling.draw)]);
+  }
+  CHECK(std::count(drawn.begin(), drawn.end(), drawn[0]) < 8);
+  sampling.topK = 1;
+  CHECK_EQUAL(session.sample(sampling).token, session.sample({}).token);
+}
+
+TEST("emulated CUDA: what the kernels do not take is refused, and a cancelled call keeps the length") {
+  const flrc::Backend* plugin = emulated();
+  if (!plugin) return;
+  CHECK_THROWS("E_DEVICE", both(*plugin, fixture::spec("llama", 1), Dtype::f32));
+  Session session(both(*plugin, fixture::spec("llama", 1), Dtype::bf16).cuda);
+  append(session, kPrompt);
+  Job cancelled;
+  cancelled.cancel();
+  const Tokens more = counting(20);
+  CHECK_THROWS("E_ABORTED", session.append(more.data(), 20, 0, cancelled));
+  CHECK_EQUAL(session.length(), 6);
+}
