@@ -14,6 +14,7 @@ export {
   type CalibrateScheduleOptions,
   calibrateSchedule,
   type MeasuredSchedule,
+  type ScheduleGoal,
 } from './calibrate-schedule.js'
 export type { DialogueSource, SelfSource, TextSource, UsedSource } from './calibration/sources.js'
 export type { HeldOutPerplexity } from './checkpoint/plan.js'
@@ -66,6 +67,7 @@ export {
   adaptive,
   calibrated,
   constant,
+  type EntropyThresholds,
   full,
   linear,
   progressive,

@@ -2,7 +2,7 @@ import { FlrcError } from './errors.js'
 import { adaptive } from './schedule/adaptive.js'
 import { checkBudget, type Schedule, tolerance } from './schedule/types.js'
 
-export { type AdaptiveOptions, adaptive } from './schedule/adaptive.js'
+export { type AdaptiveOptions, adaptive, type EntropyThresholds } from './schedule/adaptive.js'
 export { type LevelBudget, levelOf, type Schedule, type ScheduleContext } from './schedule/types.js'
 
 export interface FallOptions {

@@ -77,11 +77,47 @@ test('by default the reference is level 0, which loses nothing', async () => {
   assert.ok((levels[2]?.kl[7] ?? 0) > 0)
 })
 
+test('for a loss of ROUGE-L the cheapest schedule that keeps within it is chosen, as summarize measures it', async () => {
+  const { outputs } = await evaluate.summarize(small, dialogues, { maxTokens: 16 })
+  // What level 0 writes is what others lose against.
+  const own = dialogues.map((sample, index) => ({ ...sample, summaries: [outputs[index]?.text ?? ''] }))
+  const measure = (schedule: string) =>
+    evaluate.summarize(small, own, { maxTokens: 16, schedule: parseSchedule(schedule) })
+  const whole = await measure('full')
+  const budgets: number[] = []
+  for (const rougeLoss of [0, 0.3, 1]) {
+    const { schedule, frontier } = await calibrateSchedule(small, own, { rougeLoss, maxTokens: 16 })
+    for (const [index, point] of frontier.entries()) {
+      const next = frontier[index + 1]
+      assert.ok(next === undefined || (next.budget > point.budget && (next.rougeL ?? 0) > (point.rougeL ?? 1)))
+      const [low = 1, high = 0] = point.rougeLossInterval ?? []
+      assert.ok(low <= (point.rougeLoss ?? 2) && (point.rougeLoss ?? -2) <= high)
+    }
+    const chosen = frontier.find((point) => (point.rougeLoss ?? 2) <= rougeLoss + 1e-9)
+    assert.is(schedule, chosen?.schedule)
+    const texts = await measure(schedule)
+    assert.ok(Math.abs(texts.meanActiveBudget - (chosen?.budget ?? 0)) < 1e-12)
+    assert.ok(Math.abs(whole.rougeL - texts.rougeL - (chosen?.rougeLoss ?? 0)) < 1e-12)
+    budgets.push(texts.meanActiveBudget)
+  }
+  const [none = 0, some = 0, all = 0] = budgets
+  assert.ok(all < some && some < none, budgets.join(' '))
+  assert.ok(all < 0.45, 'where anything may be lost, the lowest level is kept')
+})
+
 test('what cannot be chosen', async () => {
   const refused = (wanted: object, model = small) =>
     throwsFlrcError(() => calibrateSchedule(model, dialogues, { budget: 0.6, maxTokens: 8, ...wanted }), {
       code: 'E_USAGE',
     })
+  await refused({ budget: undefined })
+  await refused({ rougeLoss: 0.01 })
+  await refused({ budget: undefined, rougeLoss: -0.01 })
+  await refused({ budget: undefined, rougeLoss: 1.5 })
+  const bare = [...dialogues.slice(0, 2), { id: 'bare', dialogue: 'Who is there?' }]
+  await throwsFlrcError(() => calibrateSchedule(small, bare, { rougeLoss: 0.01, maxTokens: 8 }), {
+    ...{ code: 'E_USAGE', message: /sample bare has no summary/ },
+  })
   await refused({ budget: 0 })
   await refused({ budget: 1.5 })
   await refused({ maxTokens: 0 })
@@ -119,6 +155,14 @@ test('the program stores what it chose, and says the frontier', async () => {
   assert.match(plain.stdout, /schedule +budget +KL[\s\S]* \*[\s\S]*is stored in/)
 })
 
+test('the program chooses for a loss of ROUGE-L', async () => {
+  const ended = await run(checkpoint, '--rouge-loss', '.02')
+  assert.is(ended.code, 0, ended.stderr)
+  assert.match(ended.stdout, /schedule +budget +KL.*ROUGE-L +lost of it\n[\s\S]* \*[\s\S]*is stored in/)
+  // No summary has a word of the texts, so nothing is lost at the lowest level.
+  assert.match((await inspect(checkpoint)).schedule ?? '', /^constant:0\.4/)
+})
+
 test('the program stores nothing where it fails', async () => {
   const before = readFileSync(path.join(checkpoint, 'config.json'), 'utf8')
   const fails = async (code: string, exit: number, ...args: Parameters<typeof run>) => {
@@ -127,6 +171,8 @@ test('the program stores nothing where it fails', async () => {
     assert.match(ended.stderr, new RegExp(`flrc: ${code}: `))
   }
   await fails('E_USAGE', 2, checkpoint)
+  await fails('E_USAGE', 2, checkpoint, '--budget', '.7', '--rouge-loss', '.01')
+  await fails('E_USAGE', 2, checkpoint, '--rouge-loss', '-1')
   await fails('E_USAGE', 2, checkpoint, '--budget', '1.5')
   await fails('E_USAGE', 2, checkpoint, '--budget', '.1')
   await fails('E_USAGE', 2, one, '--budget', '.7')

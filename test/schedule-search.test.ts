@@ -1,15 +1,20 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { adaptiveCandidates } from '#lib/schedule/adaptive-search.js'
 import {
   alongFront,
   bestWithin,
+  curvesOf,
   type LevelCurves,
+  type LevelTrace,
+  measureDownTo,
   measureWithin,
   paretoFront,
   predictedCost,
   scheduleCandidates,
 } from '#lib/schedule/search.js'
 import { levelOf, parseSchedule } from '#lib/schedule.js'
+import { seeded } from './support/allocation.js'
 
 const levels = [{ budget: 0.8987 }, { budget: 0.7994 }, { budget: 0.69991 }]
 
@@ -102,6 +107,91 @@ test('where the best spend more than predicted, lower ones are measured', async 
   calls.length = 0
   await measureWithin(points, 0.5, spending(0.1))
   assert.ok(calls.length <= 4, 'it ends where none is low enough')
+})
+
+test('where the best spend less than predicted, higher ones are measured', async () => {
+  const points = Array.from({ length: 41 }, (_, i) => ({
+    ...{ schedule: `s${i}`, budget: 0.5 + i / 100, kl: 1 - i / 50 },
+  }))
+  const measured = await measureWithin(points, 0.7, (chosen) =>
+    Promise.resolve(chosen.map((point) => ({ ...point, budget: point.budget - 0.1 }))),
+  )
+  assert.is(bestWithin(measured, 0.7, 1)[0]?.schedule, 's30')
+})
+
+test('the cheapest that is good enough is closed in on from both sides', async () => {
+  // Level 0 is not on the front here, and is measured all the same.
+  const points = [
+    { schedule: 'full', budget: 1, kl: 0.5 },
+    ...Array.from({ length: 200 }, (_, i) => ({ schedule: `s${i}`, budget: 0.5 + i / 500, kl: 2 - i / 100 })),
+  ]
+  const cheapestFrom = (bound: number) => (measured: readonly (typeof points)[number][]) =>
+    measured
+      .filter(({ schedule, budget }) => schedule === 'full' || budget >= bound)
+      .reduce((best, point) => (point.budget < best.budget ? point : best))
+  for (const bound of [0.5, 0.611, 0.7, 0.85, 0.95]) {
+    const calls: string[] = []
+    const cheapest = cheapestFrom(bound)
+    const measured = await measureDownTo(points, cheapest, (chosen) => {
+      calls.push(...chosen.map(({ schedule }) => schedule))
+      return Promise.resolve([...chosen])
+    })
+    assert.ok(calls.includes('full'))
+    assert.is(new Set(calls).size, calls.length, 'none is measured twice')
+    assert.ok(calls.length <= 18, `${calls.length} measured`)
+    const best = cheapest(points).budget
+    assert.ok(cheapest(measured).budget - best <= 0.004 + 1e-9, `${cheapest(measured).budget} for ${bound}`)
+  }
+})
+
+const random = seeded(5)
+/** Traces of samples of 3 to 12 steps; entropies and losses differ by level. */
+const traces: LevelTrace[] = Array.from({ length: 8 }, () => {
+  const steps = 3 + Math.floor(10 * random())
+  const curve = (scale: number) => Array.from({ length: steps }, () => scale * random())
+  return { kl: [curve(0.1), curve(0.5), curve(1)], entropy: [curve(2), curve(2.5), curve(3)] }
+})
+
+test('curves are means over the samples that reach a step', () => {
+  const { kl, samples } = curvesOf(levels, traces)
+  assert.is(samples[0], traces.length)
+  assert.is(samples.length, Math.max(...traces.map(({ kl: [first = []] }) => first.length)))
+  for (const [step, count] of samples.entries()) {
+    const reaching = traces.filter(({ kl: [first = []] }) => first.length > step)
+    assert.is(count, reaching.length)
+    for (const level of [0, 1, 2]) {
+      const sum = reaching.reduce((total, trace) => total + (trace.kl[level]?.[step] ?? Number.NaN), 0)
+      assert.ok(Math.abs((kl[level]?.[step] ?? 0) - sum / count) < 1e-12)
+    }
+  }
+})
+
+test('adaptive candidates cost what their schedules take along the traces, with room between the thresholds', () => {
+  const found = adaptiveCandidates(levels, 0.9, traces)
+  assert.is(new Set(found.map(({ schedule }) => schedule)).size, found.length, 'none twice')
+  for (const pair of ['0.9:0.8', '0.9:0.7', '0.8:0.7']) {
+    assert.ok(found.filter(({ schedule }) => schedule.startsWith(`adaptive:${pair}:`)).length > 50, pair)
+  }
+  let held = 0
+  for (const { schedule, budget, kl } of found) {
+    const [sure = 0, unsure = 0] = schedule.split(':').slice(3).map(Number)
+    assert.ok(sure < unsure, schedule)
+    const at = parseSchedule(schedule)
+    const [spent, lost]: [number[], number[]] = [[], []]
+    for (const trace of traces) {
+      let level = 0
+      for (const step of trace.kl[0]?.keys() ?? []) {
+        const entropy = trace.entropy[level]?.[step - 1] ?? Number.NaN
+        if (entropy > sure && entropy < unsure) held++
+        if (step > 0) level = levelOf(at(step, { step, promptTokens: 9, entropy, level, levels }), levels)
+        spent.push(levels[level]?.budget ?? 0)
+        lost.push(trace.kl[level]?.[step] ?? 0)
+      }
+    }
+    const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
+    assert.ok(Math.abs(mean(spent) - budget) < 1e-12 && Math.abs(mean(lost) - kl) < 1e-12, schedule)
+  }
+  assert.ok(held > 1000)
 })
 
 test.run()

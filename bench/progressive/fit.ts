@@ -2,12 +2,13 @@
 import { calibrateSchedule, constant, type Model, type Schedule } from 'flrc'
 import type { DialogueSample } from '#lib/data/dialogues.js'
 import { FlrcError } from '#lib/errors.js'
+import { levelTraces } from '#lib/evaluate/level-traces.js'
 import { dialoguePrompts, type Prompt } from '#lib/evaluate/prompts.js'
 import { writeEach } from '#lib/evaluate/write.js'
 import type { Completion } from '#lib/generate.js'
-import { budgetName, type Candidate } from '#lib/schedule/search.js'
-import { tolerance } from '#lib/schedule/types.js'
-import { adaptive, parseSchedule } from '#lib/schedule.js'
+import { adaptiveCandidates } from '#lib/schedule/adaptive-search.js'
+import { bestWithin, budgetName, type Candidate, type LevelTrace, measureWithin } from '#lib/schedule/search.js'
+import { parseSchedule } from '#lib/schedule.js'
 import { meanOf } from '#lib/statistics/mean.js'
 import type { RowPlan } from './rows.js'
 import { evenly, families, fittedSchedule, type Reached } from './schedules.js'
@@ -24,21 +25,13 @@ export interface FitOptions {
 /** Drafts of a round at most; how many are made follows from how many are accepted. */
 export const drafts = 8
 
-/** Between an adaptive schedule's thresholds: below this share of the upper one the model counts as sure. */
-const sureShare = 0.5
-/**
- * Upper thresholds tried at first, in nats, and how often the two around the wanted budget are divided again. No
- * distribution over fewer than 160 000 tokens reaches the last.
- */
-const thresholds = [0.3, 1, 2.5, 12]
-const divisions = 2
-
 /** Fits the rows of one model; what it writes of the development set is written once. */
 export class Fitting {
   readonly #model: Model
   readonly #reference: Model
   readonly #options: FitOptions
   #prompts: Promise<Prompt[]> | undefined
+  #traces: Promise<LevelTrace[]> | undefined
   /** By budget. */
   readonly #fits = new Map<number, Promise<Map<string, Candidate>>>()
 
@@ -123,31 +116,20 @@ export class Fitting {
     })
   }
 
-  /** Thresholds between which the mean is the wanted one; the lower they are, the more often the level is high. */
+  /** Thresholds of the least loss by the levels' own, among those whose texts have the wanted mean. */
   async #adaptive(budget: number): Promise<string> {
     const { levels, keep } = this.#model
-    const [from, to] = [budgetName(0, levels, keep), this.#lowest()]
-    if (this.#options.dev === undefined) return `adaptive:${from}:${to}`
-    const tried: { unsure: number; mean: number }[] = []
-    let next = thresholds
-    for (let division = 0; division <= divisions; division++) {
-      const schedules = next.map((unsure) =>
-        adaptive({ from: Number(from), to: Number(to), thresholds: { sure: sureShare * unsure, unsure } }),
-      )
-      const written = await this.#write(schedules)
-      tried.push(...next.map((unsure, index) => ({ unsure, mean: this.#meanBudget(written[index] ?? []) })))
-      tried.sort((a, b) => a.unsure - b.unsure)
-      const within = tried.findIndex(({ mean }) => mean <= budget + tolerance)
-      if (within < 0) break
-      const [low, high] = [tried[within - 1]?.unsure ?? 0, tried[within]?.unsure ?? 0]
-      next = thresholds.map((_, part) => low + ((high - low) * (part + 1)) / (thresholds.length + 1))
-    }
-    const chosen = tried.find(({ mean }) => mean <= budget + tolerance)
-    if (chosen === undefined) {
-      throw new FlrcError('E_USAGE', `no adaptive schedule of this model has a mean of at most ${budget}`)
-    }
-    const [sure, unsure] = [sureShare * chosen.unsure, chosen.unsure].map((value) => Number(value.toFixed(4)))
-    return `adaptive:${from}:${to}:${sure}:${unsure}`
+    if (this.#options.dev === undefined) return `adaptive:${budgetName(0, levels, keep)}:${this.#lowest()}`
+    const { maxTokens, signal } = this.#options
+    this.#traces ??= levelTraces(this.#model, this.#reference, await this.#asked(), { maxTokens, signal })
+    const candidates = adaptiveCandidates(levels, keep, await this.#traces)
+    const measured = await measureWithin(candidates, budget, async (chosen) => {
+      const written = await this.#write(chosen.map(({ schedule }) => parseSchedule(schedule)))
+      return chosen.map((one, index) => ({ ...one, budget: this.#meanBudget(written[index] ?? []) }))
+    })
+    const [best] = bestWithin(measured, budget, 1)
+    if (best !== undefined) return best.schedule
+    throw new FlrcError('E_USAGE', `no adaptive schedule of this model has a mean of at most ${budget}`)
   }
 
   #meanBudget(written: readonly Completion[]): number {
@@ -157,11 +139,16 @@ export class Fitting {
     return budgets.length > 0 ? meanOf(budgets) : 1
   }
 
-  /** What the model writes of the development set under each schedule. */
-  async #write(schedules: readonly Schedule[]): Promise<Completion[][]> {
+  #asked(): Promise<Prompt[]> {
     const { dev = [], devLimit: limit, maxTokens, signal } = this.#options
     this.#prompts ??= dialoguePrompts(this.#model, dev, { limit, maxTokens, signal })
-    const written = await writeEach(this.#model, await this.#prompts, schedules, { maxTokens, signal })
+    return this.#prompts
+  }
+
+  /** What the model writes of the development set under each schedule. */
+  async #write(schedules: readonly Schedule[]): Promise<Completion[][]> {
+    const { maxTokens, signal } = this.#options
+    const written = await writeEach(this.#model, await this.#asked(), schedules, { maxTokens, signal })
     return schedules.map((_, index) => written.flatMap((ofPrompt) => ofPrompt[index] ?? []))
   }
 }

@@ -2,7 +2,13 @@ import { constants } from 'node:fs'
 import { access } from 'node:fs/promises'
 import path from 'node:path'
 import type { Command } from 'commander'
-import { type CalibratedSchedule, calibrateSchedule, checkLevels } from '../calibrate-schedule.js'
+import {
+  type CalibratedSchedule,
+  calibrateSchedule,
+  checkGoal,
+  checkLevels,
+  type MeasuredSchedule,
+} from '../calibrate-schedule.js'
 import { ioError } from '../checkpoint/io.js'
 import { storeSchedule } from '../checkpoint/schedule.js'
 import { parseDialogues } from '../data/dialogues.js'
@@ -10,13 +16,14 @@ import { FlrcError } from '../errors.js'
 import type { Model } from '../public-model.js'
 import { readTextFile } from './files.js'
 import { loadModel } from './load.js'
-import { addCommonOptions, type CommonOptions, parseFraction, wholeNumber } from './options.js'
+import { addCommonOptions, type CommonOptions, numberIn, parseFraction, wholeNumber } from './options.js'
 import { formatTable, print, printJson } from './output.js'
 import { step } from './steps.js'
 
 interface CalibrateScheduleFlags extends CommonOptions {
   data: string
-  budget: number
+  budget?: number
+  rougeLoss?: number
   reference?: string
   limit?: number
   maxTokens: number
@@ -25,22 +32,30 @@ interface CalibrateScheduleFlags extends CommonOptions {
 export function registerCalibrateSchedule(program: Command, signal: AbortSignal): void {
   const command = program
     .command('calibrate-schedule')
-    .description('choose a schedule for a mean active budget, and store it for --schedule calibrated')
+    .description('choose a schedule on a development set, and store it for --schedule calibrated')
     .argument('<dir>', 'FLRC directory with several levels')
     .requiredOption('--data <file>', '.jsonl with dialogue or messages in each line, to choose by')
-    .requiredOption('--budget <share>', 'mean active budget, above 0, at most 1', parseFraction)
+    .option('--budget <share>', 'the closest to the reference within this mean active budget', parseFraction)
+    .option(
+      '--rouge-loss <points>',
+      "the cheapest whose ROUGE-L falls at most this far (0 to 1) below level 0's",
+      numberIn(0, 1),
+    )
     .option('--reference <model>', 'the model to stay close to (default: level 0 of <dir> itself)')
     .option('--limit <n>', 'samples from the start of the file (default: all)', wholeNumber(1))
     .option('--max-tokens <n>', 'tokens after each prompt at most', wholeNumber(1), 60)
   addCommonOptions(command).action(async (directory: string, flags: CalibrateScheduleFlags) => {
-    const { json, data, budget, limit, maxTokens, device, threads } = flags
+    const { json, data, budget, rougeLoss, limit, maxTokens, device, threads } = flags
+    checkGoal(flags)
     const samples = parseDialogues(await readTextFile(data), data)
     const model = await loadModel(directory, flags, signal)
     await checkStorable(directory, model)
     const reference =
       flags.reference === undefined ? undefined : await loadModel(flags.reference, { device, threads }, signal)
     const result = await step('calibrate the schedule', (onProgress) =>
-      calibrateSchedule(model, samples, { budget, reference, limit, maxTokens, signal, onProgress }),
+      calibrateSchedule(model, samples, {
+        ...{ budget, rougeLoss, reference, limit, maxTokens, signal, onProgress },
+      }),
     )
     await storeSchedule(directory, result.schedule)
     if (json) await printJson(result)
@@ -75,16 +90,30 @@ function describe(
   const rows = frontier.map((point) => [
     `${point.schedule}${point.schedule === schedule ? ' *' : ''}`,
     point.budget.toFixed(4),
-    `${point.kl.toFixed(4)} (${point.interval.map((bound) => bound.toFixed(4)).join(' to ')})`,
+    withInterval(point.kl, point.interval),
     `${(100 * point.agreement).toFixed(1)}%`,
     point.predictedKl.toFixed(4),
-    ...(point.rougeL === undefined ? [] : [point.rougeL.toFixed(4)]),
+    ...rougeCells(point),
   ])
-  const scored = frontier.some((point) => point.rougeL !== undefined)
-  const columns = ['schedule', 'budget', 'KL', 'agreement', 'predicted KL', ...(scored ? ['ROUGE-L'] : [])]
-  const table = formatTable(columns, rows)
+  const [first] = frontier
+  const scores = [
+    ...(first?.rougeL === undefined ? [] : ['ROUGE-L']),
+    ...(first?.rougeLoss === undefined ? [] : ['lost of it']),
+  ]
+  const table = formatTable(['schedule', 'budget', 'KL', 'agreement', 'predicted KL', ...scores], rows)
   return (
     `${table}\n${candidates} schedules compared over ${tokens} tokens of ${samples} samples; ` +
     `${schedule} (*) is stored in ${directory}: --schedule calibrated\n`
   )
+}
+
+function rougeCells({ rougeL, rougeLoss, rougeLossInterval: interval }: MeasuredSchedule): string[] {
+  return [
+    ...(rougeL === undefined ? [] : [rougeL.toFixed(4)]),
+    ...(rougeLoss === undefined || interval === undefined ? [] : [withInterval(rougeLoss, interval)]),
+  ]
+}
+
+function withInterval(value: number, interval: readonly number[]): string {
+  return `${value.toFixed(4)} (${interval.map((bound) => bound.toFixed(4)).join(' to ')})`
 }

@@ -16,6 +16,8 @@ export interface ForcedRun {
   kl: number[]
   /** Whether both hold the same token the likeliest. */
   agrees: boolean[]
+  /** Entropy of what the model holds likely, nats. */
+  entropy: number[]
   levels: number[]
 }
 
@@ -107,7 +109,12 @@ class ForcedGroup {
     const reference = reader(theirs)
     const followers = schedules.map((schedule) => ({
       ...reader(this.#keep(ours.fork())),
-      ...{ reference, schedule, promptTokens: tokens.length, run: { kl: [], agrees: [], levels: [] } },
+      ...{
+        reference,
+        schedule,
+        promptTokens: tokens.length,
+        run: { kl: [], agrees: [], entropy: [], levels: [] },
+      },
     }))
     this.#prompts.push({ reference, followers })
   }
@@ -153,6 +160,7 @@ class ForcedGroup {
     for (const [index, { run, says, reference, level }] of followers.entries()) {
       run.kl.push(kl[index] ?? Number.NaN)
       run.agrees.push(says.tokenId === reference.says.tokenId)
+      run.entropy.push(says.entropy)
       run.levels.push(level)
     }
   }

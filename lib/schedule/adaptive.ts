@@ -10,7 +10,18 @@ export interface AdaptiveOptions {
    * Entropies in nats, `sure` at most `unsure`: below the one `to` is chosen, above the other `from`, and between
    * them it stays as it was. By default .5 and 1.5.
    */
-  thresholds?: { sure: number; unsure: number }
+  thresholds?: EntropyThresholds
+}
+
+/** Entropies in nats, `sure` at most `unsure`. */
+export interface EntropyThresholds {
+  sure: number
+  unsure: number
+}
+
+/** Whether the model counts as sure, which between the thresholds depends on whether it did before. */
+export function countsAsSure(entropy: number, before: boolean, { sure, unsure }: EntropyThresholds): boolean {
+  return entropy < sure || (before && entropy <= unsure)
 }
 
 /**
@@ -20,23 +31,17 @@ export interface AdaptiveOptions {
  *
  * @throws E_USAGE for budgets outside (0, 1] or thresholds that are no entropies or in the wrong order
  */
-export function adaptive({
-  from,
-  to,
-  thresholds: { sure, unsure } = { sure: 0.5, unsure: 1.5 },
-}: AdaptiveOptions): Schedule {
+export function adaptive({ from, to, thresholds = { sure: 0.5, unsure: 1.5 } }: AdaptiveOptions): Schedule {
   checkBudget(from)
   checkBudget(to)
+  const { sure, unsure } = thresholds
   if (!(sure >= 0 && sure <= unsure && Number.isFinite(unsure))) {
     throw new FlrcError(
       'E_USAGE',
       `the thresholds are ${sure} and ${unsure}; give entropies in nats, sure not above unsure`,
     )
   }
-  const schedule: Schedule = (_step, { entropy, level, levels }) => {
-    if (entropy < sure) return to
-    if (entropy > unsure) return from
-    return level === levelOf(to, levels) ? to : from
-  }
+  const schedule: Schedule = (_step, { entropy, level, levels }) =>
+    countsAsSure(entropy, level === levelOf(to, levels), { sure, unsure }) ? to : from
   return Object.assign(schedule, { budgets: [from, to] })
 }

@@ -14,6 +14,19 @@ export interface ScheduleCost {
   kl: number
 }
 
+/** A schedule, in the command line's words, and what is predicted of it. */
+export interface Predicted extends ScheduleCost {
+  schedule: string
+}
+
+/** What was found along the tokens of one sample with each level kept from step 1 on: [level][step]. */
+export interface LevelTrace {
+  /** KL(reference || model), nats. */
+  kl: readonly (readonly number[])[]
+  /** Of what the model holds likely, nats. */
+  entropy: readonly (readonly number[])[]
+}
+
 /** What was found of levels that are kept throughout, along the same tokens. */
 export interface LevelCurves {
   levels: readonly LevelBudget[]
@@ -21,6 +34,19 @@ export interface LevelCurves {
   kl: readonly (readonly number[])[]
   /** [step], samples that reach it. */
   samples: readonly number[]
+}
+
+/** The means of traces, which have a step at least. */
+export function curvesOf(levels: readonly LevelBudget[], traces: readonly LevelTrace[]): LevelCurves {
+  const lengths = traces.map(({ kl: [first = []] }) => first.length)
+  const samples = Array.from(
+    { length: Math.max(...lengths) },
+    (_, step) => lengths.filter((length) => length > step).length,
+  )
+  const sumAt = (level: number, step: number) =>
+    traces.reduce((sum, { kl }) => sum + (kl[level]?.[step] ?? 0), 0)
+  const kl = levels.map((_, level) => samples.map((count, step) => sumAt(level, step) / count))
+  return { levels, kl, samples }
 }
 
 const shapes: readonly ScheduleShape[] = ['step', 'linear', 'cosine', 'exponential']
@@ -87,10 +113,14 @@ export function predictedCost({ levels }: Candidate, curves: LevelCurves): Sched
 }
 
 /** Those that no other equals or beats in both budget and loss, by rising budget. */
-export function paretoFront<T extends ScheduleCost>(points: readonly T[]): T[] {
+export function paretoFront<T extends ScheduleCost>(
+  points: readonly T[],
+  loss: (point: T) => number = ({ kl }) => kl,
+): T[] {
   const front: T[] = []
-  for (const point of points.toSorted((a, b) => a.budget - b.budget || a.kl - b.kl)) {
-    if (point.kl < (front.at(-1)?.kl ?? Number.POSITIVE_INFINITY)) front.push(point)
+  for (const point of points.toSorted((a, b) => a.budget - b.budget || loss(a) - loss(b))) {
+    const last = front.at(-1)
+    if (last === undefined || loss(point) < loss(last)) front.push(point)
   }
   return front
 }
@@ -113,17 +143,20 @@ export function alongFront<T extends ScheduleCost>(points: readonly T[], count: 
 
 /** How many schedules are run, and not only predicted: the best within the budget, and others along the front. */
 const runs = { best: 4, front: 6 }
-/** Times that the best are chosen anew where what they really spend is more than was predicted. */
+/** Times that the best are chosen anew where what they really spend is not what was predicted. */
 const retries = 3
+/** So much of the budget may be left. */
+const slack = 0.005
 
 /**
  * Measures the best schedules within a budget, and others along the front. Where all of the best spend more than the
- * budget, as much lower ones are measured too.
+ * budget, as much lower ones are measured too; where all that stay within leave some of it, higher ones.
  */
-export async function measureWithin<
-  C extends Candidate & ScheduleCost,
-  M extends { schedule: string; budget: number },
->(candidates: readonly C[], budget: number, measure: (chosen: readonly C[]) => Promise<M[]>): Promise<M[]> {
+export async function measureWithin<C extends Predicted, M extends { schedule: string; budget: number }>(
+  candidates: readonly C[],
+  budget: number,
+  measure: (chosen: readonly C[]) => Promise<M[]>,
+): Promise<M[]> {
   const measured: M[] = []
   let aim = budget
   for (let round = 0; round <= retries; round++) {
@@ -131,10 +164,49 @@ export async function measureWithin<
     const chosen = new Set(round === 0 ? [...best, ...alongFront(candidates, runs.front)] : best)
     const fresh = [...chosen].filter(({ schedule }) => measured.every((point) => point.schedule !== schedule))
     if (fresh.length > 0) measured.push(...(await measure(fresh)))
-    const spent = measured.filter((point) => best.some(({ schedule }) => schedule === point.schedule))
-    const excess = Math.min(...spent.map((point) => point.budget)) - budget
-    if (excess <= tolerance || best.length === 0) break
-    aim -= excess
+    const spent = measured
+      .filter((point) => best.some(({ schedule }) => schedule === point.schedule))
+      .map((point) => point.budget)
+    const within = spent.filter((value) => value <= budget + tolerance)
+    const left = budget - (within.length > 0 ? Math.max(...within) : Math.min(...spent))
+    // Higher ones are of use only where none of the best was too high already.
+    const enough = within.length > 0 && (left <= slack || within.length < spent.length)
+    if (enough || best.length === 0) break
+    aim += left
+  }
+  return measured
+}
+
+/** How many schedules are run where a bound is looked for: along the front at first, then around the bound. */
+const bracket = { front: 8, between: 3, rounds: 3 }
+
+/**
+ * Measures schedules of falling budget until the cheapest that `cheapest` accepts stands next to those that it does
+ * not: level 0 and others along the front of what is predicted, then some between the cheapest accepted and the next
+ * below, three times.
+ *
+ * @param cheapest of those measured, level 0 among them
+ */
+export async function measureDownTo<C extends Predicted, M extends { schedule: string }>(
+  candidates: readonly C[],
+  cheapest: (measured: readonly M[]) => M,
+  measure: (chosen: readonly C[]) => Promise<M[]>,
+): Promise<M[]> {
+  const front = paretoFront(candidates)
+  const known = new Set([
+    ...candidates.filter(({ schedule }) => schedule === 'full'),
+    ...alongFront(front, bracket.front),
+  ])
+  const measured = await measure([...known])
+  for (let round = 0; round < bracket.rounds; round++) {
+    const { schedule } = cheapest(measured)
+    const high = [...known].find((candidate) => candidate.schedule === schedule)?.budget ?? 1
+    const low = Math.max(0, ...[...known].map(({ budget }) => budget).filter((budget) => budget < high))
+    const between = front.filter(({ budget }) => budget > low && budget < high)
+    const fresh = alongFront(between, bracket.between)
+    if (fresh.length === 0) break
+    for (const candidate of fresh) known.add(candidate)
+    measured.push(...(await measure(fresh)))
   }
   return measured
 }
