@@ -5,9 +5,10 @@
  * several numbers of drafts: acceptance, tokens a verification, what a draft and a further column of level 0's pass
  * cost in plain steps, the speed that the break-even formula promises of them and the one measured, all against plain
  * steps of the same prompts, which take turns with them. Then the same prompts through `generate` with and without
- * `speculate`, whose policy chooses the number of drafts. Prompts are cut from FILE (the embedded model's held-out
- * text) at even distances; decoding is greedy. Each decoding is timed `--repeats` times, in turn with all others, and
- * the fastest counts; speeds are ratios of times summed over the prompts, with the range over the prompts.
+ * `speculate`, whose policy chooses the number of drafts (first speed: of each prompt's first decoding, in which the
+ * policy still learns). Prompts are cut from FILE (the embedded model's held-out text) at even distances; decoding is
+ * greedy, or draws at `--temperature`. Each decoding is timed `--repeats` times, in turn with all others, and the fastest
+ * counts; speeds are ratios of times summed over the prompts, with the range over the prompts.
  */
 import { readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
@@ -24,6 +25,7 @@ const { values, positionals } = parseArgs({
     'prompt-tokens': { type: 'string', default: '64' },
     tokens: { type: 'string', default: '96' },
     repeats: { type: 'string', default: '3' },
+    temperature: { type: 'string', default: '0' },
     drafts: { type: 'string', multiple: true, default: ['1', '2', '4', '8'] },
     json: { type: 'string' },
   },
@@ -31,6 +33,7 @@ const { values, positionals } = parseArgs({
 
 const tiny = path.join(packageRoot, 'models', 'tiny')
 const tokens = Number(values.tokens)
+const temperature = Number(values.temperature)
 const draftCounts = values.drafts.map(Number)
 
 async function open(): Promise<Model> {
@@ -58,24 +61,24 @@ const prompts = promptsOf(
 const nothing = { ms: 0, draftMs: 0, tokens: 0, rounds: 0, drafted: 0, judged: 0, accepted: 0 }
 type Decoded = typeof nothing
 
-const greedy = (draw: number) => ({ temperature: 0, topK: 0, topP: 1, minP: 0, seed: 0, draw })
+const samplingAt = (draw: number) => ({ temperature, topK: 0, topP: 1, minP: 0, seed: 0, draw })
 
 /** Rounds of the same number of drafts, or, without any, plain steps. */
 async function decodeRounds(prompt: readonly number[], level: number, drafts: number): Promise<Decoded> {
   const session = model.createSession()
   try {
     await session.prefill(Int32Array.from(prompt), 0)
-    let token = session.sample(greedy(0)).tokenId
+    let token = session.sample(samplingAt(0)).tokenId
     const made = { ...nothing }
     const begin = performance.now()
     while (made.tokens < tokens) {
       if (drafts === 0) {
-        token = (await session.decode(token, level, greedy(made.tokens))).tokenId
+        token = (await session.decode(token, level, samplingAt(made.tokens))).tokenId
         made.tokens++
         continue
       }
       const options = { level, tokens: drafts, least: 0, ends: Int32Array.of() }
-      const { steps, drafted, draftSeconds } = await session.speculate(token, options, greedy(made.tokens))
+      const { steps, drafted, draftSeconds } = await session.speculate(token, options, samplingAt(made.tokens))
       token = steps.at(-1)?.tokenId ?? token
       made.tokens += steps.length
       made.rounds++
@@ -93,7 +96,7 @@ async function decodeRounds(prompt: readonly number[], level: number, drafts: nu
 async function generateOnce(prompt: readonly number[], budget: number | undefined): Promise<Decoded> {
   const speculate = budget === undefined ? undefined : { tokens: most, budget }
   const begin = performance.now()
-  const done = await complete(model.generate(prompt, { maxTokens: tokens, speculate }))
+  const done = await complete(model.generate(prompt, { maxTokens: tokens, temperature, speculate }))
   const ms = performance.now() - begin - done.timeToFirstTokenMs
   const { tokenIds, drafted, accepted } = done
   return { ...nothing, ms, tokens: tokenIds.length, drafted, accepted }
@@ -117,13 +120,15 @@ const ways: ((prompt: readonly number[]) => Promise<Decoded>)[] = [
   ),
 ]
 
-/** Per way the fastest decoding of each prompt. */
+/** Per way the first and the fastest decoding of each prompt. */
+const first = ways.map(() => [] as Decoded[])
 const fastest = ways.map(() => [] as Decoded[])
 for (const [i, prompt] of prompts.entries()) {
   process.stderr.write(`prompt ${i + 1} of ${prompts.length}\n`)
   for (let repeat = 0; repeat < Number(values.repeats); repeat++) {
     for (const [way, run] of ways.entries()) {
       const made = await run(prompt)
+      if (repeat === 0) (first[way] as Decoded[])[i] = made
       const best = fastest[way]?.[i]
       if (best === undefined || made.ms < best.ms) (fastest[way] as Decoded[])[i] = made
     }
@@ -159,16 +164,19 @@ const rows = fixed.map(({ level, budget, drafts }, i) => {
   }
 })
 const [single = [], ...speculated] = others.slice(fixed.length)
+const [firstSingle = [], ...firstSpeculated] = first.slice(1 + fixed.length)
 const generated = lower.map(({ budget }, i) => {
   const made = speculated[i] ?? []
   const { speed, range } = speedOf(single, made)
-  return { budget, drafted: sum(made, 'drafted'), accepted: sum(made, 'accepted'), speed, range }
+  const unlearnt = speedOf(firstSingle, firstSpeculated[i] ?? []).speed
+  return { budget, drafted: sum(made, 'drafted'), accepted: sum(made, 'accepted'), unlearnt, speed, range }
 })
 
 const f = (value: number, digits = 2) => value.toFixed(digits)
 const range = ([low, high]: readonly [number, number]) => `${f(low)} to ${f(high)}`
 console.log(
-  `${prompts.length} prompts of ${values['prompt-tokens']} tokens, ${tokens} tokens each; level 0 has budget ` +
+  `${prompts.length} prompts of ${values['prompt-tokens']} tokens, ${tokens} tokens each at temperature ${temperature}; ` +
+    `level 0 has budget ` +
     `${f(model.levels[0]?.budget ?? 1, 3)}; a plain step takes ${f(step)} ms\n`,
 )
 console.log(
@@ -181,10 +189,12 @@ for (const row of rows) {
       `${f(row.draft)} | ${f(row.column)} | ${f(row.predicted)} | ${f(row.speed)} | ${range(row.range)} |`,
   )
 }
-console.log(`\n| speculate ${most}:B | drafted | accepted | speed | range |`)
-console.log('| ---: | ---: | ---: | ---: | --- |')
+console.log(`\n| speculate ${most}:B | drafted | accepted | first speed | speed | range |`)
+console.log('| ---: | ---: | ---: | ---: | ---: | --- |')
 for (const row of generated) {
-  console.log(`| ${f(row.budget)} | ${row.drafted} | ${row.accepted} | ${f(row.speed)} | ${range(row.range)} |`)
+  console.log(
+    `| ${f(row.budget)} | ${row.drafted} | ${row.accepted} | ${f(row.unlearnt)} | ${f(row.speed)} | ${range(row.range)} |`,
+  )
 }
 if (values.json !== undefined) {
   await writeFile(values.json, `${JSON.stringify({ step, rows, generated }, undefined, 2)}\n`)

@@ -1,10 +1,13 @@
 import { bestDrafts, type SpeculationCosts, speedUp } from './speed-up.js'
 
-/** What speculation may owe at any time, in plain steps: this much, and this share of the tokens so far. */
-const grace = 1
-const share = 0.02
-
-/** What is saved beyond this many plain steps pays for no later attempts. */
+/**
+ * What rounds have cost beyond the plain steps that their tokens stand for is a debt, in plain steps. It may reach
+ * `mostOwed`, begins at `owedAtFirst`, and every token pays off `share`; what is gained beyond `mostSaved` pays for no
+ * later attempts.
+ */
+const mostOwed = 1
+const owedAtFirst = 0.2
+const share = 0.01
 const mostSaved = 2
 
 /** The acceptance assumed before the first draft, and how many drafts it counts for. */
@@ -13,12 +16,16 @@ const prior = { acceptance: 0.8, drafts: 2.5 }
 /** What a round's drafts count for after the next round. */
 const memory = 0.9
 
-/** Where the policy learns what passes cost, in plain steps. */
+/** Where the policy learns what passes cost. */
 export interface CostSource {
-  /** Undefined as long as nothing is known. */
-  readonly costs: SpeculationCosts | undefined
+  /** What a draft and its column cost together, in plain steps; undefined as long as nothing is known. */
+  readonly each: number | undefined
+  /** Whether rounds change it. */
+  readonly measured: boolean
+  /** Whether a plain step is to be measured before the next round. */
+  readonly due: boolean
   step(milliseconds: number): void
-  round(drafted: number, milliseconds: number, draftMilliseconds: number): void
+  round(drafted: number, milliseconds: number): void
 }
 
 /** How a generation's next round drafts. */
@@ -31,97 +38,115 @@ export interface DraftPlan {
 
 /**
  * Decides how much to draft, from the acceptance so far and from what passes cost: as many drafts as promise the
- * highest speed, and none where none promises more than plain steps. What rounds have cost beyond the plain steps
- * that their tokens stand for is kept as a debt. Speculation that promises nothing is tried again, one draft at a time,
- * as far as the debt stays below one step and 2% of the tokens; a debt beyond that stops it whatever it promises.
+ * highest speed, but no more (than one) as the debt allows if all are refused; and none where none promises more than
+ * plain steps. There one draft is tried whenever no debt is left, because acceptance changes with the text. One policy
+ * may serve a generation or, one after another or at once, all those of a model: later ones begin with what is known.
  */
 export class SpeculationPolicy {
-  readonly #most: number
   readonly #source: CostSource
   #drafts = prior.drafts
   #accepted = prior.acceptance * prior.drafts
-  #tokens = 0
-  #debt = 0
+  #debt = owedAtFirst
 
-  constructor(most: number, source: CostSource) {
-    this.#most = most
+  constructor(source: CostSource) {
     this.#source = source
   }
 
-  /** @param limit tokens that the round may draft */
-  next(limit: number): DraftPlan {
-    const most = Math.min(this.#most, limit)
-    const costs = this.#source.costs
+  /** Hears of a new generation, which is not to lose what others have gained. */
+  begin(): void {
+    this.#debt = Math.max(0, this.#debt)
+  }
+
+  /** @param most tokens that the round may draft */
+  next(most: number): DraftPlan {
+    const { each, measured, due } = this.#source
     const none = { drafts: 0, least: 0 }
-    if (most < 1 || costs === undefined) return none
+    if (most < 1 || each === undefined || due) return none
     const acceptance = this.#accepted / this.#drafts
-    const each = costs.draft + costs.column
+    const costs = { draft: each, column: 0 }
     const least = each / acceptance
-    const allowed = grace + share * this.#tokens - this.#debt
+    const allowed = mostOwed - this.#debt
     const best = bestDrafts(acceptance, most, costs)
-    if (speedUp(acceptance, best, costs) > 1 && allowed >= 0) return { drafts: best, least }
-    return allowed >= each ? { drafts: 1, least } : none
+    if (speedUp(acceptance, best, costs) > 1) {
+      return allowed > 0 ? { drafts: Math.min(best, Math.max(1, Math.floor(allowed / each))), least } : none
+    }
+    // Where a draft costs a step or more, even drafts that are all accepted gain nothing.
+    const possible = measured || each < 1
+    return possible && allowed >= mostOwed ? { drafts: 1, least } : none
   }
 
   /** Hears of a plain step. */
   step(milliseconds: number): void {
-    this.#tokens++
+    this.#payOff(1)
     this.#source.step(milliseconds)
   }
 
-  /** Hears of a round: drafts made and accepted, what it took in all and for the drafts alone. */
-  round(drafted: number, accepted: number, milliseconds: number, draftMilliseconds: number): void {
-    this.#source.round(drafted, milliseconds, draftMilliseconds)
-    const { draft, column } = this.#source.costs ?? { draft: 0, column: 0 }
-    const cost = 1 + drafted * (draft + column)
-    this.#tokens += accepted + 1
+  /** Hears of a round: drafts made and accepted, and what it took. */
+  round(drafted: number, accepted: number, milliseconds: number): void {
+    this.#source.round(drafted, milliseconds)
+    const cost = 1 + drafted * (this.#source.each ?? 0)
     this.#debt = Math.max(-mostSaved, this.#debt + cost - (accepted + 1))
+    this.#payOff(accepted + 1)
     // Drafts behind the first that was refused say nothing.
     this.#drafts = memory * this.#drafts + Math.min(drafted, accepted + 1)
     this.#accepted = memory * this.#accepted + accepted
   }
+
+  #payOff(tokens: number): void {
+    if (this.#debt > 0) this.#debt = Math.max(0, this.#debt - share * tokens)
+  }
 }
 
-/** Costs that do not change: what follows from them is the same on every machine and in every run. */
-export function fixedCosts(costs: SpeculationCosts): CostSource {
-  return { costs, step: () => undefined, round: () => undefined }
+/** A cost that does not change: what follows from it is the same on every machine and in every run. */
+export function fixedCosts({ draft, column }: SpeculationCosts): CostSource {
+  const nothing = () => undefined
+  return { each: draft + column, measured: false, due: false, step: nothing, round: nothing }
 }
 
 /** How many of the latest times count, and how many plain steps must be known before anything is. */
 const window = 7
-const fewestSteps = 2
+const fewestSteps = 4
+/** A draft and its column take no more steps than this; what seems to was interrupted. */
+const mostEach = 2
+/** Rounds after which a plain step is measured anew, as what else the machine does changes. */
+const mostRounds = 15
 
-/** Costs as they are measured: medians of the latest times. Before the first round, `guess`. */
+/**
+ * Costs as they are measured: medians of the latest times. The guess counts as a first round, so that one time that is
+ * far too long stops nothing.
+ */
 export class MeasuredCosts implements CostSource {
-  readonly #guess: SpeculationCosts
+  readonly measured = true
   readonly #steps: number[] = []
-  readonly #drafts: number[] = []
-  readonly #columns: number[] = []
+  readonly #each: number[]
+  #rounds = 0
 
-  constructor(guess: SpeculationCosts) {
-    this.#guess = guess
+  constructor({ draft, column }: SpeculationCosts) {
+    this.#each = [draft + column]
   }
 
-  get costs(): SpeculationCosts | undefined {
-    if (this.#steps.length < fewestSteps) return undefined
-    const step = median(this.#steps)
-    if (this.#drafts.length === 0) return this.#guess
-    return { draft: median(this.#drafts) / step, column: Math.max(0, median(this.#columns)) / step }
+  get due(): boolean {
+    return this.#rounds >= mostRounds
+  }
+
+  get each(): number | undefined {
+    return this.#steps.length < fewestSteps ? undefined : Math.max(0, median(this.#each))
   }
 
   step(milliseconds: number): void {
+    this.#rounds = 0
     remember(this.#steps, milliseconds)
   }
 
-  round(drafted: number, milliseconds: number, draftMilliseconds: number): void {
-    remember(this.#drafts, draftMilliseconds / drafted)
-    remember(this.#columns, (milliseconds - draftMilliseconds - median(this.#steps)) / drafted)
+  round(drafted: number, milliseconds: number): void {
+    this.#rounds++
+    remember(this.#each, Math.min(mostEach, (milliseconds / median(this.#steps) - 1) / drafted))
   }
 }
 
-function remember(times: number[], milliseconds: number): void {
-  times.push(milliseconds)
-  if (times.length > window) times.shift()
+function remember(values: number[], value: number): void {
+  values.push(value)
+  if (values.length > window) values.shift()
 }
 
 function median(values: readonly number[]): number {

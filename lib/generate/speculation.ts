@@ -49,11 +49,28 @@ export function checkSpeculate({ tokens, budget }: SpeculateOptions, model: Load
   )
 }
 
+/** By level of the drafts, what a model's greedy generations have learnt of them. */
+const learnt = new WeakMap<LoadedModel, Map<number, SpeculationPolicy>>()
+
+/**
+ * What passes cost is measured where tokens are greedy, and one generation goes on with what those before it have
+ * learnt. Where tokens are drawn, a draw's numbers depend on what was drafted, so equal seeds give equal tokens only if
+ * that depends on no clock and on no other generation: there, costs are guessed from bytes.
+ */
+function policyOf(model: LoadedModel, level: number, drawn: boolean): SpeculationPolicy {
+  const draft = bytesOf(model, level) / bytesOf(model, 0)
+  if (drawn) return new SpeculationPolicy(fixedCosts({ draft, column: columnGuess.fixed }))
+  const byLevel = learnt.get(model) ?? new Map<number, SpeculationPolicy>()
+  const policy =
+    byLevel.get(level) ?? new SpeculationPolicy(new MeasuredCosts({ draft, column: columnGuess.measured }))
+  learnt.set(model, byLevel.set(level, policy))
+  policy.begin()
+  return policy
+}
+
 /**
  * Self-speculation: rounds that draft at a low level and verify at level 0, and plain steps of level 0 where rounds
- * promise no gain. What passes cost is measured where tokens are greedy. Where they are drawn, a draw's numbers
- * depend on what was drafted, so equal seeds give equal tokens only if that depends on no clock: there, costs are
- * guessed from bytes.
+ * promise no gain.
  */
 export class SpeculativeSteps implements TokenSource {
   drafted = 0
@@ -61,7 +78,7 @@ export class SpeculativeSteps implements TokenSource {
   readonly #model: LoadedModel
   readonly #session: Pick<Session, 'decode' | 'speculate'>
   readonly #sampling: SamplingAt
-  readonly #level: number
+  readonly #speculation: Speculation
   readonly #maxTokens: number
   readonly #ends: Int32Array
   readonly #policy: SpeculationPolicy
@@ -76,21 +93,17 @@ export class SpeculativeSteps implements TokenSource {
     this.#model = model
     this.#session = session
     this.#sampling = sampling
-    this.#level = speculation.level
+    this.#speculation = speculation
     this.#maxTokens = maxTokens
     this.#ends = Int32Array.from(model.tokenizer.eosTokenIds)
-    const draft = bytesOf(model, speculation.level) / bytesOf(model, 0)
-    const costs =
-      sampling(0).temperature > 0
-        ? fixedCosts({ draft, column: columnGuess.fixed })
-        : new MeasuredCosts({ draft, column: columnGuess.measured })
-    this.#policy = new SpeculationPolicy(speculation.tokens, costs)
+    this.#policy = policyOf(model, speculation.level, sampling(0).temperature > 0)
   }
 
   async advance({ tokenId }: ProducedToken, step: number, signal: AbortSignal): Promise<Advance> {
     const sampling = this.#sampling(step)
+    const { level, tokens } = this.#speculation
     // A round gives one token more than it drafts at most.
-    const { drafts, least } = this.#policy.next(this.#maxTokens - step - 1)
+    const { drafts, least } = this.#policy.next(Math.min(tokens, this.#maxTokens - step - 1))
     const begin = performance.now()
     if (drafts === 0) {
       const next = await this.#session.decode(tokenId, 0, sampling, signal)
@@ -100,20 +113,20 @@ export class SpeculativeSteps implements TokenSource {
         cached: [tokenId],
       }
     }
-    const { steps, drafted, draftSeconds } = await this.#session.speculate(
+    const { steps, drafted } = await this.#session.speculate(
       tokenId,
       // The draft's probability of a token says how likely it is to be accepted only where it is the likeliest.
-      { level: this.#level, tokens: drafts, least: sampling.temperature > 0 ? 0 : least, ends: this.#ends },
+      { level, tokens: drafts, least: sampling.temperature > 0 ? 0 : least, ends: this.#ends },
       sampling,
       signal,
     )
     const accepted = steps.length - 1
-    this.#policy.round(drafted, accepted, performance.now() - begin, draftSeconds * 1000)
+    this.#policy.round(drafted, accepted, performance.now() - begin)
     this.drafted += drafted
     this.accepted += accepted
     const ended = steps.findIndex((next) => this.#ends.includes(next.tokenId))
     const used = ended < 0 ? steps : steps.slice(0, ended + 1)
-    const read = levelBudget(this.#model, 0) + drafted * levelBudget(this.#model, this.#level)
+    const read = levelBudget(this.#model, 0) + drafted * levelBudget(this.#model, level)
     return {
       produced: used.map((next) => ({ ...next, level: 0, activeBudget: read / used.length })),
       cached: [tokenId, ...steps.slice(0, accepted).map((next) => next.tokenId)],

@@ -20,7 +20,7 @@ bool likelier(const Candidate& a, const Candidate& b) {
   return a.logprob != b.logprob ? a.logprob > b.logprob : a.token < b.token;
 }
 
-// The candidates that the filters leave, likeliest first.
+// The candidates that the filters leave, the likeliest first; the others in order only where a filter needs it.
 std::vector<Candidate> filtered(const float* logits, int64_t vocab, double logSum, const Sampling& sampling) {
   // Tokens less likely than (1 - topP) / vocab together have less than 1 - topP: the likeliest that make up
   // topP are among the others, and sorting a whole vocabulary takes longer than a small model's step.
@@ -28,13 +28,18 @@ std::vector<Candidate> filtered(const float* logits, int64_t vocab, double logSu
                            ? std::log((1 - sampling.topP) / static_cast<double>(vocab))
                            : -std::numeric_limits<double>::infinity();
   std::vector<Candidate> all;
+  all.reserve(static_cast<size_t>(vocab));
   for (int64_t i = 0; i < vocab; ++i) {
     if (logits[i] - logSum >= least) all.push_back({static_cast<int32_t>(i), logits[i] - logSum});
   }
-  size_t keep = all.size();
-  if (sampling.topK > 0) keep = std::min(keep, static_cast<size_t>(sampling.topK));
-  std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(keep), all.end(), likelier);
-  all.resize(keep);
+  if (sampling.topK > 0 || sampling.topP < 1) {
+    size_t keep = all.size();
+    if (sampling.topK > 0) keep = std::min(keep, static_cast<size_t>(sampling.topK));
+    std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(keep), all.end(), likelier);
+    all.resize(keep);
+  } else {
+    std::iter_swap(all.begin(), std::min_element(all.begin(), all.end(), likelier));
+  }
 
   if (sampling.topP < 1) {
     double total = sampling.topK == 0 ? 1 : 0;
@@ -48,7 +53,7 @@ std::vector<Candidate> filtered(const float* logits, int64_t vocab, double logSu
   }
   if (sampling.minP > 0) {
     const double least = all.front().logprob + std::log(sampling.minP);
-    while (all.size() > 1 && all.back().logprob < least) all.pop_back();
+    std::erase_if(all, [least](const Candidate& candidate) { return candidate.logprob < least; });
   }
   return all;
 }
@@ -113,6 +118,8 @@ Choices choicesOf(const float* logits, int64_t vocab, const Sampling& sampling) 
   if (sampling.temperature > 0) {
     const std::vector<Candidate> candidates = filtered(logits, vocab, choices.logSum, sampling);
     const double highest = candidates.front().logprob;
+    choices.tokens.reserve(candidates.size());
+    choices.weights.reserve(candidates.size());
     for (const Candidate& candidate : candidates) {
       choices.tokens.push_back(candidate.token);
       choices.weights.push_back(std::exp((candidate.logprob - highest) / sampling.temperature));

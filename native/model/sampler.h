@@ -11,8 +11,8 @@ namespace flrc {
 using Sampling = BackendSampling;
 using Sampled = BackendSampled;
 
-// What may be drawn from logits [vocab], likeliest first, and how likely: the tokens that the filters leave,
-// weighed after temperature. Greedy leaves the likeliest alone, the lowest id of equals.
+// What may be drawn from logits [vocab] and how likely: the tokens that the filters leave, weighed after
+// temperature, the likeliest first. Greedy leaves the likeliest alone, the lowest id of equals.
 struct Choices {
   std::vector<int32_t> tokens;
   std::vector<double> weights;
