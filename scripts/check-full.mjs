@@ -13,7 +13,8 @@ const jobs = [
     run: () => ['flrc_test_sanitized', 'format-fuzz'].every((test) => longer(test)),
   },
   { name: 'the report in a browser', run: () => node(process.execPath, [script('check-report.mjs')]) },
-  ...crossBuilt(),
+  ...onX64('linux-arm64, cross-built, under qemu', 'check:arm64'),
+  ...onX64('the CUDA plugin, compiled', 'build:cuda'),
   { name: 'all tests on Node 22', run: () => onNode(22) },
   { name: 'all tests on Node 24', run: () => onNode(24) },
 ]
@@ -26,9 +27,10 @@ for (const { name, run } of jobs) {
 console.log(`\n${jobs.length - failed} passed, ${failed} failed`)
 if (failed > 0) process.exitCode = 1
 
-function crossBuilt() {
-  const run = () => node(process.execPath, [script('setup.mjs'), 'check:arm64'])
-  return process.arch === 'x64' ? [{ name: 'linux-arm64, cross-built, under qemu', run }] : []
+/** Cross compilers and NVIDIA's are there for x64 alone. */
+function onX64(name, command) {
+  const run = () => node(process.execPath, [script('setup.mjs'), command])
+  return process.arch === 'x64' ? [{ name, run }] : []
 }
 
 function longer(test) {

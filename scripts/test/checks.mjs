@@ -1,12 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { formatNative } from '../format-native.mjs'
 import { noticesProblem } from '../package/notices.mjs'
-import {
-  cudaToolchainIsThere,
-  ensureCudaPlugin,
-  ensureCudaSystemPackages,
-  ensureCudaToolchain,
-} from '../setup/cuda.mjs'
+import { cudaToolchainIsThere, ensureCudaPlugin } from '../setup/cuda.mjs'
 import { ensureCudaTests } from '../setup/cuda-tests.mjs'
 import { root, StepError } from '../setup/log.mjs'
 import { ensureAddon, ensureNativeTests } from '../setup/native.mjs'
@@ -55,16 +50,12 @@ async function ensurePackage() {
   await ensureTarball()
 }
 
-/** Compiling needs no GPU, but a toolchain that not everybody wants to download. */
+/** Compiling needs no GPU, but minutes and a toolchain that not everybody wants to download. */
 function cudaPlugin() {
-  if (process.env.CI !== 'true' && !cudaToolchainIsThere()) {
+  if (!cudaToolchainIsThere()) {
     return { skip: 'the CUDA toolchain is not installed; npm run build:cuda does that' }
   }
-  return builds(async () => {
-    await ensureCudaSystemPackages()
-    await ensureCudaToolchain()
-    await ensureCudaPlugin()
-  })
+  return builds(ensureCudaPlugin)
 }
 
 async function builds(ensure) {
