@@ -1,8 +1,9 @@
 # The CPU addon. `flrc_tests=true` (set by `npm test`) adds the C++ unit tests, once plain and once under
-# AddressSanitizer and UndefinedBehaviorSanitizer.
+# AddressSanitizer and UndefinedBehaviorSanitizer; `flrc_bench=true` the program that times kernels.
 {
   'variables': {
     'flrc_tests%': 'false',
+    'flrc_bench%': 'false',
     'openblas_library%': '<!(node scripts/native/openblas.mjs library <(target_arch))',
     'openblas_include%': '<!(node scripts/native/openblas.mjs include <(target_arch))',
   },
@@ -55,6 +56,16 @@
     },
   ],
   'conditions': [
+    ['flrc_bench=="true"', {
+      'targets': [
+        {
+          'target_name': 'flrc_bench',
+          'type': 'executable',
+          'dependencies': ['flrc_core'],
+          'sources': ['<!@(node scripts/native/sources.mjs bench)'],
+        },
+      ],
+    }],
     ['flrc_tests=="true"', {
       'targets': [
         {

@@ -6,7 +6,7 @@ import { pathToFileURL } from 'node:url'
 import { root } from './setup/log.mjs'
 import { clangFormat, onPath } from './setup/system.mjs'
 
-const folders = ['native', 'cuda', 'test/native', 'test/plugins', 'test/cuda']
+const folders = ['native', 'cuda', 'test/native', 'test/plugins', 'test/cuda', 'bench/native']
 
 /** Every C++ and CUDA source of the repository, from its root. */
 function sources() {

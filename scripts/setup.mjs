@@ -11,7 +11,7 @@ import {
 } from './setup/cuda.mjs'
 import { ensureCudaTarball } from './setup/cuda-package.mjs'
 import { handOver, root, StepError } from './setup/log.mjs'
-import { ensureAddon, ensureNativeTests } from './setup/native.mjs'
+import { ensureAddon, ensureNativeBench, ensureNativeTests } from './setup/native.mjs'
 import { ensureNode } from './setup/other-node.mjs'
 import { ensurePrebuild, ensureTarball, tarball } from './setup/package.mjs'
 import { ensureNodeModules } from './setup/packages.mjs'
@@ -56,7 +56,7 @@ const commands = {
   'build:cuda': { steps: [...cuda, ensureCudaPlugin] },
   'build:cuda:fat': { steps: [...cuda, ensureFatCudaPlugin] },
   'pack:cuda': { steps: [...cuda, ensureCudaTarball] },
-  bench: { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs'] },
+  bench: { steps: [...built, ensureNativeBench, ensureTestCode], run: ['scripts/bench.mjs'] },
   'bench:progressive': { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs', 'progressive'] },
   docs: { steps: prepared, run: ['node_modules/typedoc/bin/typedoc'] },
   'bench:quality': { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs', 'quality'] },

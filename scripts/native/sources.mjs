@@ -1,5 +1,5 @@
 // Lists C++ sources for binding.gyp, so that a new file needs no entry there:
-// `node sources.mjs core|addon|tests|cuda-tests` prints their paths from the repository's root, one a line.
+// `node sources.mjs core|addon|tests|cuda-tests|bench` prints their paths from the repository's root, one a line.
 import { existsSync, readdirSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -12,6 +12,7 @@ const groups = {
   addon: () => sourcesUnder('native', false),
   tests: () => sourcesUnder('test/native', true),
   'cuda-tests': () => [...sourcesUnder('test/cuda', true), 'test/native/check.cc', 'test/native/fixture.cc'],
+  bench: () => sourcesUnder('bench/native', true),
 }
 
 function subfolders(folder) {

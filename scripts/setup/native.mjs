@@ -26,7 +26,7 @@ export const nativeTestsOf = (target) =>
 /** Builds the addon: build/Release/flrc.node for this machine. */
 export function ensureAddon(target = host) {
   return once(`addon${suffix(target)}`, hashOf(sources, toolchain(target)), [addonOf(target)], () =>
-    build('native core', target, { tests: false, outputs: ['flrc'] }),
+    build('native core', target, { outputs: ['flrc'] }),
   )
 }
 
@@ -35,13 +35,22 @@ export function ensureNativeTests(target = host) {
   const outputs = target === host ? [...nativeTestsOf(host), cudaSessionTest] : nativeTestsOf(target)
   const inputs = hashOf([...sources, 'test/native', 'test/cuda'], toolchain(target))
   return once(`native-tests${suffix(target)}`, inputs, outputs, () =>
-    build('native tests', target, { tests: true, outputs: outputs.map((file) => path.basename(file)) }),
+    build('native tests', target, { extra: 'tests', outputs: outputs.map((file) => path.basename(file)) }),
+  )
+}
+
+/** Builds the program that times kernels, for this machine. */
+export function ensureNativeBench() {
+  const inputs = hashOf([...sources, 'bench/native'], toolchain(host))
+  return once('native-bench', inputs, [output(host, 'flrc_bench')], () =>
+    build('native benchmark', host, { extra: 'bench', outputs: ['flrc_bench'] }),
   )
 }
 
 const suffix = (target) => (target === host ? '' : `-${target.name}`)
 
-async function build(title, target, { tests, outputs }) {
+/** `extra`: what binding.gyp describes beside the addon for these outputs, if anything. */
+async function build(title, target, { extra, outputs }) {
   if (target !== host) linkSources(target)
   const nodeGyp = ['node_modules/node-gyp/bin/node-gyp.js', '-C', target.folder]
   const name = `${title.replaceAll(' ', '-')}${suffix(target)}`
@@ -56,7 +65,7 @@ async function build(title, target, { tests, outputs }) {
     'configure',
     `--arch=${target.arch}`,
     '--',
-    `-Dflrc_tests=${tests}`,
+    ...['tests', 'bench'].map((name) => `-Dflrc_${name}=${name === extra}`),
   ])
   await run(`compile with ${jobs} jobs`, name, ['build', '-j', String(jobs), ...outputs])
 }
