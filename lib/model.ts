@@ -70,6 +70,14 @@ export interface ModelParts {
   keep: number
 }
 
+/**
+ * Bytes of a position's key and value in one layer's cache: f32 for models held in f32, which no GPU takes; else fp16,
+ * or bf16 on a GPU.
+ */
+export function cacheBytesPerPosition({ kvHeads, headDim }: ModelConfig, dtype: StorageDtype): number {
+  return 2 * kvHeads * headDim * (dtype === 'f32' ? 4 : 2)
+}
+
 /** All projections of a model in the order of the native side: layer by layer, q k v o gate up down. */
 export function projectionsOf(config: ModelConfig): Projection[] {
   return projectionNames(config).map(({ name, layer, kind, out, in: inputs }) => ({

@@ -41,7 +41,7 @@ test('rows hold what a schedule reads, and their speeds and shares fit together'
   const [high = 0, low = 0] = small.levels.map(({ budget }) => budget)
   assert.ok(Math.abs(falling.meanActiveBudget - (2 * high + 6 * low) / 8) < 1e-12)
   const { layers, kvHeads, headDim } = model.config
-  const cache = (positions: number) => 2 * 4 * layers * kvHeads * headDim * positions
+  const cache = (positions: number) => 2 * 2 * layers * kvHeads * headDim * positions
   const [top = 0, bottom = 0] = small.levels.map(({ bytesPerToken }) => bytesPerToken)
   assert.is(bytesRead(small, 1, 9), bottom + cache(10))
   const meanCache = (cache(6) + cache(13)) / 2

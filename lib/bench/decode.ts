@@ -4,7 +4,7 @@ import { FlrcError } from '../errors.js'
 import { checkSpeculate, type SpeculateOptions, SpeculativeSteps } from '../generate/speculation.js'
 import { levelBudget, type ProducedToken, ScheduledSteps } from '../generate/steps.js'
 import { checkContext } from '../generate.js'
-import type { LoadedModel, TaskOptions } from '../model.js'
+import { cacheBytesPerPosition, type LoadedModel, type TaskOptions } from '../model.js'
 import { type Schedule, scheduleOn } from '../schedule.js'
 import { meanOf } from '../statistics/mean.js'
 import { medianOf } from '../statistics/median.js'
@@ -174,10 +174,10 @@ async function decodeRun(
 
 /**
  * Bytes that decoding the token at `position` reads: embedding row, norms, lm_head in full, the level's blocks, and
- * the keys and values (f32, bf16 on a GPU) of the positions its layers see.
+ * the keys and values of the positions its layers see.
  */
-export function bytesRead({ config, levels, device }: LoadedModel, level: number, position: number): number {
-  const perPosition = 2 * config.kvHeads * config.headDim * (device === 'cuda' ? 2 : 4)
+export function bytesRead({ config, dtype, levels }: LoadedModel, level: number, position: number): number {
+  const perPosition = cacheBytesPerPosition(config, dtype)
   const seen = config.slidingWindow.map((window) =>
     window > 0 ? Math.min(window, position + 1) : position + 1,
   )

@@ -1,5 +1,5 @@
 import { abortedError } from '../errors.js'
-import type { LoadedModel } from '../model.js'
+import { cacheBytesPerPosition, type LoadedModel } from '../model.js'
 
 /** Sequences that one read of the weights serves. */
 const most = 16
@@ -10,8 +10,8 @@ const cacheBytes = 2 ** 31
  * How many sequences of at most `length` tokens are decoded side by side: as many as one read of the weights
  * serves, or as caches fit into 2 GiB where those are large.
  */
-export function lanesFor({ config }: LoadedModel, length: number): number {
-  const perToken = 2 * config.layers * config.kvHeads * config.headDim * Float32Array.BYTES_PER_ELEMENT
+export function lanesFor({ config, dtype }: LoadedModel, length: number): number {
+  const perToken = config.layers * cacheBytesPerPosition(config, dtype)
   return Math.min(most, Math.max(1, Math.floor(cacheBytes / (perToken * length))))
 }
 

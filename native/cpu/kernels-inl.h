@@ -6,9 +6,11 @@
 #define FLRC_CPU_KERNELS_INL
 #endif
 
+#include "cpu/attention-inl.h"
 #include "cpu/dequantise-inl.h"
 #include "cpu/elementwise-inl.h"
 #include "cpu/kernels.h"
+#include "cpu/logits-inl.h"
 #include "cpu/panels-inl.h"
 #include "cpu/reduce-inl.h"
 #include "cpu/rows-inl.h"
@@ -27,17 +29,22 @@ constexpr Kernels kernelTable = {
     .target = "neon",
 #endif
     .rowsTimes = rowsTimes,
+    .roundInputs = roundInputs,
     .panelsTimes = panelsTimes,
     .rmsNorm = rmsNorm,
     .siluTimes = siluTimes,
     .siluTimesBackward = siluTimesBackward,
     .add = add,
     .softmax = softmax,
+    .logitSums = logitSums,
+    .attend = attend,
+    .storeKv = storeKv,
+    .widenKv = widenKv,
     .dot = dot,
     .axpy = axpy,
     .fisherReduce = fisherReduce,
-    .dequantiseRows = dequantiseRows,
-    .dequantisePanel = dequantisePanel,
+    .widenRows = widenRows,
+    .widenPanels = widenPanels,
 };
 
 }  // namespace flrc::cpu::HWY_NAMESPACE

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "cpu/kv_view.h"
+#include "cpu/row_inputs.h"
 #include "tensor/matrix.h"
 
 namespace flrc::cpu {
@@ -10,20 +12,32 @@ namespace flrc::cpu {
 // in any batch.
 inline constexpr int kMaxColumns = 16;
 
+// Of softmax over logits, in fp64.
+struct LogitSums {
+  bool finite = true;   // all logits; nothing below is set where not
+  int64_t best = 0;     // the first of the largest
+  double sum = 0;       // of e^(logit - largest)
+  double weighted = 0;  // of e^(logit - largest) * (logit - largest)
+};
+
 // Kernels of one instruction set. All activations are f32; `x` has columns at stride ldx. No kernel starts
 // threads: callers split rows or panels, and the result does not depend on the split.
 struct Kernels {
   const char* target;
 
-  // y[c * ldy + r] = sum_i w[r, i] x[c * ldx + i], r in [rowBegin, rowEnd), c < columns <= kMaxColumns.
-  // Reads exactly w.cols values of each column of x.
-  void (*rowsTimes)(const RowMatrix& w, int64_t rowBegin, int64_t rowEnd, const float* x, int64_t ldx,
-                    int columns, float* y, int64_t ldy);
+  // y[c * ldy + r] = sum_i w[r, i] x[c, i], r in [rowBegin, rowEnd), for the columns that setInputs took for
+  // w.dtype.
+  void (*rowsTimes)(const RowMatrix& w, int64_t rowBegin, int64_t rowEnd, const RowInputs& x, float* y,
+                    int64_t ldy);
+  // One column of setInputs, for int8 and int4: `cols` values of x. sum is written for int4 only.
+  void (*roundInputs)(const float* x, int64_t cols, Dtype dtype, RoundedGroup* rounded, float* scale,
+                      float* sum);
 
-  // y[c * ldy + o] = sum_{rankBegin <= j < rankEnd} w[j, o] t[c * ldt + j - rankBegin], for the outputs o of
-  // panels [panelBegin, panelEnd), o < w.outputs (padding is never written).
-  void (*panelsTimes)(const PanelMatrix& w, int64_t panelBegin, int64_t panelEnd, int64_t rankBegin,
-                      int64_t rankEnd, const float* t, int64_t ldt, int columns, float* y, int64_t ldy);
+  // y[c * ldy + o] = sum_{j < rank} w[j, o] t[c * ldt + j], for the outputs o of panels [panelBegin, panelEnd),
+  // o < w.outputs, and columns <= kMaxColumns. For int8 and int4, t times a rank's scale is rounded to 16 bits
+  // in groups of kGroup ranks, for every panel.
+  void (*panelsTimes)(const PanelMatrix& w, int64_t panelBegin, int64_t panelEnd, int64_t rank, const float* t,
+                      int64_t ldt, int columns, float* y, int64_t ldy);
 
   // y[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; y may be x.
   void (*rmsNorm)(const float* x, const float* weight, float eps, int64_t n, float* y);
@@ -36,17 +50,29 @@ struct Kernels {
   void (*add)(const float* y, int64_t n, float* x);
   // In place softmax of n values after multiplying by `scale`; returns log(sum(exp)) of the scaled values.
   float (*softmax)(float* x, int64_t n, float scale);
+  LogitSums (*logitSums)(const float* logits, int64_t n);
+  // Attention of one token over positions [begin, end) of one key/value head: out [heads, headDim] of the
+  // queries q [heads, headDim] that share it. A head's result does not depend on the others. scores: working
+  // memory of 4 * (end - begin + 2 * kKeyBlock) floats.
+  void (*attend)(const KvView& cache, int64_t kvHead, int64_t begin, int64_t end, const float* q, int64_t heads,
+                 float* scores, float* out);
+  // Writes a position's key and value [kvHeads, headDim]; what fp16 cannot hold becomes its largest value.
+  void (*storeKv)(const KvView& cache, int64_t position, const float* key, const float* value);
+  // Of one head as f32: keys [headDim, end - begin] and values [end - begin, headDim].
+  void (*widenKv)(const KvView& cache, int64_t kvHead, int64_t begin, int64_t end, float* keys, float* values);
   // sum_i x[i] y[i]
   float (*dot)(const float* x, const float* y, int64_t n);
   // y[i] += a x[i]
   void (*axpy)(float a, const float* x, int64_t n, float* y);
   // sums[0] += sum (g w)^2, sums[1] += sum g^2, sums[2] += sum |g w| over n values, accumulated in fp64.
   void (*fisherReduce)(const float* g, const float* w, int64_t n, double* sums);
-  // Rows [rowBegin, rowEnd) of w as f32, row-major with leading dimension ld (the tiles of a prefill).
-  void (*dequantiseRows)(const RowMatrix& w, int64_t rowBegin, int64_t rowEnd, float* out, int64_t ld);
-  // Ranks [rankBegin, rankEnd) of panel p as f32: out[(j - rankBegin) * ld + o], o < kPanel.
-  void (*dequantisePanel)(const PanelMatrix& w, int64_t panel, int64_t rankBegin, int64_t rankEnd, float* out,
-                          int64_t ld);
+  // Rows [rowBegin, rowEnd) of w as f32, transposed: out[c * ld + r - rowBegin]. rowBegin is a panel's first
+  // row.
+  void (*widenRows)(const RowMatrix& w, int64_t rowBegin, int64_t rowEnd, float* out, int64_t ld);
+  // The first ranks of outputs of panels as f32: out[j * ld + o - panelBegin * kPanel], j < rank, o <
+  // w.outputs.
+  void (*widenPanels)(const PanelMatrix& w, int64_t panelBegin, int64_t panelEnd, int64_t rank, float* out,
+                      int64_t ld);
 };
 
 // The best kernels this processor runs, found once through cpuid.

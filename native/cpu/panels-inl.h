@@ -6,133 +6,182 @@
 #define FLRC_CPU_PANELS_INL
 #endif
 
-#include "cpu/weights-inl.h"
+#include "cpu/tiles-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace flrc::cpu::HWY_NAMESPACE {
 
-inline constexpr int kPanelGroups = static_cast<int>(kPanel / kGroup);
-// Groups of a panel whose sums stay in registers while ranks stream by, for one column and for several, and
-// how many that is at most. An output's sum runs over the ranks in order, one at a time, so that the tile it
-// lies in makes no difference.
-#if HWY_TARGET == HWY_AVX3
-inline constexpr int kLoneGroups = 2, kTileGroups = 2, kPanelColumns = 4;
-#elif HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_NEON
-inline constexpr int kLoneGroups = 2, kTileGroups = 1, kPanelColumns = 2;
-#else
-inline constexpr int kLoneGroups = 1, kTileGroups = 1, kPanelColumns = 1;
-#endif
-
 struct PanelsCall {
   const PanelMatrix& w;
-  int64_t rankBegin, rankEnd;
+  int64_t rank;
   const float* t;  // [columns][ldt]
   int64_t ldt;
   float* y;  // [columns][ldy]
   int64_t ldy;
 };
 
-template <Dtype kType, int kGroups, int kColumns>
-struct PanelSums {
-  FloatVector sum[kColumns][kGroups * kGroupVectors];
+// A rank's scale belongs to all outputs of a panel, so for int8 and int4 it goes to the inputs, which are
+// rounded for every panel: to 2^-15 of the product of the largest input and the largest scale in a group of
+// ranks. That bound saves looking for the largest of their products panel by panel.
+inline constexpr int64_t kRankGroups = 16, kRanks = kRankGroups * kGroup;
+// Panels that share a preparation of inputs, few enough that their weights stay in the cache for further
+// columns.
+inline constexpr int64_t kPanelBlock = 16;
 
-  HWY_INLINE PanelSums() {}  // not the implicit one: see Group
+// `ranks` of the inputs from some rank on, padded with zeros to whole groups: as they are, divided so that a
+// group's largest is 32767, and what a group was divided by.
+template <int kColumns>
+struct RankInputs {
+  float t[kColumns][kRanks], divided[kColumns][kRanks], unit[kColumns][kRankGroups];
 
-  HWY_INLINE void clear() {
-    FLRC_UNROLL
+  HWY_INLINE void set(const PanelsCall& call, int column, int64_t first, int64_t ranks) {
     for (int c = 0; c < kColumns; ++c) {
-      FLRC_UNROLL
-      for (int v = 0; v < kGroups * kGroupVectors; ++v) sum[c][v] = hn::Zero(kFloats);
-    }
-  }
-
-  template <int g, int i>
-  HWY_INLINE void addVectors(const Group<kType>& group, const FloatVector* t) {
-    if constexpr (i < kGroupVectors) {
-      const FloatVector w = group.template vector<i>();
-      FLRC_UNROLL
-      for (int c = 0; c < kColumns; ++c) {
-        sum[c][g * kGroupVectors + i] = hn::MulAdd(w, t[c], sum[c][g * kGroupVectors + i]);
+      const float* from = call.t + (column + c) * call.ldt + first;
+      for (int64_t j = 0; j < ranks; j += kGroup) {
+        for (int64_t i = j; i < j + kGroup; ++i) t[c][i] = i < ranks ? from[i] : 0;
+        const RoundingUnit of(largestIn(t[c] + j));
+        unit[c][j / kGroup] = of.unit;
+        for (int64_t i = j; i < j + kGroup; i += kLanes) {
+          const FloatVector factor = hn::Set(kFloats, of.factor);
+          hn::StoreU(hn::Mul(hn::LoadU(kFloats, t[c] + i), factor), kFloats, divided[c] + i);
+        }
       }
-      addVectors<g, i + 1>(group, t);
-    }
-  }
-
-  template <int g>
-  HWY_INLINE void addGroups(const uint8_t* data, int64_t group, const Scales<kType>& scales, int64_t place,
-                            const FloatVector* t) {
-    if constexpr (g < kGroups) {
-      addVectors<g, 0>(Group<kType>(data, group + g, scales, place + g), t);
-      addGroups<g + 1>(data, group, scales, place, t);
     }
   }
 };
 
-// Outputs of groups [firstGroup, firstGroup + kGroups) of a panel for kColumns columns from `column` on.
-template <Dtype kType, int kGroups, int kColumns>
-HWY_INLINE void panelTileTimes(const PanelsCall& call, int64_t panel, int firstGroup, int column) {
-  constexpr int64_t kStretchRanks = kStretch / kPanelGroups;
-  const uint8_t* data = call.w.data.data();
-  PanelSums<kType, kGroups, kColumns> sums;
-  sums.clear();
-  for (int64_t first = call.rankBegin; first < call.rankEnd; first += kStretchRanks) {
-    const int64_t ranks = call.rankEnd - first < kStretchRanks ? call.rankEnd - first : kStretchRanks;
-    const int64_t group = (panel * call.w.rank + first) * kPanelGroups;
-    const float* t = call.t + column * call.ldt + first - call.rankBegin;
-    Scales<kType> scales;
-    scales.expand(call.w.scale.data(), call.w.zero.data(), group, ranks * kPanelGroups);
-    for (int64_t j = 0; j < ranks; ++j) {
-      FloatVector weights[kColumns];
-      FLRC_UNROLL
-      for (int c = 0; c < kColumns; ++c) weights[c] = hn::Set(kFloats, t[c * call.ldt + j]);
-      const int64_t place = j * kPanelGroups + firstGroup;
-      sums.template addGroups<0>(data, group + place, scales, place, weights);
+// The scales of one panel: divided by a group's largest, that, and zero times scale.
+template <Dtype kType>
+struct PanelScales {
+  float divided[kRanks], largest[kRankGroups], offset[kType == Dtype::int4 ? kRanks : 1];
+
+  HWY_INLINE void set(const PanelMatrix& w, int64_t panel, int64_t first, int64_t ranks) {
+    const int64_t at = panel * w.rank + first;
+    const auto* scales = reinterpret_cast<const uint16_t*>(w.scale.data()) + at;
+    for (int64_t j = 0; j < ranks; j += kGroup) {
+      for (int64_t i = j; i < j + kGroup; i += kLanes) {
+        const FloatVector scale = i < ranks ? firstOf(expandBf16(scales + i), ranks - i) : hn::Zero(kFloats);
+        hn::StoreU(scale, kFloats, divided + i);
+        if constexpr (kType == Dtype::int4) {
+          FloatVector zero = hn::Zero(kFloats);
+          if (i < ranks) {
+            const hn::Rebind<uint8_t, FloatTag> bytes;
+            zero = hn::ConvertTo(kFloats, hn::PromoteTo(kWords, hn::LoadU(bytes, w.zero.data() + at + i)));
+          }
+          hn::StoreU(hn::Mul(scale, zero), kFloats, offset + i);
+        }
+      }
+      const float most = largestIn(divided + j);
+      largest[j / kGroup] = most;
+      const FloatVector inverse = hn::Set(kFloats, most < 0x1p-100f ? 0.0f : 1.0f / most);
+      for (int64_t i = j; i < j + kGroup; i += kLanes) {
+        hn::StoreU(hn::Mul(hn::LoadU(kFloats, divided + i), inverse), kFloats, divided + i);
+      }
     }
   }
+};
 
-  const int64_t output = panel * kPanel + firstGroup * kGroup;
-  FLRC_UNROLL
+// Adds ranks [first, first + ranks) of a panel to y, or begins it with them.
+template <Dtype kType, int kColumns>
+HWY_INLINE void addRanks(const PanelsCall& call, int64_t panel, int column, int64_t first, int64_t ranks,
+                         const RankInputs<kColumns>& inputs) {
+  constexpr int64_t kWordRanks = 2 * kWordParts<kType>;
+  PanelScales<kType> scales;
+  scales.set(call.w, panel, first, ranks);
+  RoundedGroup rounded[kColumns][kRankGroups];
+  float unit[kColumns][kRankGroups];
+  float offset[kColumns] = {};
   for (int c = 0; c < kColumns; ++c) {
-    float* y = call.y + (column + c) * call.ldy + output;
-    FLRC_UNROLL
-    for (int v = 0; v < kGroups * kGroupVectors; ++v) {
-      const int64_t left = call.w.outputs - output - v * kLanes;
-      if (left >= kLanes) {
-        hn::StoreU(sums.sum[c][v], kFloats, y + v * kLanes);
-      } else if (left > 0) {
-        storeFirst(sums.sum[c][v], left, y + v * kLanes);
+    FloatVector offsets = hn::Zero(kFloats);
+    for (int64_t j = 0; j < ranks; j += kGroup) {
+      FloatVector values[kGroupVectors];
+      FLRC_UNROLL
+      for (int v = 0; v < kGroupVectors; ++v) {
+        const int64_t i = j + v * kLanes;
+        values[v] = hn::Mul(hn::LoadU(kFloats, inputs.divided[c] + i), hn::LoadU(kFloats, scales.divided + i));
+        if constexpr (kType == Dtype::int4) {
+          offsets =
+              hn::MulAdd(hn::LoadU(kFloats, inputs.t[c] + i), hn::LoadU(kFloats, scales.offset + i), offsets);
+        }
       }
+      storeRounded<kType>(values, rounded[c][j / kGroup]);
+      unit[c][j / kGroup] = inputs.unit[c][j / kGroup] * scales.largest[j / kGroup];
+    }
+    if constexpr (kType == Dtype::int4) offset[c] = sumOf(offsets);
+  }
+
+  const int64_t output = panel * kPanel, left = call.w.outputs - output, width = left < kPanel ? left : kPanel;
+  const uint8_t* data = call.w.data.data() + (output * call.w.outputWords() + first / kWordRanks * width) * 4;
+  float* y = call.y + column * call.ldy;
+  for (int64_t lane = 0; lane < width; lane += kTileVectors * kLanes) {
+    TileSums<kTileVectors, kColumns> sums;
+    if (first == 0) {
+      sums.clear();
+    } else {
+      sums.load(output + lane, output + width, y, call.ldy);
+    }
+    const PanelPart part{data + lane * 4, width, (ranks + kWordRanks - 1) / kWordRanks};
+    integerTile<kType, false, kTileVectors, kColumns>(part, {rounded[0], unit[0], nullptr, kRankGroups}, sums);
+    if constexpr (kType == Dtype::int4) sums.subtract(offset);
+    sums.store(output + lane, output, output + width, y, call.ldy);
+  }
+}
+
+template <Dtype kType, int kColumns>
+HWY_INLINE void integerPanelsTimes(const PanelsCall& call, int64_t begin, int64_t end, int column) {
+  RankInputs<kColumns> inputs;
+  // Once even for rank 0, which makes y zero.
+  for (int64_t first = 0; first == 0 || first < call.rank; first += kRanks) {
+    const int64_t ranks = call.rank - first < kRanks ? call.rank - first : kRanks;
+    inputs.set(call, column, first, ranks);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      addRanks<kType, kColumns>(call, panel, column, first, ranks, inputs);
     }
   }
 }
 
-// A whole panel, kGroups at a time.
-template <Dtype kType, int kGroups, int kColumns>
-HWY_INLINE void panelTimes(const PanelsCall& call, int64_t panel, int column) {
-  for (int group = 0; group < kPanelGroups; group += kGroups) {
-    panelTileTimes<kType, kGroups, kColumns>(call, panel, group, column);
+template <Dtype kType, int kColumns>
+HWY_INLINE void floatPanelsTimes(const PanelsCall& call, int64_t begin, int64_t end, int column) {
+  for (int64_t panel = begin; panel < end; ++panel) {
+    const int64_t output = panel * kPanel, left = call.w.outputs - output,
+                  width = left < kPanel ? left : kPanel;
+    const uint8_t* data = call.w.data.data() + output * call.w.outputWords() * 4;
+    for (int64_t lane = 0; lane < width; lane += kTileVectors * kLanes) {
+      const PanelPart part{data + lane * 4, width, call.w.outputWords()};
+      TileSums<kTileVectors, kColumns> sums;
+      floatTile<kType, kTileVectors, kColumns>(part, call.t + column * call.ldt, call.ldt, call.rank, sums);
+      sums.store(output + lane, output, output + width, call.y + column * call.ldy, call.ldy);
+    }
+  }
+}
+
+template <Dtype kType, int kColumns>
+HWY_INLINE void panelBlockTimes(const PanelsCall& call, int64_t begin, int64_t end, int column) {
+  if constexpr (kType == Dtype::int8 || kType == Dtype::int4) {
+    integerPanelsTimes<kType, kColumns>(call, begin, end, column);
+  } else {
+    floatPanelsTimes<kType, kColumns>(call, begin, end, column);
   }
 }
 
 template <Dtype kType>
 void panelsTimesOf(const PanelsCall& call, int64_t panelBegin, int64_t panelEnd, int columns) {
-  for (int64_t panel = panelBegin; panel < panelEnd; ++panel) {
+  for (int64_t begin = panelBegin; begin < panelEnd; begin += kPanelBlock) {
+    const int64_t end = begin + kPanelBlock < panelEnd ? begin + kPanelBlock : panelEnd;
     int column = 0;
-    if constexpr (kPanelColumns > 1) {
-      for (; column + kPanelColumns <= columns; column += kPanelColumns) {
-        panelTimes<kType, kTileGroups, kPanelColumns>(call, panel, column);
-      }
+    for (; column + kTileColumns <= columns; column += kTileColumns) {
+      panelBlockTimes<kType, kTileColumns>(call, begin, end, column);
     }
-    if constexpr (kPanelColumns > 2) {
-      for (; column + 2 <= columns; column += 2) panelTimes<kType, kTileGroups, 2>(call, panel, column);
+    if constexpr (kTileColumns > 2) {
+      for (; column + 2 <= columns; column += 2) panelBlockTimes<kType, 2>(call, begin, end, column);
     }
-    for (; column < columns; ++column) panelTimes<kType, kLoneGroups, 1>(call, panel, column);
+    for (; column < columns; ++column) panelBlockTimes<kType, 1>(call, begin, end, column);
   }
 }
 
-void panelsTimes(const PanelMatrix& w, int64_t panelBegin, int64_t panelEnd, int64_t rankBegin, int64_t rankEnd,
-                 const float* t, int64_t ldt, int columns, float* y, int64_t ldy) {
-  const PanelsCall call{w, rankBegin, rankEnd, t, ldt, y, ldy};
+void panelsTimes(const PanelMatrix& w, int64_t panelBegin, int64_t panelEnd, int64_t rank, const float* t,
+                 int64_t ldt, int columns, float* y, int64_t ldy) {
+  const PanelsCall call{w, rank, t, ldt, y, ldy};
   switch (w.dtype) {
     case Dtype::f32:
       return panelsTimesOf<Dtype::f32>(call, panelBegin, panelEnd, columns);

@@ -18,7 +18,7 @@ namespace flrc {
 static_assert(kBackendRows == cpu::kMaxColumns);
 
 struct DeviceSequence {
-  explicit DeviceSequence(const Model& of) : model(&of), cache(of.config.layers) {}
+  explicit DeviceSequence(const Model& of) : model(&of), cache(of.config, of.dtype) {}
 
   const Model* model;
   KvCache cache;
@@ -101,9 +101,7 @@ BackendCode copySequence(const DeviceSequence* from, int64_t, DeviceSequence** o
 void releaseSequence(DeviceSequence* sequence) { delete sequence; }
 
 uint64_t sequenceBytes(const DeviceSequence* sequence) {
-  size_t floats = sequence->logits.capacity();
-  for (const auto& layer : sequence->cache.layers) floats += layer.keys.capacity() + layer.values.capacity();
-  return floats * sizeof(float);
+  return sequence->cache.bytes() + sequence->logits.capacity() * sizeof(float);
 }
 
 BackendCode createPass(DeviceModel* weights, DevicePass** out, BackendFailure* failure) {

@@ -1,8 +1,6 @@
 #include "model/decode_pass.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
 #include "core/thread_pool.h"
 #include "cpu/kernels.h"
@@ -14,8 +12,8 @@ namespace {
 
 // Queries of a prefill attention tile.
 constexpr int64_t kQueryTile = 64;
-// Key and value elements below which one attention is not worth waking threads for.
-constexpr int64_t kParallelAttention = 32 * 1024;
+// Positions times query width below which one attention is not worth waking threads for.
+constexpr int64_t kParallelAttention = 128 * 1024;
 
 }  // namespace
 
@@ -44,7 +42,7 @@ void DecodePass::run(const int32_t* tokens, const PassRow* rows, int64_t count, 
   model_.embed(tokens, count, x_.data());
   for (int64_t l = 0; l < config.layers; ++l) {
     job.check();
-    for (int64_t t = 0; t < count; ++t) rows[t].cache->reserve(l, rows[t].position + 1, kvWidth);
+    for (int64_t t = 0; t < count; ++t) rows[t].cache->reserve(l, rows[t].position + 1);
     layer(l, rows, count, level);
   }
 }
@@ -78,11 +76,7 @@ void DecodePass::layer(int64_t l, const PassRow* rows, int64_t count, int64_t le
     }
     rope_.rotate(q, config.heads, rows[t].position);
     rope_.rotate(key, config.kvHeads, rows[t].position);
-    KvCache::Layer& cache = rows[t].cache->layers[static_cast<size_t>(l)];
-    const auto at = static_cast<size_t>(rows[t].position * kvWidth);
-    std::memcpy(cache.keys.data() + at, key, static_cast<size_t>(kvWidth) * sizeof(float));
-    std::memcpy(cache.values.data() + at, v_.data() + t * kvWidth,
-                static_cast<size_t>(kvWidth) * sizeof(float));
+    k.storeKv(rows[t].cache->view(l), rows[t].position, key, v_.data() + t * kvWidth);
   });
 
   attention(l, rows, count);
@@ -110,10 +104,12 @@ void DecodePass::logits(const int64_t* rows, int64_t count, float* out) {
     cpu::kernels().rmsNorm(x_.data() + rows[i] * d, model_.finalNorm->data(), model_.config.eps, d,
                            normed_.data() + i * d);
   }
+  cpu::setInputs(cpu::kernels(), normed_.data(), d, d, static_cast<int>(count), model_.head->dtype,
+                 headInputs_);
   const int64_t step = std::max<int64_t>(256, (vocab + model_.threads * 8 - 1) / (model_.threads * 8));
   ThreadPool::shared().parallelFor((vocab + step - 1) / step, model_.threads, [&](int64_t task) {
-    cpu::kernels().rowsTimes(*model_.head, task * step, std::min(vocab, (task + 1) * step), normed_.data(), d,
-                             static_cast<int>(count), out, vocab);
+    cpu::kernels().rowsTimes(*model_.head, task * step, std::min(vocab, (task + 1) * step), headInputs_, out,
+                             vocab);
   });
 }
 
@@ -127,12 +123,11 @@ size_t DecodePass::capacity() const {
 
 void DecodePass::attention(int64_t l, const PassRow* rows, int64_t count) {
   const ModelConfig& config = model_.config;
-  const auto at = static_cast<size_t>(l);
-  const int64_t qWidth = config.queryWidth(), window = config.slidingWindow[at];
+  const int64_t qWidth = config.queryWidth(), window = config.slidingWindow[static_cast<size_t>(l)];
   ThreadPool& pool = ThreadPool::shared();
 
   if (count > cpu::kMaxColumns) {
-    const KvCache::Layer& cache = rows->cache->layers[at];
+    const cpu::KvView cache = rows->cache->view(l);
     const int64_t tiles = (count + kQueryTile - 1) / kQueryTile;
     pool.parallelFor(tiles * config.heads, model_.threads, [&](int64_t task) {
       const int64_t head = task % config.heads, first = (task / config.heads) * kQueryTile;
@@ -142,52 +137,38 @@ void DecodePass::attention(int64_t l, const PassRow* rows, int64_t count) {
     });
     return;
   }
+  const int64_t shared = config.heads / config.kvHeads;
   auto one = [&](int64_t task) {
     thread_local std::vector<float> scores;
-    const int64_t head = task % config.heads, t = task / config.heads;
-    const int64_t place = t * qWidth + head * config.headDim;
-    attendOne(rows[t].cache->layers[at], rows[t].position, head, window, q_.data() + place,
-              attended_.data() + place, scores);
+    const int64_t kvHead = task % config.kvHeads, t = task / config.kvHeads;
+    const int64_t place = t * qWidth + kvHead * shared * config.headDim;
+    const int64_t begin = firstVisible(rows[t].position, window), end = rows[t].position + 1;
+    scores.resize(static_cast<size_t>(4 * (end - begin + 2 * cpu::kKeyBlock)));
+    cpu::kernels().attend(rows[t].cache->view(l), kvHead, begin, end, q_.data() + place, shared, scores.data(),
+                          attended_.data() + place);
   };
   int64_t keys = 0;
   for (int64_t t = 0; t < count; ++t) keys += rows[t].position + 1;
   if (keys * qWidth < kParallelAttention) {
-    for (int64_t task = 0; task < count * config.heads; ++task) one(task);
+    for (int64_t task = 0; task < count * config.kvHeads; ++task) one(task);
   } else {
-    pool.parallelFor(count * config.heads, model_.threads, one);
+    pool.parallelFor(count * config.kvHeads, model_.threads, one);
   }
 }
 
-void DecodePass::attendOne(const KvCache::Layer& cache, int64_t position, int64_t head, int64_t window,
-                           const float* q, float* out, std::vector<float>& scores) const {
+void DecodePass::attendTile(const cpu::KvView& cache, int64_t first, int64_t rows, int64_t head, int64_t window,
+                            const float* q, float* out) const {
   const ModelConfig& config = model_.config;
-  const cpu::Kernels& k = cpu::kernels();
-  const int64_t kvWidth = config.kvWidth(), hd = config.headDim;
-  const int64_t offset = head / (config.heads / config.kvHeads) * hd;
-  const int64_t begin = firstVisible(position, window);
-  const int64_t length = position + 1 - begin;
-  scores.resize(static_cast<size_t>(length));
-  const float* keys = cache.keys.data() + begin * kvWidth + offset;
-  for (int64_t i = 0; i < length; ++i) scores[static_cast<size_t>(i)] = k.dot(q, keys + i * kvWidth, hd);
-  k.softmax(scores.data(), length, 1.0f / std::sqrt(static_cast<float>(hd)));
-  std::fill(out, out + hd, 0.0f);
-  const float* values = cache.values.data() + begin * kvWidth + offset;
-  for (int64_t i = 0; i < length; ++i) k.axpy(scores[static_cast<size_t>(i)], values + i * kvWidth, hd, out);
-}
-
-void DecodePass::attendTile(const KvCache::Layer& cache, int64_t first, int64_t rows, int64_t head,
-                            int64_t window, const float* q, float* out) const {
-  const ModelConfig& config = model_.config;
-  const int64_t kvWidth = config.kvWidth(), qWidth = config.queryWidth(), hd = config.headDim;
-  const int64_t offset = head / (config.heads / config.kvHeads) * hd;
+  const int64_t qWidth = config.queryWidth(), hd = config.headDim;
   const int64_t begin = firstVisible(first, window);
   const int64_t length = first + rows - begin;
+  std::vector<float> keys(static_cast<size_t>(length * hd)), values(keys.size());
+  cpu::kernels().widenKv(cache, head / (config.heads / config.kvHeads), begin, begin + length, keys.data(),
+                         values.data());
   std::vector<float> scores(static_cast<size_t>(rows * length));
-  gemm(false, true, rows, length, hd, 1.0f, q, qWidth, cache.keys.data() + begin * kvWidth + offset, kvWidth,
-       0.0f, scores.data(), length);
+  gemm(false, false, rows, length, hd, 1.0f, q, qWidth, keys.data(), length, 0.0f, scores.data(), length);
   attentionSoftmax(scores.data(), rows, length, first, begin, window, hd);
-  gemm(false, false, rows, hd, length, 1.0f, scores.data(), length,
-       cache.values.data() + begin * kvWidth + offset, kvWidth, 0.0f, out, qWidth);
+  gemm(false, false, rows, hd, length, 1.0f, scores.data(), length, values.data(), hd, 0.0f, out, qWidth);
 }
 
 }  // namespace flrc

@@ -35,9 +35,7 @@ class DecodePass {
  private:
   void layer(int64_t index, const PassRow* rows, int64_t count, int64_t level);
   void attention(int64_t layer, const PassRow* rows, int64_t count);
-  void attendOne(const KvCache::Layer& cache, int64_t position, int64_t head, int64_t window, const float* q,
-                 float* out, std::vector<float>& scores) const;
-  void attendTile(const KvCache::Layer& cache, int64_t first, int64_t rows, int64_t head, int64_t window,
+  void attendTile(const cpu::KvView& cache, int64_t first, int64_t rows, int64_t head, int64_t window,
                   const float* q, float* out) const;
   template <typename Body>
   void eachToken(int64_t count, const Body& body) const;
@@ -45,6 +43,7 @@ class DecodePass {
   const Model& model_;
   RopeTable rope_;
   LinearScratch scratch_;
+  cpu::RowInputs headInputs_;
   // Activations of the tokens, [count, width].
   std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, out_;
 };

@@ -15,14 +15,14 @@ namespace {
 // Rows of lm_head that stay in a core's cache between widening and their product.
 constexpr int64_t kBand = 256;
 
-// body(first, count, weights) over all rows of the matrix, `weights` [count, cols] in f32.
+// body(first, count, weights) over all rows of the matrix, `weights` transposed, [cols, count] in f32.
 template <typename Body>
 void eachBand(const RowMatrix& matrix, std::vector<float>& band, const Job& job, const Body& body) {
   band.resize(static_cast<size_t>(kBand * matrix.cols));
   for (int64_t first = 0; first < matrix.rows; first += kBand) {
     job.check();
     const int64_t count = std::min(kBand, matrix.rows - first);
-    cpu::kernels().dequantiseRows(matrix, first, first + count, band.data(), matrix.cols);
+    cpu::kernels().widenRows(matrix, first, first + count, band.data(), count);
     body(first, count, band.data());
   }
 }
@@ -45,7 +45,7 @@ void headLogits(const RowMatrix& head, const float* normed, int64_t rows, std::v
                 const Job& job, float* logits) {
   const int64_t d = head.cols, vocab = head.rows;
   eachBand(head, band, job, [&](int64_t begin, int64_t words, const float* weights) {
-    gemm(false, true, rows, words, d, 1.0f, normed, d, weights, d, 0.0f, logits + begin, vocab);
+    gemm(false, false, rows, words, d, 1.0f, normed, d, weights, words, 0.0f, logits + begin, vocab);
   });
 }
 
@@ -53,7 +53,7 @@ void headBackward(const RowMatrix& head, const float* dLogits, int64_t rows, std
                   const Job& job, float* dNormed) {
   const int64_t d = head.cols, vocab = head.rows;
   eachBand(head, band, job, [&](int64_t begin, int64_t words, const float* weights) {
-    gemm(false, false, rows, d, words, 1.0f, dLogits + begin, vocab, weights, d, begin > 0 ? 1.0f : 0.0f,
+    gemm(false, true, rows, d, words, 1.0f, dLogits + begin, vocab, weights, words, begin > 0 ? 1.0f : 0.0f,
          dNormed, d);
   });
 }

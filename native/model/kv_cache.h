@@ -3,27 +3,64 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/kv_view.h"
+#include "model/config.h"
+#include "tensor/dtype.h"
+
 namespace flrc {
 
-// Keys and values of one sequence, rotary applied to keys.
-struct KvCache {
-  struct Layer {
-    std::vector<float> keys, values;  // [position, kvHeads * headDim]
-  };
-
-  explicit KvCache(int64_t layerCount) : layers(static_cast<size_t>(layerCount)) {}
+// Keys and values of one sequence, rotary applied to keys: f32 for models in f32, else fp16.
+class KvCache {
+ public:
+  KvCache(const ModelConfig& config, Dtype dtype)
+      : view_{nullptr, nullptr, dtype != Dtype::f32, config.kvHeads, config.headDim},
+        layers_(static_cast<size_t>(config.layers)) {}
 
   // Room for `positions` in one layer, and some more: a sequence grows token by token.
-  void reserve(int64_t layer, int64_t positions, int64_t width) {
-    Layer& of = layers[static_cast<size_t>(layer)];
-    const auto needed = static_cast<size_t>(positions * width);
-    if (of.keys.size() >= needed) return;
-    of.keys.resize(needed + needed / 4);
-    of.values.resize(needed + needed / 4);
+  void reserve(int64_t layer, int64_t positions) {
+    Layer& of = layers_[static_cast<size_t>(layer)];
+    if (positions <= of.positions) return;
+    const int64_t wanted = positions + positions / 4;
+    of.positions = (wanted + cpu::kKeyBlock - 1) / cpu::kKeyBlock * cpu::kKeyBlock;
+    of.keys.resize(lines(of.positions * view_.headDim));
+    of.values.resize(lines(of.positions * view_.valueDim()));
+  }
+  cpu::KvView view(int64_t layer) {
+    Layer& of = layers_[static_cast<size_t>(layer)];
+    cpu::KvView view = view_;
+    view.keys = of.keys.data();
+    view.values = of.values.data();
+    return view;
+  }
+  size_t bytes() const {
+    size_t total = 0;
+    for (const Layer& layer : layers_)
+      total += (layer.keys.capacity() + layer.values.capacity()) * sizeof(Line);
+    return total;
+  }
+  // Of one position in all layers.
+  static int64_t positionBytes(const ModelConfig& config, Dtype dtype) {
+    return 2 * config.layers * config.kvWidth() * (dtype == Dtype::f32 ? 4 : 2);
   }
 
   int64_t length = 0;
-  std::vector<Layer> layers;
+
+ private:
+  struct alignas(64) Line {
+    uint8_t bytes[64];
+  };
+  struct Layer {
+    int64_t positions = 0;
+    std::vector<Line> keys, values;
+  };
+
+  size_t lines(int64_t elements) const {
+    const int64_t bytes = elements * view_.kvHeads * (view_.half ? 2 : 4);
+    return static_cast<size_t>(bytes + 63) / sizeof(Line);
+  }
+
+  cpu::KvView view_;  // without a layer's keys and values
+  std::vector<Layer> layers_;
 };
 
 }  // namespace flrc

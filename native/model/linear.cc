@@ -22,7 +22,8 @@ int64_t rowsPerTask(const RowMatrix& w, int threads) {
       std::max<int64_t>(1, static_cast<int64_t>(w.bytes()) / std::max<int64_t>(1, w.rows));
   const int64_t fewest = std::max<int64_t>(1, kTaskBytes / bytesPerRow);
   const int64_t even = (w.rows + threads * 4 - 1) / (threads * 4);
-  return std::max(fewest, even);
+  // Whole panels, so that no two tasks read the same.
+  return (std::max(fewest, even) + kPanel - 1) / kPanel * kPanel;
 }
 
 int64_t panelsPerTask(const PanelMatrix& c, int threads) {
@@ -96,24 +97,18 @@ void gatherAll(const LinearCall* calls, int count, int64_t columns, int threads,
 
 void prefillRows(const RowMatrix& w, int64_t begin, int64_t end, const float* x, int64_t columns, float* y,
                  int64_t ldy) {
-  std::vector<float> wide;
-  const float* tile = reinterpret_cast<const float*>(w.data.data()) + begin * w.stride;
-  int64_t ld = w.stride;
-  if (w.dtype != Dtype::f32) {
-    wide.resize(static_cast<size_t>((end - begin) * w.cols));
-    cpu::kernels().dequantiseRows(w, begin, end, wide.data(), w.cols);
-    tile = wide.data();
-    ld = w.cols;
-  }
-  gemm(false, true, columns, end - begin, w.cols, 1.0f, x, w.cols, tile, ld, 0.0f, y + begin, ldy);
+  const int64_t rows = end - begin;
+  std::vector<float> wide(static_cast<size_t>(rows * w.cols));
+  cpu::kernels().widenRows(w, begin, end, wide.data(), rows);
+  gemm(false, false, columns, rows, w.cols, 1.0f, x, w.cols, wide.data(), rows, 0.0f, y + begin, ldy);
 }
 
-void prefillPanel(const PanelMatrix& c, int64_t panel, int64_t rank, const float* t, int64_t ldt,
-                  int64_t columns, float* y, int64_t ldy) {
-  std::vector<float> wide(static_cast<size_t>(rank * kPanel));
-  cpu::kernels().dequantisePanel(c, panel, 0, rank, wide.data(), kPanel);
-  const int64_t outputs = std::min(kPanel, c.outputs - panel * kPanel);
-  gemm(false, false, columns, outputs, rank, 1.0f, t, ldt, wide.data(), kPanel, 0.0f, y + panel * kPanel, ldy);
+void prefillPanels(const PanelMatrix& c, int64_t begin, int64_t end, int64_t rank, const float* t, int64_t ldt,
+                   int64_t columns, float* y, int64_t ldy) {
+  const int64_t first = begin * kPanel, outputs = std::min(c.outputs, end * kPanel) - first;
+  std::vector<float> wide(static_cast<size_t>(rank * outputs));
+  cpu::kernels().widenPanels(c, begin, end, rank, wide.data(), outputs);
+  gemm(false, false, columns, outputs, rank, 1.0f, t, ldt, wide.data(), outputs, 0.0f, y + first, ldy);
 }
 
 // All calls at once: rows of dense weights and of every block's P, then panels of every block's C.
@@ -143,6 +138,7 @@ class Application {
         splitRows(i, static_cast<int32_t>(b), linear.blocks[b]->p, activeRank(calls_[i], *linear.blocks[b]));
       }
     }
+    if (decodes_) setInputs();
     each([this](const LinearScratch::Task& task) { rows(task); });
     tasks.clear();
     for (int i = 0; i < count_; ++i) {
@@ -161,6 +157,23 @@ class Application {
                                      [&](int64_t index) { body(scratch_.tasks[index]); });
   }
 
+  const RowMatrix& rowsOf(const LinearScratch::Task& task) const {
+    const Linear& linear = *calls_[task.linear].linear;
+    return task.block < 0 ? *linear.dense : linear.blocks[task.block]->p;
+  }
+
+  void setInputs() {
+    std::array<bool, kDtypes> set{};
+    for (const LinearScratch::Task& task : scratch_.tasks) {
+      const RowMatrix& w = rowsOf(task);
+      const auto type = static_cast<size_t>(w.dtype);
+      if (set[type]) continue;
+      set[type] = true;
+      cpu::setInputs(cpu::kernels(), x_, w.cols, w.cols, static_cast<int>(columns_), w.dtype,
+                     scratch_.inputs[type]);
+    }
+  }
+
   void splitRows(int32_t call, int32_t block, const RowMatrix& w, int64_t rows) {
     const int64_t step = decodes_ ? rowsPerTask(w, threads_) : kTileRows;
     for (int64_t r = 0; r < rows; r += step)
@@ -168,7 +181,7 @@ class Application {
   }
 
   void splitPanels(int32_t call, int32_t block, const PanelMatrix& c) {
-    const int64_t step = decodes_ ? panelsPerTask(c, threads_) : 1;
+    const int64_t step = decodes_ ? panelsPerTask(c, threads_) : kTileRows / kPanel;
     for (int64_t p = 0; p < c.panels(); p += step) {
       scratch_.tasks.push_back({call, block, p, std::min(c.panels(), p + step)});
     }
@@ -177,11 +190,11 @@ class Application {
   void rows(const LinearScratch::Task& task) {
     const LinearCall& call = calls_[task.linear];
     const bool dense = task.block < 0;
-    const RowMatrix& w = dense ? *call.linear->dense : call.linear->blocks[task.block]->p;
+    const RowMatrix& w = rowsOf(task);
     float* y = dense ? call.y : scratch_.t.data() + scratch_.places[task.linear][task.block].t;
     const int64_t ldy = dense ? call.linear->outputs : scratch_.tWidth;
     if (decodes_) {
-      cpu::kernels().rowsTimes(w, task.begin, task.end, x_, w.cols, static_cast<int>(columns_), y, ldy);
+      cpu::kernels().rowsTimes(w, task.begin, task.end, scratch_.inputs[static_cast<size_t>(w.dtype)], y, ldy);
     } else {
       prefillRows(w, task.begin, task.end, x_, columns_, y, ldy);
     }
@@ -196,10 +209,10 @@ class Application {
     const int64_t ldy = call.linear->pivoted ? scratch_.uWidth : call.linear->outputs;
     const int64_t rank = activeRank(call, block);
     if (decodes_) {
-      cpu::kernels().panelsTimes(block.c, task.begin, task.end, 0, rank, t, scratch_.tWidth,
+      cpu::kernels().panelsTimes(block.c, task.begin, task.end, rank, t, scratch_.tWidth,
                                  static_cast<int>(columns_), y, ldy);
     } else {
-      prefillPanel(block.c, task.begin, rank, t, scratch_.tWidth, columns_, y, ldy);
+      prefillPanels(block.c, task.begin, task.end, rank, t, scratch_.tWidth, columns_, y, ldy);
     }
   }
 

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
+#include "cpu/row_inputs.h"
 #include "tensor/matrix.h"
 
 namespace flrc {
@@ -51,6 +53,7 @@ struct Linear {
 // Working memory of applyLinears, kept by the session so that decoding allocates nothing.
 struct LinearScratch {
   std::vector<float> t, u;
+  std::array<cpu::RowInputs, kDtypes> inputs;  // x in the form that weights of each type want
   struct Task {
     int32_t linear, block;
     int64_t begin, end;

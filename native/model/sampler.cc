@@ -7,9 +7,12 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "cpu/kernels.h"
 
 namespace flrc {
 namespace {
+
+using cpu::LogitSums;
 
 struct Candidate {
   int32_t token;
@@ -58,41 +61,32 @@ std::vector<Candidate> filtered(const float* logits, int64_t vocab, double logSu
   return all;
 }
 
-// The likeliest token, the lowest id of equals.
-int64_t likeliest(const float* logits, int64_t vocab) {
-  int64_t best = 0;
-  double finite = 0;
-  for (int64_t i = 0; i < vocab; ++i) {
-    finite += logits[i] * 0.0f;
-    if (logits[i] > logits[best]) best = i;
-  }
-  if (!std::isfinite(finite)) {
+LogitSums sumsOf(const float* logits, int64_t vocab) {
+  const LogitSums sums = cpu::kernels().logitSums(logits, vocab);
+  if (!sums.finite) {
     throw Error(code::numeric, "a logit is not finite; the model's weights overflow in this dtype, try f32");
   }
-  return best;
+  return sums;
 }
 
 }  // namespace
 
 double tokenLogprob(const float* logits, int64_t vocab, int32_t token) {
-  const double top = logits[likeliest(logits, vocab)];
-  double sum = 0;
-  for (int64_t i = 0; i < vocab; ++i) sum += std::exp(logits[i] - top);
-  return logits[token] - (top + std::log(sum));
+  const LogitSums sums = sumsOf(logits, vocab);
+  return logits[token] - (logits[sums.best] + std::log(sums.sum));
 }
 
 double klDivergence(const float* reference, const float* logits, int64_t vocab) {
-  const double referenceTop = reference[likeliest(reference, vocab)], top = logits[likeliest(logits, vocab)];
-  double referenceSum = 0, sum = 0, weighted = 0;
+  const LogitSums of = sumsOf(reference, vocab), sums = sumsOf(logits, vocab);
+  const double referenceTop = reference[of.best];
+  double weighted = 0;
   for (int64_t i = 0; i < vocab; ++i) {
-    const double e = std::exp(reference[i] - referenceTop);
-    referenceSum += e;
-    sum += std::exp(logits[i] - top);
-    weighted += e * (static_cast<double>(reference[i]) - logits[i]);
+    weighted += std::exp(reference[i] - referenceTop) * (static_cast<double>(reference[i]) - logits[i]);
   }
-  const double logSum = top + std::log(sum), referenceLogSum = referenceTop + std::log(referenceSum);
+  const double logSum = logits[sums.best] + std::log(sums.sum),
+               referenceLogSum = referenceTop + std::log(of.sum);
   // Rounding may take equal distributions a hair below.
-  return std::max(0.0, weighted / referenceSum + logSum - referenceLogSum);
+  return std::max(0.0, weighted / of.sum + logSum - referenceLogSum);
 }
 
 int32_t Choices::draw(double uniform) const {
@@ -103,18 +97,10 @@ int32_t Choices::draw(double uniform) const {
 }
 
 Choices choicesOf(const float* logits, int64_t vocab, const Sampling& sampling) {
-  const int64_t best = likeliest(logits, vocab);
-  const double top = logits[best];
-  double sum = 0, weighted = 0;
-  for (int64_t i = 0; i < vocab; ++i) {
-    const double shifted = logits[i] - top;
-    const double e = std::exp(shifted);
-    sum += e;
-    weighted += e * shifted;
-  }
+  const LogitSums sums = sumsOf(logits, vocab);
   Choices choices;
-  choices.logSum = top + std::log(sum);
-  choices.entropy = std::log(sum) - weighted / sum;
+  choices.logSum = logits[sums.best] + std::log(sums.sum);
+  choices.entropy = std::log(sums.sum) - sums.weighted / sums.sum;
   if (sampling.temperature > 0) {
     const std::vector<Candidate> candidates = filtered(logits, vocab, choices.logSum, sampling);
     const double highest = candidates.front().logprob;
@@ -125,7 +111,7 @@ Choices choicesOf(const float* logits, int64_t vocab, const Sampling& sampling) 
       choices.weights.push_back(std::exp((candidate.logprob - highest) / sampling.temperature));
     }
   } else {
-    choices.tokens = {static_cast<int32_t>(best)};
+    choices.tokens = {static_cast<int32_t>(sums.best)};
     choices.weights = {1};
   }
   choices.total = std::accumulate(choices.weights.begin(), choices.weights.end(), 0.0);

@@ -20,7 +20,7 @@ class Window {
       : model_(model),
         ends_(ends),
         form_(options.forms[static_cast<size_t>(index) % options.forms.size()]),
-        cache(model.config.layers) {
+        cache(model.config, model.dtype) {
     sampling_.temperature = options.temperature;
     sampling_.topP = options.topP;
     sampling_.seed = selfTextSeed(options.seed, index);
@@ -116,8 +116,7 @@ void check(const Model& model, const SelfTextOptions& options) {
 }
 
 int64_t windowsAtOnce(const Model& model, const SelfTextOptions& options) {
-  const ModelConfig& config = model.config;
-  const int64_t bytes = 2 * options.length * config.kvWidth() * config.layers * int64_t{sizeof(float)};
+  const int64_t bytes = options.length * KvCache::positionBytes(model.config, model.dtype);
   return std::clamp<int64_t>(options.memory / std::max<int64_t>(1, bytes), 1, cpu::kMaxColumns);
 }
 

@@ -18,7 +18,14 @@ std::vector<float> widenRows(const RowMatrix& matrix, int threads) {
   const int64_t tasks = (matrix.rows + kRowsPerTask - 1) / kRowsPerTask;
   ThreadPool::shared().parallelFor(tasks, threads, [&](int64_t task) {
     const int64_t begin = task * kRowsPerTask, end = std::min(matrix.rows, begin + kRowsPerTask);
-    cpu::kernels().dequantiseRows(matrix, begin, end, wide.data() + begin * matrix.cols, matrix.cols);
+    std::vector<float> tile(static_cast<size_t>((end - begin) * matrix.cols));
+    cpu::kernels().widenRows(matrix, begin, end, tile.data(), end - begin);
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t c = 0; c < matrix.cols; ++c) {
+        wide[static_cast<size_t>(r * matrix.cols + c)] =
+            tile[static_cast<size_t>(c * (end - begin) + r - begin)];
+      }
+    }
   });
   return wide;
 }
@@ -61,8 +68,9 @@ WideLayer widen(const Model& model, int64_t layerIndex, int64_t level) {
       block.rank = linear.pivoted ? stored.rank() : std::min(rank, stored.rank());
       block.p = widenRows(stored.p, model.threads);
       block.c.resize(static_cast<size_t>(block.rank * stored.c.outputs));
-      ThreadPool::shared().parallelFor(block.rank, model.threads, [&](int64_t j) {
-        getRank(stored.c, j, block.c.data() + j * stored.c.outputs);
+      ThreadPool::shared().parallelFor(stored.c.panels(), model.threads, [&](int64_t panel) {
+        cpu::kernels().widenPanels(stored.c, panel, panel + 1, block.rank, block.c.data() + panel * kPanel,
+                                   stored.c.outputs);
       });
       to.blocks.push_back(std::move(block));
     }

@@ -8,7 +8,8 @@
 
 namespace flrc {
 
-// 64-byte aligned, zero-filled, freed with its owner; throws E_OUT_OF_MEMORY with the size asked for.
+// 64-byte aligned, zero-filled, freed with its owner, with 128 bytes that kernels may read behind its end;
+// throws E_OUT_OF_MEMORY with the size asked for.
 class Buffer {
  public:
   Buffer() = default;
@@ -25,30 +26,37 @@ class Buffer {
   size_t size_ = 0;
 };
 
-// A matrix kept by rows, y[r] = sum_c w[r, c] x[c]. Rows are padded with zeros to a multiple of kGroup
-// columns (`stride`), so kernels never meet half a group.
-//   f32  [rows][stride] float        bf16 [rows][stride] uint16
-//   int8 [rows][stride] int8,        value = q * scale
-//   int4 [rows][stride / 2] bytes, low nibble first, value = (q - zero) * scale, q in 0..15
-//   scale: [rows][stride / kGroup] bf16 bits; zero: [rows][stride / kGroup] uint8 (int4 only)
+// A matrix y[r] = sum_c w[r, c] x[c]. Rows are padded with zeros to a multiple of kGroup columns (`stride`), so
+// kernels never meet half a group. A row's weights in order are
+//   f32  float          bf16 uint16
+//   int8 int8,          value = q * scale
+//   int4 nibbles, low one first, value = (q - zero) * scale, q in 0..15
+// with a scale (bf16 bits) and, int4 only, a zero (uint8) per group. Rows lie in panels of kPanel, the last
+// with the rest, and in a panel those 4 bytes of all its rows that belong to the same columns lie together, so
+// that kernels compute rows side by side and read one stream: [panel][word of a row][row of the panel]. scale
+// and zero likewise: [panel][group of a row][row of the panel].
 struct RowMatrix {
   Dtype dtype = Dtype::f32;
   int64_t rows = 0, cols = 0, stride = 0;
   Buffer data, scale, zero;
 
   size_t bytes() const { return data.size() + scale.size() + zero.size(); }
+  // Words of 4 bytes in a row.
+  int64_t rowWords() const;
 };
 
-// A matrix kept for y[o] = sum_j w[j, o] t[j], j over ranks in order: panels of kPanel outputs, in each
-// panel all ranks in order, in each rank the panel's outputs ([panel][rank][kPanel]). The first r ranks
-// of a panel are contiguous, so a lower level reads a prefix. Outputs are padded with zeros.
-//   scale: [panel][rank][kPanel / kGroup] bf16 bits; zero likewise uint8 (int4 only)
+// A matrix y[o] = sum_j w[j, o] t[j], j over ranks in order, in panels as those of a RowMatrix whose rows are
+// the outputs and whose columns are the ranks: [panel][word of an output][output of the panel], padded with
+// zeros to whole words. The first r ranks of a panel are contiguous, so a lower level reads a prefix. Scales
+// and zeros belong to a rank and the kGroup outputs of a panel: [panel][rank].
 struct PanelMatrix {
   Dtype dtype = Dtype::f32;
   int64_t outputs = 0, rank = 0;
   Buffer data, scale, zero;
 
   int64_t panels() const { return (outputs + kPanel - 1) / kPanel; }
+  // Words of 4 bytes in an output.
+  int64_t outputWords() const;
   size_t bytes() const { return data.size() + scale.size() + zero.size(); }
 };
 

@@ -102,19 +102,34 @@ TEST("panel matrix: weights come back within half a step, for every dtype and sh
 }
 
 TEST("panel matrix: the first ranks of a panel are contiguous, as kernels read them") {
-  const int64_t rank = 3, outputs = 70;
-  std::vector<float> w(rank * outputs);
+  const int64_t rank = 3, outputs = kPanel + 6;
+  std::vector<float> w(static_cast<size_t>(rank * outputs));
   for (size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i);
   const PanelMatrix matrix = makePanels(w.data(), rank, outputs, outputs, Dtype::f32);
   CHECK_EQUAL(matrix.panels(), 2);
+  CHECK_EQUAL(matrix.data.size(), static_cast<size_t>(rank * outputs) * 4);
   const auto* data = reinterpret_cast<const float*>(matrix.data.data());
-  for (int64_t panel = 0; panel < 2; ++panel) {
+  for (int64_t output = 0; output < outputs; ++output) {
+    const int64_t first = output < kPanel ? 0 : kPanel, width = output < kPanel ? kPanel : 6;
     for (int64_t j = 0; j < rank; ++j) {
-      for (int64_t o = 0; o < kPanel; ++o) {
-        const int64_t output = panel * kPanel + o;
-        const float expected = output < outputs ? w[static_cast<size_t>(j * outputs + output)] : 0.0f;
-        CHECK_EQUAL(data[(panel * rank + j) * kPanel + o], expected);
-      }
+      CHECK_EQUAL(data[first * rank + j * width + output - first],
+                  w[static_cast<size_t>(j * outputs + output)]);
+    }
+  }
+}
+
+TEST("row matrix: words of a panel's rows lie side by side, as kernels read them") {
+  const int64_t rows = kPanel + 3, cols = 33;
+  std::vector<float> w(static_cast<size_t>(rows * cols));
+  for (size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i);
+  const RowMatrix matrix = makeRows(w.data(), rows, cols, cols, Dtype::f32);
+  CHECK_EQUAL(matrix.rowWords(), 64);
+  const auto* data = reinterpret_cast<const float*>(matrix.data.data());
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t first = row < kPanel ? 0 : kPanel, width = row < kPanel ? kPanel : 3;
+    for (int64_t word = 0; word < 64; ++word) {
+      const float expected = word < cols ? w[static_cast<size_t>(row * cols + word)] : 0.0f;
+      CHECK_EQUAL(data[first * 64 + word * width + row - first], expected);
     }
   }
 }

@@ -38,7 +38,7 @@ TEST("decode pass: a token of 16 sequences of different lengths is bitwise what 
     const auto of = fixture::load(name, 2);
     const Job job;
     const int64_t vocab = of.model->config.vocab;
-    std::vector<flrc::KvCache> caches(16, flrc::KvCache(of.model->config.layers));
+    std::vector<flrc::KvCache> caches(16, flrc::KvCache(of.model->config, of.model->dtype));
     flrc::DecodePass pass(*of.model);
     std::vector<float> logits(static_cast<size_t>(16 * vocab));
     std::vector<std::vector<int32_t>> appended(16);

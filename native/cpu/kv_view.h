@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+
+namespace flrc::cpu {
+
+// Positions whose keys lie together.
+inline constexpr int64_t kKeyBlock = 16;
+
+// Keys and values of one layer of one sequence, f32 or (half) IEEE fp16:
+//   keys   [position / kKeyBlock][kvHeads][headDim][position % kKeyBlock], so that the scores of a block's
+//   positions
+//          are computed side by side
+//   values [position][kvHeads][valueDim], heads padded to whole vectors
+struct KvView {
+  void* keys = nullptr;
+  void* values = nullptr;
+  bool half = false;
+  int64_t kvHeads = 0, headDim = 0;
+
+  int64_t valueDim() const { return (headDim + 15) / 16 * 16; }
+};
+
+}  // namespace flrc::cpu

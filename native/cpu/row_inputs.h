@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tensor/dtype.h"
+
+namespace flrc::cpu {
+
+struct Kernels;
+
+struct alignas(64) RoundedGroup {
+  int16_t values[kGroup];
+};
+
+// The columns x that rows are multiplied with, in the form that their type wants. f32 and bf16 take x as it is.
+// int8 and int4 are multiplied as integers, for which every group of kGroup values of x is rounded to 16 bits:
+// x = value * scale to within 2^-16 of the group's largest value. A column's form does not depend on the
+// others.
+struct RowInputs {
+  const float* x = nullptr;  // [columns][ldx]
+  int64_t ldx = 0;
+  int columns = 0;
+  int64_t groups = 0;                 // of a column
+  std::vector<RoundedGroup> rounded;  // [columns][groups], in the order in which kernels unpack weights
+  std::vector<float> scale, sum;      // [columns][groups]; sum: of a group's values, int4 only
+};
+
+// Fills `inputs` with `cols` values of each column for weights of `dtype`; x stays the caller's and must
+// outlive them. columns <= kMaxColumns.
+void setInputs(const Kernels& kernels, const float* x, int64_t ldx, int64_t cols, int columns, Dtype dtype,
+               RowInputs& inputs);
+
+}  // namespace flrc::cpu
