@@ -13,7 +13,7 @@ namespace flrc {
 
 // Raised with every change of a struct or of a function's meaning. Functions may be added at the table's end
 // without: `size` tells which are there.
-inline constexpr uint32_t kBackendVersion = 1;
+inline constexpr uint32_t kBackendVersion = 2;
 // `extern "C" const flrc::Backend* flrc_backend()`, valid for as long as the process lives.
 inline constexpr const char* kBackendEntry = "flrc_backend";
 using BackendEntry = const struct Backend* (*)();
@@ -42,20 +42,22 @@ struct BackendDevice {
   uint32_t dtypes;  // of weights that it takes: bit 1 << Dtype
 };
 
-// A RowMatrix and a PanelMatrix of tensor/matrix.h, in their layouts. Borrowed: valid during the call.
+// A RowMatrix and a PanelMatrix of tensor/matrix.h, in their layouts, which are made for the CPU: panels of
+// kPanel outputs, the last with the rest, in which the 4-byte words of all outputs lie side by side. Borrowed:
+// valid during the call, so whoever wants another layout rearranges while he copies.
 struct BackendRows {
   Dtype dtype;
-  int64_t rows, cols, stride;
-  const void* data;
-  const void* scale;
-  const void* zero;
+  int64_t rows, cols, stride;  // stride: cols rounded up to whole groups
+  const void* data;            // [panel][word of a row][row of the panel]
+  const void* scale;           // [panel][group of a row][row of the panel], null without scales
+  const void* zero;            // as scale
 };
 struct BackendPanels {
   Dtype dtype;
   int64_t outputs, rank;
-  const void* data;
-  const void* scale;
-  const void* zero;
+  const void* data;   // [panel][word of an output][output of the panel], ranks in order along an output
+  const void* scale;  // [panel][rank]
+  const void* zero;   // as scale
 };
 
 // A FactorBlock of model/linear.h.

@@ -5,10 +5,8 @@
 namespace flrc::gpu {
 namespace {
 
-bool scaled(Dtype dtype) { return dtype == Dtype::int8 || dtype == Dtype::int4; }
-
 uint64_t bytesOfGroups(Dtype dtype, int64_t groups) {
-  const int64_t each = groupBytes(dtype) + (scaled(dtype) ? 2 : 0) + (dtype == Dtype::int4 ? 1 : 0);
+  const int64_t each = groupBytes(dtype) + (hasScale(dtype) ? 2 : 0) + (hasZero(dtype) ? 1 : 0);
   return static_cast<uint64_t>(groups * each);
 }
 
@@ -37,24 +35,22 @@ Buffer<T> optional(const void* from, int64_t count) {
   return from ? Buffer<T>(static_cast<const T*>(from), static_cast<size_t>(count)) : Buffer<T>();
 }
 
+void upload(const Packed& from, Buffer<uint8_t>& data, Buffer<uint16_t>& scale, Buffer<uint8_t>& zero) {
+  data = Buffer<uint8_t>(from.data.data(), from.data.size());
+  scale = Buffer<uint16_t>(from.scale.data(), from.scale.size());
+  zero = Buffer<uint8_t>(from.zero.data(), from.zero.size());
+}
+
 }  // namespace
 
 RowWeights::RowWeights(const BackendRows& from)
     : rows(from.rows), cols(from.cols), stride(from.stride), dtype(from.dtype) {
-  const int64_t groups = rows * stride / kGroup;
-  data =
-      Buffer<uint8_t>(static_cast<const uint8_t*>(from.data), static_cast<size_t>(groups * groupBytes(dtype)));
-  if (scaled(dtype)) scale = optional<uint16_t>(from.scale, groups);
-  if (dtype == Dtype::int4) zero = optional<uint8_t>(from.zero, groups);
+  upload(packRows(dtype, rows, stride, from.data, from.scale, from.zero), data, scale, zero);
 }
 
 UnitWeights::UnitWeights(const BackendPanels& from)
     : outputs(from.outputs), rank(from.rank), dtype(from.dtype) {
-  const Units units = packUnits(dtype, outputs, rank, from.data, scaled(dtype) ? from.scale : nullptr,
-                                dtype == Dtype::int4 ? from.zero : nullptr);
-  data = Buffer<uint8_t>(units.data.data(), units.data.size());
-  scale = Buffer<uint16_t>(units.scale.data(), units.scale.size());
-  zero = Buffer<uint8_t>(units.zero.data(), units.zero.size());
+  upload(packUnits(dtype, outputs, rank, from.data, from.scale, from.zero), data, scale, zero);
 }
 
 BlockWeights::BlockWeights(const BackendBlock& from) : p(from.p), c(from.c) {

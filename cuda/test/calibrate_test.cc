@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "check.h"
+#include "kernels/layout.h"
 #include "tensor/matrix.h"
 #include "test/device.h"
 
@@ -47,10 +48,9 @@ TEST("fisher: scores of every dtype, sequences apart, any shape") {
       check::Random random(static_cast<uint64_t>(m * n));
       const Sample g({sequences, tokens}, m, random), x({sequences, tokens}, n, random);
       const flrc::RowMatrix w = flrc::makeRows(random.floats(int64_t{m} * n).data(), m, n, n, dtype);
-      const auto* halves = reinterpret_cast<const uint16_t*>(w.scale.data());
-      Array<uint8_t> data(std::vector<uint8_t>(w.data.data(), w.data.data() + w.data.size())),
-          zero(std::vector<uint8_t>(w.zero.data(), w.zero.data() + w.zero.size()));
-      Array<uint16_t> scale(std::vector<uint16_t>(halves, halves + w.scale.size() / 2)), gs(g.bits), xs(x.bits);
+      const Packed packed = packRows(dtype, m, w.stride, w.data.data(), w.scale.data(), w.zero.data());
+      Array<uint8_t> data(packed.data), zero(packed.zero);
+      Array<uint16_t> scale(packed.scale), gs(g.bits), xs(x.bits);
       Array<double> sums(std::vector<double>{1, 2, 3});
       FisherParams params{{gs.read(), g.ld, m}, {xs.read(), x.ld, n}, {sequences, tokens},        data.read(),
                           scale.read(),         zero.read(),          static_cast<int>(w.stride), nullptr,

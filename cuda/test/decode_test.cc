@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "kernels/attention.h"
+#include "kernels/layout.h"
 #include "tensor/matrix.h"
 #include "test/caches.h"
 #include "test/device.h"
@@ -34,11 +35,10 @@ TEST("decode: rows of the embedding, of every dtype") {
       check::Random random(static_cast<uint64_t>(width));
       const flrc::RowMatrix table =
           flrc::makeRows(random.floats(kVocab * width).data(), kVocab, width, width, dtype);
-      const std::vector<uint8_t> bytes(table.data.data(), table.data.data() + table.data.size());
-      const auto* halves = reinterpret_cast<const uint16_t*>(table.scale.data());
-      Array<uint8_t> data(bytes),
-          zero(std::vector<uint8_t>(table.zero.data(), table.zero.data() + table.zero.size()));
-      Array<uint16_t> scale(std::vector<uint16_t>(halves, halves + table.scale.size() / 2));
+      const Packed packed =
+          packRows(dtype, kVocab, table.stride, table.data.data(), table.scale.data(), table.zero.data());
+      Array<uint8_t> data(packed.data), zero(packed.zero);
+      Array<uint16_t> scale(packed.scale);
       Array<int32_t> tokens(std::vector<int32_t>{3, 8, 0});
       Array<float> x(static_cast<size_t>(3 * width));
       Device device(1);

@@ -188,9 +188,11 @@ class LinearProblem {
 
   flrc::gpu::RowJob rowJob(const flrc::RowMatrix& w, int rows) {
     flrc::gpu::RowJob job{};
-    job.data = upload(bytesArrays_, w.data);
-    job.scale = upload(halfArrays_, w.scale);
-    job.zero = upload(bytesArrays_, w.zero);
+    const flrc::gpu::Packed packed =
+        flrc::gpu::packRows(w.dtype, w.rows, w.stride, w.data.data(), w.scale.data(), w.zero.data());
+    job.data = upload(bytesArrays_, packed.data);
+    job.scale = upload(halfArrays_, packed.scale);
+    job.zero = upload(bytesArrays_, packed.zero);
     job.rows = rows;
     job.t = -1;
     if (w.rows > 0) bytes_ += w.bytes() * static_cast<size_t>(rows) / static_cast<size_t>(w.rows);
@@ -199,16 +201,16 @@ class LinearProblem {
 
   flrc::gpu::PanelJob panelJob(const flrc::PanelMatrix& c, int rank) {
     flrc::gpu::PanelJob job{};
-    const flrc::gpu::Units units =
+    const flrc::gpu::Packed packed =
         flrc::gpu::packUnits(c.dtype, c.outputs, c.rank, c.data.data(), c.scale.data(), c.zero.data());
-    job.data = upload(bytesArrays_, units.data);
-    job.scale = upload(halfArrays_, units.scale);
-    job.zero = upload(bytesArrays_, units.zero);
+    job.data = upload(bytesArrays_, packed.data);
+    job.scale = upload(halfArrays_, packed.scale);
+    job.zero = upload(bytesArrays_, packed.zero);
     job.width = static_cast<int>(c.outputs);
     job.rank = rank;
     job.storedRank = static_cast<int>(c.rank);
     job.u = -1;
-    bytes_ += (units.data.size() + 2 * units.scale.size() + units.zero.size()) * static_cast<size_t>(rank) /
+    bytes_ += (packed.data.size() + 2 * packed.scale.size() + packed.zero.size()) * static_cast<size_t>(rank) /
               static_cast<size_t>(std::max<int64_t>(1, c.rank));
     return job;
   }

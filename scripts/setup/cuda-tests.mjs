@@ -24,7 +24,13 @@ const flags = [
   ...['native', 'cuda', 'test/native'].map((folder) => `-I${folder}`),
 ]
 const shared = ['cuda/emulator', 'cuda/kernels', 'cuda/runtime']
-const tests = ['cuda/test', 'cuda/test/runtime', 'test/native/check.cc', 'native/tensor/matrix.cc']
+const tests = [
+  'cuda/test',
+  'cuda/test/runtime',
+  'test/native/check.cc',
+  'native/tensor/matrix.cc',
+  'native/tensor/run.cc',
+]
 const headers = ['test/native/check.h', 'native/tensor', 'native/core', 'native/backend.h']
 const folder = 'build/cuda-tests'
 
