@@ -6,7 +6,6 @@
  * reached just before it. `--columns 1,2,4` multiplies several tokens at a time. `--json FILE` adds the rows to a file
  * and replaces those measured again; `--tables` prints what the file holds and measures nothing.
  */
-import { spawn } from 'node:child_process'
 import { readFile, writeFile } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import path from 'node:path'
@@ -14,6 +13,7 @@ import { parseArgs } from 'node:util'
 import { packageRoot } from '#lib/binding.js'
 import { parseBytes } from '#lib/cli/options.js'
 import { medianOf } from '#lib/statistics/median.js'
+import { outputOf } from './child.js'
 import { type KernelResults, type KernelRow, kernelTables, sameCase } from './kernels/tables.js'
 
 /** `+` between projections of one input, `,` between one after another. */
@@ -93,16 +93,5 @@ async function read(file: string | undefined): Promise<KernelResults> {
 
 /** What the native program prints, once it has ended well. */
 function runChild(args: readonly string[]): Promise<string> {
-  const program = path.join(packageRoot, 'build/Release/flrc_bench')
-  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] })
-  let output = ''
-  child.stdout.on('data', (data) => {
-    output += data
-  })
-  return new Promise((resolve, reject) => {
-    child.on('error', reject)
-    child.on('close', (code, signal) =>
-      code === 0 ? resolve(output) : reject(new Error(`the benchmark ended with ${signal ?? code}`)),
-    )
-  })
+  return outputOf(path.join(packageRoot, 'build/Release/flrc_bench'), args, 'the benchmark')
 }

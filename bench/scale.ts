@@ -7,7 +7,6 @@
  * several depths, `--layers` at another than its own. `--json FILE` adds the runs to a file, `--page FILE` writes
  * the tables of that file into a page; without it they are printed.
  */
-import { spawn } from 'node:child_process'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { availableParallelism, tmpdir, totalmem } from 'node:os'
 import path from 'node:path'
@@ -16,6 +15,7 @@ import { parseArgs } from 'node:util'
 import { callNative } from '#lib/binding.js'
 import { defaultMemory } from '#lib/calibrate.js'
 import { parseBytes } from '#lib/cli/options.js'
+import { outputOf } from './child.js'
 import { generateModel } from './scale/generate.js'
 import { insertTables, type ScaleResults, type ScaleRun, scaleTables } from './scale/page.js'
 import type { RunOptions, RunResult } from './scale/run.js'
@@ -101,15 +101,5 @@ async function measure(name: string, shape: ModelShape): Promise<ScaleRun> {
 /** What the child prints, once it has ended well. */
 function runChild(args: readonly string[]): Promise<string> {
   const script = fileURLToPath(new URL('./scale/run.js', import.meta.url))
-  const child = spawn(process.execPath, [script, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
-  let output = ''
-  child.stdout.on('data', (data) => {
-    output += data
-  })
-  return new Promise((resolve, reject) => {
-    child.on('error', reject)
-    child.on('close', (code, signal) =>
-      code === 0 ? resolve(output) : reject(new Error(`the compression ended with ${signal ?? code}`)),
-    )
-  })
+  return outputOf(process.execPath, [script, ...args], 'the compression')
 }
