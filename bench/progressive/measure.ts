@@ -105,7 +105,8 @@ function alongScores({ levels }: Model, runs: readonly ForcedRun[]): NonNullable
   const means = (lists: readonly number[][]) => lists.map((list) => rounded(meanOf(list)))
   const steps = Array.from({ length: Math.max(...divergences.map((list) => list.length)) }, (_, step) => step)
   const sums = (lists: readonly number[][]) =>
-    steps.map((step) => rounded(lists.reduce((sum, list) => sum + (list[step] ?? 0), 0)))
+    // Every sample is rounded, not their sum alone: then sums of parts add up to the sum of all.
+    steps.map((step) => rounded(lists.reduce((sum, list) => sum + rounded(list[step] ?? 0), 0)))
   return {
     tokens: divergences.map((list) => list.length),
     ...{ kl: means(divergences), agreement: means(agrees), budget: means(budgets) },
