@@ -37,10 +37,6 @@ FLRC_KERNEL void readKernel(FLRC_PARAMS(ReadParams) p) {
   if (sum == 0x9e3779b9u) p.out[0] = sum;
 }
 
-struct Ahead {
-  int stagedBytes, aheadBytes;
-};
-
 // What is timed as one: launches that follow each other, of one input each.
 using Chain = std::vector<test::LinearCase>;
 
@@ -48,45 +44,52 @@ std::string nameOf(const Chain& chain) {
   return chain.size() == 1 ? chain[0].name() : chain[0].name() + " and the layer's others";
 }
 
-Row timeChain(Device& device, const Chip& chip, const Chain& chain, int columns, const Ahead& ahead) {
+// Copies of a chain's weights, more than the L2 cache holds.
+class Rotating {
+ public:
+  Rotating(const Chip& chip, const Chain& chain) : chain_(chain) {
+    for (const test::LinearCase& one : chain) {
+      x_.push_back(
+          std::make_unique<Array<float>>(std::vector<float>(static_cast<size_t>(kMaxColumns * one.inputs), 1.0f)));
+    }
+    do {
+      bytes_ = 0;
+      std::vector<Stage>& copy = copies_.emplace_back();
+      for (const test::LinearCase& one : chain) {
+        Stage& stage = copy.emplace_back();
+        stage.problem = std::make_unique<test::LinearProblem>(one, copies_.size(), test::Contents::noise);
+        for (const auto& projection : one.projections) {
+          stage.y.push_back(std::make_unique<Array<float>>(static_cast<size_t>(kMaxColumns * projection.outputs)));
+        }
+        bytes_ += static_cast<double>(stage.problem->weightBytes());
+      }
+    } while (static_cast<double>(copies_.size()) * bytes_ < 3.2 * static_cast<double>(chip.l2Bytes));
+  }
+
+  Row time(Device& device, const Chip& chip, int columns, int aheadBytes) {
+    const LinearsLaunch how{chip.multiprocessors, chip.sharedBytes, chip.hopper ? aheadBytes : 0, chip.hopper};
+    const int replays = kLaunches / static_cast<int>(chain_.size());
+    const double seconds = replaySeconds(device, [&] {
+      for (int i = 0; i < replays; ++i) {
+        std::vector<Stage>& copy = copies_[static_cast<size_t>(i) % copies_.size()];
+        for (size_t stage = 0; stage < chain_.size(); ++stage) {
+          copy[stage].problem->enqueue(device, *x_[stage], copy[stage].y, columns, how);
+        }
+      }
+    });
+    return {nameOf(chain_), 1e6 * seconds / replays, bytes_, 0, columns, aheadBytes};
+  }
+
+ private:
   struct Stage {
     std::unique_ptr<test::LinearProblem> problem;
     std::vector<std::unique_ptr<Array<float>>> y;
   };
-  std::vector<std::vector<Stage>> copies;
-  std::vector<std::unique_ptr<Array<float>>> x;
-  for (const test::LinearCase& one : chain) {
-    x.push_back(
-        std::make_unique<Array<float>>(std::vector<float>(static_cast<size_t>(columns * one.inputs), 1.0f)));
-  }
-  double bytes = 0;
-  do {
-    bytes = 0;
-    std::vector<Stage>& copy = copies.emplace_back();
-    for (const test::LinearCase& one : chain) {
-      Stage& stage = copy.emplace_back();
-      stage.problem = std::make_unique<test::LinearProblem>(one, copies.size(), test::Contents::noise);
-      for (const auto& projection : one.projections) {
-        stage.y.push_back(std::make_unique<Array<float>>(static_cast<size_t>(columns * projection.outputs)));
-      }
-      bytes += static_cast<double>(stage.problem->weightBytes());
-    }
-  } while (static_cast<double>(copies.size()) * bytes < 3.2 * static_cast<double>(chip.l2Bytes));
-  LinearsLaunch how{chip.multiprocessors};
-  how.stagedBytes = ahead.stagedBytes;
-  how.aheadBytes = ahead.aheadBytes;
-  how.bulk = how.dependent = chip.hopper;
-  const int replays = kLaunches / static_cast<int>(chain.size());
-  const double seconds = replaySeconds(device, [&] {
-    for (int i = 0; i < replays; ++i) {
-      std::vector<Stage>& copy = copies[static_cast<size_t>(i) % copies.size()];
-      for (size_t stage = 0; stage < chain.size(); ++stage) {
-        copy[stage].problem->enqueue(device, *x[stage], copy[stage].y, columns, how);
-      }
-    }
-  });
-  return {nameOf(chain), 1e6 * seconds / replays, bytes, 0, columns, ahead.stagedBytes, ahead.aheadBytes};
-}
+  Chain chain_;
+  std::vector<std::vector<Stage>> copies_;
+  std::vector<std::unique_ptr<Array<float>>> x_;
+  double bytes_ = 0;
+};
 
 }  // namespace
 
@@ -107,16 +110,14 @@ void timeLinears(Device& device, const Chip& chip, std::vector<Row>& rows) {
   std::vector<Chain> chains;
   for (const test::LinearCase& one : test::timedLinearCases()) chains.push_back({one});
   for (const int rank : {256, 512, 1024}) chains.push_back(test::layerCases(rank));
-  const Ahead choices[] = {{0, 0}, {64 * 1024, 0}, {64 * 1024, 256 * 1024}, {96 * 1024, 256 * 1024}};
   for (const Chain& chain : chains) {
-    for (const int columns : {1, 16}) {
-      for (const Ahead& ahead : choices) {
-        // Inputs of 16 columns leave no room for more.
-        if (columns > 1 && ahead.stagedBytes > 64 * 1024) continue;
-        rows.push_back(timeChain(device, chip, chain, columns, ahead));
-        print(rows.back(), chip);
-      }
-    }
+    Rotating weights(chip, chain);
+    const auto add = [&](int columns, int aheadBytes) {
+      rows.push_back(weights.time(device, chip, columns, aheadBytes));
+      print(rows.back(), chip);
+    };
+    for (const int aheadBytes : {0, 64 * 1024, 192 * 1024}) add(1, aheadBytes);
+    for (const int columns : {2, 4, 16}) add(columns, 64 * 1024);
   }
 }
 

@@ -8,7 +8,7 @@
 namespace bench {
 
 void print(const Row& row, const Chip& chip) {
-  std::printf("%-60s %4d %7d %7d %10.2f us", row.name.c_str(), row.columns, row.stagedBytes, row.aheadBytes,
+  std::printf("%-60s %4d %7d %10.2f us", row.name.c_str(), row.columns, row.aheadBytes,
               row.microseconds);
   if (row.bytes > 0) {
     const double least = 1e6 * row.bytes / chip.bandwidth;
@@ -30,9 +30,9 @@ void writeJson(const char* file, const Chip& chip, const std::vector<Row>& rows)
   for (size_t i = 0; i < rows.size(); ++i) {
     const Row& row = rows[i];
     std::fprintf(out,
-                 "%s\n    {\"name\": \"%s\", \"columns\": %d, \"stagedBytes\": %d, \"aheadBytes\": %d, "
+                 "%s\n    {\"name\": \"%s\", \"columns\": %d, \"aheadBytes\": %d, "
                  "\"microseconds\": %.4f, \"bytes\": %.0f, \"flops\": %.6g}",
-                 i > 0 ? "," : "", row.name.c_str(), row.columns, row.stagedBytes, row.aheadBytes,
+                 i > 0 ? "," : "", row.name.c_str(), row.columns, row.aheadBytes,
                  row.microseconds, row.bytes, row.flops);
   }
   std::fprintf(out, "\n  ]\n}\n");
@@ -47,7 +47,7 @@ int main(int count, char** arguments) {
   test::Device device;
   chip.bandwidth = bench::readBandwidth(device, chip);
   std::printf("%s, %.0f GB/s of reading measured\n", chip.name.c_str(), chip.bandwidth / 1e9);
-  std::printf("%-60s %4s %7s %7s %10s\n", "case", "cols", "staged", "ahead", "median");
+  std::printf("%-60s %4s %7s %10s\n", "case", "cols", "ahead", "median");
   std::vector<bench::Row> rows;
   bench::timeLinears(device, chip, rows);
   bench::timeOthers(device, chip, rows);

@@ -16,6 +16,7 @@ struct Chip {
   std::string name;
   int multiprocessors;
   size_t l2Bytes;
+  int sharedBytes;  // that a block can have
   bool hopper;
   double bandwidth = 0;  // of reading, bytes a second
 };
@@ -24,6 +25,7 @@ inline Chip chipOf() {
   cudaDeviceProp properties;
   flrc::gpu::check(cudaGetDeviceProperties(&properties, 0));
   return {properties.name, properties.multiProcessorCount, static_cast<size_t>(properties.l2CacheSize),
+          static_cast<int>(properties.sharedMemPerBlockOptin),
           properties.major >= 9};
 }
 
@@ -65,7 +67,7 @@ struct Row {
   double bytes = 0;  // read of weights or caches
   double flops = 0;
   int columns = 0;
-  int stagedBytes = 0, aheadBytes = 0;  // fetched ahead to shared memory and to the L2 cache
+  int aheadBytes = 0;  // that a block has the L2 cache fetch
 };
 
 // Bytes a second that reading reaches.

@@ -107,6 +107,21 @@ inline uint32_t floatToBits(float value) {
   return bits;
 }
 
+// To bf16 bits, to nearest even; the first argument to the low half.
+inline uint32_t roundHalves(float low, float high) {
+  const auto round = [](float value) {
+    const uint32_t bits = floatToBits(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffu;
+    return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  };
+  return round(low) | round(high) << 16;
+}
+// Of two pairs of bf16.
+inline uint32_t subtractHalves(uint32_t a, uint32_t b) {
+  return roundHalves(bitsToFloat(a << 16) - bitsToFloat(b << 16),
+                     bitsToFloat(a & 0xffff0000u) - bitsToFloat(b & 0xffff0000u));
+}
+
 // A read of weights, which no other read comes back to.
 template <typename T>
 auto streamed(Global<const T> from) {
@@ -124,6 +139,17 @@ inline void copyAsync(Shared<uint8_t> to, Global<const uint8_t> from, int bytes 
   to.memory()->startCopy(to.at(), 16);
   emulator::Machine::thread().groups.back().push_back(
       {from.memory(), to.memory(), from.at(), to.at(), static_cast<size_t>(bytes), 16});
+}
+// 4, 8 or 16 bytes.
+template <int kBytes>
+void copyAsync(Shared<uint8_t> to, Global<const uint8_t> from) {
+  if (reinterpret_cast<uintptr_t>(from.at()) % kBytes != 0 || reinterpret_cast<uintptr_t>(to.at()) % kBytes != 0) {
+    throw emulator::Fault("an asynchronous copy from or to a misaligned place");
+  }
+  from.memory()->access(from.at(), 1, emulator::Memory::Access::read);
+  from.memory()->access(from.at() + kBytes - 1, 1, emulator::Memory::Access::read);
+  to.memory()->startCopy(to.at(), kBytes);
+  emulator::Machine::thread().groups.back().push_back({from.memory(), to.memory(), from.at(), to.at(), kBytes, kBytes});
 }
 inline void commitCopies() { machine().commitCopies(); }
 template <int kLeft>
@@ -187,6 +213,27 @@ T atomicAdd(emulator::Pointer<T> to, T value) {
   const T sum = old + value;
   std::memcpy(at, &sum, sizeof sum);
   return old;
+}
+// A value that says itself when it is there: whoever waits for it sees its tag, and nothing else is put in order.
+inline void sendTagged(Global<uint64_t> to, float value, uint32_t tag) {
+  const uint64_t word = static_cast<uint64_t>(tag) << 32 | floatToBits(value);
+  std::memcpy(to.access(emulator::Memory::Access::atomic), &word, sizeof word);
+}
+// N neighbouring values; an even number of them lies at a multiple of 16 bytes.
+template <int N>
+void receiveTagged(Global<const uint64_t> from, uint32_t tag, float (&out)[N]) {
+  if (N % 2 == 0 && reinterpret_cast<uintptr_t>(from.at()) % 16 != 0) {
+    throw emulator::Fault("tagged values from a misaligned place");
+  }
+  for (int i = 0; i < N; ++i) {
+    uint64_t word;
+    machine().waitUntil("a tagged value", [at = (from + i).at(), tag, &word] {
+      std::memcpy(&word, at, sizeof word);
+      return word >> 32 == tag;
+    });
+    (from + i).access(emulator::Memory::Access::atomic);
+    out[i] = bitsToFloat(static_cast<uint32_t>(word));
+  }
 }
 inline uint32_t atomicAddOrdered(Global<uint32_t> to, uint32_t value) {
   machine().acquire(to.at());

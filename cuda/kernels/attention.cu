@@ -18,10 +18,10 @@ constexpr int kKeyLanes = 8;
 constexpr int kKeys = 32 / kKeyLanes;
 
 FLRC_DEVICE void widen8(Word4 word, float (&out)[8]) {
-  unpack<Dtype::bf16>(word.x, 0, out);
-  unpack<Dtype::bf16>(word.y, 0, out + 2);
-  unpack<Dtype::bf16>(word.z, 0, out + 4);
-  unpack<Dtype::bf16>(word.w, 0, out + 6);
+  widenPair(word.x, out);
+  widenPair(word.y, out + 2);
+  widenPair(word.z, out + 4);
+  widenPair(word.w, out + 6);
 }
 
 struct Span {

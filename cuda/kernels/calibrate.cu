@@ -32,14 +32,8 @@ FLRC_DEVICE Operand operandOf(const Activations& from, const Passage& passage, i
 
 template <Dtype kType>
 FLRC_DEVICE float weightAt(const FisherParams& p, int row, int column) {
-  const int64_t at = static_cast<int64_t>(row) * p.stride + column;
-  const Grid grid = gridAt<kType>(p.scale, p.zero, at / kUnit);
-  float weight[kWordWeights<kType>];
-  unpack<kType>(pointerCast<const uint32_t>(p.weights)[at / kWordWeights<kType>], grid.offset, weight);
-  float value = 0;
-  FLRC_UNROLL
-  for (int i = 0; i < kWordWeights<kType>; ++i) value = at % kWordWeights<kType> == i ? weight[i] : value;
-  return value * grid.scale;
+  return gpu::weightAt<kType>(p.weights, p.scale, p.zero, row,
+                         static_cast<int>(stripsOf(kType, p.stride)), column);
 }
 
 template <Dtype kType>

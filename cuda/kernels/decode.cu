@@ -23,19 +23,13 @@ int blocksFor(int64_t items) { return static_cast<int>((items + kThreads - 1) / 
 
 template <Dtype kType>
 FLRC_KERNEL void embedKernel(FLRC_PARAMS(EmbedParams) p) {
-  constexpr int kWeights = kWordWeights<kType>;
   dependentTrigger();
   dependentWait();
   const int64_t token = p.tokens[blockY()];
-  const int first = (blockX() * kThreads + threadIndex()) * kWeights;
-  if (first >= p.width) return;
-  const int64_t at = token * p.stride + first;
-  const Grid grid = gridAt<kType>(p.scale, p.zero, at / kUnit);
-  float weight[kWeights];
-  unpack<kType>(pointerCast<const uint32_t>(p.data)[at / kWeights], grid.offset, weight);
-  for (int i = 0; i < kWeights && first + i < p.width; ++i) {
-    p.x[static_cast<int64_t>(blockY()) * p.width + first + i] = weight[i] * grid.scale;
-  }
+  const int i = blockX() * kThreads + threadIndex();
+  if (i >= p.width) return;
+  p.x[static_cast<int64_t>(blockY()) * p.width + i] =
+      weightAt<kType>(p.data, p.scale, p.zero, token, p.strips, i);
 }
 
 FLRC_KERNEL void normKernel(FLRC_PARAMS(NormParams) p) {
@@ -121,18 +115,19 @@ FLRC_KERNEL void swigluKernel(FLRC_PARAMS(SwigluParams) p) {
 
 }  // namespace
 
-void launchEmbed(Stream stream, Dtype dtype, const EmbedParams& params, int columns, bool dependent) {
-  const auto run = [&](auto kernel, int weights) {
-    launch(stream, shapeOf(blocksFor((params.width + weights - 1) / weights), columns, dependent), kernel,
-           params);
+void launchEmbed(Stream stream, Dtype dtype, const EmbedParams& given, int columns, bool dependent) {
+  EmbedParams params = given;
+  params.strips = static_cast<int>(stripsOf(dtype, params.width));
+  const auto run = [&](auto kernel) {
+    launch(stream, shapeOf(blocksFor(params.width), columns, dependent), kernel, params);
   };
   switch (dtype) {
     case Dtype::bf16:
-      return run(embedKernel<Dtype::bf16>, kWordWeights<Dtype::bf16>);
+      return run(embedKernel<Dtype::bf16>);
     case Dtype::int8:
-      return run(embedKernel<Dtype::int8>, kWordWeights<Dtype::int8>);
+      return run(embedKernel<Dtype::int8>);
     case Dtype::int4:
-      return run(embedKernel<Dtype::int4>, kWordWeights<Dtype::int4>);
+      return run(embedKernel<Dtype::int4>);
     case Dtype::f32:
       throw std::invalid_argument(
           "f32 weights are not for the GPU: they are narrowed to bf16 when a model is loaded");

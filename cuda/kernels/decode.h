@@ -21,9 +21,10 @@ struct EmbedParams {
   Global<const uint8_t> data;
   Global<const uint16_t> scale;
   Global<const uint8_t> zero;
-  int width, stride;
+  int width;
   Global<const int32_t> tokens;
   Global<float> x;
+  int strips;  // of a row; filled by launchEmbed
 };
 void launchEmbed(Stream stream, Dtype dtype, const EmbedParams& params, int columns, bool dependent);
 

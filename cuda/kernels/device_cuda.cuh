@@ -104,6 +104,17 @@ FLRC_DEVICE double fusedMultiplyAdd(double a, double b, double c) { return __fma
 FLRC_DEVICE float bitsToFloat(uint32_t bits) { return __uint_as_float(bits); }
 FLRC_DEVICE uint32_t floatToBits(float value) { return __float_as_uint(value); }
 
+FLRC_DEVICE uint32_t roundHalves(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+FLRC_DEVICE uint32_t subtractHalves(uint32_t a, uint32_t b) {
+  uint32_t difference;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(difference) : "r"(a), "r"(0x3f803f80u), "r"(b ^ 0x80008000u));
+  return difference;
+}
+
 FLRC_DEVICE Word4 streamed(const Word4* from) {
   Word4 v;
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -125,6 +136,15 @@ FLRC_DEVICE uint32_t streamed(const uint32_t* from) {
 FLRC_DEVICE void copyAsync(Shared<uint8_t> to, Global<const uint8_t> from, int bytes = 16) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(sharedAddress(to)), "l"(from), "r"(bytes)
                : "memory");
+}
+template <int kBytes>
+FLRC_DEVICE void copyAsync(Shared<uint8_t> to, Global<const uint8_t> from) {
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(sharedAddress(to)), "l"(from) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(sharedAddress(to)), "l"(from), "n"(kBytes)
+                 : "memory");
+  }
 }
 FLRC_DEVICE void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kLeft>
@@ -189,6 +209,41 @@ FLRC_DEVICE uint32_t atomicAdd(uint32_t* to, uint32_t value) { return ::atomicAd
 FLRC_DEVICE uint64_t atomicAdd(uint64_t* to, uint64_t value) {
   return ::atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
 }
+FLRC_DEVICE void sendTagged(Global<uint64_t> to, float value, uint32_t tag) {
+  const uint64_t word = static_cast<uint64_t>(tag) << 32 | __float_as_uint(value);
+  asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+}
+template <int N>
+FLRC_DEVICE void receiveTagged(Global<const uint64_t> from, uint32_t tag, float (&out)[N]) {
+  if constexpr (N % 2 == 0) {
+    uint64_t word[N];
+    bool there;
+    do {
+      there = true;
+      FLRC_UNROLL
+      for (int i = 0; i < N; i += 2) {
+        asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
+                     : "=l"(word[i]), "=l"(word[i + 1])
+                     : "l"(from + i)
+                     : "memory");
+      }
+      FLRC_UNROLL
+      for (int i = 0; i < N; ++i) there &= static_cast<uint32_t>(word[i] >> 32) == tag;
+    } while (!there);
+    FLRC_UNROLL
+    for (int i = 0; i < N; ++i) out[i] = __uint_as_float(static_cast<uint32_t>(word[i]));
+  } else {
+    FLRC_UNROLL
+    for (int i = 0; i < N; ++i) {
+      uint64_t word;
+      do {
+        asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(word) : "l"(from + i) : "memory");
+      } while (static_cast<uint32_t>(word >> 32) != tag);
+      out[i] = __uint_as_float(static_cast<uint32_t>(word));
+    }
+  }
+}
+
 FLRC_DEVICE uint32_t atomicAddOrdered(Global<uint32_t> to, uint32_t value) {
   uint32_t old;
   asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(to), "r"(value) : "memory");

@@ -17,18 +17,17 @@
 
 namespace flrc::gpu {
 
-// How weights lie on the device: so that a warp reads one row, and a block of threads the ranks of a few
-// outputs, as one contiguous piece.
+// How weights lie on the device. A line is what one output is made of: a row of a dense projection or of V or P
+// along the inputs, an output of U or C along the ranks. A line has whole strips of 64 bytes, the last padded
+// with zeros, and a lower level reads the first strips of each line. bf16 weights lie in order. In a strip of
+// int8 (64 weights, two groups) or int4 (128, four groups) each of four lanes has 16 bytes: eight neighbouring
+// weights of every group, so that four lanes have a group together, as matrix fragments want it. int4: the even
+// ones of eight in the low half of a word, the odd ones in the high half.
 //
-// Rows (dense weights, V, P): a RowMatrix (tensor/matrix.h) row by row,
-//   data [row][stride], scale [row][stride / 32] bf16 bits, zero [row][stride / 32] uint8.
-//
-// Panels (U, C): a PanelMatrix rank by rank in units of one scale group, 32 outputs, which are its panels,
-//   data [unit][rank][32], scale [unit][rank] bf16 bits, zero [unit][rank] uint8,
-// the last one padded with zeros.
-//
-// Weights of a row or of a rank in a unit lie in order, int4 the low nibble first.
+// Rows have a scale (bf16 bits) and, int4, a zero for every group of a strip: [row][strip][group of it]. Panels
+// have them by output unit and rank, [unit of 32 outputs][rank].
 inline constexpr int kUnit = static_cast<int>(kGroup);
+inline constexpr int kStripBytes = 64;
 
 FLRC_ANYWHERE inline int64_t unitsOf(int64_t outputs) { return (outputs + kUnit - 1) / kUnit; }
 
@@ -40,6 +39,20 @@ FLRC_ANYWHERE inline constexpr int64_t groupBytes(Dtype dtype) {
                                 : kGroup / 2;
 }
 
+FLRC_ANYWHERE inline constexpr int stripWeights(Dtype dtype) {
+  return static_cast<int>(kStripBytes * kGroup / groupBytes(dtype));
+}
+FLRC_ANYWHERE inline constexpr int64_t stripsOf(Dtype dtype, int64_t weights) {
+  return (weights + stripWeights(dtype) - 1) / stripWeights(dtype);
+}
+
+// Where weight k of a line lies, counted in weights from the line's first.
+FLRC_ANYWHERE inline constexpr int64_t placeOf(Dtype dtype, int64_t k) {
+  const int64_t weights = stripWeights(dtype), inStrip = k % weights, inGroup = inStrip % kGroup;
+  const int64_t i = inGroup % 8, ordered = dtype == Dtype::int4 ? i / 2 + i % 2 * 4 : i;
+  return k - inStrip + inGroup / 8 * (weights / 4) + inStrip / kGroup * 8 + ordered;
+}
+
 // A matrix's arrays as they lie on the device; scale and zero are empty where its dtype has none.
 struct Packed {
   std::vector<uint8_t> data, zero;
@@ -48,43 +61,46 @@ struct Packed {
 
 namespace packing {
 
-// Items of kBytes bytes, [panel][item of a row][row of the panel], row by row.
-template <size_t kBytes>
-void rowByRow(const void* from, int64_t rows, int64_t items, void* to) {
-  const auto* at = static_cast<const uint8_t*>(from);
-  for (int64_t first = 0; first < rows; first += kPanel) {
-    const int64_t end = std::min(rows, first + kPanel);
-    for (int64_t item = 0; item < items; ++item) {
-      for (int64_t row = first; row < end; ++row, at += kBytes) {
-        std::memcpy(static_cast<uint8_t*>(to) + static_cast<size_t>(row * items + item) * kBytes, at, kBytes);
-      }
-    }
-  }
+// The weights of a word that holds eight int4 weights in order.
+inline uint32_t evenThenOdd(uint32_t word) {
+  uint32_t ordered = 0;
+  for (int i = 0; i < 8; ++i) ordered |= (word >> 4 * i & 15) << 4 * (i / 2 + i % 2 * 4);
+  return ordered;
 }
 
-// Words of kBits-bit weights, [panel][word of an output][output of the panel], rank by rank in units.
-template <int kBits>
-void rankByRank(const void* from, int64_t outputs, int64_t rank, uint8_t* to) {
-  constexpr int64_t kWordRanks = 32 / kBits, kLine = kUnit * kBits / 8;
+// From words of 4 bytes, [panel][word of a line][line of the panel].
+inline std::vector<uint8_t> lines(Dtype dtype, int64_t count, int64_t weights, const void* from) {
+  const int64_t wordWeights = 4 * kGroup / groupBytes(dtype), words = (weights + wordWeights - 1) / wordWeights;
+  const int64_t lineBytes = stripsOf(dtype, weights) * kStripBytes;
+  std::vector<uint8_t> to(static_cast<size_t>(count * lineBytes));
   const auto* at = static_cast<const uint8_t*>(from);
-  for (int64_t first = 0; first < outputs; first += kUnit, to += rank * kLine) {
-    const int64_t width = std::min<int64_t>(kUnit, outputs - first);
-    for (int64_t begin = 0; begin < rank; begin += kWordRanks) {
-      const int64_t end = std::min(rank, begin + kWordRanks);
-      for (int64_t i = 0; i < width; ++i, at += sizeof(uint32_t)) {
+  for (int64_t first = 0; first < count; first += kPanel) {
+    const int64_t end = std::min(count, first + kPanel);
+    for (int64_t w = 0; w < words; ++w) {
+      const int64_t place = placeOf(dtype, w * wordWeights) * 4 / wordWeights;
+      for (int64_t line = first; line < end; ++line, at += sizeof(uint32_t)) {
         uint32_t word;
         std::memcpy(&word, at, sizeof word);
-        for (int64_t j = begin; j < end; ++j, word >>= kBits % 32) {
-          uint8_t* weight = to + j * kLine + i * kBits / 8;
-          if constexpr (kBits == 4) {
-            *weight |= static_cast<uint8_t>((word & 15) << 4 * (i % 2));
-          } else {
-            std::memcpy(weight, &word, kBits / 8);
-          }
-        }
+        if (dtype == Dtype::int4) word = evenThenOdd(word);
+        std::memcpy(to.data() + line * lineBytes + place, &word, sizeof word);
       }
     }
   }
+  return to;
+}
+
+// A value for each group of a row, [panel][group][row of the panel], to [row][group], each row padded.
+template <typename T>
+std::vector<T> groups(int64_t rows, int64_t count, int64_t padded, const void* from) {
+  std::vector<T> to(static_cast<size_t>(rows * padded));
+  const auto* at = static_cast<const T*>(from);
+  for (int64_t first = 0; first < rows; first += kPanel) {
+    const int64_t end = std::min(rows, first + kPanel);
+    for (int64_t g = 0; g < count; ++g) {
+      for (int64_t row = first; row < end; ++row) to[static_cast<size_t>(row * padded + g)] = *at++;
+    }
+  }
+  return to;
 }
 
 }  // namespace packing
@@ -92,50 +108,29 @@ void rankByRank(const void* from, int64_t outputs, int64_t rank, uint8_t* to) {
 // From a RowMatrix's arrays.
 inline Packed packRows(Dtype dtype, int64_t rows, int64_t stride, const void* data, const void* scale,
                        const void* zero) {
-  const int64_t groups = stride / kGroup, rowBytes = groups * groupBytes(dtype);
+  const int64_t groups = stride / kGroup,
+                padded = stripsOf(dtype, stride) * stripWeights(dtype) / static_cast<int64_t>(kGroup);
   Packed packed;
-  packed.data.resize(static_cast<size_t>(rows * rowBytes));
-  packing::rowByRow<4>(data, rows, rowBytes / 4, packed.data.data());
-  if (hasScale(dtype)) {
-    packed.scale.resize(static_cast<size_t>(rows * groups));
-    packing::rowByRow<2>(scale, rows, groups, packed.scale.data());
-  }
-  if (hasZero(dtype)) {
-    packed.zero.resize(static_cast<size_t>(rows * groups));
-    packing::rowByRow<1>(zero, rows, groups, packed.zero.data());
-  }
+  packed.data = packing::lines(dtype, rows, stride, data);
+  if (hasScale(dtype)) packed.scale = packing::groups<uint16_t>(rows, groups, padded, scale);
+  if (hasZero(dtype)) packed.zero = packing::groups<uint8_t>(rows, groups, padded, zero);
   return packed;
 }
 
 // From a PanelMatrix's arrays.
-inline Packed packUnits(Dtype dtype, int64_t outputs, int64_t rank, const void* data, const void* scale,
-                        const void* zero) {
+inline Packed packPanels(Dtype dtype, int64_t outputs, int64_t rank, const void* data, const void* scale,
+                         const void* zero) {
   static_assert(kUnit == kPanel);
-  const auto lines = static_cast<size_t>(unitsOf(outputs) * rank);
+  const auto scales = static_cast<size_t>(unitsOf(outputs) * rank);
   Packed packed;
-  packed.data.resize(lines * static_cast<size_t>(groupBytes(dtype)));
-  switch (dtype) {
-    case Dtype::f32:
-      packing::rankByRank<32>(data, outputs, rank, packed.data.data());
-      break;
-    case Dtype::bf16:
-      packing::rankByRank<16>(data, outputs, rank, packed.data.data());
-      break;
-    case Dtype::int8:
-      packing::rankByRank<8>(data, outputs, rank, packed.data.data());
-      break;
-    case Dtype::int4:
-      packing::rankByRank<4>(data, outputs, rank, packed.data.data());
-      break;
-  }
-  // Scales lie rank by rank already.
+  packed.data = packing::lines(dtype, outputs, rank, data);
   if (hasScale(dtype)) {
-    const auto* scales = static_cast<const uint16_t*>(scale);
-    packed.scale.assign(scales, scales + lines);
+    const auto* from = static_cast<const uint16_t*>(scale);
+    packed.scale.assign(from, from + scales);
   }
   if (hasZero(dtype)) {
-    const auto* zeros = static_cast<const uint8_t*>(zero);
-    packed.zero.assign(zeros, zeros + lines);
+    const auto* from = static_cast<const uint8_t*>(zero);
+    packed.zero.assign(from, from + scales);
   }
   return packed;
 }

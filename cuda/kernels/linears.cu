@@ -1,103 +1,277 @@
 #include <algorithm>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "kernels/linears.h"
-#include "kernels/linears_panels.cuh"
-#include "kernels/linears_rows.cuh"
-#include "kernels/warp.cuh"
+#include "kernels/linears_stream.cuh"
 
-// A launch has two phases with a barrier of the grid between them: rows times x, which gives t (and what is
-// dense), and panels times t. Blocks share rows and units of panels evenly. Each fetches the first of its
-// weights of both phases to shared memory before it waits for the launch ahead, so that memory is busy while x,
-// and then t, are made.
+// A launch multiplies rows by x, which gives t (and what is dense), and panels by t. Blocks share lines of both
+// evenly. Before it waits for the launch ahead a block has its first weights on their way to registers, and has
+// the L2 cache fetch more, so that memory is busy while x, and then t, are made. Nobody waits for all of t at
+// once: every value says itself when it is there.
 
 namespace flrc::gpu {
 namespace linears {
 namespace {
 
-template <Dtype kType, int kColumns, bool kBulk>
-FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) linearsKernel(FLRC_PARAMS(LinearsParams) p) {
-  const Areas areas = areasOf<kColumns>(p);
-  const auto rows = static_cast<unsigned>(allRows(p)), block = static_cast<unsigned>(blockX());
-  const auto blocks = static_cast<unsigned>(gridX());
-  const int begin = static_cast<int>(rows * block / blocks),
-            end = static_cast<int>(rows * (block + 1) / blocks);
-  dependentTrigger();
-  Staging<kBulk>::init(areas.phases, 2);
-  shareUnits(p, areas);
-  syncBlock();
-  const int staged = stageWeights<kType, kBulk>(p, areas, begin, end);
-  dependentWait();
-
-  // Bulk copies are waited for where their rows are used.
-  if constexpr (!kBulk) Staging<kBulk>(areas.phases, 0).template wait<1>();
-  int loaded = -1;
-  for (int first = begin; first < end; first += kPassRows) {
-    const int count = end - first < kPassRows ? end - first : kPassRows;
-    rowPass<kType, kColumns, kBulk>(p, areas, first, count, begin, staged, loaded);
+// Has the L2 cache fetch the block's first lines of every job, rows' and panels' alike as many bytes.
+FLRC_DEVICE void fetchAhead(const LinearsParams& p, const Areas& areas) {
+  int left = p.aheadBytes / 2;
+  for (int job = 0; job < p.rowJobs + p.panelJobs; ++job) {
+    if (job == p.rowJobs) left = p.aheadBytes / 2;
+    const Lines lines = linesOf(p, job);
+    const int begin = areas.shares[2 * job], used = lines.cut.strips * kStripBytes;
+    int end = areas.shares[2 * job + 1];
+    if (end <= begin) continue;
+    if (left / used < end - begin) end = begin + left / used;
+    left -= (end - begin) * used;
+    for (int line = begin + threadIndex(); line < end; line += kThreads) {
+      fetchToL2(lines.data + static_cast<int64_t>(line) * lines.cut.storedStrips * kStripBytes,
+                static_cast<uint32_t>(used));
+    }
   }
-  if (p.panelJobs > 0 || p.gatherJobs > 0) gridBarrier(p.counter);
-  // Panels may have been on their way through all of this. unitOutputs has the barrier that follows.
-  Staging<kBulk>(areas.phases, 1).template wait<0>();
-  loaded = -1;
-  int bytes = 0;
-  forUnits(p, areas, [&](int j, int unit) {
-    const PanelJob& job = p.panels[j];
-    const int ranks = stagedRanks<kType>(p, job, bytes);
-    unitOutputs<kType, kColumns>(p, areas, job, unit, ranks, areas.stagedPanels + bytes, loaded);
-    bytes += ranks * static_cast<int>(groupBytes(kType));
-  });
-  if (p.gatherJobs == 0) return;
-
-  gridBarrier(p.counter);
-  for (int g = 0; g < p.gatherJobs; ++g) gatherOutputs(p, p.gathers[g]);
 }
 
-template <Dtype kType, int kColumns>
-void launchFor(Stream stream, LinearsParams params, const LinearsLaunch& how) {
-  constexpr int kTile = kColumns * kSegment;
-  int longest = params.stride;
-  for (int j = 0; j < params.panelJobs; ++j) longest = std::max(longest, params.panels[j].rank);
-  params.xFloats = std::min(kMostXFloats, kColumns * (longest + kSegment - 1) / kSegment * kSegment);
-  params.xFloats = std::max(kTile, params.xFloats / kTile * kTile);
-  // Half for each phase; what a block has no rows or panels for stays empty.
-  const int half = params.panelJobs > 0 ? how.stagedBytes / 2 / 16 * 16 : how.stagedBytes / 16 * 16;
-  params.stagedRowBytes = half;
-  params.stagedPanelBytes = params.panelJobs > 0 ? half : 0;
-  params.aheadBytes = how.aheadBytes / 32 * 32;
+FLRC_DEVICE void put(const LinearsParams& p, int job, int line, int column, float value, uint32_t tag) {
+  if (job < p.rowJobs) {
+    const RowJob& to = p.rows[job];
+    if (to.t >= 0) sendTagged(p.t + (static_cast<int64_t>(column) * p.tWidth + to.t + line), value, tag);
+    if (to.y == nullptr) return;
+    const int output = to.scatter != nullptr ? to.scatter[line] : line;
+    const float bias = to.bias != nullptr ? to.bias[output] : 0.0f;
+    to.y[static_cast<int64_t>(column) * to.outputs + output] = value + bias;
+    return;
+  }
+  const PanelJob& to = p.panels[job - p.rowJobs];
+  if (to.u >= 0) {
+    sendTagged(p.u + (static_cast<int64_t>(column) * p.uWidth + to.u + line), value, tag);
+    return;
+  }
+  const int output = to.scatter != nullptr ? to.scatter[line] : line;
+  const float bias = to.bias != nullptr ? to.bias[output] : 0.0f;
+  to.y[static_cast<int64_t>(column) * to.outputs + output] = value + bias;
+}
 
+// The results of a piece from the sums of its slices: half a warp has one, a lane for each slice.
+FLRC_DEVICE void putPiece(const LinearsParams& p, const Areas& areas, const Cut& cut, const Piece& piece,
+                          uint32_t tag) {
+  static_assert(kWarps <= 16, "a slice for each lane of half a warp");
+  const int sums = piece.count * p.columns, rows = kParts * p.columns, slice = laneIndex() % 16;
+  const int slices = 1 << cut.bits, chains = cut.passes > 1 ? 2 : 1;
+  for (int first = warpIndex() * 2; first < sums; first += 2 * kWarps) {
+    const int i = first + laneIndex() / 16, line = p.columns == 1 ? i : i / p.columns;
+    const int column = i - line * p.columns;
+    float total = 0;
+    if (i < sums && slice < slices) {
+      const int at = ((line << cut.bits) + slice) * chains * rows + kParts * column;
+      float part[kParts];
+      FLRC_UNROLL
+      for (int k = 0; k < kParts; ++k) {
+        part[k] = areas.partial[at + k];
+        if (chains == 2) part[k] += areas.partial[at + rows + k];
+      }
+      total = part[0] + (part[1] + part[2]);
+    }
+    FLRC_UNROLL
+    for (int mask = 8; mask > 0; mask /= 2) total += shuffleXor(total, mask);
+    if (i < sums && slice == 0) put(p, piece.job, piece.first + line, column, total, tag);
+  }
+}
+
+FLRC_DEVICE float received(Global<const uint64_t> from, uint32_t tag) {
+  float value[1];
+  receiveTagged<1>(from, tag, value);
+  return value[0];
+}
+
+FLRC_DEVICE void gatherOutputs(const LinearsParams& p, const GatherJob& job, uint32_t tag) {
+  for (int i = blockX() * kThreads + threadIndex(); i < job.outputs * p.columns; i += gridX() * kThreads) {
+    const int64_t column = i / job.outputs, output = i % job.outputs;
+    float total = job.bias != nullptr ? job.bias[output] : 0.0f;
+    for (int b = 0; b < job.blocks; ++b) {
+      const int at = job.gather[b][output];
+      total += at < job.rank[b] ? received(p.t + (column * p.tWidth + job.t[b] + at), tag)
+                                : received(p.u + (column * p.uWidth + job.u[b] + at - job.rank[b]), tag);
+    }
+    job.y[column * job.outputs + output] = total;
+  }
+}
+
+// kEights: eights of the parts of all columns. kResident: blocks that a multiprocessor can have at once, so that
+// the next launch's begin while this one's work.
+template <Dtype kType, int kEights, int kResident>
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, kResident) linearsKernel(FLRC_PARAMS(LinearsParams) p) {
+  const Areas areas = areasOf<kType>(p);
+  dependentTrigger();
+  shareLines(p, areas);
+  syncBlock();
+  Piece piece{0, 0, 0};
+  WeightStream<kType> stream(areas);
+  bool more = nextPiece<kType>(p, areas, piece);
+  if (more) {
+    const Lines lines = linesOf(p, piece.job);
+    stream.begin(lines, walkOf(lines.cut, piece, 0), piece);
+  }
+  fetchAhead(p, areas);
+  dependentWait();
+
+  const uint32_t tag = p.epochs[blockX()] + 1;
+  const bool idle = !more;
+  Loaded loaded;
+  while (more) {
+    const Lines lines = linesOf(p, piece.job);
+    for (int pass = 0; pass < lines.cut.passes; ++pass) {
+      const Loaded wanted = inputsOf<kType>(lines, piece, pass);
+      if (pass > 0) syncBlock();
+      if (!(wanted == loaded)) loadInputs<kType>(p, areas, lines, piece, pass, tag);
+      loaded = wanted;
+      syncBlock();
+      multiply<kType, kEights>(p, areas, lines, piece, pass, stream);
+      if (pass + 1 < lines.cut.passes) stream.begin(lines, walkOf(lines.cut, piece, pass + 1), piece);
+    }
+    // Weights of what comes next are on their way while sums are put together.
+    Piece following = piece;
+    more = nextPiece<kType>(p, areas, following);
+    if (more) {
+      const Lines next = linesOf(p, following.job);
+      stream.begin(next, walkOf(next.cut, following, 0), following);
+    }
+    syncBlock();
+    putPiece(p, areas, lines.cut, piece, tag);
+    piece = following;
+  }
+  for (int g = 0; g < p.gatherJobs; ++g) gatherOutputs(p, p.gathers[g], tag);
+  // Whoever had nothing to multiply has met no barrier since reading what is raised here.
+  if (idle) syncBlock();
+  if (threadIndex() == 0) {
+    for (int e = blockX(); e < kMostGrid; e += gridX()) p.epochs[e] = tag;
+  }
+}
+
+FLRC_KERNEL void gatherKernel(FLRC_PARAMS(GatherParams) p) {
+  const int i = blockX() * kThreads + threadIndex();
+  if (i >= p.job.outputs * p.columns) return;
+  const int64_t column = i / p.job.outputs, output = i % p.job.outputs;
+  float total = p.job.bias != nullptr ? p.job.bias[output] : 0.0f;
+  for (int b = 0; b < p.job.blocks; ++b) {
+    const int at = p.job.gather[b][output];
+    total += at < p.job.rank[b] ? p.t[column * p.tWidth + p.job.t[b] + at]
+                                : p.u[column * p.uWidth + p.job.u[b] + at - p.job.rank[b]];
+  }
+  p.job.y[column * p.job.outputs + output] = total;
+}
+
+// The parts of so many columns are kEights eights.
+constexpr int columnsOf(int eights) { return eights * 8 / kParts; }
+constexpr int kMostEights = 2;
+
+// Of shared memory for inputs and for sums, in bytes. With one eight, two blocks fit on a multiprocessor of sm_90
+// but for very long lines.
+struct Budget {
+  int inputs, sums;
+};
+constexpr Budget budgetOf(int eights) { return eights == 1 ? Budget{88 * 1024, 12 * 1024} : Budget{128 * 1024, 24 * 1024}; }
+
+template <Dtype kType>
+Cut cutOf(int inputs, int stored) {
+  Cut cut{};
+  cut.strips = static_cast<int>(stripsOf(kType, inputs));
+  cut.storedStrips = static_cast<int>(stripsOf(kType, stored));
+  cut.bits = sliceBits<kType>(cut.strips);
+  cut.longest = longestSlice(cut.strips, cut.bits);
+  return cut;
+}
+
+// Cuts all lines so that what they need fits into shared memory. Returns the bytes of it, or 0 where so many columns
+// do not fit.
+template <Dtype kType>
+size_t cutLines(LinearsParams& params, const Budget& budget, int sharedBytes) {
+  constexpr int kGroups = Strip<kType>::kGroups, kFixed = kSlotsBytes<kType> + kSharesBytes;
+  std::vector<Cut*> cuts;
+  if (params.rowJobs > 0) {
+    params.rowCut = cutOf<kType>(params.inputs, params.inputs);
+    cuts.push_back(&params.rowCut);
+  }
+  for (int j = 0; j < params.panelJobs; ++j) {
+    PanelJob& job = params.panels[j];
+    job.cut = cutOf<kType>(job.rank, job.storedRank);
+    if (job.rank > 0) cuts.push_back(&job.cut);
+  }
+  const int rows = kParts * params.columns, sumBytes = rows * static_cast<int>(sizeof(float));
+  const int groupBytes = inputRows<kType>(params.columns) * kUnit * static_cast<int>(sizeof(uint16_t));
+  // Two chains of every slice, of one tile.
+  const int leastSums = kTileLines * 2 * Strip<kType>::kMostSlices * sumBytes;
+  const int sums = std::max(leastSums, std::min(budget.sums, sharedBytes / 4));
+  const int room = std::min(budget.inputs, sharedBytes - kFixed - sums) / groupBytes - 1;
+  int wanted = 0;
+  for (const Cut* cut : cuts) {
+    if (room < kGroups << cut->bits) return 0;
+    wanted = std::max(wanted, cut->longest * kGroups << cut->bits);
+  }
+  // Rows of the inputs begin in different banks.
+  params.xGroups = std::min(wanted, room) | 1;
+  int most = 0;
+  for (Cut* cut : cuts) {
+    cut->atOnce = std::min(cut->longest, (params.xGroups / kGroups) >> cut->bits);
+    cut->passes = (cut->longest + cut->atOnce - 1) / cut->atOnce;
+    const int lineBytes = (cut->passes > 1 ? 2 : 1) * sumBytes << cut->bits;
+    cut->lines = sums / lineBytes / kTileLines * kTileLines;
+    most = std::max(most, cut->lines * lineBytes);
+  }
+  return static_cast<size_t>(kFixed + groupBytes * params.xGroups + most);
+}
+
+template <Dtype kType, int kEights, int kResident>
+bool launchFor(Stream stream, LinearsParams params, const LinearsLaunch& how) {
+  if (params.columns > columnsOf(kEights)) return false;
   LaunchShape shape;
+  shape.sharedBytes = cutLines<kType>(params, budgetOf(kEights), how.sharedBytes);
+  if (shape.sharedBytes == 0) return false;
+  params.aheadBytes = how.aheadBytes;
   shape.gridX = static_cast<unsigned>(how.blocks);
   shape.threads = kThreads;
   shape.cooperative = params.panelJobs > 0 || params.gatherJobs > 0;
   shape.dependent = how.dependent;
-  shape.sharedBytes =
-      kPhaseBytes + kUnitsBytes + static_cast<size_t>(params.stagedRowBytes) +
-      static_cast<size_t>(params.stagedPanelBytes) +
-      sizeof(float) *
-          static_cast<size_t>(params.xFloats + partialFloats(params.xFloats, kColumns) + kPassRows * kColumns);
-  if (how.bulk) {
-    launch(stream, shape, linearsKernel<kType, kColumns, true>, params);
-  } else {
-    launch(stream, shape, linearsKernel<kType, kColumns, false>, params);
-  }
+  launch(stream, shape, linearsKernel<kType, kEights, kResident>, params);
+  return true;
 }
 
 template <Dtype kType>
 void launchOf(Stream stream, const LinearsParams& params, const LinearsLaunch& how) {
-  if (params.columns == 1) {
-    launchFor<kType, 1>(stream, params, how);
-  } else if (params.columns <= 4) {
-    launchFor<kType, 4>(stream, params, how);
-  } else {
-    launchFor<kType, kMaxColumns>(stream, params, how);
-  }
+  if (launchFor<kType, 1, kType == Dtype::int4 ? 1 : 2>(stream, params, how)) return;
+  if (launchFor<kType, kMostEights, 1>(stream, params, how)) return;
+  throw std::invalid_argument("too little shared memory for " + std::to_string(params.columns) + " columns");
+}
+
+// The columns from `first` on.
+LinearsParams columnsFrom(const LinearsParams& all, int first, int count) {
+  LinearsParams part = all;
+  part.columns = count;
+  part.x = all.x + static_cast<int64_t>(first) * all.inputs;
+  const auto move = [first](auto& job) {
+    if (job.y != nullptr) job.y = job.y + static_cast<int64_t>(first) * job.outputs;
+  };
+  for (int j = 0; j < part.rowJobs; ++j) move(part.rows[j]);
+  for (int j = 0; j < part.panelJobs; ++j) move(part.panels[j]);
+  for (int j = 0; j < part.gatherJobs; ++j) move(part.gathers[j]);
+  return part;
 }
 
 }  // namespace
 }  // namespace linears
 
 void launchLinears(Stream stream, Dtype dtype, const LinearsParams& params, const LinearsLaunch& how) {
+  // More at once would have so much of the inputs to load that reading the weights again costs less; and chips but
+  // sm_80 and sm_90 have little shared memory.
+  constexpr int kLittle = 144 * 1024;
+  const int most = linears::columnsOf(how.sharedBytes < kLittle ? 1 : linears::kMostEights);
+  if (params.columns > most) {
+    for (int first = 0; first < params.columns; first += most) {
+      launchLinears(stream, dtype, linears::columnsFrom(params, first, std::min(most, params.columns - first)), how);
+    }
+    return;
+  }
   switch (dtype) {
     case Dtype::bf16:
       return linears::launchOf<Dtype::bf16>(stream, params, how);
@@ -109,6 +283,14 @@ void launchLinears(Stream stream, Dtype dtype, const LinearsParams& params, cons
       throw std::invalid_argument(
           "f32 weights are not for the GPU: they are narrowed to bf16 when a model is loaded");
   }
+}
+
+void launchGather(Stream stream, const GatherParams& params) {
+  LaunchShape shape;
+  shape.gridX =
+      static_cast<unsigned>((params.job.outputs * params.columns + linears::kThreads - 1) / linears::kThreads);
+  shape.threads = linears::kThreads;
+  launch(stream, shape, linears::gatherKernel, params);
 }
 
 }  // namespace flrc::gpu

@@ -10,6 +10,20 @@ inline constexpr int kMaxColumns = 16;
 inline constexpr int kMaxProjections = 3;
 inline constexpr int kMaxBlocks = 8;
 inline constexpr int kMaxJobs = kMaxProjections * kMaxBlocks;
+// Blocks of a launch at most, and words of LinearsParams::epochs.
+inline constexpr int kMostGrid = 256;
+// Where a projection's t lies in a column of t: a multiple of so many values.
+inline constexpr int kTAlign = kUnit;
+
+// How lines are multiplied; filled by launchLinears.
+struct Cut {
+  int strips, storedStrips;  // of a line, used and in memory
+  int bits;                  // 1 << bits slices of a line
+  int longest;               // strips of the longest slice
+  int atOnce;                // strips of each slice whose inputs are in shared memory together
+  int passes;                // that this takes
+  int lines;                 // at a time
+};
 
 // Rows that x is multiplied by: a dense projection's, whose results are outputs, or a block's P or V, whose
 // results are t.
@@ -25,13 +39,14 @@ struct RowJob {
   int outputs;                    // from one column of y to the next
 };
 
-// Units of outputs that a block's t is multiplied by: its U or C.
+// Outputs that a block's t is multiplied for: its U or C.
 struct PanelJob {
   Global<const uint8_t> data;
   Global<const uint16_t> scale;
   Global<const uint8_t> zero;
-  int width;             // outputs in these units
-  int rank, storedRank;  // ranks used, and ranks that a unit holds
+  int width;             // how many
+  int rank, storedRank;  // ranks used, and ranks that a line holds
+  Cut cut;
   int t;                 // where its inputs lie in a column of t
   int u;                 // where its results lie in a column of u; -1: they are outputs
   Global<float> y;       // for u < 0
@@ -55,29 +70,43 @@ struct GatherJob {
 struct LinearsParams {
   Global<const float> x;  // [columns][inputs]
   int columns, inputs;
-  int stride;  // of the rows: inputs in whole groups
   int rowJobs, panelJobs, gatherJobs;
   RowJob rows[kMaxJobs];
   PanelJob panels[kMaxJobs];
   GatherJob gathers[kMaxProjections];
-  Global<float> t, u;  // working memory: [columns][tWidth], [columns][uWidth]
+  // Working memory: [columns][tWidth], [columns][uWidth]; zeros before the first launch. A value's bits and,
+  // above them, the number of the launch that it is of. tWidth is a multiple of kTAlign.
+  Global<uint64_t> t, u;
   int tWidth, uWidth;
-  Global<uint32_t> counter;  // of the grid's barrier: 0 before the first launch, left to the kernel after that
+  // Launches so far, once for every block there can be: zeros before the first launch, left to the kernel after
+  // that. Launches that share t, u and this follow one another in one stream.
+  Global<uint32_t> epochs;
   // Filled by launchLinears.
-  int xFloats, stagedRowBytes, stagedPanelBytes, aheadBytes;
+  Cut rowCut;
+  int xGroups, aheadBytes;
 };
 
 struct LinearsLaunch {
-  int blocks;           // at most one a multiprocessor: they wait for each other
-  int stagedBytes = 0;  // of shared memory, for weights that are fetched before the input is there
-  bool bulk = false;    // fetched by bulk copies (sm_90 and newer)
+  int blocks;       // at most one a multiprocessor: they wait for each other
+  int sharedBytes;  // that a block can have
+  // Bytes of its weights that a block has the L2 cache fetch before the input is there (sm_90 and newer).
+  int aheadBytes = 0;
   // May begin before the launch ahead is complete. Blocks are then not launched together as a cooperative
   // launch's are, so that two such launches at once, of two streams, could each keep the other from being
   // complete: use one stream.
   bool dependent = false;
-  int aheadBytes = 0;  // of what comes after those, which the L2 cache is told to fetch (with bulk copies only)
 };
 
 void launchLinears(Stream stream, Dtype dtype, const LinearsParams& params, const LinearsLaunch& how);
+
+// The outputs of a projection from t and u that other launches have made, [columns][tWidth] and
+// [columns][uWidth].
+struct GatherParams {
+  GatherJob job;
+  int columns;
+  Global<const float> t, u;
+  int tWidth, uWidth;
+};
+void launchGather(Stream stream, const GatherParams& params);
 
 }  // namespace flrc::gpu

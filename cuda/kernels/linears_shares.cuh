@@ -1,85 +1,96 @@
 #pragma once
 
-#include "kernels/linears.h"
-#include "kernels/staging.cuh"
-#include "kernels/weights.cuh"
+#include <cmath>
 
-// What both phases of kernels/linears.cu go by: who does which rows and units, and where things lie in shared
+#include "kernels/linears.h"
+
+// What kernels/linears.cu goes by: who multiplies which lines, how sums are cut, and where things lie in shared
 // memory.
 
 namespace flrc::gpu::linears {
 
-inline constexpr int kThreads = 256;
+inline constexpr int kThreads = 512;
 inline constexpr int kWarps = kThreads / 32;
-// Inputs that a warp takes of a row at a time; a row's sum is that of its segments in order, whatever else is
-// computed.
-inline constexpr int kSegment = 1024;
-// Rows whose sums a block holds at once.
-inline constexpr int kPassRows = 32;
-inline constexpr int kMostXFloats = 16 * 1024;
-// Outputs that a lane has of a unit.
-inline constexpr int kLaneOutputs = 8;
-inline constexpr int kUnitLanes = kUnit / kLaneOutputs;
-// Ranks that all warps together take at a time.
-inline constexpr int kRoundRanks = kThreads / kUnitLanes;
+// Lines that a fragment has.
+inline constexpr int kTileLines = 8;
+// bf16 values that an activation is the exact sum of.
+inline constexpr int kParts = 3;
 
 template <Dtype kType>
-struct Chunk {  // 16 bytes of a row
-  static constexpr int kWeights = static_cast<int>(16 * kGroup / groupBytes(kType));
-  static constexpr int kQuads = kWeights / 4;
-  static constexpr int kInSegment = kSegment / kWeights;
-  static constexpr int kPerLane = kInSegment / 32;
+struct Strip {
+  static constexpr int kWeights = stripWeights(kType);
+  static constexpr int kGroups = kWeights / kUnit;
+  // Slices of a line at most; a warp has one at a time.
+  static constexpr int kMostSlices = kType == Dtype::int4 ? 8 : kWarps;
+};
+
+// A line's sum is that of its slices, whatever else is computed: warps have a slice each. By powers of two as
+// long as four strips are left for each.
+template <Dtype kType>
+FLRC_ANYWHERE constexpr int sliceBits(int strips) {
+  int bits = 0;
+  while (1 << bits < Strip<kType>::kMostSlices && 8 << bits <= strips) ++bits;
+  return bits;
+}
+FLRC_ANYWHERE constexpr int sliceBegin(int strips, int bits, int slice) { return strips * slice >> bits; }
+FLRC_ANYWHERE constexpr int longestSlice(int strips, int bits) { return (strips + (1 << bits) - 1) >> bits; }
+
+// Strips under way to a warp.
+inline constexpr int kAhead = 8;
+
+// Of a tile's strip in a warp: 16 bytes for each lane; what the lines' weights are scaled by.
+template <Dtype kType>
+struct Slot {
+  static constexpr int kScaleBytes = kType == Dtype::int4 ? 8 : kType == Dtype::int8 ? 4 : 0;
+  static constexpr int kZeroBytes = kType == Dtype::int4 ? 4 : 0;
+  static constexpr int kData = kTileLines * kStripBytes;
+  static constexpr int kScales = kData, kZeros = kScales + kTileLines * kScaleBytes;
+  static constexpr int kBytes = kZeros + kTileLines * kZeroBytes;
 };
 
 // Shared memory, in this order.
 struct Areas {
-  Shared<uint64_t> phases;
-  Shared<int> units;      // [kMaxJobs][2]: first and end
-  Shared<float> x;        // the inputs at hand; in the second phase t
-  Shared<float> partial;  // what is still to be added up
-  Shared<float> sums;     // [kPassRows][kColumns]
-  Shared<uint8_t> stagedRows, stagedPanels;
+  Shared<uint8_t> slots;  // [kWarps][kAhead][Slot::kBytes]
+  Shared<int> shares;     // [2 kMaxJobs][2]: the block's first line of each job, and the end
+  Shared<uint16_t> x;     // the inputs at hand in parts, [kParts columns (int4: and zeros)][xGroups][kUnit]
+  Shared<float> partial;  // sums of slices
 };
 
-inline constexpr int kPhaseBytes = 16;
-inline constexpr int kUnitsBytes = 2 * kMaxJobs * static_cast<int>(sizeof(int));
+template <Dtype kType>
+inline constexpr int kSlotsBytes = kWarps* kAhead* Slot<kType>::kBytes;
+inline constexpr int kSharesBytes = 4 * kMaxJobs * static_cast<int>(sizeof(int));
 
-FLRC_DEVICE constexpr int tileSegments(int xFloats, int columns) { return xFloats / (columns * kSegment); }
-
-constexpr int partialFloats(int xFloats, int columns) {
-  const int rows = kPassRows * (xFloats / (columns * kSegment)), units = kWarps * kUnit;
-  return columns * (rows > units ? rows : units);
+// Rows of the inputs' area.
+template <Dtype kType>
+FLRC_ANYWHERE constexpr int inputRows(int columns) {
+  return kParts * columns + (kType == Dtype::int4 ? 1 : 0);
 }
 
-template <int kColumns>
+template <Dtype kType>
 FLRC_DEVICE Areas areasOf(const LinearsParams& p) {
-  size_t at = kPhaseBytes + kUnitsBytes;
-  const auto floats = [&at](int count) {
-    const Shared<float> area = sharedMemory<float>(at);
-    at += static_cast<size_t>(count) * sizeof(float);
-    return area;
-  };
-  Areas areas;
-  areas.phases = sharedMemory<uint64_t>(0);
-  areas.units = sharedMemory<int>(kPhaseBytes);
-  areas.x = floats(p.xFloats);
-  const int rows = kPassRows * tileSegments(p.xFloats, kColumns), units = kWarps * kUnit;
-  areas.partial = floats(kColumns * (rows > units ? rows : units));
-  areas.sums = floats(kPassRows * kColumns);
-  areas.stagedRows = sharedMemory<uint8_t>(at);
-  areas.stagedPanels = sharedMemory<uint8_t>(at + static_cast<size_t>(p.stagedRowBytes));
-  return areas;
+  constexpr size_t kInputs = kSlotsBytes<kType> + kSharesBytes;
+  const size_t xBytes = static_cast<size_t>(inputRows<kType>(p.columns) * p.xGroups) * kUnit * sizeof(uint16_t);
+  return {sharedMemory<uint8_t>(0), sharedMemory<int>(kSlotsBytes<kType>), sharedMemory<uint16_t>(kInputs),
+          sharedMemory<float>(kInputs + xBytes)};
 }
 
-// One of the rows of all jobs.
-struct RowAt {
-  int job, row;
+// Lines of one job, rows' or panels', as a multiplication sees them. Jobs are counted from the rows' on.
+struct Lines {
+  Global<const uint8_t> data;
+  Global<const uint16_t> scale;
+  Global<const uint8_t> zero;
+  bool panels;
+  int inputs;  // that count; what is behind them in the last strip is multiplied by zeros
+  Cut cut;
 };
 
-FLRC_DEVICE RowAt rowAt(const LinearsParams& p, int index) {
-  int job = 0;
-  for (; index >= p.rows[job].rows; ++job) index -= p.rows[job].rows;
-  return {job, index};
+FLRC_DEVICE Lines linesOf(const LinearsParams& p, int job) {
+  if (job < p.rowJobs) {
+    const RowJob& rows = p.rows[job];
+    return {rows.data, rows.scale, rows.zero, false, p.inputs, p.rowCut};
+  }
+  const PanelJob& panels = p.panels[job - p.rowJobs];
+  return {panels.data, panels.scale, panels.zero, true, panels.rank, panels.cut};
 }
 
 FLRC_DEVICE int allRows(const LinearsParams& p) {
@@ -88,105 +99,62 @@ FLRC_DEVICE int allRows(const LinearsParams& p) {
   return rows;
 }
 
-template <Dtype kType>
-FLRC_DEVICE int rowBytes(const LinearsParams& p) {
-  return static_cast<int>(p.stride / kGroup * groupBytes(kType));
+// The first of a panel job's tiles that is this block's or a later one's: a tile is the block's in whose share
+// its middle lies, in ranks of all tiles in order.
+FLRC_DEVICE int firstTile(const PanelJob& job, double before, double all, int block) {
+  const double middle = (all * block / gridX() - before) / job.rank - 0.5;
+  const int tiles = (job.width + kTileLines - 1) / kTileLines;
+  return middle <= 0 ? 0 : middle >= tiles ? tiles : static_cast<int>(ceil(middle));
 }
 
-// The first of a job's units that is this block's or a later one's: a unit is the block's in whose share its
-// middle lies, in ranks of all units in order.
-FLRC_DEVICE int firstUnit(const PanelJob& job, int64_t before, int64_t all, int block) {
-  // The least i for which before + (i + 1/2) rank >= all * block / grid.
-  const int64_t grid = gridX(), rank = job.rank;
-  const int64_t numerator = 2 * (all * block - before * grid) - rank * grid, denominator = 2 * rank * grid;
-  const int64_t units = unitsOf(job.width);
-  const int64_t first = numerator <= 0 ? 0 : (numerator + denominator - 1) / denominator;
-  return static_cast<int>(first < units ? first : units);
-}
-
-// Which units of each job are this block's, to areas.units: a thread takes a job, for divisions are slow. A
+// Which lines of each job are this block's, to areas.shares: a thread takes a job, for divisions are slow. A
 // barrier before their use is the caller's.
-FLRC_DEVICE void shareUnits(const LinearsParams& p, const Areas& areas) {
+FLRC_DEVICE void shareLines(const LinearsParams& p, const Areas& areas) {
   const int own = threadIndex();
-  if (own >= p.panelJobs) return;
-  int64_t all = 0, before = 0;
-  for (int j = 0; j < p.panelJobs; ++j) {
-    if (j == own) before = all;
-    all += unitsOf(p.panels[j].width) * p.panels[j].rank;
+  if (own < p.rowJobs) {
+    const auto rows = static_cast<unsigned>(allRows(p)), block = static_cast<unsigned>(blockX());
+    const auto blocks = static_cast<unsigned>(gridX());
+    int before = 0;
+    for (int j = 0; j < own; ++j) before += p.rows[j].rows;
+    const int begin = static_cast<int>(rows * block / blocks) - before,
+              end = static_cast<int>(rows * (block + 1) / blocks) - before, most = p.rows[own].rows;
+    areas.shares[2 * own] = begin < 0 ? 0 : begin;
+    areas.shares[2 * own + 1] = end < most ? end : most;
+  } else if (own < p.rowJobs + p.panelJobs) {
+    double all = 0, before = 0;
+    for (int j = 0; j < p.panelJobs; ++j) {
+      if (j == own - p.rowJobs) before = all;
+      all += static_cast<double>((p.panels[j].width + kTileLines - 1) / kTileLines) * p.panels[j].rank;
+    }
+    const PanelJob& job = p.panels[own - p.rowJobs];
+    const int begin = job.rank > 0 ? firstTile(job, before, all, blockX()) * kTileLines : 0;
+    const int end = job.rank > 0 ? firstTile(job, before, all, blockX() + 1) * kTileLines : 0;
+    areas.shares[2 * own] = begin;
+    areas.shares[2 * own + 1] = end < job.width ? end : job.width;
   }
-  const bool used = p.panels[own].rank > 0;
-  areas.units[2 * own] = used ? firstUnit(p.panels[own], before, all, blockX()) : 0;
-  areas.units[2 * own + 1] = used ? firstUnit(p.panels[own], before, all, blockX() + 1) : 0;
 }
 
-// body(job, unit) for every unit of this block, in order.
-template <typename Body>
-FLRC_DEVICE void forUnits(const LinearsParams& p, const Areas& areas, const Body& body) {
-  for (int j = 0; j < p.panelJobs; ++j) {
-    const int end = areas.units[2 * j + 1];
-    for (int unit = areas.units[2 * j]; unit < end; ++unit) body(j, unit);
-  }
-}
+// Lines of one job that are multiplied at a time.
+struct Piece {
+  int job, first, count;
+};
 
-// Ranks of the next unit that still fit behind `staged` bytes.
+// The block's next piece, of lines [first, first + count) of a job; false behind the last.
 template <Dtype kType>
-FLRC_DEVICE int stagedRanks(const LinearsParams& p, const PanelJob& job, int staged) {
-  const int fit = (p.stagedPanelBytes - staged) / static_cast<int>(groupBytes(kType));
-  return fit < job.rank ? fit : job.rank;
-}
-
-// Has the L2 cache fetch rows [begin, end), as many bytes of them as p.aheadBytes allow one phase.
-template <bool kBulk>
-FLRC_DEVICE void fetchAhead(const LinearsParams& p, int begin, int end, int bytes) {
-  if constexpr (kBulk) {
-    const int most = p.aheadBytes / 2 / bytes;
-    if (end - begin > most) end = begin + most;
-    for (int row = begin + threadIndex(); row < end; row += kThreads) {
-      const RowAt at = rowAt(p, row);
-      fetchToL2(p.rows[at.job].data + static_cast<int64_t>(at.row) * bytes, static_cast<uint32_t>(bytes));
-    }
+FLRC_DEVICE bool nextPiece(const LinearsParams& p, const Areas& areas, Piece& piece) {
+  int job = piece.job, first = piece.first + piece.count;
+  for (; job < p.rowJobs + p.panelJobs; ++job, first = 0) {
+    const int begin = areas.shares[2 * job], end = areas.shares[2 * job + 1];
+    if (first < begin) first = begin;
+    if (first >= end) continue;
+    const bool panels = job >= p.rowJobs;
+    int most = panels ? p.panels[job - p.rowJobs].cut.lines : p.rowCut.lines;
+    // A unit has inputs of its own, which its scales are in.
+    if (kType != Dtype::bf16 && panels && most > kUnit - first % kUnit) most = kUnit - first % kUnit;
+    piece = {job, first, end - first < most ? end - first : most};
+    return true;
   }
-}
-
-// Starts fetching the block's first rows and the first ranks of its units. Returns how many rows.
-template <Dtype kType, bool kBulk>
-FLRC_DEVICE int stageWeights(const LinearsParams& p, const Areas& areas, int begin, int end) {
-  const int bytes = rowBytes<kType>(p), fit = p.stagedRowBytes / bytes;
-  const int rows = end - begin < fit ? end - begin : fit;
-  Staging<kBulk> staged(areas.phases, 0);
-  staged.expect(static_cast<uint32_t>(rows * bytes));
-  for (int i = 0; i < rows; ++i) {
-    const RowAt at = rowAt(p, begin + i);
-    staged.copy(areas.stagedRows + static_cast<int64_t>(i) * bytes,
-                p.rows[at.job].data + static_cast<int64_t>(at.row) * bytes, bytes);
-  }
-  staged.close();
-  fetchAhead<kBulk>(p, begin + rows, end, bytes);
-
-  constexpr int kRankBytes = static_cast<int>(groupBytes(kType));
-  int total = 0;
-  forUnits(p, areas, [&](int job, int) { total += stagedRanks<kType>(p, p.panels[job], total) * kRankBytes; });
-  Staging<kBulk> panels(areas.phases, 1);
-  panels.expect(static_cast<uint32_t>(total));
-  total = 0;
-  int ahead = p.aheadBytes / 2;
-  forUnits(p, areas, [&](int j, int unit) {
-    const PanelJob& job = p.panels[j];
-    const int count = stagedRanks<kType>(p, job, total) * kRankBytes;
-    panels.copy(areas.stagedPanels + total, job.data + static_cast<int64_t>(unit) * job.storedRank * kRankBytes,
-                count);
-    total += count;
-    const int left = job.rank * kRankBytes - count, more = left < ahead ? left : ahead;
-    if constexpr (kBulk) {
-      if (threadIndex() == 0 && more > 0) {
-        fetchToL2(job.data + (static_cast<int64_t>(unit) * job.storedRank * kRankBytes + count),
-                  static_cast<uint32_t>(more));
-      }
-    }
-    ahead -= more;
-  });
-  panels.close();
-  return rows;
+  return false;
 }
 
 }  // namespace flrc::gpu::linears

@@ -18,7 +18,7 @@ DeviceLimits currentDevice() {
 #else
 
 // The emulator has all that a chip can have; few blocks, since it runs them one thread at a time.
-DeviceLimits currentDevice() { return {2, kInputBytes + 8 * 1024, true}; }
+DeviceLimits currentDevice() { return {2, 227 * 1024, true}; }
 
 #endif
 

@@ -8,17 +8,17 @@ namespace flrc::gpu {
 struct DeviceLimits {
   int multiprocessors = 0;
   int sharedBytes = 0;  // that one block can have
-  bool hopper = false;  // sm_90 and newer: bulk copies, dependent launches
+  bool hopper = false;  // sm_90 and newer: fetches ahead, dependent launches
 };
 
-// How products with weights are launched: a block on every multiprocessor, and in it as many weights fetched
-// ahead as fit beside the inputs, of which launchLinears takes up to kInputBytes.
-inline constexpr int kInputBytes = 88 * 1024;
+// How products with weights are launched: a block on every multiprocessor, which has so many bytes of its weights
+// fetched ahead.
+inline constexpr int kAheadBytes = 192 * 1024;
 inline LinearsLaunch linearsLaunch(const DeviceLimits& limits) {
-  LinearsLaunch how;
+  LinearsLaunch how{};
   how.blocks = limits.multiprocessors;
-  how.stagedBytes = limits.sharedBytes > kInputBytes ? (limits.sharedBytes - kInputBytes) / 32 * 32 : 0;
-  how.bulk = limits.hopper;
+  how.sharedBytes = limits.sharedBytes;
+  how.aheadBytes = limits.hopper ? kAheadBytes : 0;
   how.dependent = limits.hopper;
   return how;
 }

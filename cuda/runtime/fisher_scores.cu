@@ -35,7 +35,7 @@ void FisherScores::score(int64_t projection, const float* x, const float* g, int
   params.weights = rows.data.read();
   params.scale = rows.scale.read();
   params.zero = rows.zero.read();
-  params.stride = static_cast<int>(rows.stride);
+  params.stride = static_cast<int>(rows.cols);
   grow(partial_, static_cast<size_t>(fisherPartials(params)));
   params.partial = partial_.global();
   params.sums = sums_.global();

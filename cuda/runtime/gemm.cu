@@ -41,8 +41,7 @@ struct Gemm::Library {
     cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
     cublasLtMatmulAlgo_t algorithm{};
   };
-  using Form = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, int64_t, int64_t, int64_t,
-                          uint32_t, uint32_t, uint32_t>;
+  using Form = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, uint32_t, uint32_t, uint32_t>;
   std::map<Form, Plan> plans;
 
   // The functions by their own types.
@@ -53,7 +52,6 @@ struct Gemm::Library {
   decltype(&cublasLtMatmulDescSetAttribute) setOperation = nullptr;
   decltype(&cublasLtMatrixLayoutCreate) createLayout = nullptr;
   decltype(&cublasLtMatrixLayoutDestroy) destroyLayout = nullptr;
-  decltype(&cublasLtMatrixLayoutSetAttribute) setLayout = nullptr;
   decltype(&cublasLtMatmulPreferenceCreate) createPreference = nullptr;
   decltype(&cublasLtMatmulPreferenceDestroy) destroyPreference = nullptr;
   decltype(&cublasLtMatmulPreferenceSetAttribute) setPreference = nullptr;
@@ -75,7 +73,6 @@ struct Gemm::Library {
     find(setOperation, "cublasLtMatmulDescSetAttribute");
     find(createLayout, "cublasLtMatrixLayoutCreate");
     find(destroyLayout, "cublasLtMatrixLayoutDestroy");
-    find(setLayout, "cublasLtMatrixLayoutSetAttribute");
     find(createPreference, "cublasLtMatmulPreferenceCreate");
     find(destroyPreference, "cublasLtMatmulPreferenceDestroy");
     find(setPreference, "cublasLtMatmulPreferenceSetAttribute");
@@ -93,33 +90,27 @@ struct Gemm::Library {
     if (handle) destroy(handle);
   }
 
-  cublasLtMatrixLayout_t layout(cudaDataType_t type, int64_t rows, int64_t columns, int64_t ld, int64_t batch,
-                                int64_t stride) {
+  cublasLtMatrixLayout_t layout(cudaDataType_t type, int64_t rows, int64_t columns, int64_t ld) {
     cublasLtMatrixLayout_t made = nullptr;
     checkBlas(createLayout(&made, type, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns), ld),
               "a layout");
-    const auto count = static_cast<int32_t>(batch);
-    checkBlas(setLayout(made, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count), "a layout");
-    checkBlas(setLayout(made, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride), "a layout");
     return made;
   }
 
   // cuBLAS has matrices by column: y^T [outputs, columns] = W^T x^T.
   const Plan& planOf(const Product& p) {
-    const uint32_t wBytes = alignmentOf(p.w, {p.ldw, p.wStride}), xBytes = alignmentOf(p.x, {p.ldx});
-    const uint32_t yBytes = alignmentOf(p.y, {p.ldy, p.yStride});
-    const auto [at, fresh] = plans.try_emplace({p.columns, p.inputs, p.outputs, p.ldx, p.ldw, p.ldy, p.byInput,
-                                                p.batch, p.wStride, p.yStride, wBytes, xBytes, yBytes});
+    const uint32_t wBytes = alignmentOf(p.w, {p.ldw}), xBytes = alignmentOf(p.x, {p.ldx});
+    const uint32_t yBytes = alignmentOf(p.y, {p.ldy});
+    const auto [at, fresh] = plans.try_emplace({p.columns, p.inputs, p.outputs, p.ldx, p.ldw, p.ldy, wBytes, xBytes, yBytes});
     Plan& plan = at->second;
     if (!fresh) return plan;
     checkBlas(createOperation(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "an operation");
-    const cublasOperation_t turned = p.byInput ? CUBLAS_OP_N : CUBLAS_OP_T;
+    const cublasOperation_t turned = CUBLAS_OP_T;
     checkBlas(setOperation(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned),
               "an operation");
-    plan.w = p.byInput ? layout(CUDA_R_16BF, p.outputs, p.inputs, p.ldw, p.batch, p.wStride)
-                       : layout(CUDA_R_16BF, p.inputs, p.outputs, p.ldw, p.batch, p.wStride);
-    plan.x = layout(CUDA_R_16BF, p.inputs, p.columns, p.ldx, p.batch, 0);
-    plan.y = layout(CUDA_R_32F, p.outputs, p.columns, p.ldy, p.batch, p.yStride);
+    plan.w = layout(CUDA_R_16BF, p.inputs, p.outputs, p.ldw);
+    plan.x = layout(CUDA_R_16BF, p.inputs, p.columns, p.ldx);
+    plan.y = layout(CUDA_R_32F, p.outputs, p.columns, p.ldy);
     cublasLtMatmulPreference_t preference = nullptr;
     checkBlas(createPreference(&preference), "a preference");
     checkBlas(setPreference(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspaceBytes,
@@ -164,14 +155,12 @@ constexpr int kThreads = 64;
 
 FLRC_KERNEL void productKernel(FLRC_PARAMS(Product) p) {
   const int64_t column = blockX();
-  for (int64_t o = threadIndex(); o < p.batch * p.outputs; o += kThreads) {
-    const int64_t part = o / p.outputs, output = o % p.outputs;
+  for (int64_t output = threadIndex(); output < p.outputs; output += kThreads) {
     float sum = 0;
     for (int64_t i = 0; i < p.inputs; ++i) {
-      const int64_t at = part * p.wStride + (p.byInput ? i * p.ldw + output : output * p.ldw + i);
-      sum = fusedMultiplyAdd(widen(p.x[column * p.ldx + i]), widen(p.w[at]), sum);
+      sum = fusedMultiplyAdd(widen(p.x[column * p.ldx + i]), widen(p.w[output * p.ldw + i]), sum);
     }
-    const int64_t to = column * p.ldy + part * p.yStride + output;
+    const int64_t to = column * p.ldy + output;
     p.y[to] = p.add ? p.y[to] + sum : sum;
   }
 }

@@ -15,26 +15,21 @@ RowJob rowJob(const RowWeights& rows) {
   return job;
 }
 
-PanelJob panelJob(const UnitWeights& units, int64_t rank) {
+PanelJob panelJob(const PanelWeights& panels, int64_t rank) {
   PanelJob job{};
-  job.data = units.data.read();
-  job.scale = units.scale.read();
-  job.zero = units.zero.read();
-  job.width = static_cast<int>(units.outputs);
+  job.data = panels.data.read();
+  job.scale = panels.scale.read();
+  job.zero = panels.zero.read();
+  job.width = static_cast<int>(panels.outputs);
   job.rank = static_cast<int>(rank);
-  job.storedRank = static_cast<int>(units.rank);
+  job.storedRank = static_cast<int>(panels.rank);
   job.u = -1;
   return job;
 }
 
 class Plan {
  public:
-  explicit Plan(const LinearWeights& first) {
-    const RowWeights& rows = first.factored && !first.blocks.empty() ? first.blocks.front().p : first.dense;
-    params_.inputs = static_cast<int>(first.inputs);
-    params_.stride =
-        static_cast<int>(rows.stride > 0 ? rows.stride : (first.inputs + kUnit - 1) / kUnit * kUnit);
-  }
+  explicit Plan(const LinearWeights& first) { params_.inputs = static_cast<int>(first.inputs); }
 
   void add(const PlannedLinear& linear) {
     const LinearWeights& weights = *linear.weights;
@@ -74,7 +69,7 @@ class Plan {
 
   int takeT(int64_t rank) {
     const auto at = static_cast<int>(widths_.t);
-    widths_.t += rank;
+    widths_.t += (rank + kTAlign - 1) / kTAlign * kTAlign;
     return at;
   }
 
@@ -153,7 +148,6 @@ LinearsParams planLinears(const std::vector<PlannedLinear>& linears) {
 LinearsParams planRows(const RowWeights& rows, Global<float> y) {
   LinearsParams params{};
   params.inputs = static_cast<int>(rows.cols);
-  params.stride = static_cast<int>(rows.stride);
   RowJob job = rowJob(rows);
   job.y = y;
   job.outputs = static_cast<int>(rows.rows);

@@ -75,8 +75,6 @@ DeviceModel::DeviceModel(const BackendModel& from, const BackendCancel& cancel)
     to.window = layer.window;
     for (int p = 0; p < kBackendProjections; ++p) to.projections[p] = gpu::LinearWeights(layer.projections[p]);
   }
-  const uint32_t zero = 0;
-  counter = gpu::Buffer<uint32_t>(&zero, 1);
 }
 
 DeviceModel::~DeviceModel() = default;

@@ -52,7 +52,6 @@ struct DeviceModel {
   gpu::RowWeights embedding, head;
   gpu::Buffer<float> finalNorm;
   std::vector<gpu::LayerWeights> layers;
-  gpu::Buffer<uint32_t> counter;  // of all launches' grid barriers
   // Working memory of prompts, which would be too large for every session to have its own.
   std::unique_ptr<gpu::PrefillSteps> prefill;
   std::unique_ptr<gpu::FisherScores> fisher;

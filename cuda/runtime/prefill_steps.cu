@@ -80,8 +80,8 @@ void PrefillSteps::multiplyDense(const PlannedLinear& linear, int64_t columns) {
   const bool biased = weights.bias.count() > 0;
   if (biased) gather(linear, 0, columns, {});
   gemm_.multiply(model.queue, {input_.read(), viewAs<uint16_t>(weights.dense.data), linear.y, columns,
-                               weights.inputs, weights.outputs, padded(weights.inputs), weights.dense.stride,
-                               weights.outputs, false, biased});
+                               weights.inputs, weights.outputs, padded(weights.inputs), lineWeights(weights.dense.dtype, weights.inputs),
+                               weights.outputs, biased});
 }
 
 void PrefillSteps::multiplyPlain(const PlannedLinear& linear, int64_t columns) {
@@ -123,42 +123,20 @@ void PrefillSteps::multiplyPivoted(const PlannedLinear& linear, int64_t columns)
 
 void PrefillSteps::project(const RowWeights& rows, int64_t rank, int64_t t, int64_t tWidth, int64_t columns) {
   gemm_.multiply(model.queue, {input_.read(), viewAs<uint16_t>(rows.data), t_.global() + t, columns, rows.cols,
-                               rank, padded(rows.cols), rows.stride, tWidth, false, false});
+                               rank, padded(rows.cols), lineWeights(rows.dtype, rows.cols), tWidth, false});
 }
 
-void PrefillSteps::expand(const UnitWeights& units, int64_t rank, int64_t t, int64_t ldt, Global<float> y,
+void PrefillSteps::expand(const PanelWeights& panels, int64_t rank, int64_t t, int64_t ldt, Global<float> y,
                           int64_t ldy, bool add, int64_t columns) {
-  const int64_t whole = units.outputs / kUnit, rest = units.outputs % kUnit, stride = units.rank * kUnit;
-  Product product{latent_.read() + t,
-                  viewAs<uint16_t>(units.data),
-                  y,
-                  columns,
-                  rank,
-                  kUnit,
-                  ldt,
-                  kUnit,
-                  ldy,
-                  true,
-                  add,
-                  whole,
-                  stride,
-                  kUnit};
-  if (whole > 0) gemm_.multiply(model.queue, product);
-  if (rest == 0) return;
-  // A unit's padding must not be written over what comes next in y.
-  product.w = product.w + whole * stride;
-  product.y = product.y + whole * kUnit;
-  product.outputs = rest;
-  product.batch = 1;
-  gemm_.multiply(model.queue, product);
+  gemm_.multiply(model.queue, {latent_.read() + t, viewAs<uint16_t>(panels.data), y, columns, rank, panels.outputs,
+                               ldt, lineWeights(panels.dtype, panels.rank), ldy, add});
 }
 
 void PrefillSteps::gather(const PlannedLinear& linear, int64_t blocks, int64_t columns, const Widths& widths) {
   const LinearWeights& weights = *linear.weights;
-  LinearsParams params{};
+  GatherParams params{};
   params.columns = static_cast<int>(columns);
-  params.gatherJobs = 1;
-  GatherJob& job = params.gathers[0];
+  GatherJob& job = params.job;
   job.y = linear.y;
   job.bias = weights.bias.read();
   job.outputs = static_cast<int>(weights.outputs);
@@ -173,14 +151,11 @@ void PrefillSteps::gather(const PlannedLinear& linear, int64_t blocks, int64_t c
     at.t += block.rank();
     at.u += block.c.outputs;
   }
-  params.t = t_.global();
-  params.u = u_.global();
+  params.t = t_.read();
+  params.u = u_.read();
   params.tWidth = static_cast<int>(widths.t);
   params.uWidth = static_cast<int>(widths.u);
-  params.counter = model.counter.global();
-  LinearsLaunch withoutWeights = how;
-  withoutWeights.stagedBytes = 0;
-  launchLinears(model.queue.stream(), Dtype::bf16, params, withoutWeights);
+  launchGather(model.queue.stream(), params);
 }
 
 }  // namespace flrc::gpu

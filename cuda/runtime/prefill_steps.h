@@ -23,7 +23,7 @@ class PrefillSteps : public Steps {
   // The first `rank` rows times input_, to t_ from column t on.
   void project(const RowWeights& rows, int64_t rank, int64_t t, int64_t tWidth, int64_t columns);
   // Units times latent_ from column t on, to y.
-  void expand(const UnitWeights& units, int64_t rank, int64_t t, int64_t ldt, Global<float> y, int64_t ldy,
+  void expand(const PanelWeights& panels, int64_t rank, int64_t t, int64_t ldt, Global<float> y, int64_t ldy,
               bool add, int64_t columns);
   // y = bias + the sum of what these blocks have left in t_ and u_.
   void gather(const PlannedLinear& linear, int64_t blocks, int64_t columns, const Widths& widths);

@@ -41,14 +41,20 @@ Steps::Steps(DeviceModel& of, int64_t columns) : model(of), how(linearsLaunch(of
   for (Buffer<float>* buffer : {&k_, &v_}) *buffer = floats(model.kvWidth(), columns);
   for (Buffer<float>* buffer : {&gate_, &up_}) *buffer = floats(model.intermediate, columns);
   const Widths widths = widest(model);
-  t_ = floats(widths.t, kBackendRows);
-  u_ = floats(widths.u, kBackendRows);
+  const auto zeros = [](int64_t width) {
+    const std::vector<uint64_t> values(static_cast<size_t>(kBackendRows * width));
+    return Buffer<uint64_t>(values.data(), values.size());
+  };
+  t_ = zeros(widths.t);
+  u_ = zeros(widths.u);
+  const std::vector<uint32_t> none(kMostGrid);
+  epochs_ = Buffer<uint32_t>(none.data(), none.size());
 }
 
 uint64_t Steps::bytes() const {
-  uint64_t total = tokens_.bytes() + rows_.bytes();
+  uint64_t total = tokens_.bytes() + rows_.bytes() + t_.bytes() + u_.bytes();
   for (const Buffer<float>* buffer :
-       {&x_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &out_, &t_, &u_, &cosine_, &sine_}) {
+       {&x_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &out_, &cosine_, &sine_}) {
     total += buffer->bytes();
   }
   return total;
@@ -89,7 +95,7 @@ void Steps::enqueue(int64_t level, int64_t columns) {
   const RowWeights& embedding = model.embedding;
   launchEmbed(model.queue.stream(), embedding.dtype,
               {embedding.data.read(), embedding.scale.read(), embedding.zero.read(),
-               static_cast<int>(model.hidden), static_cast<int>(embedding.stride), tokens_.read(), x_.global()},
+               static_cast<int>(model.hidden), tokens_.read(), x_.global(), 0},
               static_cast<int>(columns), false);
   for (int64_t l = 0; l < model.layerCount; ++l) layer(l, level, columns);
   norm(out_.read(), model.finalNorm, columns);
@@ -138,7 +144,7 @@ void Steps::launch(LinearsParams params, Dtype dtype, Global<const float> x, int
   params.columns = static_cast<int>(columns);
   params.t = t_.global();
   params.u = u_.global();
-  params.counter = model.counter.global();
+  params.epochs = epochs_.global();
   launchLinears(model.queue.stream(), dtype, params, how);
 }
 

@@ -48,7 +48,8 @@ class Steps {
 
   int64_t columns_;
   Buffer<int32_t> tokens_;
-  Buffer<float> t_, u_;          // of up to kBackendRows columns
+  Buffer<uint64_t> t_, u_;       // of up to kBackendRows columns
+  Buffer<uint32_t> epochs_;      // of the launches that share them
   Buffer<float> cosine_, sine_;  // [positions_][headDim / 2]
   int64_t positions_ = 0;
 };

@@ -5,17 +5,18 @@
 namespace flrc::gpu {
 namespace {
 
-uint64_t bytesOfGroups(Dtype dtype, int64_t groups) {
-  const int64_t each = groupBytes(dtype) + (hasScale(dtype) ? 2 : 0) + (hasZero(dtype) ? 1 : 0);
-  return static_cast<uint64_t>(groups * each);
+// Lines of so many weights, and what they are scaled by.
+uint64_t bytesOfLines(Dtype dtype, int64_t lines, int64_t weights, int64_t scales) {
+  const int64_t each = (hasScale(dtype) ? 2 : 0) + (hasZero(dtype) ? 1 : 0);
+  return static_cast<uint64_t>(lines * stripsOf(dtype, weights) * kStripBytes + scales * each);
 }
 
 uint64_t bytesOf(const BackendRows& rows) {
-  return bytesOfGroups(rows.dtype, rows.rows * rows.stride / kGroup);
+  return bytesOfLines(rows.dtype, rows.rows, rows.cols, rows.rows * lineWeights(rows.dtype, rows.cols) / kUnit);
 }
 
 uint64_t bytesOf(const BackendPanels& panels) {
-  return bytesOfGroups(panels.dtype, unitsOf(panels.outputs) * panels.rank);
+  return bytesOfLines(panels.dtype, panels.outputs, panels.rank, unitsOf(panels.outputs) * panels.rank);
 }
 
 uint64_t bytesOf(const BackendLinear& linear) {
@@ -43,14 +44,13 @@ void upload(const Packed& from, Buffer<uint8_t>& data, Buffer<uint16_t>& scale, 
 
 }  // namespace
 
-RowWeights::RowWeights(const BackendRows& from)
-    : rows(from.rows), cols(from.cols), stride(from.stride), dtype(from.dtype) {
-  upload(packRows(dtype, rows, stride, from.data, from.scale, from.zero), data, scale, zero);
+RowWeights::RowWeights(const BackendRows& from) : rows(from.rows), cols(from.cols), dtype(from.dtype) {
+  upload(packRows(dtype, rows, from.stride, from.data, from.scale, from.zero), data, scale, zero);
 }
 
-UnitWeights::UnitWeights(const BackendPanels& from)
+PanelWeights::PanelWeights(const BackendPanels& from)
     : outputs(from.outputs), rank(from.rank), dtype(from.dtype) {
-  upload(packUnits(dtype, outputs, rank, from.data, from.scale, from.zero), data, scale, zero);
+  upload(packPanels(dtype, outputs, rank, from.data, from.scale, from.zero), data, scale, zero);
 }
 
 BlockWeights::BlockWeights(const BackendBlock& from) : p(from.p), c(from.c) {

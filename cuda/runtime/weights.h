@@ -12,7 +12,7 @@ namespace flrc::gpu {
 // A model's weights on the device (kernels/layout.h), and what is known of it on the host.
 
 struct RowWeights {  // BackendRows
-  int64_t rows = 0, cols = 0, stride = 0;
+  int64_t rows = 0, cols = 0;
   Dtype dtype = Dtype::bf16;
   Buffer<uint8_t> data, zero;
   Buffer<uint16_t> scale;
@@ -21,19 +21,22 @@ struct RowWeights {  // BackendRows
   explicit RowWeights(const BackendRows& from);
 };
 
-struct UnitWeights {  // BackendPanels
+struct PanelWeights {  // BackendPanels
   int64_t outputs = 0, rank = 0;
   Dtype dtype = Dtype::bf16;
   Buffer<uint8_t> data, zero;
   Buffer<uint16_t> scale;
 
-  UnitWeights() = default;
-  explicit UnitWeights(const BackendPanels& from);
+  PanelWeights() = default;
+  explicit PanelWeights(const BackendPanels& from);
 };
+
+// Weights from one line to the next.
+inline int64_t lineWeights(Dtype dtype, int64_t weights) { return stripsOf(dtype, weights) * stripWeights(dtype); }
 
 struct BlockWeights {
   RowWeights p;
-  UnitWeights c;
+  PanelWeights c;
   // Pivoted: the outputs that t and u are, and where each output lies in (t, u).
   Buffer<int32_t> pivot, rest, gather;
 

@@ -43,8 +43,7 @@ TEST("decode: rows of the embedding, of every dtype") {
       Array<float> x(static_cast<size_t>(3 * width));
       Device device(1);
       launchEmbed(device.stream(), dtype,
-                  {data.read(), scale.read(), zero.read(), width, static_cast<int>(table.stride), tokens.read(),
-                   x.global()},
+                  {data.read(), scale.read(), zero.read(), width, tokens.read(), x.global(), 0},
                   3, true);
       device.synchronise();
       std::vector<float> expected(static_cast<size_t>(3 * width));

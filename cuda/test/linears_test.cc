@@ -31,12 +31,11 @@ void checkCase(const LinearCase& one, int columns, const LinearsLaunch& how, uin
 
 }  // namespace
 
-TEST("linears: y = W x of every dtype and form, however much is staged") {
-  const LinearsLaunch ways[] = {
-      {.blocks = 3, .stagedBytes = 0},
-      {.blocks = 2, .stagedBytes = 6000},
-      {.blocks = 4, .stagedBytes = 3000, .bulk = true, .dependent = true, .aheadBytes = 4000},
-      {.blocks = 1, .stagedBytes = 60000, .bulk = true}};
+TEST("linears: y = W x of every dtype and form, however little room there is") {
+  const LinearsLaunch ways[] = {{.blocks = 3, .sharedBytes = 227 * 1024},
+                                {.blocks = 2, .sharedBytes = 99 * 1024},
+                                {.blocks = 4, .sharedBytes = 227 * 1024, .aheadBytes = 4000, .dependent = true},
+                                {.blocks = 1, .sharedBytes = 163 * 1024, .aheadBytes = 60000}};
   uint64_t seed = 1;
   for (const LinearCase& one : linearCases()) {
     for (const LinearsLaunch& how : ways) checkCase(one, 1, how, ++seed);
@@ -47,17 +46,17 @@ TEST("linears: y = W x of every dtype and form, however much is staged") {
   }
 }
 
-TEST("linears: a column has the same bits in any batch, staged or not, on any number of blocks") {
+TEST("linears: a column has the same bits in any batch, much room or little, on any number of blocks") {
   for (const LinearCase& one : linearCases()) {
     LinearProblem problem(one, 5);
     Device device(5);
     check::Random random(6);
     const std::vector<float> x = random.floats(int64_t{kMaxColumns} * one.inputs);
-    const LinearsLaunch how{.blocks = 3, .stagedBytes = 2048, .bulk = true};
+    const LinearsLaunch how{.blocks = 3, .sharedBytes = 227 * 1024, .aheadBytes = 2048};
     const auto all = problem.run(device, x, kMaxColumns, how);
     for (const auto& [first, columns] : {std::pair{0, 1}, {11, 1}, {4, 3}, {2, 9}}) {
       const std::vector<float> part(x.begin() + first * one.inputs, x.begin() + (first + columns) * one.inputs);
-      const auto y = problem.run(device, part, columns, {.blocks = 5, .stagedBytes = columns == 3 ? 0 : 9000});
+      const auto y = problem.run(device, part, columns, {.blocks = 5, .sharedBytes = columns == 3 ? 99 * 1024 : 227 * 1024});
       for (size_t p = 0; p < y.size(); ++p) {
         const auto outputs = static_cast<size_t>(problem.outputs(p));
         CHECK(std::memcmp(y[p].data(), all[p].data() + static_cast<size_t>(first) * outputs,
@@ -69,14 +68,14 @@ TEST("linears: a column has the same bits in any batch, staged or not, on any nu
 
 #ifndef __CUDACC__
 TEST("barriers: linears") {
-  for (const bool bulk : {false, true}) {
-    const LinearCase one{flrc::Dtype::bf16, 2100, {{70, Form::pivoted, {20, 9}, 2}}};
+  for (const flrc::Dtype dtype : {flrc::Dtype::bf16, flrc::Dtype::int4}) {
+    const LinearCase one{dtype, 2100, {{70, Form::pivoted, {20, 9}, 2}}};
     CHECK_EVERY_BARRIER([&](Device& device) {
       check::Random random(7);
       const std::vector<float> x = random.floats(8 * int64_t{one.inputs});
       LinearProblem problem(one, 7);
       std::string bytes;
-      for (const auto& y : problem.run(device, x, 8, {.blocks = 2, .stagedBytes = 4096, .bulk = bulk})) {
+      for (const auto& y : problem.run(device, x, 8, {.blocks = 2, .sharedBytes = 227 * 1024})) {
         bytes.append(reinterpret_cast<const char*>(y.data()), y.size() * sizeof(float));
       }
       return bytes;
