@@ -2,6 +2,7 @@
 #include "kernels/calibrate.h"
 #include "kernels/eigen.h"
 #include "kernels/pivots.h"
+#include "kernels/products.h"
 #include "tensor/dtype.h"
 
 // Calibration and factors at the shapes of compare.py, which times the same work in PyTorch and cuSOLVER. All
@@ -118,24 +119,29 @@ class Calibration {
   }
 
   void orthonormalise(int rows, int width, int batch) {
-    const int64_t count = int64_t{batch} * rows * width;
-    Array<double> q(static_cast<size_t>(count));
+    const int64_t count = int64_t{batch} * rows * width, small = int64_t{batch} * rows * rows;
+    Array<double> q(static_cast<size_t>(count)), gram(static_cast<size_t>(small)),
+        lower(static_cast<size_t>(small)), lengths(static_cast<size_t>(int64_t{batch} * kRowLengths * rows));
     fill({nullptr, nullptr, q.global(), count, 0});
-    add("orthonormal rows, " + std::to_string(batch) + " of " + std::to_string(rows) + "x" +
-            std::to_string(width),
-        0, [&] {
-          launchOrthonormalise(device_.stream(), {q.global(), rows, width}, batch);
-        });
+    const std::string shape = std::to_string(batch) + " of " + std::to_string(rows);
+    add("Cholesky factors, " + shape, 0, [&] {
+      launchCholesky(device_.stream(), {gram.read(), lower.global(), lengths.global(), rows}, batch);
+    });
+    add("orthonormal rows, " + shape + "x" + std::to_string(width), 0, [&] {
+      launchOrthonormalise(device_.stream(),
+                           {q.global(), rows, width, gram.global(), lower.global(), lengths.global()}, batch);
+    });
   }
 
-  void jacobi(int n, int batch) {
+  void eigen(int n, int batch) {
     const Gram gram(*this, n, n, batch);
     const auto all = static_cast<size_t>(int64_t{batch} * n * n);
-    Array<double> a(all), work(all), vectors(all), values(static_cast<size_t>(batch * n));
-    add("Jacobi, " + std::to_string(batch) + " of " + std::to_string(n), 0, [&] {
-      launchProduct(device_.stream(), {gram.factor.read(), gram.factor.read(), a.global(), n, n, n, true},
-                    batch);
-      launchJacobi(device_.stream(), {a.global(), work.global(), values.global(), vectors.global(), n}, batch);
+    Array<double> rows(all), vectors(all), values(static_cast<size_t>(batch * n)),
+        lengths(static_cast<size_t>(batch * kRowLengths * n));
+    add("all eigenvectors, " + std::to_string(batch) + " of " + std::to_string(n), 0, [&] {
+      launchEigen(device_.stream(),
+                  {gram.matrix.read(), n, rows.global(), lengths.global(), values.global(), vectors.global()},
+                  batch);
     });
   }
 
@@ -144,8 +150,8 @@ class Calibration {
     const int64_t tall = int64_t{batch} * sketch * n, small = int64_t{batch} * sketch * sketch;
     Array<double> q(static_cast<size_t>(tall)), image(static_cast<size_t>(tall)),
         vectors(static_cast<size_t>(tall)), projected(static_cast<size_t>(small)),
-        work(static_cast<size_t>(small)), basis(static_cast<size_t>(small)),
-        values(static_cast<size_t>(batch * sketch));
+        rows(static_cast<size_t>(small)), basis(static_cast<size_t>(small)),
+        lengths(static_cast<size_t>(batch * kRowLengths * sketch)), values(static_cast<size_t>(batch * sketch));
     Array<uint64_t> seeds(std::vector<uint64_t>(static_cast<size_t>(batch), 1));
     add("randomised eigenvectors, " + std::to_string(batch) + " of " + std::to_string(n) + ", sketch " +
             std::to_string(sketch),
@@ -153,7 +159,7 @@ class Calibration {
           launchSketchedEigen(
               device_.stream(),
               {gram.matrix.read(), n, sketch, 4, seeds.read(), q.global(), image.global(), projected.global(),
-               work.global(), basis.global(), values.global(), vectors.global()},
+               rows.global(), basis.global(), lengths.global(), values.global(), vectors.global()},
               batch);
         });
   }
@@ -231,7 +237,7 @@ void timeCalibration(Device& device, const Chip& chip, std::vector<Row>& rows) {
   calibration.product(144, 576, 576, 90, false);
   calibration.product(144, 144, 576, 90, true);
   calibration.orthonormalise(144, 576, 90);
-  calibration.jacobi(144, 90);
+  calibration.eigen(144, 90);
   calibration.randomisedEigen(576, 144, 90);
   calibration.pivots(144, 576, 90);
 }

@@ -109,7 +109,7 @@ uint8_t* Memory::access(const uint8_t* at, size_t bytes, Access access) {
 }
 
 void Memory::startCopy(const uint8_t* at, size_t bytes) {
-  checkPlace(at, 16, "asynchronous copy");
+  checkPlace(at, bytes < 16 ? bytes : 16, "asynchronous copy");
   const auto offset = static_cast<size_t>(at - begin_);
   if (offset + bytes > size_) fail("asynchronous copy out of bounds", offset + bytes);
   for (size_t cell = offset / cellBytes_; cell * cellBytes_ < offset + bytes; ++cell) {
