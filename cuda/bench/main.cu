@@ -51,6 +51,7 @@ int main(int count, char** arguments) {
   std::vector<bench::Row> rows;
   bench::timeLinears(device, chip, rows);
   bench::timeOthers(device, chip, rows);
+  bench::timeCalibration(device, chip, rows);
   if (count > 1) bench::writeJson(arguments[1], chip, rows);
   return 0;
 }

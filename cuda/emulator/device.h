@@ -151,6 +151,13 @@ void copyAsync(Shared<uint8_t> to, Global<const uint8_t> from) {
   to.memory()->startCopy(to.at(), kBytes);
   emulator::Machine::thread().groups.back().push_back({from.memory(), to.memory(), from.at(), to.at(), kBytes, kBytes});
 }
+// The same for one value, which is 0 if it is not to be read.
+inline void copyValueAsync(Shared<double> to, Global<const double> from, bool read) {
+  if (read) from.memory()->access(from.at(), sizeof(double), emulator::Memory::Access::read);
+  to.memory()->startCopy(to.at(), sizeof(double));
+  emulator::Machine::thread().groups.back().push_back(
+      {from.memory(), to.memory(), from.at(), to.at(), read ? sizeof(double) : 0, sizeof(double)});
+}
 inline void commitCopies() { machine().commitCopies(); }
 template <int kLeft>
 void waitCopies() {
@@ -310,7 +317,36 @@ inline void multiplyFragments(float (&d)[4], const uint32_t (&a)[4], const uint3
       &slot);
 }
 
+// The same in fp64, d [16, 8] += a [16, 8] b [8, 8] (mma.m16n8k8).
+inline void multiplyFragments(double (&d)[4], const double (&a)[4], const double (&b)[2]) {
+  struct Slot {
+    const double *a, *b;
+    double* d;
+  } slot{a, b, d};
+  machine().warpOperation(
+      [](void* const* lanes) {
+        double left[16][8], right[8][8];
+        for (int lane = 0; lane < emulator::kWarpThreads; ++lane) {
+          const auto* at = static_cast<Slot*>(lanes[lane]);
+          const int group = lane / 4, pair = lane % 4;
+          for (int i = 0; i < 4; ++i) left[group + i % 2 * 8][pair + i / 2 * 4] = at->a[i];
+          for (int i = 0; i < 2; ++i) right[pair + 4 * i][group] = at->b[i];
+        }
+        for (int lane = 0; lane < emulator::kWarpThreads; ++lane) {
+          for (int i = 0; i < 4; ++i) {
+            const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+            double& sum = static_cast<Slot*>(lanes[lane])->d[i];
+            for (int k = 0; k < 8; ++k) sum = std::fma(left[row][k], right[k][column], sum);
+          }
+        }
+      },
+      &slot);
+}
+
 using Stream = emulator::Machine&;
+
+// What a block may have of shared memory: 227 KB on sm_90.
+inline size_t mostSharedBytes() { return 232448; }
 
 template <typename Kernel, typename Params>
 void launch(Stream stream, const LaunchShape& shape, Kernel kernel, const Params& params) {

@@ -37,7 +37,7 @@ FLRC_DEVICE float weightAt(const FisherParams& p, int row, int column) {
 }
 
 template <Dtype kType>
-FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 1) fisherKernel(FLRC_PARAMS(FisherParams) p) {
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 2) fisherKernel(FLRC_PARAMS(FisherParams) p) {
   const int row = blockY() * kTile, column = blockX() * kTile;
   TileSums gradient;
   multiplyTile<false>(operandOf(p.g, p.passage, blockZ()), operandOf(p.x, p.passage, blockZ()), row, column,
@@ -92,7 +92,7 @@ void finish(Stream stream, const FinishParams& params) {
   launch(stream, shape, finishKernel, params);
 }
 
-FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 1) momentKernel(FLRC_PARAMS(MomentParams) p) {
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 2) momentKernel(FLRC_PARAMS(MomentParams) p) {
   // Tiles of the lower triangle, row by row.
   int tileRow = 0, tileColumn = blockX();
   for (; tileColumn > tileRow; ++tileRow) tileColumn -= tileRow + 1;
@@ -152,7 +152,7 @@ FLRC_KERNEL void splitKernel(FLRC_PARAMS(FactorParams) p) {
   p.low[i] = narrow(value - widen(high));
 }
 
-FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 1) thinProductKernel(FLRC_PARAMS(ThinProductParams) p) {
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 2) thinProductKernel(FLRC_PARAMS(ThinProductParams) p) {
   const int row = blockY() * kTile, column = blockX() * kTile;
   const Operand x{p.x.data, p.x.ld, p.tokens, p.x.width};
   TileSums product;

@@ -146,6 +146,11 @@ FLRC_DEVICE void copyAsync(Shared<uint8_t> to, Global<const uint8_t> from) {
                  : "memory");
   }
 }
+FLRC_DEVICE void copyValueAsync(Shared<double> to, Global<const double> from, bool read) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(sharedAddress(to)), "l"(from),
+               "r"(read ? 8 : 0)
+               : "memory");
+}
 FLRC_DEVICE void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kLeft>
 FLRC_DEVICE void waitCopies() {
@@ -280,11 +285,36 @@ FLRC_DEVICE void multiplyFragments(float (&d)[4], const uint32_t (&a)[4], const 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+FLRC_DEVICE void multiplyFragments(double (&d)[4], const double (&a)[4], const double (&b)[2]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
+      "%2, "
+      "%3};"
+      : "+d"(d[0]), "+d"(d[1]), "+d"(d[2]), "+d"(d[3])
+      : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(b[0]), "d"(b[1]));
+#else
+  FLRC_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+                 : "+d"(d[i % 2 * 2]), "+d"(d[i % 2 * 2 + 1])
+                 : "d"(a[i]), "d"(b[i / 2]));
+  }
+#endif
+}
+
 using Stream = cudaStream_t;
 
 // Throws std::runtime_error with CUDA's words.
 inline void check(cudaError_t status) {
   if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
+}
+
+inline size_t mostSharedBytes() {
+  int device = 0, bytes = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return static_cast<size_t>(bytes);
 }
 
 // Params: a plain struct, passed by value.

@@ -7,6 +7,7 @@
 #include "kernels/calibrate.h"
 #include "kernels/eigen.h"
 #include "kernels/pivots.h"
+#include "kernels/products.h"
 #include "kernels/sample.h"
 #include "tensor/dtype.h"
 #include "test/caches.h"
@@ -132,30 +133,36 @@ TEST("barriers: products, bases, eigenvectors and pivots") {
   CHECK_EVERY_BARRIER([](Device& device) {
     check::Random random(8);
     Array<double> a(doubles(random, 40 * 40)), b(doubles(random, 40 * 40)), c(size_t{40 * 40});
-    launchProduct(device.stream(), {a.read(), b.read(), c.global(), 40, 40, 40, false}, 1);
+    launchProduct(device.stream(), {a.read(), b.read(), c.global(), 40, 40, 40, false, false}, 1);
     device.synchronise();
     return bytesOf(c);
   });
   CHECK_EVERY_BARRIER([](Device& device) {
     check::Random random(9);
-    Array<double> q(doubles(random, 7 * 300));
-    launchOrthonormalise(device.stream(), {q.global(), 7, 300}, 1);
+    constexpr int kRows = 70, kWidth = 80;
+    Array<double> q(doubles(random, kRows * kWidth)), gram(size_t{kRows * kRows}), lower(size_t{kRows * kRows}),
+        lengths(size_t{kRowLengths * kRows});
+    launchOrthonormalise(device.stream(),
+                         {q.global(), kRows, kWidth, gram.global(), lower.global(), lengths.global()}, 1, 1);
     device.synchronise();
     return bytesOf(q);
   });
   CHECK_EVERY_BARRIER(
       [](Device& device) {
         check::Random random(10);
-        std::vector<double> a = doubles(random, 36 * 36);
-        for (size_t i = 0; i < 36; ++i) {
-          for (size_t j = 0; j < i; ++j) a[i * 36 + j] = a[j * 36 + i];
-        }
-        Array<double> in(a), work(a.size()), values(size_t{36}), vectors(a.size());
-        launchJacobi(device.stream(), {in.global(), work.global(), values.global(), vectors.global(), 36}, 1);
+        constexpr int kSize = 36;
+        Array<double> factor(doubles(random, kSize * kSize)), a(size_t{kSize * kSize}),
+            rows(size_t{kSize * kSize}), lengths(size_t{kRowLengths * kSize}), values(size_t{kSize}),
+            vectors(size_t{kSize * kSize});
+        launchProduct(device.stream(),
+                      {factor.read(), factor.read(), a.global(), kSize, kSize, kSize, true, true}, 1);
+        launchEigen(device.stream(),
+                    {a.read(), kSize, rows.global(), lengths.global(), values.global(), vectors.global()}, 1);
         device.synchronise();
         return bytesOf(vectors);
       },
-      25);
+      // The last sweep finds nothing to turn.
+      25, {322, 358});
   CHECK_EVERY_BARRIER([](Device& device) {
     check::Random random(11);
     Array<double> u(doubles(random, 40 * 300)), r(size_t{40 * 300}), basis(size_t{40 * 40}), norms(size_t{300});

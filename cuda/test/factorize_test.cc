@@ -8,6 +8,7 @@
 #include "core/random.h"
 #include "kernels/eigen.h"
 #include "kernels/pivots.h"
+#include "kernels/products.h"
 #include "test/device.h"
 
 using namespace flrc::gpu;
@@ -55,6 +56,18 @@ void checkOrthonormal(const View& q) {
     for (int j = 0; j <= i; ++j) CHECK_NEAR(rowProduct(q, i, q, j), i == j ? 1 : 0, 8 * q.cols * kEpsilon);
   }
 }
+
+// Working memory for bases.
+struct Bases {
+  Array<double> gram, lower, lengths;
+  Bases(int rows, int batch)
+      : gram(static_cast<size_t>(batch * rows * rows)),
+        lower(gram.download().size()),
+        lengths(static_cast<size_t>(batch * kRowLengths * rows)) {}
+  OrthonormaliseParams of(Array<double>& q, int rows, int width) {
+    return {q.global(), rows, width, gram.global(), lower.global(), lengths.global()};
+  }
+};
 
 // Q^T diag(values) Q by a random orthonormal Q; symmetric to the bit.
 std::vector<double> symmetricOf(check::Random& random, const std::vector<double>& values) {
@@ -150,8 +163,9 @@ TEST("factorize: an orthonormal basis of rows, nearly dependent ones among them"
       }
     }
     Array<double> q(y);
+    Bases space(rows, 2);
     Device device(3);
-    launchOrthonormalise(device.stream(), {q.global(), rows, width}, 2);
+    launchOrthonormalise(device.stream(), space.of(q, rows, width), 2);
     device.synchronise();
     const std::vector<double> got = q.download();
     for (int matrix = 0; matrix < 2; ++matrix) {
@@ -176,37 +190,76 @@ TEST("factorize: a row that depends on those before it becomes zeros") {
   std::vector<double> y = randoms(random, 3 * 50);
   for (size_t j = 0; j < 50; ++j) y[100 + j] = 2 * y[j] - y[50 + j];
   Array<double> q(y);
+  Bases space(3, 1);
   Device device(4);
-  launchOrthonormalise(device.stream(), {q.global(), 3, 50}, 1);
+  launchOrthonormalise(device.stream(), space.of(q, 3, 50), 1);
   device.synchronise();
   const std::vector<double> got = q.download();
   checkOrthonormal({got.data(), 2, 50});
   CHECK_EQUAL(norm({got.data() + 100, 1, 50}), 0.0);
 }
 
-TEST("factorize: eigenvalues fall, and eigenvectors are those of the matrix") {
-  for (const int n : {1, 2, 7, 24, 33}) {
+TEST("factorize: a Cholesky factor, of a matrix with dependent and with empty rows too") {
+  for (const int n : {1, 31, 75, 130}) {
     check::Random random(static_cast<uint64_t>(n));
-    std::vector<double> a = randoms(random, 2 * n * n);
-    for (int matrix = 0; matrix < 2; ++matrix) {
-      for (int i = 0; i < n; ++i) {
-        for (int j = 0; j < i; ++j)
-          a[static_cast<size_t>((matrix * n + i) * n + j)] = a[static_cast<size_t>((matrix * n + j) * n + i)];
+    // Row 5 is the sum of rows 2 and 3, row 20 is empty.
+    std::vector<double> y = randoms(random, int64_t{n} * n);
+    for (int j = 0; n > 20 && j < n; ++j) {
+      y[static_cast<size_t>(5 * n + j)] = y[static_cast<size_t>(2 * n + j)] + y[static_cast<size_t>(3 * n + j)];
+      y[static_cast<size_t>(20 * n + j)] = 0;
+    }
+    std::vector<double> a(y.size());
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j < n; ++j)
+        a[static_cast<size_t>(i * n + j)] = rowProduct(view(y, 0, n, n), i, view(y, 0, n, n), j);
+    }
+    Array<double> in(a), lower(a.size()), lengths(static_cast<size_t>(kRowLengths * n));
+    Device device(8);
+    launchCholesky(device.stream(), {in.read(), lower.global(), lengths.global(), n}, 1);
+    device.synchronise();
+    const std::vector<double> all = lower.download();
+    const View factor = view(all, 0, n, n), m = view(a, 0, n, n);
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j <= i; ++j) {
+        const double sizes = std::sqrt(m.at(i, i) * m.at(j, j));
+        double sum = 0;
+        for (int k = 0; k <= j; ++k) sum += factor.at(k, i) * factor.at(k, j);
+        // A raised pivot is as far off as it was raised.
+        CHECK_NEAR(sizes * sum, m.at(i, j), 20 * n * kEpsilon * sizes);
       }
     }
-    Array<double> work(a), other(a.size()), values(static_cast<size_t>(2 * n)), vectors(a.size());
+  }
+}
+
+TEST("factorize: eigenvalues fall, and eigenvectors are those of the matrix") {
+  // In shared memory, and where they came from.
+  for (const int n : {1, 2, 7, 24, 33, 164}) {
+    check::Random random(static_cast<uint64_t>(n));
+    const int batch = n < 100 ? 2 : 1;
+    std::vector<double> a;
+    for (int matrix = 0; matrix < batch; ++matrix) {
+      // The second of the smaller ones is of half the rank.
+      const int rank = matrix == 0 ? n : (n + 1) / 2;
+      std::vector<double> values;
+      for (int i = 0; i < n; ++i) values.push_back(i < rank ? std::pow(i + 1, n < 100 ? -3 : -1) : 0);
+      const std::vector<double> one = symmetricOf(random, values);
+      a.insert(a.end(), one.begin(), one.end());
+    }
+    Array<double> in(a), rows(a.size()), lengths(static_cast<size_t>(batch * kRowLengths * n)),
+        values(static_cast<size_t>(batch * n)), vectors(a.size());
     Device device(5);
-    launchJacobi(device.stream(), {work.global(), other.global(), values.global(), vectors.global(), n}, 2);
+    launchEigen(device.stream(),
+                {in.read(), n, rows.global(), lengths.global(), values.global(), vectors.global()}, batch);
     device.synchronise();
     const std::vector<double> v = vectors.download(), lambda = values.download();
-    for (int matrix = 0; matrix < 2; ++matrix) {
+    for (int matrix = 0; matrix < batch; ++matrix) {
       const View x = view(v, matrix, n, n), m = view(a, matrix, n, n);
       checkOrthonormal(x);
       for (int i = 0; i < n; ++i) {
         const double value = lambda[static_cast<size_t>(matrix * n + i)];
         if (i > 0) CHECK_AT_MOST(value, lambda[static_cast<size_t>(matrix * n + i - 1)]);
         for (int j = 0; j < n; ++j) {
-          CHECK_NEAR(rowProduct(m, j, x, i), value * x.at(i, j), 16 * n * kEpsilon * norm(m));
+          CHECK_NEAR(rowProduct(m, j, x, i), value * x.at(i, j), 32 * n * kEpsilon * norm(m));
         }
       }
     }
@@ -225,14 +278,15 @@ TEST("factorize: the sketch finds the largest eigenvalues and their vectors") {
     a.insert(a.end(), one.begin(), one.end());
   }
   constexpr size_t kTall = 2 * kSketch * kSize, kSmall = 2 * kSketch * kSketch;
-  Array<double> matrix(a), q(kTall), image(kTall), small(kSmall), work(kSmall), basis(kSmall),
-      values(size_t{2 * kSketch}), vectors(kTall);
+  Array<double> matrix(a), q(kTall), image(kTall), small(kSmall), rows(kSmall), basis(kSmall),
+      lengths(size_t{2 * kRowLengths * kSketch}), values(size_t{2 * kSketch}), vectors(kTall);
   Array<uint64_t> seeds(std::vector<uint64_t>{7, 8});
   Device device(6);
-  launchSketchedEigen(device.stream(),
-                      {matrix.read(), kSize, kSketch, 4, seeds.read(), q.global(), image.global(),
-                       small.global(), work.global(), basis.global(), values.global(), vectors.global()},
-                      2);
+  launchSketchedEigen(
+      device.stream(),
+      {matrix.read(), kSize, kSketch, 4, seeds.read(), q.global(), image.global(), small.global(),
+       rows.global(), basis.global(), lengths.global(), values.global(), vectors.global()},
+      2);
   device.synchronise();
   const std::vector<double> v = vectors.download();
   for (int b = 0; b < 2; ++b) {

@@ -1,0 +1,245 @@
+#include "bench/timing.h"
+#include "kernels/calibrate.h"
+#include "kernels/eigen.h"
+#include "kernels/pivots.h"
+#include "kernels/products.h"
+#include "tensor/dtype.h"
+
+// Calibration and factors at the shapes of compare.py, which times the same work in PyTorch and cuSOLVER. All
+// on random values: zeros take less power, and a chip is faster for it.
+
+namespace bench {
+namespace {
+
+using namespace flrc::gpu;
+using test::Array;
+using test::Device;
+
+constexpr Passage kPassage{8, 512};
+constexpr int kTokens = kPassage.sequences * kPassage.tokens;
+constexpr int kThreads = 256;
+
+// A value of about normal distribution for a place.
+FLRC_DEVICE float noiseAt(uint64_t place) {
+  uint64_t z = (place + 1) * 0x9e3779b97f4a7c15ull;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+  z ^= z >> 27;
+  float sum = 0;
+  for (int i = 0; i < 4; ++i) sum += static_cast<float>((z >> (16 * i)) & 0xffffu);
+  return (sum / 65536 - 2) * 1.7f;
+}
+
+struct NoiseParams {
+  Global<uint16_t> halves;  // or
+  Global<float> floats;     // or
+  Global<double> doubles;
+  int64_t count;
+  int falling;  // columns of a matrix whose columns shrink, or 0
+};
+
+FLRC_KERNEL void noiseKernel(FLRC_PARAMS(NoiseParams) p) {
+  const int64_t i = static_cast<int64_t>(blockX()) * kThreads + threadIndex();
+  if (i >= p.count) return;
+  const float value = noiseAt(static_cast<uint64_t>(i));
+  if (p.halves != nullptr) p.halves[i] = static_cast<uint16_t>(floatToBits(value) >> 16);
+  if (p.floats != nullptr) p.floats[i] = value;
+  if (p.doubles != nullptr) {
+    const double scale = p.falling > 0 ? pow(static_cast<double>(i % p.falling + 1), -0.75) : 1.0;
+    p.doubles[i] = static_cast<double>(value) * scale;
+  }
+}
+
+class Calibration {
+ public:
+  Calibration(Device& device, const Chip& chip, std::vector<Row>& rows)
+      : device_(device), chip_(chip), rows_(rows) {}
+
+  void fisher(int m, int n) {
+    const int64_t outputs = int64_t{kTokens} * m, inputs = int64_t{kTokens} * n, weights = int64_t{m} * n;
+    Array<uint16_t> g(static_cast<size_t>(outputs)), x(static_cast<size_t>(inputs)),
+        w(static_cast<size_t>(weights));
+    fill({g.global(), nullptr, nullptr, outputs, 0});
+    fill({x.global(), nullptr, nullptr, inputs, 0});
+    fill({w.global(), nullptr, nullptr, weights, 0});
+    Array<double> sums(std::vector<double>(3));
+    FisherParams params{
+        {g.read(), m, m}, {x.read(), n, n}, kPassage, reinterpret_cast<const uint8_t*>(w.read()),
+        nullptr,          nullptr,          n,        nullptr,
+        sums.global()};
+    Array<double> partial(static_cast<size_t>(fisherPartials(params)));
+    params.partial = partial.global();
+    add("Fisher scores, " + std::to_string(m) + "x" + std::to_string(n) + ", 8 sequences of 512",
+        2.0 * kTokens * m * n, [&] { launchFisher(device_.stream(), flrc::Dtype::bf16, params); });
+  }
+
+  void moment(int n) {
+    Array<uint16_t> x(static_cast<size_t>(int64_t{kTokens} * n));
+    fill({x.global(), nullptr, nullptr, int64_t{kTokens} * n, 0});
+    Array<double> sum(std::vector<double>(static_cast<size_t>(int64_t{n} * (n + 1) / 2)));
+    add("moment of inputs, " + std::to_string(n) + ", 8 sequences of 512", 1.0 * kTokens * n * (n + 1.0), [&] {
+      launchMoment(device_.stream(), {{x.read(), n, n}, kPassage, sum.global()});
+    });
+  }
+
+  void curves(int n, int rank) {
+    const std::string shape =
+        std::to_string(kTokens) + " tokens, " + std::to_string(n) + " wide, rank " + std::to_string(rank);
+    const size_t count = static_cast<size_t>(n) * static_cast<size_t>(rank),
+                 products = static_cast<size_t>(kTokens) * static_cast<size_t>(rank);
+    Array<uint16_t> x(static_cast<size_t>(int64_t{kTokens} * n)), high(count), low(count);
+    Array<float> factors(count), v(products), u(products);
+    fill({x.global(), nullptr, nullptr, int64_t{kTokens} * n, 0});
+    fill({nullptr, factors.global(), nullptr, int64_t{n} * rank, 0});
+    fill({nullptr, u.global(), nullptr, int64_t{kTokens} * rank, 0});
+    Array<double> partial(static_cast<size_t>(kCurveBlocks * (rank + 1))),
+        curve(std::vector<double>(static_cast<size_t>(rank + 1)));
+    add("halves of factors, " + shape, 0, [&] {
+      launchSplitFactors(device_.stream(), {factors.read(), rank, n, n, high.global(), low.global()});
+    });
+    add("thin product, " + shape, 4.0 * kTokens * n * rank, [&] {
+      launchThinProduct(device_.stream(),
+                        {{x.read(), n, n}, kTokens, high.read(), low.read(), n, rank, v.global()});
+    });
+    add("curve, " + shape, 0, [&] {
+      launchCurve(device_.stream(),
+                  {u.read(), v.read(), nullptr, kTokens, rank, partial.global(), curve.global()});
+    });
+  }
+
+  void product(int m, int n, int k, int batch, bool transposed) {
+    const int64_t left = int64_t{batch} * m * k, right = int64_t{batch} * n * k, out = int64_t{batch} * m * n;
+    Array<double> a(static_cast<size_t>(left)), b(static_cast<size_t>(right)), c(static_cast<size_t>(out));
+    fill({nullptr, nullptr, a.global(), left, 0});
+    fill({nullptr, nullptr, b.global(), right, 0});
+    add("fp64 product" + std::string(transposed ? " with a transpose, " : ", ") + std::to_string(batch) +
+            " of " + std::to_string(m) + "x" + std::to_string(n) + "x" + std::to_string(k),
+        2.0 * batch * m * n * k, [&] {
+          launchProduct(device_.stream(), {a.read(), b.read(), c.global(), m, n, k, transposed}, batch);
+        });
+  }
+
+  void orthonormalise(int rows, int width, int batch) {
+    const int64_t count = int64_t{batch} * rows * width, small = int64_t{batch} * rows * rows;
+    Array<double> q(static_cast<size_t>(count)), gram(static_cast<size_t>(small)),
+        lower(static_cast<size_t>(small)), lengths(static_cast<size_t>(int64_t{batch} * kRowLengths * rows));
+    fill({nullptr, nullptr, q.global(), count, 0});
+    const std::string shape = std::to_string(batch) + " of " + std::to_string(rows);
+    add("Cholesky factors, " + shape, 0, [&] {
+      launchCholesky(device_.stream(), {gram.read(), lower.global(), lengths.global(), rows}, batch);
+    });
+    add("orthonormal rows, " + shape + "x" + std::to_string(width), 0, [&] {
+      launchOrthonormalise(device_.stream(),
+                           {q.global(), rows, width, gram.global(), lower.global(), lengths.global()}, batch);
+    });
+  }
+
+  void eigen(int n, int batch) {
+    const Gram gram(*this, n, n, batch);
+    const auto all = static_cast<size_t>(int64_t{batch} * n * n);
+    Array<double> rows(all), vectors(all), values(static_cast<size_t>(batch * n)),
+        lengths(static_cast<size_t>(batch * kRowLengths * n));
+    add("all eigenvectors, " + std::to_string(batch) + " of " + std::to_string(n), 0, [&] {
+      launchEigen(device_.stream(),
+                  {gram.matrix.read(), n, rows.global(), lengths.global(), values.global(), vectors.global()},
+                  batch);
+    });
+  }
+
+  void randomisedEigen(int n, int sketch, int batch) {
+    const Gram gram(*this, n, n, batch);
+    const int64_t tall = int64_t{batch} * sketch * n, small = int64_t{batch} * sketch * sketch;
+    Array<double> q(static_cast<size_t>(tall)), image(static_cast<size_t>(tall)),
+        vectors(static_cast<size_t>(tall)), projected(static_cast<size_t>(small)),
+        rows(static_cast<size_t>(small)), basis(static_cast<size_t>(small)),
+        lengths(static_cast<size_t>(batch * kRowLengths * sketch)), values(static_cast<size_t>(batch * sketch));
+    Array<uint64_t> seeds(std::vector<uint64_t>(static_cast<size_t>(batch), 1));
+    add("randomised eigenvectors, " + std::to_string(batch) + " of " + std::to_string(n) + ", sketch " +
+            std::to_string(sketch),
+        0, [&] {
+          launchSketchedEigen(
+              device_.stream(),
+              {gram.matrix.read(), n, sketch, 4, seeds.read(), q.global(), image.global(), projected.global(),
+               rows.global(), basis.global(), lengths.global(), values.global(), vectors.global()},
+              batch);
+        });
+  }
+
+  void pivots(int rows, int width, int batch) {
+    const int64_t count = int64_t{batch} * rows * width;
+    Array<double> u(static_cast<size_t>(count)), r(static_cast<size_t>(count)), z(static_cast<size_t>(count)),
+        basis(static_cast<size_t>(int64_t{batch} * rows * rows)), norms(static_cast<size_t>(batch * width));
+    Array<int32_t> order(static_cast<size_t>(batch * rows)), rank(static_cast<size_t>(batch));
+    add("pivots and coefficients, " + std::to_string(batch) + " of " + std::to_string(rows) + "x" +
+            std::to_string(width),
+        0, [&] {
+          // They are destroyed each time.
+          launchNoise({nullptr, nullptr, u.global(), count, 0});
+          launchPivotedQr(device_.stream(),
+                          {u.global(), r.global(), basis.global(), norms.global(), order.global(),
+                           rank.global(), rows, width},
+                          batch);
+          launchCoefficients(device_.stream(), {r.read(), order.read(), rank.read(), z.global(), rows, width},
+                             batch);
+        });
+  }
+
+ private:
+  // Matrices as whitening makes them: factor factor^T, with eigenvalues that fall.
+  struct Gram {
+    Array<double> factor, matrix;
+    Gram(Calibration& of, int n, int k, int batch)
+        : factor(static_cast<size_t>(int64_t{batch} * n * k)),
+          matrix(static_cast<size_t>(int64_t{batch} * n * n)) {
+      of.fill({nullptr, nullptr, factor.global(), int64_t{batch} * n * k, k});
+      launchProduct(of.device_.stream(), {factor.read(), factor.read(), matrix.global(), n, n, k, true}, batch);
+      of.device_.synchronise();
+    }
+  };
+
+  void launchNoise(const NoiseParams& params) {
+    LaunchShape shape;
+    shape.gridX = static_cast<unsigned>((params.count + kThreads - 1) / kThreads);
+    shape.threads = kThreads;
+    launch(device_.stream(), shape, noiseKernel, params);
+  }
+
+  void fill(const NoiseParams& params) {
+    launchNoise(params);
+    device_.synchronise();
+  }
+
+  template <typename Launch>
+  void add(const std::string& name, double flops, const Launch& launchOnce) {
+    constexpr int kRepeats = 3;
+    const double seconds = replaySeconds(device_, [&] {
+      for (int i = 0; i < kRepeats; ++i) launchOnce();
+    });
+    rows_.push_back({name, 1e6 * seconds / kRepeats, 0, flops});
+    print(rows_.back(), chip_);
+  }
+
+  Device& device_;
+  const Chip& chip_;
+  std::vector<Row>& rows_;
+};
+
+}  // namespace
+
+void timeCalibration(Device& device, const Chip& chip, std::vector<Row>& rows) {
+  Calibration calibration(device, chip, rows);
+  calibration.fisher(4096, 4096);
+  calibration.fisher(1024, 4096);
+  calibration.fisher(14336, 4096);
+  calibration.fisher(4096, 14336);
+  calibration.moment(4096);
+  calibration.curves(4096, 1024);
+  calibration.product(4096, 4096, 4096, 1, false);
+  calibration.product(144, 576, 576, 90, false);
+  calibration.product(144, 144, 576, 90, true);
+  calibration.orthonormalise(144, 576, 90);
+  calibration.eigen(144, 90);
+  calibration.randomisedEigen(576, 144, 90);
+  calibration.pivots(144, 576, 90);
+}
+
+}  // namespace bench

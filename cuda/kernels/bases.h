@@ -1,0 +1,36 @@
+#pragma once
+
+// Orthonormal bases and Cholesky factors, batched over matrices of equal shape: each matrix of a batch lies
+// behind the one before. All in fp64, row-major.
+
+#include "kernels/device.cuh"
+
+namespace flrc::gpu {
+
+// Working memory of both: [batch][3][n] doubles.
+enum RowLength : int { kScale, kLength, kLeft, kRowLengths };
+
+// The Cholesky factor of a positive semidefinite matrix whose rows and columns are brought to unit diagonal:
+// diag(scale) a diag(scale) = L L^T. A pivot below what rounding leaves of a dependent row is raised to that,
+// so that every such matrix has a factor.
+struct CholeskyParams {
+  Global<const double> a;  // [batch][n][n], the lower triangle
+  Global<double> lower;    // [batch][n][n]: L^T, its upper triangle
+  Global<double> lengths;  // kScale: 1 / sqrt(a_ii), or 0; kLength: sqrt(a_ii)
+  int n;
+};
+void launchCholesky(Stream stream, const CholeskyParams& params, int batch);
+
+// Replaces the rows of q [batch][rows][width], rows <= width, by an orthonormal basis of what they span:
+// Cholesky QR with unit rows, done over again (Fukaya et al. 2020). A row that depends on those before it
+// becomes zeros.
+struct OrthonormaliseParams {
+  Global<double> q;
+  int rows, width;
+  Global<double> gram, lower;  // working memory: [batch][rows][rows] each
+  Global<double> lengths;
+};
+// Three rounds make it orthonormal to rounding, two well conditioned.
+void launchOrthonormalise(Stream stream, const OrthonormaliseParams& params, int batch, int rounds = 3);
+
+}  // namespace flrc::gpu

@@ -1,0 +1,18 @@
+#pragma once
+
+#include "kernels/device.cuh"
+
+namespace flrc::gpu {
+
+// c [batch][m][n] = a [batch][m][k] b, b [batch][k][n] or, transposed, [batch][n][k]; fp64, on tensor cores.
+// lower: c is square and known to be symmetric, and only its lower triangle is of use.
+struct ProductParams {
+  Global<const double> a, b;
+  Global<double> c;
+  int m, n, k;
+  bool transposed;
+  bool lower = false;
+};
+void launchProduct(Stream stream, const ProductParams& params, int batch);
+
+}  // namespace flrc::gpu
