@@ -197,14 +197,10 @@ inline void bulkCopy(Shared<uint8_t> to, Global<const uint8_t> from, uint32_t by
                      machine().phase(barrier.at()));
 }
 
-// Has the L2 cache fetch what will be read soon, a multiple of 16 bytes; changes nothing that a kernel can see.
-inline void fetchToL2(Global<const uint8_t> from, uint32_t bytes) {
-  if (bytes % 16 != 0 || reinterpret_cast<uintptr_t>(from.at()) % 16 != 0) {
-    throw emulator::Fault("a prefetch of or from what is no multiple of 16 bytes");
-  }
-  if (bytes == 0) return;
+// Has the L2 cache fetch the kFetchBytes that `from` is one of; changes nothing that a kernel can see.
+inline constexpr int kFetchBytes = 128;
+inline void fetchToL2(Global<const uint8_t> from) {
   from.memory()->access(from.at(), 1, emulator::Memory::Access::read);
-  from.memory()->access(from.at() + bytes - 1, 1, emulator::Memory::Access::read);
 }
 
 // Programmatic dependent launch: what comes before the wait may run while the launch ahead still does.
@@ -221,6 +217,8 @@ T atomicAdd(emulator::Pointer<T> to, T value) {
   std::memcpy(at, &sum, sizeof sum);
   return old;
 }
+// A read that no cache answers from before.
+inline uint32_t readFresh(Global<const uint32_t> from) { return from.read(); }
 // A value that says itself when it is there: whoever waits for it sees its tag, and nothing else is put in order.
 inline void sendTagged(Global<uint64_t> to, float value, uint32_t tag) {
   const uint64_t word = static_cast<uint64_t>(tag) << 32 | floatToBits(value);

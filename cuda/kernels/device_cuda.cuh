@@ -194,8 +194,9 @@ FLRC_DEVICE void bulkCopy(Shared<uint8_t> to, Global<const uint8_t> from, uint32
       : "memory"));
 }
 
-FLRC_DEVICE void fetchToL2(Global<const uint8_t> from, uint32_t bytes) {
-  FLRC_HOPPER(asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory"));
+inline constexpr int kFetchBytes = 128;
+FLRC_DEVICE void fetchToL2(Global<const uint8_t> from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from) : "memory");
 }
 
 // Nothing is launched as dependent before sm_90: the launch ahead is complete.
@@ -213,6 +214,11 @@ FLRC_DEVICE void dependentTrigger() {
 FLRC_DEVICE uint32_t atomicAdd(uint32_t* to, uint32_t value) { return ::atomicAdd(to, value); }
 FLRC_DEVICE uint64_t atomicAdd(uint64_t* to, uint64_t value) {
   return ::atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
+}
+FLRC_DEVICE uint32_t readFresh(Global<const uint32_t> from) {
+  uint32_t value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
 }
 FLRC_DEVICE void sendTagged(Global<uint64_t> to, float value, uint32_t tag) {
   const uint64_t word = static_cast<uint64_t>(tag) << 32 | __float_as_uint(value);
@@ -324,6 +330,8 @@ void launch(Stream stream, const LaunchShape& shape, void (*kernel)(Params), con
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shape.sharedBytes)));
   }
+  // All with the same split of a multiprocessor's memory, which must be idle for another: nothing could begin early.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
   cudaLaunchAttribute attributes[3];
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(shape.gridX, shape.gridY, shape.gridZ);

@@ -21,61 +21,49 @@ FLRC_DEVICE void fetchAhead(const LinearsParams& p, const Areas& areas) {
   for (int job = 0; job < p.rowJobs + p.panelJobs; ++job) {
     if (job == p.rowJobs) left = p.aheadBytes / 2;
     const Lines lines = linesOf(p, job);
-    const int begin = areas.shares[2 * job], used = lines.cut.strips * kStripBytes;
-    int end = areas.shares[2 * job + 1];
-    if (end <= begin) continue;
-    if (left / used < end - begin) end = begin + left / used;
-    left -= (end - begin) * used;
-    for (int line = begin + threadIndex(); line < end; line += kThreads) {
-      fetchToL2(lines.data + static_cast<int64_t>(line) * lines.cut.storedStrips * kStripBytes,
-                static_cast<uint32_t>(used));
+    const int begin = areas.shares[2 * job], end = areas.shares[2 * job + 1], used = lines.cut.strips * kStripBytes;
+    if (end <= begin || left <= 0) continue;
+    for (int i = warpIndex(); i < end - begin && i * used < left; i += kWarps) {
+      const int64_t line = static_cast<int64_t>(begin + i) * lines.cut.storedStrips * kStripBytes;
+      for (int at = laneIndex() * kFetchBytes; at < used; at += 32 * kFetchBytes) fetchToL2(lines.data + (line + at));
     }
+    left -= (end - begin) * used;
   }
-}
-
-FLRC_DEVICE void put(const LinearsParams& p, int job, int line, int column, float value, uint32_t tag) {
-  if (job < p.rowJobs) {
-    const RowJob& to = p.rows[job];
-    if (to.t >= 0) sendTagged(p.t + (static_cast<int64_t>(column) * p.tWidth + to.t + line), value, tag);
-    if (to.y == nullptr) return;
-    const int output = to.scatter != nullptr ? to.scatter[line] : line;
-    const float bias = to.bias != nullptr ? to.bias[output] : 0.0f;
-    to.y[static_cast<int64_t>(column) * to.outputs + output] = value + bias;
-    return;
-  }
-  const PanelJob& to = p.panels[job - p.rowJobs];
-  if (to.u >= 0) {
-    sendTagged(p.u + (static_cast<int64_t>(column) * p.uWidth + to.u + line), value, tag);
-    return;
-  }
-  const int output = to.scatter != nullptr ? to.scatter[line] : line;
-  const float bias = to.bias != nullptr ? to.bias[output] : 0.0f;
-  to.y[static_cast<int64_t>(column) * to.outputs + output] = value + bias;
 }
 
 // The results of a piece from the sums of its slices: half a warp has one, a lane for each slice.
+template <bool kWhole>
 FLRC_DEVICE void putPiece(const LinearsParams& p, const Areas& areas, const Cut& cut, const Piece& piece,
                           uint32_t tag) {
-  static_assert(kWarps <= 16, "a slice for each lane of half a warp");
-  const int sums = piece.count * p.columns, rows = kParts * p.columns, slice = laneIndex() % 16;
-  const int slices = 1 << cut.bits, chains = cut.passes > 1 ? 2 : 1;
+  static_assert(kWarps <= 16 && kParts == 2, "a slice for each lane of half a warp, and of it a pair of parts");
+  const int sums = piece.count * p.columns, slice = laneIndex() % 16, slices = 1 << cut.bits;
+  const int chains = !kWhole && cut.passes > 1 ? 2 : 1;
+  const Target to = areas.targets[piece.job];
+  const bool rows = piece.job < p.rowJobs;
+  const Global<uint64_t> tagged = rows ? p.t : p.u;
+  const int taggedWidth = rows ? p.tWidth : p.uWidth;
   for (int first = warpIndex() * 2; first < sums; first += 2 * kWarps) {
-    const int i = first + laneIndex() / 16, line = p.columns == 1 ? i : i / p.columns;
-    const int column = i - line * p.columns;
+    const int i = first + laneIndex() / 16, inPiece = p.columns == 1 ? i : i / p.columns;
+    const int column = i - inPiece * p.columns, line = piece.first + inPiece;
     float total = 0;
     if (i < sums && slice < slices) {
-      const int at = ((line << cut.bits) + slice) * chains * rows + kParts * column;
-      float part[kParts];
-      FLRC_UNROLL
-      for (int k = 0; k < kParts; ++k) {
-        part[k] = areas.partial[at + k];
-        if (chains == 2) part[k] += areas.partial[at + rows + k];
+      const Shared<const Float2> parts =
+          pointerCast<const Float2>(areas.partial) + ((((inPiece << cut.bits) + slice) * chains) * p.columns + column);
+      const Float2 part = parts[0];
+      total = part.x + part.y;
+      if (chains == 2) {
+        const Float2 other = parts[p.columns];
+        total = (part.x + other.x) + (part.y + other.y);
       }
-      total = part[0] + (part[1] + part[2]);
     }
     FLRC_UNROLL
     for (int mask = 8; mask > 0; mask /= 2) total += shuffleXor(total, mask);
-    if (i < sums && slice == 0) put(p, piece.job, piece.first + line, column, total, tag);
+    if (i >= sums || slice > 0) continue;
+    if (to.tagged >= 0) sendTagged(tagged + (static_cast<int64_t>(column) * taggedWidth + to.tagged + line), total, tag);
+    if (to.y == nullptr) continue;
+    const int output = to.scatter != nullptr ? to.scatter[line] : line;
+    const float bias = to.bias != nullptr ? to.bias[output] : 0.0f;
+    Global<float>(to.y)[static_cast<int64_t>(column) * to.outputs + output] = total + bias;
   }
 }
 
@@ -98,10 +86,13 @@ FLRC_DEVICE void gatherOutputs(const LinearsParams& p, const GatherJob& job, uin
   }
 }
 
-// kEights: eights of the parts of all columns. kResident: blocks that a multiprocessor can have at once, so that
-// the next launch's begin while this one's work.
-template <Dtype kType, int kEights, int kResident>
-FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, kResident) linearsKernel(FLRC_PARAMS(LinearsParams) p) {
+// Blocks that a multiprocessor of sm_90 can have at once, so that the next launch's begin while this one's work.
+template <Dtype kType, int kEights>
+inline constexpr int kResident = kEights == 1 && kType == Dtype::bf16 ? 2 : 1;
+
+// kEights: eights of the parts of all columns. kWhole: every line is multiplied in one pass.
+template <Dtype kType, int kEights, bool kWhole>
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, (kResident<kType, kEights>)) linearsKernel(FLRC_PARAMS(LinearsParams) p) {
   const Areas areas = areasOf<kType>(p);
   dependentTrigger();
   shareLines(p, areas);
@@ -116,30 +107,28 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, kResident) linearsKernel(FLRC_PARA
   fetchAhead(p, areas);
   dependentWait();
 
-  const uint32_t tag = p.epochs[blockX()] + 1;
+  const uint32_t tag = readFresh(p.epochs + blockX()) + 1;
   const bool idle = !more;
   Loaded loaded;
   while (more) {
     const Lines lines = linesOf(p, piece.job);
-    for (int pass = 0; pass < lines.cut.passes; ++pass) {
+    const int passes = kWhole ? 1 : lines.cut.passes;
+    for (int pass = 0; pass < passes; ++pass) {
       const Loaded wanted = inputsOf<kType>(lines, piece, pass);
       if (pass > 0) syncBlock();
       if (!(wanted == loaded)) loadInputs<kType>(p, areas, lines, piece, pass, tag);
       loaded = wanted;
       syncBlock();
-      multiply<kType, kEights>(p, areas, lines, piece, pass, stream);
-      if (pass + 1 < lines.cut.passes) stream.begin(lines, walkOf(lines.cut, piece, pass + 1), piece);
-    }
-    // Weights of what comes next are on their way while sums are put together.
-    Piece following = piece;
-    more = nextPiece<kType>(p, areas, following);
-    if (more) {
-      const Lines next = linesOf(p, following.job);
-      stream.begin(next, walkOf(next.cut, following, 0), following);
+      multiply<kType, kEights, kWhole>(p, areas, lines, piece, pass, stream);
+      if (pass + 1 < passes) stream.begin(lines, walkOf(lines.cut, piece, pass + 1), piece);
     }
     syncBlock();
-    putPiece(p, areas, lines.cut, piece, tag);
-    piece = following;
+    putPiece<kWhole>(p, areas, lines.cut, piece, tag);
+    more = nextPiece<kType>(p, areas, piece);
+    if (more) {
+      const Lines next = linesOf(p, piece.job);
+      stream.begin(next, walkOf(next.cut, piece, 0), piece);
+    }
   }
   for (int g = 0; g < p.gatherJobs; ++g) gatherOutputs(p, p.gathers[g], tag);
   // Whoever had nothing to multiply has met no barrier since reading what is raised here.
@@ -183,11 +172,11 @@ Cut cutOf(int inputs, int stored) {
   return cut;
 }
 
-// Cuts all lines so that what they need fits into shared memory. Returns the bytes of it, or 0 where so many columns
+// Shares all lines between blocks, and cuts them so that what they need fits into shared memory. Returns the bytes of it, or 0 where so many columns
 // do not fit.
 template <Dtype kType>
-size_t cutLines(LinearsParams& params, const Budget& budget, int sharedBytes) {
-  constexpr int kGroups = Strip<kType>::kGroups, kFixed = kSlotsBytes<kType> + kSharesBytes;
+size_t cutLines(LinearsParams& params, const Budget& budget, int blocks, int sharedBytes) {
+  constexpr int kGroups = Strip<kType>::kGroups, kFixed = kFixedBytes<kType>;
   std::vector<Cut*> cuts;
   if (params.rowJobs > 0) {
     params.rowCut = cutOf<kType>(params.inputs, params.inputs);
@@ -197,6 +186,25 @@ size_t cutLines(LinearsParams& params, const Budget& budget, int sharedBytes) {
     PanelJob& job = params.panels[j];
     job.cut = cutOf<kType>(job.rank, job.storedRank);
     if (job.rank > 0) cuts.push_back(&job.cut);
+  }
+  params.allRows = 0;
+  for (int j = 0; j < params.rowJobs; ++j) {
+    params.rows[j].before = params.allRows;
+    params.allRows += params.rows[j].rows;
+  }
+  params.rowShare = static_cast<double>(params.allRows) / blocks;
+  // A tile is the block's in whose share its middle lies, in ranks of all tiles in order.
+  double before = 0, all = 0;
+  const auto ranks = [](const PanelJob& job) {
+    return static_cast<double>((job.width + kTileLines - 1) / kTileLines) * job.rank;
+  };
+  for (int j = 0; j < params.panelJobs; ++j) all += ranks(params.panels[j]);
+  for (int j = 0; j < params.panelJobs; ++j) {
+    PanelJob& job = params.panels[j];
+    if (job.rank == 0) continue;
+    job.share = all / blocks / job.rank;
+    job.before = before / job.rank + 0.5;
+    before += ranks(job);
   }
   const int rows = kParts * params.columns, sumBytes = rows * static_cast<int>(sizeof(float));
   const int groupBytes = inputRows<kType>(params.columns) * kUnit * static_cast<int>(sizeof(uint16_t));
@@ -222,26 +230,51 @@ size_t cutLines(LinearsParams& params, const Budget& budget, int sharedBytes) {
   return static_cast<size_t>(kFixed + groupBytes * params.xGroups + most);
 }
 
-template <Dtype kType, int kEights, int kResident>
+bool whole(const LinearsParams& params) {
+  if (params.rowJobs > 0 && params.rowCut.passes > 1) return false;
+  for (int j = 0; j < params.panelJobs; ++j) {
+    if (params.panels[j].cut.passes > 1) return false;
+  }
+  return true;
+}
+
+template <Dtype kType, int kEights>
 bool launchFor(Stream stream, LinearsParams params, const LinearsLaunch& how) {
   if (params.columns > columnsOf(kEights)) return false;
   LaunchShape shape;
-  shape.sharedBytes = cutLines<kType>(params, budgetOf(kEights), how.sharedBytes);
+  shape.sharedBytes = cutLines<kType>(params, budgetOf(kEights), how.blocks, how.sharedBytes);
   if (shape.sharedBytes == 0) return false;
   params.aheadBytes = how.aheadBytes;
   shape.gridX = static_cast<unsigned>(how.blocks);
   shape.threads = kThreads;
   shape.cooperative = params.panelJobs > 0 || params.gatherJobs > 0;
   shape.dependent = how.dependent;
-  launch(stream, shape, linearsKernel<kType, kEights, kResident>, params);
+  if (whole(params)) {
+    launch(stream, shape, linearsKernel<kType, kEights, true>, params);
+  } else {
+    launch(stream, shape, linearsKernel<kType, kEights, false>, params);
+  }
   return true;
 }
 
+// False where so many columns are too many for one launch.
 template <Dtype kType>
-void launchOf(Stream stream, const LinearsParams& params, const LinearsLaunch& how) {
-  if (launchFor<kType, 1, kType == Dtype::int4 ? 1 : 2>(stream, params, how)) return;
-  if (launchFor<kType, kMostEights, 1>(stream, params, how)) return;
-  throw std::invalid_argument("too little shared memory for " + std::to_string(params.columns) + " columns");
+bool launchOf(Stream stream, const LinearsParams& params, const LinearsLaunch& how) {
+  return launchFor<kType, 1>(stream, params, how) || launchFor<kType, kMostEights>(stream, params, how);
+}
+
+bool launchOf(Stream stream, Dtype dtype, const LinearsParams& params, const LinearsLaunch& how) {
+  switch (dtype) {
+    case Dtype::bf16:
+      return launchOf<Dtype::bf16>(stream, params, how);
+    case Dtype::int8:
+      return launchOf<Dtype::int8>(stream, params, how);
+    case Dtype::int4:
+      return launchOf<Dtype::int4>(stream, params, how);
+    case Dtype::f32:
+      break;
+  }
+  throw std::invalid_argument("f32 weights are not for the GPU: they are narrowed to bf16 when a model is loaded");
 }
 
 // The columns from `first` on.
@@ -262,27 +295,12 @@ LinearsParams columnsFrom(const LinearsParams& all, int first, int count) {
 }  // namespace linears
 
 void launchLinears(Stream stream, Dtype dtype, const LinearsParams& params, const LinearsLaunch& how) {
-  // More at once would have so much of the inputs to load that reading the weights again costs less; and chips but
-  // sm_80 and sm_90 have little shared memory.
-  constexpr int kLittle = 144 * 1024;
-  const int most = linears::columnsOf(how.sharedBytes < kLittle ? 1 : linears::kMostEights);
-  if (params.columns > most) {
-    for (int first = 0; first < params.columns; first += most) {
-      launchLinears(stream, dtype, linears::columnsFrom(params, first, std::min(most, params.columns - first)), how);
-    }
-    return;
-  }
-  switch (dtype) {
-    case Dtype::bf16:
-      return linears::launchOf<Dtype::bf16>(stream, params, how);
-    case Dtype::int8:
-      return linears::launchOf<Dtype::int8>(stream, params, how);
-    case Dtype::int4:
-      return linears::launchOf<Dtype::int4>(stream, params, how);
-    case Dtype::f32:
-      throw std::invalid_argument(
-          "f32 weights are not for the GPU: they are narrowed to bf16 when a model is loaded");
-  }
+  if (linears::launchOf(stream, dtype, params, how)) return;
+  if (params.columns == 1) throw std::invalid_argument("too little shared memory for a column");
+  // Reading the weights again costs less than inputs that do not fit.
+  const int half = (params.columns + 1) / 2;
+  launchLinears(stream, dtype, linears::columnsFrom(params, 0, half), how);
+  launchLinears(stream, dtype, linears::columnsFrom(params, half, params.columns - half), how);
 }
 
 void launchGather(Stream stream, const GatherParams& params) {

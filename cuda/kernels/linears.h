@@ -37,6 +37,7 @@ struct RowJob {
   Global<const int32_t> scatter;  // which output each row is; null: the row's own number
   Global<const float> bias;       // [outputs] or null
   int outputs;                    // from one column of y to the next
+  int before;                     // rows of the jobs before; filled by launchLinears
 };
 
 // Outputs that a block's t is multiplied for: its U or C.
@@ -46,7 +47,9 @@ struct PanelJob {
   Global<const uint8_t> zero;
   int width;             // how many
   int rank, storedRank;  // ranks used, and ranks that a line holds
-  Cut cut;
+  Cut cut;               // filled by launchLinears, as are the next
+  // Block b has the tiles from the least whole number that is at least b * share - before.
+  double share, before;
   int t;                 // where its inputs lie in a column of t
   int u;                 // where its results lie in a column of u; -1: they are outputs
   Global<float> y;       // for u < 0
@@ -83,7 +86,8 @@ struct LinearsParams {
   Global<uint32_t> epochs;
   // Filled by launchLinears.
   Cut rowCut;
-  int xGroups, aheadBytes;
+  double rowShare;  // rows of all jobs for each block
+  int allRows, xGroups, aheadBytes;
 };
 
 struct LinearsLaunch {

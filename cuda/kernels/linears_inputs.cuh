@@ -3,8 +3,8 @@
 #include "kernels/linears_shares.cuh"
 #include "kernels/weights.cuh"
 
-// Inputs in shared memory as kernels/linears_stream.cuh multiplies them: each activation as three bf16 values
-// that add up to it, so that products with bf16 weights are those of f32.
+// Inputs in shared memory as kernels/linears_stream.cuh multiplies them: each activation as two bf16 values
+// whose sum it is, to 2^-18 of it.
 
 namespace flrc::gpu::linears {
 

@@ -13,8 +13,8 @@ inline constexpr int kThreads = 512;
 inline constexpr int kWarps = kThreads / 32;
 // Lines that a fragment has.
 inline constexpr int kTileLines = 8;
-// bf16 values that an activation is the exact sum of.
-inline constexpr int kParts = 3;
+// bf16 values whose sum stands for an activation, to 2^-18 of it.
+inline constexpr int kParts = 2;
 
 template <Dtype kType>
 struct Strip {
@@ -48,17 +48,30 @@ struct Slot {
   static constexpr int kBytes = kZeros + kTileLines * kZeroBytes;
 };
 
-// Shared memory, in this order.
-struct Areas {
-  Shared<uint8_t> slots;  // [kWarps][kAhead][Slot::kBytes]
-  Shared<int> shares;     // [2 kMaxJobs][2]: the block's first line of each job, and the end
-  Shared<uint16_t> x;     // the inputs at hand in parts, [kParts columns (int4: and zeros)][xGroups][kUnit]
-  Shared<float> partial;  // sums of slices
+// What becomes of a job's sums.
+struct alignas(32) Target {
+  Global<float> y;                // null: they are in t or u only
+  Global<const int32_t> scatter;  // null: a line's own number
+  Global<const float> bias;       // null: none
+  int outputs;
+  int tagged;  // where they lie in a column of t, or u; -1: they are outputs only
 };
 
+// Shared memory, in this order.
+struct Areas {
+  Shared<Target> targets;  // [2 kMaxJobs]
+  Shared<int> shares;      // [2 kMaxJobs][2]: the block's first line of each job, and the end
+  Shared<uint8_t> slots;   // [kWarps][kAhead][Slot::kBytes]
+  Shared<uint16_t> x;      // the inputs at hand in parts, [kParts columns (int4: and zeros)][xGroups][kUnit]
+  Shared<float> partial;   // sums of slices
+};
+
+inline constexpr int kTargetsBytes = 2 * kMaxJobs * static_cast<int>(sizeof(Target));
+inline constexpr int kSharesBytes = 4 * kMaxJobs * static_cast<int>(sizeof(int));
 template <Dtype kType>
 inline constexpr int kSlotsBytes = kWarps* kAhead* Slot<kType>::kBytes;
-inline constexpr int kSharesBytes = 4 * kMaxJobs * static_cast<int>(sizeof(int));
+template <Dtype kType>
+inline constexpr int kFixedBytes = kTargetsBytes + kSharesBytes + kSlotsBytes<kType>;
 
 // Rows of the inputs' area.
 template <Dtype kType>
@@ -68,10 +81,10 @@ FLRC_ANYWHERE constexpr int inputRows(int columns) {
 
 template <Dtype kType>
 FLRC_DEVICE Areas areasOf(const LinearsParams& p) {
-  constexpr size_t kInputs = kSlotsBytes<kType> + kSharesBytes;
+  constexpr size_t kSlots = kTargetsBytes + kSharesBytes, kInputs = kFixedBytes<kType>;
   const size_t xBytes = static_cast<size_t>(inputRows<kType>(p.columns) * p.xGroups) * kUnit * sizeof(uint16_t);
-  return {sharedMemory<uint8_t>(0), sharedMemory<int>(kSlotsBytes<kType>), sharedMemory<uint16_t>(kInputs),
-          sharedMemory<float>(kInputs + xBytes)};
+  return {sharedMemory<Target>(0), sharedMemory<int>(kTargetsBytes), sharedMemory<uint8_t>(kSlots),
+          sharedMemory<uint16_t>(kInputs), sharedMemory<float>(kInputs + xBytes)};
 }
 
 // Lines of one job, rows' or panels', as a multiplication sees them. Jobs are counted from the rows' on.
@@ -93,44 +106,25 @@ FLRC_DEVICE Lines linesOf(const LinearsParams& p, int job) {
   return {panels.data, panels.scale, panels.zero, true, panels.rank, panels.cut};
 }
 
-FLRC_DEVICE int allRows(const LinearsParams& p) {
-  int rows = 0;
-  for (int job = 0; job < p.rowJobs; ++job) rows += p.rows[job].rows;
-  return rows;
-}
-
-// The first of a panel job's tiles that is this block's or a later one's: a tile is the block's in whose share
-// its middle lies, in ranks of all tiles in order.
-FLRC_DEVICE int firstTile(const PanelJob& job, double before, double all, int block) {
-  const double middle = (all * block / gridX() - before) / job.rank - 0.5;
-  const int tiles = (job.width + kTileLines - 1) / kTileLines;
-  return middle <= 0 ? 0 : middle >= tiles ? tiles : static_cast<int>(ceil(middle));
-}
-
-// Which lines of each job are this block's, to areas.shares: a thread takes a job, for divisions are slow. A
-// barrier before their use is the caller's.
+// Which lines of each job are this block's, to areas.shares, and what becomes of them: a thread takes a job, for
+// what is read of the launch's parameters for the first time is slow. A barrier before their use is the caller's.
 FLRC_DEVICE void shareLines(const LinearsParams& p, const Areas& areas) {
-  const int own = threadIndex();
+  const int own = threadIndex(), block = blockX();
   if (own < p.rowJobs) {
-    const auto rows = static_cast<unsigned>(allRows(p)), block = static_cast<unsigned>(blockX());
-    const auto blocks = static_cast<unsigned>(gridX());
-    int before = 0;
-    for (int j = 0; j < own; ++j) before += p.rows[j].rows;
-    const int begin = static_cast<int>(rows * block / blocks) - before,
-              end = static_cast<int>(rows * (block + 1) / blocks) - before, most = p.rows[own].rows;
-    areas.shares[2 * own] = begin < 0 ? 0 : begin;
-    areas.shares[2 * own + 1] = end < most ? end : most;
+    const RowJob& job = p.rows[own];
+    const int first = static_cast<int>(block * p.rowShare) - job.before;
+    const int last = (block + 1 < gridX() ? static_cast<int>((block + 1) * p.rowShare) : p.allRows) - job.before;
+    areas.targets[own] = Target{job.y, job.scatter, job.bias, job.outputs, job.t};
+    areas.shares[2 * own] = first < 0 ? 0 : first;
+    areas.shares[2 * own + 1] = last < job.rows ? last : job.rows;
   } else if (own < p.rowJobs + p.panelJobs) {
-    double all = 0, before = 0;
-    for (int j = 0; j < p.panelJobs; ++j) {
-      if (j == own - p.rowJobs) before = all;
-      all += static_cast<double>((p.panels[j].width + kTileLines - 1) / kTileLines) * p.panels[j].rank;
-    }
     const PanelJob& job = p.panels[own - p.rowJobs];
-    const int begin = job.rank > 0 ? firstTile(job, before, all, blockX()) * kTileLines : 0;
-    const int end = job.rank > 0 ? firstTile(job, before, all, blockX() + 1) * kTileLines : 0;
-    areas.shares[2 * own] = begin;
-    areas.shares[2 * own + 1] = end < job.width ? end : job.width;
+    const double first = ceil(block * job.share - job.before), last = ceil((block + 1) * job.share - job.before);
+    const int end = block + 1 < gridX() && last * kTileLines < job.width ? static_cast<int>(last) * kTileLines : job.width;
+    areas.targets[own] =
+        Target{job.u < 0 ? job.y : Global<float>(nullptr), job.scatter, job.bias, job.outputs, job.u};
+    areas.shares[2 * own] = first < 0 ? 0 : static_cast<int>(first) * kTileLines;
+    areas.shares[2 * own + 1] = job.rank > 0 ? end : 0;
   }
 }
 

@@ -3,7 +3,7 @@
 #include "kernels/linears_inputs.cuh"
 
 // Lines times the inputs in shared memory, on tensor cores. Of m16n8k16, n are eight lines, k two steps through
-// a group of 32 weights and m the parts of the columns' activations, of which one column has three: what is
+// a group of 32 weights and m the parts of the columns' activations, of which one column has two: what is
 // left of m is idle, and costs nothing that matters beside reading the weights.
 
 namespace flrc::gpu::linears {
@@ -41,57 +41,73 @@ class WeightStream {
 
   // Starts at the beginning of a walk.
   FLRC_DEVICE void begin(const Lines& lines, const Walk& walk, const Piece& piece) {
-    tile_ = walk.first;
-    strip_ = walk.begin;
-    place(lines, piece);
-    for (int a = 0; a < kAhead; ++a) fetch(lines, walk, piece);
+    line_ = walk.tiles > 0 ? walk.first * kTileLines + laneIndex() / 4 : piece.count;
+    count_ = piece.count;
+    inTile_ = left_ = walk.end - walk.begin;
+    nextTile_ = walk.step * kTileLines;
+    const int64_t strip = static_cast<int64_t>(piece.first + line_) * lines.cut.storedStrips + walk.begin;
+    const int64_t jump = static_cast<int64_t>(nextTile_) * lines.cut.storedStrips - inTile_;
+    at_ = lines.data + (strip * kStripBytes + laneIndex() % 4 * 16);
+    jump_ = jump * kStripBytes;
+    if constexpr (kType != Dtype::bf16) {
+      scaled_ = !lines.panels && laneIndex() % 4 == 0;
+      scale_ = pointerCast<const uint8_t>(lines.scale) + strip * Slot<kType>::kScaleBytes;
+      zero_ = lines.zero + strip * Slot<kType>::kZeroBytes;
+      jumpStrips_ = jump;
+    }
+    FLRC_UNROLL
+    for (int a = 0; a < kAhead; ++a) fetch();
   }
 
   // The strip that was fetched first of those not yet read: where it lies.
   FLRC_DEVICE Shared<const uint8_t> next() {
     waitCopies<kAhead - 1>();
     if constexpr (kType != Dtype::bf16) syncWarp();
-    const Shared<const uint8_t> at = slots_ + read_ * Slot<kType>::kBytes;
-    read_ = (read_ + 1) % kAhead;
-    return at;
+    return slots_ + slot_ * Slot<kType>::kBytes;
   }
 
   // The next strip of the walk, to the slot that was read last.
-  FLRC_DEVICE void fetch(const Lines& lines, const Walk& walk, const Piece& piece) {
+  FLRC_DEVICE void fetch() {
     using Place = Slot<kType>;
-    if (tile_ < walk.tiles) {
-      const Shared<uint8_t> to = slots_ + write_ * Place::kBytes;
-      const int line = laneIndex() / 4, part = laneIndex() % 4;
-      if (tile_ * kTileLines + line < piece.count) {
-        copyAsync<16>(to + (line * 4 + part) * 16, lines.data + (index_ * kStripBytes + part * 16));
-        if constexpr (kType != Dtype::bf16) {
-          if (part == 0 && !lines.panels) {
-            copyAsync<Place::kScaleBytes>(
-                to + (Place::kScales + line * Place::kScaleBytes),
-                pointerCast<const uint8_t>(lines.scale) + index_ * Place::kScaleBytes);
-            if constexpr (kType == Dtype::int4) copyAsync<4>(to + (Place::kZeros + line * 4), lines.zero + index_ * 4);
-          }
+    const Shared<uint8_t> to = slots_ + slot_ * Place::kBytes;
+    if (line_ < count_) {
+      copyAsync<16>(to + laneIndex() * 16, at_);
+      if constexpr (kType != Dtype::bf16) {
+        const int line = laneIndex() / 4;
+        if (scaled_) {
+          copyAsync<Place::kScaleBytes>(to + (Place::kScales + line * Place::kScaleBytes), scale_);
+          if constexpr (kType == Dtype::int4) copyAsync<4>(to + (Place::kZeros + line * 4), zero_);
         }
-      }
-      ++index_;
-      if (++strip_ == walk.end) {
-        strip_ = walk.begin;
-        tile_ += walk.step;
-        place(lines, piece);
       }
     }
     commitCopies();
-    write_ = (write_ + 1) % kAhead;
+    slot_ = (slot_ + 1) % kAhead;
+    at_ += kStripBytes;
+    advanceScales(1);
+    if (--left_ > 0) return;
+    left_ = inTile_;
+    line_ += nextTile_;
+    at_ += jump_;
+    if constexpr (kType != Dtype::bf16) advanceScales(jumpStrips_);
   }
 
  private:
-  FLRC_DEVICE void place(const Lines& lines, const Piece& piece) {
-    index_ = static_cast<int64_t>(piece.first + tile_ * kTileLines + laneIndex() / 4) * lines.cut.storedStrips + strip_;
+  FLRC_DEVICE void advanceScales(int64_t strips) {
+    if constexpr (kType != Dtype::bf16) {
+      scale_ += strips * Slot<kType>::kScaleBytes;
+      zero_ += strips * Slot<kType>::kZeroBytes;
+    }
   }
 
   Shared<uint8_t> slots_;
-  int tile_ = 0, strip_ = 0, read_ = 0, write_ = 0;
-  int64_t index_ = 0;  // among all strips of the job, of the lane's line
+  int slot_ = 0;
+  int line_ = 0, count_ = 0;  // the lane's line of the tile that is fetched, and the lines of the piece
+  int left_ = 0, inTile_ = 0, nextTile_ = 0;
+  Global<const uint8_t> at_ = nullptr;
+  int64_t jump_ = 0;
+  bool scaled_ = false;
+  Global<const uint8_t> scale_ = nullptr, zero_ = nullptr;
+  int64_t jumpStrips_ = 0;
 };
 
 // Sums of a tile: [chain][4 of a lane].
@@ -187,36 +203,35 @@ FLRC_DEVICE void forSums(const Cut& cut, int rows, int tile, int chains, int cha
   }
 }
 
-// All of a warp's walk; partial sums to shared memory.
-template <Dtype kType, int kEights>
+// All of a warp's walk; partial sums to shared memory. kWhole: in one pass.
+template <Dtype kType, int kEights, bool kWhole>
 FLRC_DEVICE void multiply(const LinearsParams& p, const Areas& areas, const Lines& lines, const Piece& piece, int pass,
                           WeightStream<kType>& stream) {
   constexpr int kGroups = Strip<kType>::kGroups;
   const Cut& cut = lines.cut;
   const Walk walk = walkOf(cut, piece, pass);
-  const int rows = kParts * p.columns, line = laneIndex() / 4;
+  const int rows = kParts * p.columns, line = laneIndex() / 4, strips = walk.end - walk.begin;
   const int firstGroup = (warpIndex() & ((1 << cut.bits) - 1)) * cut.atOnce * kGroups;
   const Shared<const Word4> x = pointerCast<const Word4>(areas.x) + (firstGroup * 4 + laneIndex() % 4);
   const auto inputs = [&](int row) { return x + (row < rows ? row : rows - 1) * p.xGroups * 4; };
   const Shared<const Word4> low = inputs(line), high = inputs(line + 8), zero = x + rows * p.xGroups * 4;
-  const int chains = cut.passes > 1 ? 2 : 1;
+  const int chains = !kWhole && cut.passes > 1 ? 2 : 1;
   for (int tile = walk.first; tile < walk.tiles; tile += walk.step) {
     Sums sums;
-    if (pass > 0) {
+    if (!kWhole && pass > 0) {
       FLRC_UNROLL
       for (int chain = 0; chain < 2; ++chain) {
         forSums<kEights>(cut, rows, tile, chains, chain,
                          [&](int at, int i) { sums.value[chain][i] = areas.partial[at]; });
       }
     }
-    int group = 0;
-    for (int strip = walk.begin; strip < walk.end; ++strip, group += kGroups * 4) {
+    for (int group = 0; group < strips * kGroups * 4; group += kGroups * 4) {
       addStrip<kType, kEights>(stream.next(), lines.panels, low + group, high + group, zero + group, sums);
       // Scales are read by lanes that have not fetched them.
       if constexpr (kType != Dtype::bf16) syncWarp();
-      stream.fetch(lines, walk, piece);
+      stream.fetch();
     }
-    if (chains == 2) {
+    if (!kWhole && chains == 2) {
       FLRC_UNROLL
       for (int chain = 0; chain < 2; ++chain) {
         forSums<kEights>(cut, rows, tile, chains, chain,
