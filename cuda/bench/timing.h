@@ -17,6 +17,7 @@ struct Chip {
   int multiprocessors;
   size_t l2Bytes;
   bool hopper;
+  int warpgroups;        // multiprocessors that have warpgroup products
   double bandwidth = 0;  // of reading, bytes a second
 };
 
@@ -24,7 +25,8 @@ inline Chip chipOf() {
   cudaDeviceProp properties;
   flrc::gpu::check(cudaGetDeviceProperties(&properties, 0));
   return {properties.name, properties.multiProcessorCount, static_cast<size_t>(properties.l2CacheSize),
-          properties.major >= 9};
+          properties.major >= 9,
+          properties.major == 9 && properties.minor == 0 ? properties.multiProcessorCount : 0};
 }
 
 // Median seconds of one replay of what `record` launches.
