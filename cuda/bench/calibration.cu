@@ -64,21 +64,23 @@ class Calibration {
     Array<double> sums(std::vector<double>(3));
     FisherParams params{
         {g.read(), m, m}, {x.read(), n, n}, kPassage, reinterpret_cast<const uint8_t*>(w.read()),
-        nullptr,          nullptr,          n,        nullptr,
+        nullptr,          nullptr,          nullptr,
         sums.global()};
     Array<double> partial(static_cast<size_t>(fisherPartials(params)));
     params.partial = partial.global();
-    add("Fisher scores, " + std::to_string(m) + "x" + std::to_string(n) + ", 8 sequences of 512",
-        2.0 * kTokens * m * n, [&] { launchFisher(device_.stream(), flrc::Dtype::bf16, params); });
+    byWarps("Fisher scores, " + std::to_string(m) + "x" + std::to_string(n) + ", 8 sequences of 512",
+            2.0 * kTokens * m * n,
+            [&](int warpgroups) { launchFisher(device_.stream(), flrc::Dtype::bf16, params, warpgroups); });
   }
 
   void moment(int n) {
     Array<uint16_t> x(static_cast<size_t>(int64_t{kTokens} * n));
     fill({x.global(), nullptr, nullptr, int64_t{kTokens} * n, 0});
     Array<double> sum(std::vector<double>(static_cast<size_t>(int64_t{n} * (n + 1) / 2)));
-    add("moment of inputs, " + std::to_string(n) + ", 8 sequences of 512", 1.0 * kTokens * n * (n + 1.0), [&] {
-      launchMoment(device_.stream(), {{x.read(), n, n}, kPassage, sum.global()});
-    });
+    byWarps("moment of inputs, " + std::to_string(n) + ", 8 sequences of 512", 1.0 * kTokens * n * (n + 1.0),
+            [&](int warpgroups) {
+              launchMoment(device_.stream(), {{x.read(), n, n}, kPassage, sum.global()}, warpgroups);
+            });
   }
 
   void curves(int n, int rank) {
@@ -206,6 +208,12 @@ class Calibration {
   void fill(const NoiseParams& params) {
     launchNoise(params);
     device_.synchronise();
+  }
+
+  template <typename Launch>
+  void byWarps(const std::string& name, double flops, const Launch& launchOnce) {
+    if (chip_.warpgroups > 0) add(name + ", warpgroups", flops, [&] { launchOnce(chip_.warpgroups); });
+    add(name + ", warps", flops, [&] { launchOnce(0); });
   }
 
   template <typename Launch>

@@ -18,6 +18,7 @@ struct Chip {
   size_t l2Bytes;
   int sharedBytes;  // that a block can have
   bool hopper;
+  int warpgroups;        // multiprocessors that have warpgroup products
   double bandwidth = 0;  // of reading, bytes a second
 };
 
@@ -25,8 +26,8 @@ inline Chip chipOf() {
   cudaDeviceProp properties;
   flrc::gpu::check(cudaGetDeviceProperties(&properties, 0));
   return {properties.name, properties.multiProcessorCount, static_cast<size_t>(properties.l2CacheSize),
-          static_cast<int>(properties.sharedMemPerBlockOptin),
-          properties.major >= 9};
+          static_cast<int>(properties.sharedMemPerBlockOptin), properties.major >= 9,
+          properties.major == 9 && properties.minor == 0 ? properties.multiProcessorCount : 0};
 }
 
 // Median seconds of one replay of what `record` launches.

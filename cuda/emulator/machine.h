@@ -18,6 +18,7 @@
 namespace flrc::emulator {
 
 inline constexpr int kWarpThreads = 32;
+inline constexpr int kWarpgroupThreads = 128;
 // Shared memory is watched by words, as its banks are: threads that write halves of one word are in each
 // other's way.
 inline constexpr size_t kSharedCell = 4;
@@ -85,7 +86,7 @@ struct Block {
   std::unique_ptr<Memory> shared;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
-  std::vector<Barrier> warpBarriers;
+  std::vector<Barrier> warpBarriers, warpgroupBarriers;
   Barrier barrier;
   std::unordered_map<const void*, PhaseBarrier> phases;
   uint32_t copiers = 0;
@@ -134,6 +135,7 @@ class Machine {
   static Machine& current();
   void syncBlock();
   void syncWarp();
+  void syncWarpgroup();
   void syncCluster();
   void warpOperation(Warp::Operation operation, void* lane);
   void waitUntil(const char* what, std::function<bool()> ready);

@@ -64,6 +64,11 @@ void Machine::syncWarp() {
   meet(thread().block->warpBarriers[thread().index / kWarpThreads], kWarpThreads, "their warp's barrier");
 }
 
+void Machine::syncWarpgroup() {
+  meet(thread().block->warpgroupBarriers[thread().index / kWarpgroupThreads], kWarpgroupThreads,
+       "their warpgroup's barrier");
+}
+
 void Machine::syncCluster() {
   const auto& cluster = *thread().block->cluster;
   meet(*thread().block->clusterBarrier, cluster.size() * thread().block->threads.size(),
@@ -148,7 +153,7 @@ bool Machine::landBulkCopy() {
   land(landed.copy, barrier.copier, clock);
   if (barrier.known.size() <= barrier.copier) barrier.known.resize(barrier.copier + 1);
   barrier.known[barrier.copier] = clock;
-  barrier.bytes -= static_cast<int64_t>(landed.copy.bytes);
+  barrier.bytes -= static_cast<int64_t>(landed.copy.filled);
   completePhase(barrier);
   return true;
 }

@@ -1,10 +1,12 @@
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 
 #include "kernels/block.cuh"
 #include "kernels/calibrate.h"
-#include "kernels/layout.h"
+#include "kernels/scores.cuh"
 #include "kernels/tiles.cuh"
+#include "kernels/warpgroups.h"
 
 namespace flrc::gpu {
 namespace {
@@ -31,38 +33,26 @@ FLRC_DEVICE Operand operandOf(const Activations& from, const Passage& passage, i
 }
 
 template <Dtype kType>
-FLRC_DEVICE float weightAt(const FisherParams& p, int row, int column) {
-  return gpu::weightAt<kType>(p.weights, p.scale, p.zero, row,
-                         static_cast<int>(stripsOf(kType, p.stride)), column);
-}
-
-template <Dtype kType>
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 2) fisherKernel(FLRC_PARAMS(FisherParams) p) {
   const int row = blockY() * kTile, column = blockX() * kTile;
+  const Shared<uint8_t> weights = sharedMemory<uint8_t>(kTileBytes<false>);
+  // There for everybody behind the product's first barrier.
+  WeightTile<kType, kTile, kTile>::fetch(p, row, column, weights, threadIndex(), kThreads);
   TileSums gradient;
   multiplyTile<false>(operandOf(p.g, p.passage, blockZ()), operandOf(p.x, p.passage, blockZ()), row, column,
                       gradient);
-  // Four in f32, and then fp64: single ones would take chips with few fp64 units longer than the product.
-  double products = 0, squares = 0, sizes = 0;
-  float product4 = 0, square4 = 0, size4 = 0;
-  int count = 0;
-  gradient.forEach([&](int i, int j, float value) {
-    if (row + i < p.g.width && column + j < p.x.width) {
-      const float product = value * weightAt<kType>(p, row + i, column + j);
-      product4 = fusedMultiplyAdd(product, product, product4);
-      square4 = fusedMultiplyAdd(value, value, square4);
-      size4 += fabsf(product);
-    }
-    if (++count % 4 != 0) return;
-    products += static_cast<double>(product4);
-    squares += static_cast<double>(square4);
-    sizes += static_cast<double>(size4);
-    product4 = square4 = size4 = 0;
-  });
+  ScoreSums<kType, kTile, kTile> score;
+  const int firstRow = warpIndex() / 4 * kWarpRows, firstColumn = warpIndex() % 4 * kWarpColumns;
+  FLRC_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    float scale[2];
+    score.scaleAt(p, row + firstRow + 16 * i, column + firstColumn, scale);
+    score.add(gradient.value[i][0], weights, firstRow + 16 * i, firstColumn, scale);
+  }
   syncBlock();
   const Shared<double> sums = sharedMemory<double>(0);
-  const double all[3] = {blockSum(products, sums), blockSum(squares, sums + kWarps),
-                         blockSum(sizes, sums + 2 * kWarps)};
+  const double all[3] = {blockSum(score.products, sums), blockSum(score.squares, sums + kWarps),
+                         blockSum(score.sizes, sums + 2 * kWarps)};
   if (threadIndex() > 0) return;
   const int64_t block = (static_cast<int64_t>(blockZ()) * gridY() + blockY()) * gridX() + blockX();
   for (int i = 0; i < 3; ++i) p.partial[block * 3 + i] = all[i];
@@ -92,7 +82,30 @@ void finish(Stream stream, const FinishParams& params) {
   launch(stream, shape, finishKernel, params);
 }
 
-FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 2) momentKernel(FLRC_PARAMS(MomentParams) p) {
+// Two fragments at a time: first all is read, or each value would wait for memory by itself.
+FLRC_DEVICE void addToTriangle(const MomentParams& p, int row, int column, const TileSums& product) {
+  const auto placeOf = [&](int k) {
+    const int64_t r = row + TileSums::rowOf(k / 16, k % 4), c = column + TileSums::columnOf(k / 4 % 4, k % 4);
+    return r < p.x.width && c <= r ? p.sum + (r * (r + 1) / 2 + c) : nullptr;
+  };
+  FLRC_UNROLL
+  for (int first = 0; first < 64; first += 8) {
+    double before[8];
+    FLRC_UNROLL
+    for (int e = 0; e < 8; ++e) {
+      const Global<double> place = placeOf(first + e);
+      before[e] = place != nullptr ? static_cast<double>(*place) : 0.0;
+    }
+    FLRC_UNROLL
+    for (int e = 0; e < 8; ++e) {
+      const Global<double> place = placeOf(first + e);
+      const int k = first + e;
+      if (place != nullptr) *place = before[e] + static_cast<double>(product.value[k / 16][k / 4 % 4][k % 4]);
+    }
+  }
+}
+
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 1) momentKernel(FLRC_PARAMS(MomentParams) p) {
   // Tiles of the lower triangle, row by row.
   int tileRow = 0, tileColumn = blockX();
   for (; tileColumn > tileRow; ++tileRow) tileColumn -= tileRow + 1;
@@ -102,10 +115,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 2) momentKernel(FLRC_PARAMS(Mo
     TileSums product;
     const Operand x = operandOf(p.x, p.passage, sequence);
     multiplyTile<false>(x, x, row, column, product);
-    product.forEach([&](int i, int j, float value) {
-      const int64_t r = row + i, c = column + j;
-      if (r < p.x.width && c <= r) p.sum[r * (r + 1) / 2 + c] += static_cast<double>(value);
-    });
+    addToTriangle(p, row, column, product);
   }
 }
 
@@ -221,6 +231,10 @@ FLRC_KERNEL void dotsKernel(FLRC_PARAMS(DotParams) p) {
   if (laneIndex() == 0) p.out[token] = sum;
 }
 
+int tileParts(const FisherParams& params) {
+  return static_cast<int>(tiles(params.g.width) * tiles(params.x.width)) * params.passage.sequences;
+}
+
 LaunchShape warpShape(int64_t warps) {
   LaunchShape shape;
   shape.gridX = static_cast<unsigned>((warps + kWarps - 1) / kWarps);
@@ -231,12 +245,17 @@ LaunchShape warpShape(int64_t warps) {
 }  // namespace
 
 int fisherPartials(const FisherParams& params) {
-  return static_cast<int>(tiles(params.g.width) * tiles(params.x.width)) * params.passage.sequences * 3;
+  return 3 * std::max(tileParts(params), warpgroupFisherParts(params));
 }
 
-void launchFisher(Stream stream, Dtype dtype, const FisherParams& params) {
-  const LaunchShape shape = tileShape(tiles(params.x.width), tiles(params.g.width),
-                                      static_cast<unsigned>(params.passage.sequences), kTileBytes<false>);
+void launchFisher(Stream stream, Dtype dtype, const FisherParams& params, int warpgroups) {
+  if (warpgroups > 0) {
+    launchWarpgroupFisher(stream, dtype, params, warpgroups);
+    return finish(stream, {params.partial, warpgroupFisherParts(params), 3, params.sums});
+  }
+  const LaunchShape shape =
+      tileShape(tiles(params.x.width), tiles(params.g.width), static_cast<unsigned>(params.passage.sequences),
+                kTileBytes<false> + WeightTile<Dtype::bf16, kTile, kTile>::kBytes);
   switch (dtype) {
     case Dtype::bf16:
       launch(stream, shape, fisherKernel<Dtype::bf16>, params);
@@ -251,10 +270,11 @@ void launchFisher(Stream stream, Dtype dtype, const FisherParams& params) {
       throw std::invalid_argument(
           "f32 weights are not for the GPU: they are narrowed to bf16 when a model is loaded");
   }
-  finish(stream, {params.partial, fisherPartials(params) / 3, 3, params.sums});
+  finish(stream, {params.partial, tileParts(params), 3, params.sums});
 }
 
-void launchMoment(Stream stream, const MomentParams& params) {
+void launchMoment(Stream stream, const MomentParams& params, int warpgroups) {
+  if (warpgroups > 0) return launchWarpgroupMoment(stream, params, warpgroups);
   const unsigned lines = tiles(params.x.width);
   launch(stream, tileShape(lines * (lines + 1) / 2, 1, 1, kTileBytes<false>), momentKernel, params);
 }

@@ -27,12 +27,12 @@ struct FisherParams {
   Global<const uint8_t> weights;  // rows of W (layout.h)
   Global<const uint16_t> scale;
   Global<const uint8_t> zero;
-  int stride;
   Global<double> partial;  // working memory: [fisherPartials()]
   Global<double> sums;     // [3]
 };
 int fisherPartials(const FisherParams& params);
-void launchFisher(Stream stream, Dtype dtype, const FisherParams& params);
+// warpgroups: multiprocessors that have warpgroup products (DeviceLimits), here as below.
+void launchFisher(Stream stream, Dtype dtype, const FisherParams& params, int warpgroups);
 
 // sum [n (n + 1) / 2] += sum over all tokens of x x^T: the lower triangle, packed by rows.
 struct MomentParams {
@@ -40,7 +40,7 @@ struct MomentParams {
   Passage passage;
   Global<double> sum;
 };
-void launchMoment(Stream stream, const MomentParams& params);
+void launchMoment(Stream stream, const MomentParams& params, int warpgroups);
 
 // Gradients with each token's norm brought within .1 and 10 times the mean norm of its sequence
 // (calibrate/moments.h), as the moment of gradients wants them.

@@ -5,6 +5,8 @@
 // function does). Kernels use nothing else of the device.
 #ifdef __CUDACC__
 #include "kernels/device_cuda.cuh"
+#include "kernels/warpgroup_cuda.cuh"
 #else
 #include "emulator/device.h"
+#include "emulator/warpgroup.h"
 #endif

@@ -14,4 +14,9 @@ struct LaunchShape {
   bool dependent = false;    // may start before the launch ahead of it is complete (sm_90 and newer)
 };
 
+// Boxes of bf16 values that tensor copies bring to shared memory and warpgroups multiply.
+inline constexpr int kBoxWidth = 64;
+inline constexpr int kBoxRows = 64;
+inline constexpr int kBoxBytes = kBoxWidth * kBoxRows * 2;
+
 }  // namespace flrc::gpu

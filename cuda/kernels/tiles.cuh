@@ -56,17 +56,23 @@ FLRC_DEVICE void fetchTile(const Operand& from, int row, int depth, Shared<uint1
 struct TileSums {
   float value[4][4][4] = {};
 
+  // The place in the tile of value[i][j][e].
+  static FLRC_DEVICE int rowOf(int i, int e) {
+    return warpIndex() / 4 * kWarpRows + 16 * i + e / 2 * 8 + laneIndex() / 4;
+  }
+  static FLRC_DEVICE int columnOf(int j, int e) {
+    return warpIndex() % 4 * kWarpColumns + 8 * j + laneIndex() % 4 * 2 + e % 2;
+  }
+
   // body(row in the tile, column in the tile, sum) for all of a thread's sums.
   template <typename Body>
   FLRC_DEVICE void forEach(const Body& body) const {
-    const int row = warpIndex() / 4 * kWarpRows + laneIndex() / 4;
-    const int column = warpIndex() % 4 * kWarpColumns + laneIndex() % 4 * 2;
     FLRC_UNROLL
     for (int i = 0; i < 4; ++i) {
       FLRC_UNROLL
       for (int j = 0; j < 4; ++j) {
         FLRC_UNROLL
-        for (int e = 0; e < 4; ++e) body(row + 16 * i + e / 2 * 8, column + 8 * j + e % 2, value[i][j][e]);
+        for (int e = 0; e < 4; ++e) body(rowOf(i, e), columnOf(j, e), value[i][j][e]);
       }
     }
   }

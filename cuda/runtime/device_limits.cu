@@ -5,20 +5,22 @@ namespace flrc::gpu {
 #ifdef __CUDACC__
 
 DeviceLimits currentDevice() {
-  int device = 0, major = 0;
+  int device = 0, major = 0, minor = 0;
   check(cudaGetDevice(&device));
   DeviceLimits limits;
   check(cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device));
   check(cudaDeviceGetAttribute(&limits.sharedBytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
   limits.hopper = major >= 9;
+  limits.warpgroups = major == 9 && minor == 0 ? limits.multiprocessors : 0;
   return limits;
 }
 
 #else
 
 // The emulator has all that a chip can have; few blocks, since it runs them one thread at a time.
-DeviceLimits currentDevice() { return {2, 227 * 1024, true}; }
+DeviceLimits currentDevice() { return {2, 227 * 1024, true, 2}; }
 
 #endif
 

@@ -9,6 +9,7 @@ struct DeviceLimits {
   int multiprocessors = 0;
   int sharedBytes = 0;  // that one block can have
   bool hopper = false;  // sm_90 and newer: fetches ahead, dependent launches
+  int warpgroups = 0;   // multiprocessors that have warpgroup products: sm_90 alone
 };
 
 // How products with weights are launched: a block on every multiprocessor, which has so many bytes of its weights

@@ -1,4 +1,5 @@
 #include "kernels/calibrate.h"
+#include "runtime/device_limits.h"
 #include "runtime/fisher_scores.h"
 
 namespace flrc::gpu {
@@ -35,13 +36,12 @@ void FisherScores::score(int64_t projection, const float* x, const float* g, int
   params.weights = rows.data.read();
   params.scale = rows.scale.read();
   params.zero = rows.zero.read();
-  params.stride = static_cast<int>(rows.cols);
   grow(partial_, static_cast<size_t>(fisherPartials(params)));
   params.partial = partial_.global();
   params.sums = sums_.global();
   const double zeros[3] = {};
   model.queue.upload(sums_, zeros);
-  launchFisher(model.queue.stream(), rows.dtype, params);
+  launchFisher(model.queue.stream(), rows.dtype, params, currentDevice().warpgroups);
   model.queue.download(sums_, 0, 3, sums);
 }
 

@@ -101,8 +101,9 @@ TEST("barriers: Fisher scores, moments, clipping, thin products and curves") {
                   nullptr,
                   32,
                   partial.global(),
-                  sums.global()});
-    launchMoment(device.stream(), {{x.read(), 24, 24}, {2, 100}, moment.global()});
+                  sums.global()},
+                 0);
+    launchMoment(device.stream(), {{x.read(), 24, 24}, {2, 100}, moment.global()}, 0);
     device.synchronise();
     return bytesOf(sums) + bytesOf(moment);
   });

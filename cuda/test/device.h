@@ -10,7 +10,15 @@
 
 namespace test {
 
+// The numbers of multiprocessors with warpgroup products to test with; 0 is without.
 #ifdef __CUDACC__
+
+inline std::vector<int> warpgroupCounts() {
+  int major = 0, minor = 0;
+  flrc::gpu::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+  flrc::gpu::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0));
+  return major == 9 && minor == 0 ? std::vector<int>{0, 2, 100} : std::vector<int>{0};
+}
 
 class Device {
  public:
@@ -58,6 +66,8 @@ class Array {
 };
 
 #else
+
+inline std::vector<int> warpgroupCounts() { return {0, 2}; }
 
 class Device {
  public:

@@ -1,0 +1,115 @@
+#pragma once
+
+#include "kernels/calibrate.h"
+#include "kernels/weights.cuh"
+
+// The end of Fisher scores: tiles of a gradient G in the fragments of tensor cores, and the weights beside
+// them.
+
+namespace flrc::gpu {
+
+// kRows x kColumns weights of a projection in shared memory, before scaling, which bf16 holds exactly. In boxes
+// of 64 columns, as tensor copies lay them out: 16-byte pieces of row r are exchanged by xor r % 8, so that 8
+// rows of one column of pieces lie in different banks.
+template <Dtype kType, int kRows, int kColumns>
+struct WeightTile {
+  static constexpr size_t kBytes = size_t{kRows} * kColumns * 2;
+
+  static FLRC_DEVICE int placeOf(int row, int piece) {
+    return piece / 8 * kRows * 128 + row * 128 + ((piece % 8) ^ (row % 8)) * 16;
+  }
+
+  // By `threads` threads, of which this is `thread`. Zeros outside the matrix.
+  static FLRC_DEVICE void fetch(const FisherParams& p, int row, int column, Shared<uint8_t> to, int thread,
+                                int threads) {
+    constexpr int kPieces = kColumns / 8, kAhead = 4;
+    for (int first = thread; first < kRows * kPieces; first += kAhead * threads) {
+      Word4 words[kAhead];
+      FLRC_UNROLL
+      for (int a = 0; a < kAhead; ++a) {
+        const int i = first + a * threads, r = row + i / kPieces, c = column + i % kPieces * 8;
+        words[a] = Word4{0, 0, 0, 0};
+        if (i < kRows * kPieces && r < p.g.width && c < p.x.width) words[a] = unscaled(p, r, c);
+      }
+      FLRC_UNROLL
+      for (int a = 0; a < kAhead; ++a) {
+        const int i = first + a * threads;
+        if (i < kRows * kPieces) pointerCast<Word4>(to + placeOf(i / kPieces, i % kPieces))[0] = words[a];
+      }
+    }
+  }
+
+ private:
+  // 8 weights of a row from `column` on.
+  static FLRC_DEVICE Word4 unscaled(const FisherParams& p, int64_t row, int column) {
+    constexpr int kWeights = stripWeights(kType);
+    const int64_t first = row * stripsOf(kType, p.x.width) * kWeights, at = first + gpu::placeOf(kType, column);
+    if constexpr (kType == Dtype::bf16) {
+      return pointerCast<const Word4>(p.weights)[at / 8];
+    } else {
+      uint32_t words[4] = {}, zeros[4] = {}, pairs[4];
+      if constexpr (kType == Dtype::int8) {
+        words[0] = pointerCast<const uint32_t>(p.weights)[at / 4];
+        words[1] = pointerCast<const uint32_t>(p.weights)[at / 4 + 1];
+      } else {
+        words[0] = pointerCast<const uint32_t>(p.weights)[at / 8];
+        const uint32_t zero = p.zero[(first + column) / kUnit];
+        FLRC_UNROLL
+        for (int i = 0; i < 4; ++i) zeros[i] = kHalves128 | zero | zero << 16;
+      }
+      weightPairs<kType>(words, 0, zeros, pairs);
+      return {pairs[0], pairs[1], pairs[2], pairs[3]};
+    }
+  }
+};
+
+// A thread's sums over the fragments that it is given.
+template <Dtype kType, int kRows, int kColumns>
+struct ScoreSums {
+  double products = 0, squares = 0, sizes = 0;
+
+  // 16 rows by 32 columns of G, from `row` and `column` of the tile on, four fragments side by side; and what
+  // the weights are scaled by in this thread's two rows.
+  FLRC_DEVICE void add(const float* sums, Shared<const uint8_t> weights, int row, int column,
+                       const float (&scale)[2]) {
+    const int lane = laneIndex();
+    FLRC_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      // Rows 0-7 and 8-15 of 8 columns, and of the 8 behind them.
+      uint32_t words[4];
+      loadMatrices<false>(words, pointerCast<const uint16_t>(
+                                     weights + WeightTile<kType, kRows, kColumns>::placeOf(
+                                                   row + lane % 16, column / 8 + 2 * half + lane / 16)));
+      // Eight in f32, and then fp64: single ones would take longer than the product.
+      float product8 = 0, square8 = 0, size8 = 0;
+      FLRC_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const uint32_t word = words[i / 2];
+        const float weight = bitsToFloat(i % 2 ? word & 0xffff0000u : word << 16), value = sums[half * 8 + i];
+        float product = value * weight;
+        if constexpr (kType != Dtype::bf16) product *= scale[i / 2 % 2];
+        product8 = fusedMultiplyAdd(product, product, product8);
+        square8 = fusedMultiplyAdd(value, value, square8);
+        size8 += fabsf(product);
+      }
+      products += static_cast<double>(product8);
+      squares += static_cast<double>(square8);
+      sizes += static_cast<double>(size8);
+    }
+  }
+
+  // Of the weights in this thread's two rows of a fragment, at a column of the matrix; 1 outside it.
+  static FLRC_DEVICE void scaleAt(const FisherParams& p, int row, int column, float (&scale)[2]) {
+    FLRC_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      scale[i] = 1;
+      if constexpr (kType != Dtype::bf16) {
+        const int r = row + laneIndex() / 4 + 8 * i;
+        const int64_t groups = stripsOf(kType, p.x.width) * stripWeights(kType) / kUnit;
+        if (r < p.g.width && column < p.x.width) scale[i] = widen(p.scale[r * groups + column / kUnit]);
+      }
+    }
+  }
+};
+
+}  // namespace flrc::gpu
