@@ -16,20 +16,6 @@ class Others {
   Others(Device& device, const Chip& chip, std::vector<Row>& rows)
       : device_(device), chip_(chip), rows_(rows) {}
 
-  void decodeAttention(int length) {
-    constexpr int kHeads = 32, kKvHeads = 8, kHeadDim = 128;
-    test::Caches caches(1, length, kKvHeads * kHeadDim, {length - 1});
-    Array<float> q(zeros<float>(kHeads * kHeadDim)), out(size_t{kHeads * kHeadDim}),
-        partial(static_cast<size_t>(kHeads * attentionChunks(length, 0) * (kHeadDim + 2)));
-    Array<uint32_t> counters(zeros<uint32_t>(kHeads));
-    const AttentionParams params{q.read(), out.global(),  kHeads, kKvHeads,         kHeadDim,
-                                 0,        caches.rows(), 0,      partial.global(), counters.global(),
-                                 0};
-    add("decode attention, 32/8 heads of 128, " + std::to_string(length) + " positions",
-        4.0 * kKvHeads * kHeadDim * length, 0,
-        [&] { launchAttention(device_.stream(), params, 1, length, chip_.hopper); });
-  }
-
   void prefillAttention(int length) {
     constexpr int kHeads = 32, kKvHeads = 8, kHeadDim = 128;
     Array<float> q(zeros<float>(int64_t{length} * kHeads * kHeadDim)),
@@ -67,8 +53,6 @@ class Others {
 
 void timeOthers(Device& device, const Chip& chip, std::vector<Row>& rows) {
   Others others(device, chip, rows);
-  // The longer one does not fit into the L2 cache.
-  for (const int length : {4096, 65536}) others.decodeAttention(length);
   for (const int length : {512, 4096}) others.prefillAttention(length);
 }
 

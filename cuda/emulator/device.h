@@ -15,6 +15,7 @@
 #define FLRC_KERNEL
 #define FLRC_DEVICE inline
 #define FLRC_UNROLL
+#define FLRC_UNROLL_BY(count)
 #define FLRC_KERNEL_BOUNDS(threads, blocks)
 // A kernel's only parameter, a plain struct.
 #define FLRC_PARAMS(Params) const Params

@@ -63,6 +63,7 @@ class Pointer {
   Pointer& operator+=(int64_t count) { return *this = *this + count; }
   explicit operator bool() const { return at_ != nullptr; }
   bool operator==(std::nullptr_t) const { return at_ == nullptr; }
+  bool operator==(const Pointer& other) const { return at_ == other.at_; }
 
   Memory* memory() const { return memory_; }
   uint8_t* at() const { return at_; }

@@ -4,22 +4,25 @@
 
 namespace flrc::gpu {
 
-// Positions that a block of decode attention takes; the same whatever the length or the batch is.
+// Positions that a block of decode attention takes, and blocks whose results are put together at once; the
+// same whatever the length or the batch is.
 inline constexpr int kAttentionChunk = 128;
+inline constexpr int kAttentionGroup = 16;
 
+// Queries, keys and values as launchRotate has them, keys and values to the cache (q stays as it is); and
 // out[c, head] = softmax(q . keys / sqrt(headDim)) values over the positions up to the column's own, of
-// `window` only the last ones (0: all). headDim is a multiple of 8, at most 256.
+// `window` only the last ones (0: all). headDim is a multiple of 8, at most 256. Columns may be positions of
+// one sequence: each sees those before it. What lies at other positions of the caches, and `rows`, must be
+// there before the launch ahead of this one began.
 struct AttentionParams {
-  Global<const float> q;  // [columns][heads * headDim]
+  RotateParams heads;
   Global<float> out;
-  int heads, kvHeads, headDim, window;
-  Global<const CacheRow> rows;
-  int layer;
-  // Working memory: [columns][heads][chunks][headDim + 2], and counters [columns][heads] that are 0 before the
-  // first launch and after each.
+  int window;
+  // Working memory of attentionFloats and attentionCounters; the counters are 0 before the first launch and
+  // after each.
   Global<float> partial;
   Global<uint32_t> counters;
-  int chunks;  // filled by launchAttention
+  int columns, chunks, groups;  // filled by launchAttention
 };
 
 // Chunks of a launch that serves positions below `length`.
@@ -27,6 +30,13 @@ inline int attentionChunks(int length, int window) {
   const int all = (length + kAttentionChunk - 1) / kAttentionChunk;
   const int seen = (window + kAttentionChunk - 1) / kAttentionChunk + 1;
   return window > 0 && seen < all ? seen : all;
+}
+inline int attentionGroups(int chunks) { return (chunks + kAttentionGroup - 1) / kAttentionGroup; }
+inline int64_t attentionFloats(int64_t columns, int64_t heads, int64_t headDim, int chunks) {
+  return columns * heads * (chunks + attentionGroups(chunks)) * (headDim + 2);
+}
+inline int64_t attentionCounters(int64_t columns, int64_t heads, int chunks) {
+  return columns * heads * (attentionGroups(chunks) + 1);
 }
 
 void launchAttention(Stream stream, const AttentionParams& params, int columns, int length, bool dependent);

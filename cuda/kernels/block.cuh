@@ -22,4 +22,17 @@ FLRC_DEVICE T blockSum(T value, Shared<T> scratch) {
   return blockReduce(value, scratch, [](T a, T b) { return a + b; });
 }
 
+// Whether this block is the last of `expected` to come here, in all its threads; it sees then what the others
+// did before. The counter is 0 before the first comes and after the last.
+FLRC_DEVICE bool isLastBlock(Global<uint32_t> counter, uint32_t expected, Shared<uint32_t> scratch) {
+  syncBlock();
+  if (threadIndex() == 0) {
+    const bool last = atomicAddOrdered(counter, 1u) + 1 == expected;
+    if (last) counter[0] = 0;
+    scratch[0] = last;
+  }
+  syncBlock();
+  return scratch[0] != 0;
+}
+
 }  // namespace flrc::gpu

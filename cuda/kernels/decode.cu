@@ -2,13 +2,14 @@
 
 #include "kernels/block.cuh"
 #include "kernels/decode.h"
-#include "kernels/weights.cuh"
+#include "kernels/rotation.cuh"
 
 namespace flrc::gpu {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
+constexpr int kNormThreads = 512;
 
 LaunchShape shapeOf(int blocksX, int blocksY, bool dependent) {
   LaunchShape shape;
@@ -25,42 +26,55 @@ template <Dtype kType>
 FLRC_KERNEL void embedKernel(FLRC_PARAMS(EmbedParams) p) {
   dependentTrigger();
   dependentWait();
-  const int64_t token = p.tokens[blockY()];
+  const Shared<int64_t> shared = sharedMemory<int64_t>(0);
+  if (threadIndex() == 0) {
+    const CacheRow row = p.staged[blockY()];
+    if (blockX() == 0) p.rows[blockY()] = row;
+    shared[0] = row.token;
+  }
+  syncBlock();
+  const int64_t token = shared[0];
   const int i = blockX() * kThreads + threadIndex();
   if (i >= p.width) return;
   p.x[static_cast<int64_t>(blockY()) * p.width + i] =
       weightAt<kType>(p.data, p.scale, p.zero, token, p.strips, i);
 }
 
-FLRC_KERNEL void normKernel(FLRC_PARAMS(NormParams) p) {
+// A thread holds every kNormThreads-th value of a row, kHeld of them; they are all on their way at once.
+template <int kHeld>
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kNormThreads, 1) normKernel(FLRC_PARAMS(NormParams) p) {
   dependentTrigger();
-  dependentWait();
   const int64_t column = static_cast<int64_t>(blockX()) * p.width;
+  // Weights do not depend on the launch ahead; many of them would not fit beside the row.
+  constexpr int kAhead = kHeld <= 16 ? kHeld : 0;
+  float weight[kAhead + 1], value[kHeld], added[kHeld];
+  FLRC_UNROLL
+  for (int k = 0; k < kAhead; ++k) {
+    const int i = k * kNormThreads + threadIndex();
+    weight[k] = i < p.width ? p.weight[i] : 0.0f;
+  }
+  dependentWait();
+  FLRC_UNROLL
+  for (int k = 0; k < kHeld; ++k) {
+    const int i = k * kNormThreads + threadIndex();
+    value[k] = i < p.width ? p.x[column + i] : 0.0f;
+    added[k] = i < p.width && p.add != nullptr ? p.add[column + i] : 0.0f;
+  }
   float squares = 0;
-  for (int i = threadIndex(); i < p.width; i += kThreads) {
-    float value = p.x[column + i];
-    if (p.add != nullptr) {
-      value += p.add[column + i];
-      p.x[column + i] = value;
-    }
-    squares = fusedMultiplyAdd(value, value, squares);
+  FLRC_UNROLL
+  for (int k = 0; k < kHeld; ++k) {
+    value[k] += added[k];
+    squares = fusedMultiplyAdd(value[k], value[k], squares);
   }
   const float inverse =
       1.0f / sqrtf(blockSum(squares, sharedMemory<float>(0)) / static_cast<float>(p.width) + p.eps);
-  for (int i = threadIndex(); i < p.width; i += kThreads)
-    p.y[column + i] = p.x[column + i] * inverse * p.weight[i];
-}
-
-// 1 / sqrt(mean of squares + eps) of one head, of which each lane holds every 32nd value; 1 where there is no
-// norm.
-FLRC_DEVICE float headScale(Global<const float> head, Global<const float> norm, const RotateParams& p) {
-  if (norm == nullptr) return 1.0f;
-  float squares = 0;
-  for (int i = laneIndex(); i < p.headDim; i += 32) squares = fusedMultiplyAdd(head[i], head[i], squares);
-  const float scale = 1.0f / sqrtf(warpSum(squares) / static_cast<float>(p.headDim) + p.eps);
-  // What other lanes have read is written next.
-  syncWarp();
-  return scale;
+  FLRC_UNROLL
+  for (int k = 0; k < kHeld; ++k) {
+    const int i = k * kNormThreads + threadIndex();
+    if (i >= p.width) continue;
+    if (p.add != nullptr) p.x[column + i] = value[k];
+    p.y[column + i] = value[k] * inverse * (k < kAhead ? weight[k] : p.weight[i]);
+  }
 }
 
 // A warp has a head: of the queries, then of the keys, then of the values.
@@ -68,40 +82,24 @@ FLRC_KERNEL void rotateKernel(FLRC_PARAMS(RotateParams) p) {
   dependentTrigger();
   dependentWait();
   const int64_t column = blockY();
-  const int index = blockX() * kWarps + warpIndex(), half = p.headDim / 2;
+  const int index = blockX() * kWarps + warpIndex();
   if (index >= p.heads + 2 * p.kvHeads) return;
   const CacheRow row = p.rows[column];
-  const int kvHead = (index - p.heads) % p.kvHeads;
-  const int64_t cached = p.layer * row.layerStride +
-                         static_cast<int64_t>(row.position) * p.kvHeads * p.headDim + kvHead * p.headDim;
-  const int64_t from = (column * p.kvHeads + kvHead) * p.headDim;
-  if (index >= p.heads + p.kvHeads) {
-    for (int i = laneIndex(); i < p.headDim; i += 32) row.values[cached + i] = narrow(p.v[from + i]);
+  if (index < p.heads) {
+    const Global<float> query = p.q + (column * p.heads + index) * p.headDim;
+    HeadPart part = loadHead(query, p.headDim);
+    turnHead(part, p, p.queryNorm, anglesAt(p, row.position));
+    const Global<Float2> to = pointerCast<Float2>(query);
+    part.forEach(p.headDim, [&](int word, Float2 pair) { to[word] = pair; });
     return;
   }
-  const bool isQuery = index < p.heads;
-  const Global<float> query = p.q + (column * p.heads + index) * p.headDim;
-  const Global<const float> head = isQuery ? Global<const float>(query) : p.k + from;
-  const Global<const float> norm = isQuery ? p.queryNorm : p.keyNorm;
-  const float scale = headScale(head, norm, p);
-  for (int i = laneIndex(); i < half; i += 32) {
-    float a = head[i] * scale, b = head[i + half] * scale;
-    if (norm != nullptr) {
-      a *= norm[i];
-      b *= norm[i + half];
-    }
-    const int64_t angle = static_cast<int64_t>(row.position) * half + i;
-    const float cosine = p.cosine[angle], sine = p.sine[angle];
-    const float first = fusedMultiplyAdd(a, cosine, -(b * sine)),
-                second = fusedMultiplyAdd(b, cosine, a * sine);
-    if (isQuery) {
-      query[i] = first;
-      query[i + half] = second;
-    } else {
-      row.keys[cached + i] = narrow(first);
-      row.keys[cached + i + half] = narrow(second);
-    }
-  }
+  const int kvHead = (index - p.heads) % p.kvHeads;
+  const bool isKey = index < p.heads + p.kvHeads;
+  HeadPart part = loadHead((isKey ? p.k : p.v) + (column * p.kvHeads + kvHead) * p.headDim, p.headDim);
+  if (isKey) turnHead(part, p, p.keyNorm, anglesAt(p, row.position));
+  const Global<uint32_t> to =
+      pointerCast<uint32_t>((isKey ? row.keys : row.values) + cacheOffset(p, row, row.position, kvHead));
+  part.forEach(p.headDim, [&](int word, Float2 pair) { to[word] = narrowPair(pair.x, pair.y); });
 }
 
 FLRC_KERNEL void swigluKernel(FLRC_PARAMS(SwigluParams) p) {
@@ -119,7 +117,9 @@ void launchEmbed(Stream stream, Dtype dtype, const EmbedParams& given, int colum
   EmbedParams params = given;
   params.strips = static_cast<int>(stripsOf(dtype, params.width));
   const auto run = [&](auto kernel) {
-    launch(stream, shapeOf(blocksFor(params.width), columns, dependent), kernel, params);
+    LaunchShape shape = shapeOf(blocksFor(params.width), columns, dependent);
+    shape.sharedBytes = sizeof(int64_t);
+    launch(stream, shape, kernel, params);
   };
   switch (dtype) {
     case Dtype::bf16:
@@ -136,8 +136,13 @@ void launchEmbed(Stream stream, Dtype dtype, const EmbedParams& given, int colum
 
 void launchNorm(Stream stream, const NormParams& params, int columns, bool dependent) {
   LaunchShape shape = shapeOf(columns, 1, dependent);
-  shape.sharedBytes = kWarps * sizeof(float);
-  launch(stream, shape, normKernel, params);
+  shape.threads = kNormThreads;
+  shape.sharedBytes = kNormThreads / 32 * sizeof(float);
+  if (params.width <= 4 * kNormThreads) return launch(stream, shape, normKernel<4>, params);
+  if (params.width <= 16 * kNormThreads) return launch(stream, shape, normKernel<16>, params);
+  static_assert(kWidestNorm == 32 * kNormThreads);
+  if (params.width > kWidestNorm) throw std::invalid_argument("a model this wide is not for the GPU");
+  launch(stream, shape, normKernel<32>, params);
 }
 
 void launchRotate(Stream stream, const RotateParams& params, int columns, bool dependent) {

@@ -8,27 +8,30 @@
 
 namespace flrc::gpu {
 
-// Where one column's sequence keeps its keys and values, [layers][capacity][kvHeads * headDim] each, and the
-// column's place there. Kept in device memory, so that one graph serves every step.
+// One column: its token, its place in a sequence, and where that sequence keeps its keys and values, [layers]
+// [capacity][kvHeads * headDim] each. In device memory, so that one graph serves every step.
 struct CacheRow {
   Global<uint16_t> keys, values;
   int64_t layerStride;  // values of one layer
   int position;
+  int32_t token;
 };
 
-// x[c] = row tokens[c] of a table [vocab][width].
+// rows[c] = staged[c], and x[c] = row staged[c].token of a table [vocab][width].
 struct EmbedParams {
   Global<const uint8_t> data;
   Global<const uint16_t> scale;
   Global<const uint8_t> zero;
   int width;
-  Global<const int32_t> tokens;
+  Global<const CacheRow> staged;  // may be the host's memory: little of it is read
+  Global<CacheRow> rows;
   Global<float> x;
   int strips;  // of a row; filled by launchEmbed
 };
 void launchEmbed(Stream stream, Dtype dtype, const EmbedParams& params, int columns, bool dependent);
 
-// x += add (null: nothing), then y = x / sqrt(mean(x^2) + eps) * weight.
+// x += add (null: nothing), then y = x / sqrt(mean(x^2) + eps) * weight. Rows of up to kWidestNorm values.
+inline constexpr int kWidestNorm = 16384;
 struct NormParams {
   Global<float> x;
   Global<const float> add, weight;

@@ -13,6 +13,8 @@
 #define FLRC_KERNEL __global__
 #define FLRC_DEVICE __device__ __forceinline__
 #define FLRC_UNROLL _Pragma("unroll")
+#define FLRC_PRAGMA(text) _Pragma(#text)
+#define FLRC_UNROLL_BY(count) FLRC_PRAGMA(unroll count)
 #define FLRC_KERNEL_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define FLRC_PARAMS(Params) const __grid_constant__ Params
 

@@ -1,17 +1,12 @@
 #pragma once
 
-#include "kernels/decode.h"
+#include "kernels/device.cuh"
 
 namespace flrc::gpu {
 
-// How one sequence's tokens are drawn (model/sampler.h), in device memory.
-struct SamplingRow {
-  float temperature;  // 0 is greedy
-  int32_t topK;       // 0 is off
-  float topP;         // 1 is off
-  float minP;         // 0 is off
-  uint64_t seed, draw;
-};
+// Logits that a block has of a row; the same whatever the batch is.
+inline constexpr int kLogitsChunk = 2048;
+inline int logitsChunks(int vocab) { return (vocab + kLogitsChunk - 1) / kLogitsChunk; }
 
 struct SampledRow {
   int32_t token;  // -1: a logit is not finite
@@ -19,20 +14,69 @@ struct SampledRow {
   float entropy;  // of it, nats
 };
 
-// A token for every row of logits [rows][vocab]. Filters as on the CPU: top-k, top-p, min-p on the untempered
+// What is known of a row of logits before anything is drawn: its likeliest token (of equals the first), which
+// is what greedy sampling takes.
+struct Likeliest {
+  SampledRow sampled;
+  float top;        // its logit
+  double logTotal;  // log of the sum of exp(logit - top)
+};
+
+// Of a chunk, relative to its own largest logit.
+struct LikeliestPart {
+  uint64_t best;           // key and token of the largest logit
+  double total, weighted;  // sums of w = exp(logit - largest) and of w (logit - largest)
+  float finite;            // 0, or not finite
+};
+
+// Copies rows of logits [vocab] and finds out what there is to know of them. `to` may be `from`.
+inline constexpr int kLikeliestRows = 16;
+struct LikeliestParams {
+  struct Row {
+    Global<const float> from;
+    Global<float> to;
+    Global<Likeliest> likeliest;
+    Global<SampledRow> sampled;  // the same for the host, whose memory it may be
+  };
+  Row rows[kLikeliestRows];
+  int vocab;
+  // Working memory: [rows][logitsChunks(vocab)], and counters [rows] that are 0 before the first launch and
+  // after each.
+  Global<LikeliestPart> parts;
+  Global<uint32_t> counters;
+};
+void launchLikeliest(Stream stream, const LikeliestParams& params, int rows, bool dependent);
+
+// How a token is drawn (model/sampler.h).
+struct SamplingRow {
+  float temperature;  // above 0
+  int32_t topK;       // 0 is off
+  float topP;         // 1 is off
+  float minP;         // 0 is off
+  uint64_t seed, draw;
+};
+
+// Draws a token from one row of logits [vocab]. Filters as on the CPU: top-k, top-p, min-p on the untempered
 // distribution, then temperature. Probabilities are whole multiples of 2^-40 of the likeliest one's, so that
 // their sums do not depend on the order of threads. The draw goes through what is left in the order of token
-// ids (the CPU goes by likelihood: the distribution is the same, the token that a seed gives is not).
+// ids (the CPU goes by likelihood: the distribution is the same, the token that a seed gives is not). All
+// blocks of the launch run at once.
+inline constexpr int kSelectRounds = 8;
+inline constexpr int kSelectBins = 256;
 struct SampleParams {
   Global<const float> logits;
   int vocab;
-  // Per row; its `draw` is raised by one.
-  Global<SamplingRow> sampling;
-  Global<SampledRow> sampled;
-  // For the next step of a decode graph: the token is put here and the row's position raised. Null: neither.
-  Global<int32_t> tokens;
-  Global<CacheRow> cacheRows;
+  SamplingRow sampling;
+  Global<const Likeliest> likeliest;  // of these logits
+  Global<SampledRow> sampled;         // may be the host's memory
+  // Working memory: bins [kSelectRounds][kSelectBins] that are 0 before the first launch and after each, and a
+  // value a chunk.
+  Global<uint64_t> masses;
+  Global<uint32_t> counts;
+  Global<uint64_t> weights;
+  Global<uint64_t> ties;
+  Global<uint32_t> counter;  // of the grid's barriers
 };
-void launchSample(Stream stream, const SampleParams& params, int rows, bool dependent);
+void launchSample(Stream stream, const SampleParams& params);
 
 }  // namespace flrc::gpu

@@ -5,8 +5,6 @@ namespace flrc::gpu {
 
 DecodeSteps::DecodeSteps(DeviceModel& of) : Steps(of, kBackendRows) {
   logits_ = Buffer<float>(static_cast<size_t>(kBackendRows * model.vocab));
-  const std::vector<uint32_t> zeros(static_cast<size_t>(kBackendRows * model.heads));
-  counters_ = Buffer<uint32_t>(zeros.data(), zeros.size());
 }
 
 uint64_t DecodeSteps::bytes() const {
@@ -19,8 +17,11 @@ void DecodeSteps::reserve(int64_t positions) {
   model.queue.synchronise();
   graphs_.clear();
   Steps::reserve(positions);
-  const int64_t chunks = attentionChunks(static_cast<int>(positions), 0);
-  parts_ = Buffer<float>(static_cast<size_t>(kBackendRows * model.heads * chunks * (model.headDim + 2)));
+  const int chunks = attentionChunks(static_cast<int>(positions), 0);
+  parts_ =
+      Buffer<float>(static_cast<size_t>(attentionFloats(kBackendRows, model.heads, model.headDim, chunks)));
+  const std::vector<uint32_t> zeros(static_cast<size_t>(attentionCounters(kBackendRows, model.heads, chunks)));
+  counters_ = Buffer<uint32_t>(zeros.data(), zeros.size());
   roomFor_ = positions;
 }
 
@@ -37,13 +38,11 @@ void DecodeSteps::replay(int64_t level, int64_t columns, int64_t positions) {
   graph = std::make_unique<Graph>(model.queue, launches);
 }
 
-void DecodeSteps::attend(int64_t layer, int64_t columns) {
-  launchAttention(
-      model.queue.stream(),
-      {q_.read(), attended_.global(), static_cast<int>(model.heads), static_cast<int>(model.kvHeads),
-       static_cast<int>(model.headDim), static_cast<int>(model.layers[static_cast<size_t>(layer)].window),
-       rows_.read(), static_cast<int>(layer), parts_.global(), counters_.global(), 0},
-      static_cast<int>(columns), static_cast<int>(length_), how.dependent);
+void DecodeSteps::attend(int64_t layer, const RotateParams& heads, int64_t columns) {
+  const auto window = static_cast<int>(model.layers[static_cast<size_t>(layer)].window);
+  launchAttention(model.queue.stream(),
+                  {heads, attended_.global(), window, parts_.global(), counters_.global(), 0, 0, 0},
+                  static_cast<int>(columns), static_cast<int>(length_), how.dependent);
 }
 
 void DecodeSteps::headOf(const Buffer<float>& from, const std::vector<int64_t>& rows) {
@@ -52,7 +51,7 @@ void DecodeSteps::headOf(const Buffer<float>& from, const std::vector<int64_t>& 
     model.queue.move<float>({from, static_cast<size_t>(rows[i]) * hidden}, hidden, {x_, i * hidden}, hidden,
                             hidden);
   }
-  norm(nullptr, model.finalNorm, static_cast<int64_t>(rows.size()));
+  norm(nullptr, model.finalNorm, static_cast<int64_t>(rows.size()), how.dependent);
   multiplyHead(static_cast<int64_t>(rows.size()));
 }
 

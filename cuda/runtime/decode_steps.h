@@ -28,7 +28,7 @@ class DecodeSteps : public Steps {
     auto operator<=>(const Recorded&) const = default;
   };
 
-  void attend(int64_t layer, int64_t columns) override;
+  void attend(int64_t layer, const RotateParams& heads, int64_t columns) override;
   void multiplyHead(int64_t columns);
 
   Buffer<float> logits_;

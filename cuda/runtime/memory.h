@@ -72,6 +72,37 @@ Global<const U> viewAs(const Buffer<T>& buffer) {
   return reinterpret_cast<const U*>(buffer.read());
 }
 
+// `count` values in the host's memory that kernels read and write in place. The host may touch them when the
+// queue is idle.
+template <typename T>
+class HostBuffer {
+ public:
+  HostBuffer() = default;
+  explicit HostBuffer(size_t count) : count_(count) {
+    if (count > 0) check(cudaHostAlloc(&data_, count * sizeof(T), cudaHostAllocMapped));
+  }
+  HostBuffer(HostBuffer&& other) noexcept
+      : count_(std::exchange(other.count_, 0)), data_(std::exchange(other.data_, nullptr)) {}
+  HostBuffer& operator=(HostBuffer&& other) noexcept {
+    std::swap(count_, other.count_);
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  ~HostBuffer() { cudaFreeHost(data_); }
+
+  size_t bytes() const { return count_ * sizeof(T); }
+  const T& at(size_t index) const { return data_[index]; }
+  // The first `count` values.
+  void write(const T* from, size_t count) { std::copy_n(from, count, data_); }
+  // With unified addressing, which all chips that FLRC runs on have, the device's address is the host's.
+  Global<T> global() const { return data_; }
+  Global<const T> read() const { return data_; }
+
+ private:
+  size_t count_ = 0;
+  T* data_ = nullptr;
+};
+
 // Where in a buffer something begins.
 template <typename T>
 struct Place {
@@ -87,18 +118,26 @@ class Queue {
   Queue& operator=(const Queue&) = delete;
   ~Queue() { cudaStreamDestroy(stream_); }
 
-  Stream stream() { return stream_; }
-  void synchronise() { check(cudaStreamSynchronize(stream_)); }
+  // For whoever enqueues something.
+  Stream stream() {
+    idle_ = false;
+    return stream_;
+  }
+  void synchronise() {
+    if (idle_) return;
+    check(cudaStreamSynchronize(stream_));
+    idle_ = true;
+  }
 
   // All of `to`, from host memory that may go at once.
   template <typename T>
   void upload(Buffer<T>& to, const T* from) {
-    check(cudaMemcpyAsync(to.global(), from, to.bytes(), cudaMemcpyHostToDevice, stream_));
+    check(cudaMemcpyAsync(to.global(), from, to.bytes(), cudaMemcpyHostToDevice, stream()));
   }
   // `count` values from `first` on; what was enqueued before is done first.
   template <typename T>
   void download(const Buffer<T>& from, size_t first, size_t count, T* to) {
-    check(cudaMemcpyAsync(to, from.read() + first, count * sizeof(T), cudaMemcpyDeviceToHost, stream_));
+    check(cudaMemcpyAsync(to, from.read() + first, count * sizeof(T), cudaMemcpyDeviceToHost, stream()));
     synchronise();
   }
   // `count` values of each of `parts`, which lie `fromPart` and `toPart` values apart, the first ones at `from`
@@ -109,12 +148,13 @@ class Queue {
     for (size_t p = 0; p < parts; ++p) {
       check(cudaMemcpyAsync(to.buffer.global() + to.first + p * toPart,
                             from.buffer.read() + from.first + p * fromPart, count * sizeof(T),
-                            cudaMemcpyDeviceToDevice, stream_));
+                            cudaMemcpyDeviceToDevice, stream()));
     }
   }
 
  private:
   cudaStream_t stream_ = nullptr;
+  bool idle_ = true;
 };
 
 // Launches recorded once and replayed as one.
@@ -188,6 +228,26 @@ template <typename U, typename T>
 Global<const U> viewAs(const Buffer<T>& buffer) {
   return pointerCast<const U>(buffer.read());
 }
+
+template <typename T>
+class HostBuffer {
+ public:
+  HostBuffer() = default;
+  explicit HostBuffer(size_t count) : buffer_(count), values_(count) {}
+
+  size_t bytes() const { return buffer_.bytes(); }
+  const T& at(size_t index) const { return reinterpret_cast<const T*>(buffer_.memory()->begin())[index]; }
+  void write(const T* from, size_t count) {
+    std::copy_n(from, count, values_.begin());
+    buffer_.memory()->fillFromHost(values_.data(), buffer_.bytes());
+  }
+  Global<T> global() const { return buffer_.global(); }
+  Global<const T> read() const { return buffer_.read(); }
+
+ private:
+  Buffer<T> buffer_;
+  std::vector<T> values_;
+};
 
 template <typename T>
 struct Place {

@@ -75,19 +75,20 @@ DeviceModel::DeviceModel(const BackendModel& from, const BackendCancel& cancel)
     to.window = layer.window;
     for (int p = 0; p < kBackendProjections; ++p) to.projections[p] = gpu::LinearWeights(layer.projections[p]);
   }
+  sampler = gpu::Sampler(vocab);
 }
 
 DeviceModel::~DeviceModel() = default;
 
 DeviceSequence::DeviceSequence(DeviceModel& of)
-    : model(of), logits(static_cast<size_t>(of.vocab)), sampling(1), sampled(1) {}
+    : model(of), logits(static_cast<size_t>(of.vocab)), likeliest(1), sampled(2) {}
 
 DeviceSequence::DeviceSequence(const DeviceSequence& from, int64_t count) : DeviceSequence(from.model) {
   if (count > 0) {
     reserve(count);
     take(from, count);
   }
-  model.queue.move<float>({from.logits}, logits.count(), {logits}, logits.count(), logits.count());
+  if (from.hasLogits) model.sampler.keep(model.queue, {keeping(from.logits.read())});
 }
 
 void DeviceSequence::take(const DeviceSequence& from, int64_t count) {
@@ -117,24 +118,31 @@ void DeviceSequence::reserve(int64_t positions) {
   std::swap(capacity, larger.capacity);
 }
 
+gpu::LikeliestParams::Row DeviceSequence::keeping(gpu::Global<const float> row) {
+  hasLogits = true;
+  return {row, logits.global(), likeliest.global(), sampled.global()};
+}
+
+void DeviceSequence::setLogits(const float* from) {
+  model.queue.upload(logits, from);
+  model.sampler.keep(model.queue, {keeping(logits.read())});
+}
+
 BackendSampled DeviceSequence::sample(const BackendSampling& how) {
-  const gpu::SamplingRow row = {static_cast<float>(how.temperature),
-                                static_cast<int32_t>(std::min<int64_t>(how.topK, model.vocab)),
-                                static_cast<float>(how.topP),
-                                static_cast<float>(how.minP),
-                                how.seed,
-                                how.draw};
-  model.queue.upload(sampling, &row);
-  gpu::launchSample(
-      model.queue.stream(),
-      {logits.read(), static_cast<int>(model.vocab), sampling.global(), sampled.global(), nullptr, nullptr}, 1,
-      false);
-  gpu::SampledRow drawn;
-  model.queue.download(sampled, 0, 1, &drawn);
-  if (drawn.token < 0) {
+  const bool greedy = how.temperature == 0;
+  if (!greedy) {
+    model.sampler.draw(
+        model.queue, logits.read(), likeliest.read(),
+        {static_cast<float>(how.temperature), static_cast<int32_t>(std::min<int64_t>(how.topK, model.vocab)),
+         static_cast<float>(how.topP), static_cast<float>(how.minP), how.seed, how.draw},
+        sampled.global() + 1);
+  }
+  model.queue.synchronise();
+  const gpu::SampledRow row = sampled.at(greedy ? 0 : 1);
+  if (row.token < 0) {
     throw Failure(BackendCode::numeric, "a logit is not finite; the model's weights overflow in this dtype");
   }
-  return {drawn.token, drawn.logprob, drawn.entropy};
+  return {row.token, row.logprob, row.entropy};
 }
 
 namespace gpu {

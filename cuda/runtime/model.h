@@ -5,9 +5,9 @@
 #include <mutex>
 #include <vector>
 
-#include "kernels/sample.h"
 #include "runtime/device_limits.h"
 #include "runtime/memory.h"
+#include "runtime/sampler.h"
 #include "runtime/weights.h"
 
 namespace flrc {
@@ -52,6 +52,7 @@ struct DeviceModel {
   gpu::RowWeights embedding, head;
   gpu::Buffer<float> finalNorm;
   std::vector<gpu::LayerWeights> layers;
+  gpu::Sampler sampler;
   // Working memory of prompts, which would be too large for every session to have its own.
   std::unique_ptr<gpu::PrefillSteps> prefill;
   std::unique_ptr<gpu::FisherScores> fisher;
@@ -64,6 +65,9 @@ struct DeviceSequence {
 
   // Room for `positions`; what is there stays.
   void reserve(int64_t positions);
+  // How `row` of logits become the sequence's own.
+  gpu::LikeliestParams::Row keeping(gpu::Global<const float> row);
+  void setLogits(const float* from);
   // Draws from the logits. Numeric where one is not finite.
   BackendSampled sample(const BackendSampling& how);
 
@@ -75,8 +79,9 @@ struct DeviceSequence {
   int64_t capacity = 0;
   int64_t length = 0;  // positions that have been written
   gpu::Buffer<float> logits;
-  gpu::Buffer<gpu::SamplingRow> sampling;
-  gpu::Buffer<gpu::SampledRow> sampled;
+  gpu::Buffer<gpu::Likeliest> likeliest;  // of them
+  bool hasLogits = false;
+  gpu::HostBuffer<gpu::SampledRow> sampled;  // the likeliest token, and the last one drawn
 };
 
 namespace gpu {

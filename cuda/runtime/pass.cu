@@ -59,12 +59,15 @@ void DevicePass::logits(const int64_t* rows, int64_t count, float* out) {
 
 void DevicePass::keepLogits(const int64_t* rows, int64_t count) {
   const std::vector<int64_t> places = place(rows, count);
-  const auto vocab = static_cast<size_t>(model.vocab);
+  std::vector<gpu::LikeliestParams::Row> kept;
   for (size_t i = 0; i < places.size(); ++i) {
-    const DeviceSequence& sequence = *sequences_[static_cast<size_t>(rows[i])];
-    model.queue.move<float>({decode_.logits(), static_cast<size_t>(places[i]) * vocab}, vocab,
-                            {sequence.logits}, vocab, vocab);
+    DeviceSequence& sequence = *sequences_[static_cast<size_t>(rows[i])];
+    const auto isSame = [&](int64_t row) { return sequences_[static_cast<size_t>(row)] == &sequence; };
+    // Of several rows of a sequence the last one's stay.
+    if (std::any_of(rows + i + 1, rows + count, isSame)) continue;
+    kept.push_back(sequence.keeping(decode_.logits().read() + places[i] * model.vocab));
   }
+  model.sampler.keep(model.queue, kept);
 }
 
 }  // namespace flrc

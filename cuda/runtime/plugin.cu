@@ -123,7 +123,7 @@ BackendCode getLogits(DeviceSequence* sequence, float* out, BackendFailure* fail
 BackendCode setLogits(DeviceSequence* sequence, const float* logits, BackendFailure* failure) {
   return guarded(failure, [&] {
     std::lock_guard<std::mutex> lock(sequence->model.mutex);
-    sequence->model.queue.upload(sequence->logits, logits);
+    sequence->setLogits(logits);
   });
 }
 

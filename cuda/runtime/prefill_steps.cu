@@ -45,7 +45,8 @@ PrefillSteps::PrefillSteps(DeviceModel& of, int64_t columns) : Steps(of, columns
   u_ = Buffer<float>(count(most.u));
 }
 
-void PrefillSteps::attend(int64_t layer, int64_t columns) {
+void PrefillSteps::attend(int64_t layer, const RotateParams& heads, int64_t columns) {
+  launchRotate(model.queue.stream(), heads, static_cast<int>(columns), how.dependent);
   const int64_t at = layer * sequence_->capacity * model.kvWidth();
   launchPrefillAttention(
       model.queue.stream(),

@@ -13,7 +13,7 @@ class PrefillSteps : public Steps {
 
  private:
   void multiply(const std::vector<PlannedLinear>& linears, Global<const float> x, int64_t columns) override;
-  void attend(int64_t layer, int64_t columns) override;
+  void attend(int64_t layer, const RotateParams& heads, int64_t columns) override;
   // y = W x of one projection, from input_.
   void multiplyDense(const PlannedLinear& linear, int64_t columns);
   void multiplyPlain(const PlannedLinear& linear, int64_t columns);

@@ -34,7 +34,7 @@ Steps::Steps(DeviceModel& of, int64_t columns) : model(of), how(linearsLaunch(of
   const auto floats = [](int64_t width, int64_t rows) {
     return Buffer<float>(static_cast<size_t>(rows * width));
   };
-  tokens_ = Buffer<int32_t>(static_cast<size_t>(columns));
+  staged_ = HostBuffer<CacheRow>(static_cast<size_t>(columns));
   rows_ = Buffer<CacheRow>(static_cast<size_t>(columns));
   for (Buffer<float>* buffer : {&x_, &normed_, &out_}) *buffer = floats(model.hidden, columns);
   for (Buffer<float>* buffer : {&q_, &attended_}) *buffer = floats(model.queryWidth(), columns);
@@ -52,7 +52,7 @@ Steps::Steps(DeviceModel& of, int64_t columns) : model(of), how(linearsLaunch(of
 }
 
 uint64_t Steps::bytes() const {
-  uint64_t total = tokens_.bytes() + rows_.bytes() + t_.bytes() + u_.bytes();
+  uint64_t total = staged_.bytes() + rows_.bytes() + t_.bytes() + u_.bytes();
   for (const Buffer<float>* buffer :
        {&x_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &out_, &cosine_, &sine_}) {
     total += buffer->bytes();
@@ -77,16 +77,15 @@ void Steps::reserve(int64_t positions) {
 }
 
 void Steps::describe(const int32_t* tokens, const BackendRow* rows, int64_t count) {
-  std::vector<int32_t> ids(static_cast<size_t>(columns_), 0);
-  std::vector<CacheRow> places(static_cast<size_t>(columns_));
-  std::copy(tokens, tokens + count, ids.begin());
+  std::vector<CacheRow> described;
   for (int64_t t = 0; t < count; ++t) {
     const DeviceSequence& sequence = *rows[t].sequence;
-    places[static_cast<size_t>(t)] = {sequence.keys.global(), sequence.values.global(),
-                                      sequence.capacity * model.kvWidth(), static_cast<int>(rows[t].position)};
+    described.push_back({sequence.keys.global(), sequence.values.global(), sequence.capacity * model.kvWidth(),
+                         static_cast<int>(rows[t].position), tokens[t]});
   }
-  model.queue.upload(tokens_, ids.data());
-  model.queue.upload(rows_, places.data());
+  // What has been enqueued may not have read those before.
+  model.queue.synchronise();
+  staged_.write(described.data(), described.size());
   sequence_ = rows[0].sequence;
   position_ = rows[0].position;
 }
@@ -95,10 +94,10 @@ void Steps::enqueue(int64_t level, int64_t columns) {
   const RowWeights& embedding = model.embedding;
   launchEmbed(model.queue.stream(), embedding.dtype,
               {embedding.data.read(), embedding.scale.read(), embedding.zero.read(),
-               static_cast<int>(model.hidden), tokens_.read(), x_.global(), 0},
+               static_cast<int>(model.hidden), staged_.read(), rows_.global(), x_.global(), 0},
               static_cast<int>(columns), false);
   for (int64_t l = 0; l < model.layerCount; ++l) layer(l, level, columns);
-  norm(out_.read(), model.finalNorm, columns);
+  norm(out_.read(), model.finalNorm, columns, how.dependent);
 }
 
 void Steps::layer(int64_t index, int64_t level, int64_t columns) {
@@ -106,17 +105,18 @@ void Steps::layer(int64_t index, int64_t level, int64_t columns) {
   const auto planned = [&](int projection, const Buffer<float>& y) {
     return PlannedLinear{&layer.projections[projection], model.rank(level, index, projection), y.global()};
   };
-  // What the layer before has made is added on the way.
-  norm(index > 0 ? out_.read() : Global<const float>(nullptr), layer.attentionNorm, columns);
+  // What the layer before has made is added on the way. The first launch after the embedding waits for its
+  // rows, for all launches behind it.
+  norm(index > 0 ? out_.read() : Global<const float>(nullptr), layer.attentionNorm, columns,
+       index > 0 && how.dependent);
   multiply({planned(kQ, q_), planned(kK, k_), planned(kV, v_)}, normed_.read(), columns);
-  launchRotate(model.queue.stream(),
-               {q_.global(), k_.read(), v_.read(), layer.queryNorm.read(), layer.keyNorm.read(), model.eps,
-                cosine_.read(), sine_.read(), static_cast<int>(model.heads), static_cast<int>(model.kvHeads),
-                static_cast<int>(model.headDim), rows_.read(), static_cast<int>(index)},
-               static_cast<int>(columns), how.dependent);
-  attend(index, columns);
+  attend(index,
+         {q_.global(), k_.read(), v_.read(), layer.queryNorm.read(), layer.keyNorm.read(), model.eps,
+          cosine_.read(), sine_.read(), static_cast<int>(model.heads), static_cast<int>(model.kvHeads),
+          static_cast<int>(model.headDim), rows_.read(), static_cast<int>(index)},
+         columns);
   multiply({planned(kO, out_)}, attended_.read(), columns);
-  norm(out_.read(), layer.mlpNorm, columns);
+  norm(out_.read(), layer.mlpNorm, columns, how.dependent);
   multiply({planned(kGate, gate_), planned(kUp, up_)}, normed_.read(), columns);
   launchSwiglu(model.queue.stream(),
                {gate_.read(), up_.read(), gate_.global(), static_cast<int>(columns * model.intermediate)},
@@ -124,10 +124,10 @@ void Steps::layer(int64_t index, int64_t level, int64_t columns) {
   multiply({planned(kDown, out_)}, gate_.read(), columns);
 }
 
-void Steps::norm(Global<const float> add, const Buffer<float>& weight, int64_t columns) {
+void Steps::norm(Global<const float> add, const Buffer<float>& weight, int64_t columns, bool dependent) {
   launchNorm(model.queue.stream(),
              {x_.global(), add, weight.read(), normed_.global(), model.eps, static_cast<int>(model.hidden)},
-             static_cast<int>(columns), how.dependent);
+             static_cast<int>(columns), dependent);
 }
 
 void Steps::multiply(const std::vector<PlannedLinear>& linears, Global<const float> x, int64_t columns) {

@@ -31,9 +31,10 @@ class Steps {
 
  protected:
   virtual void multiply(const std::vector<PlannedLinear>& linears, Global<const float> x, int64_t columns);
-  virtual void attend(int64_t layer, int64_t columns) = 0;
+  // From queries, keys and values before their rotation, which go to the cache, to attended_.
+  virtual void attend(int64_t layer, const RotateParams& heads, int64_t columns) = 0;
   // Normalises x_, to which `add` is added before.
-  void norm(Global<const float> add, const Buffer<float>& weight, int64_t columns);
+  void norm(Global<const float> add, const Buffer<float>& weight, int64_t columns, bool dependent);
   void launch(LinearsParams params, Dtype dtype, Global<const float> x, int64_t columns);
 
   DeviceModel& model;
@@ -47,7 +48,7 @@ class Steps {
   void layer(int64_t index, int64_t level, int64_t columns);
 
   int64_t columns_;
-  Buffer<int32_t> tokens_;
+  HostBuffer<CacheRow> staged_;
   Buffer<uint64_t> t_, u_;       // of up to kBackendRows columns
   Buffer<uint32_t> epochs_;      // of the launches that share them
   Buffer<float> cosine_, sine_;  // [positions_][headDim / 2]

@@ -45,20 +45,46 @@ TEST("barriers: norm") {
   });
 }
 
-TEST("barriers: decode attention") {
+TEST("barriers: embedding") {
   CHECK_EVERY_BARRIER([](Device& device) {
-    check::Random random(2);
-    test::Caches caches(1, 300, 32, {250});
-    caches.fill(random);
-    Array<float> q(random.floats(64)), out(size_t{64}), partial(size_t{2 * 3 * 34});
-    Array<uint32_t> counters(std::vector<uint32_t>(2));
-    launchAttention(
-        device.stream(),
-        {q.read(), out.global(), 2, 1, 32, 0, caches.rows(), 0, partial.global(), counters.global(), 0}, 1, 300,
-        false);
+    test::Caches caches(1, 8, 8, {3});
+    Array<uint8_t> table(std::vector<uint8_t>(5 * 64 * 2, 1));
+    Array<CacheRow> staged(caches.describe({4})), rows(size_t{1});
+    Array<float> x(size_t{64});
+    launchEmbed(device.stream(), flrc::Dtype::bf16,
+                {table.read(), nullptr, nullptr, 64, staged.read(), rows.global(), x.global(), 0}, 1, false);
     device.synchronise();
-    return bytesOf(out);
+    return bytesOf(x);
   });
+}
+
+TEST("barriers: decode attention") {
+  // One chunk, one group, and two groups.
+  for (const int position : {40, 250, 2100}) {
+    CHECK_EVERY_BARRIER([position](Device& device) {
+      check::Random random(2);
+      const int length = position + 1, chunks = attentionChunks(length, 0);
+      test::Caches caches(1, length, 32, {position});
+      caches.fill(random);
+      Array<float> q(random.floats(64)), k(random.floats(32)), v(random.floats(32)),
+          cosine(random.floats(length * 16)), sine(random.floats(length * 16)), out(size_t{64}),
+          partial(static_cast<size_t>(attentionFloats(1, 2, 32, chunks)));
+      Array<uint32_t> counters(std::vector<uint32_t>(static_cast<size_t>(attentionCounters(1, 2, chunks))));
+      launchAttention(device.stream(),
+                      {{q.global(), k.read(), v.read(), nullptr, nullptr, 1e-6f, cosine.read(), sine.read(), 2,
+                        1, 32, caches.rows(), 0},
+                       out.global(),
+                       0,
+                       partial.global(),
+                       counters.global(),
+                       0,
+                       0,
+                       0},
+                      1, length, false);
+      device.synchronise();
+      return bytesOf(out);
+    });
+  }
 }
 
 TEST("barriers: prefill attention") {
@@ -74,16 +100,39 @@ TEST("barriers: prefill attention") {
 }
 
 TEST("barriers: sampling") {
-  CHECK_EVERY_BARRIER([](Device& device) {
-    check::Random random(4);
-    Array<float> logits(random.floats(900));
-    Array<SamplingRow> rows(std::vector<SamplingRow>{{1, 300, 0.7f, 0, 5, 0}});
-    Array<SampledRow> out(size_t{1});
-    launchSample(device.stream(), {logits.read(), 900, rows.global(), out.global(), nullptr, nullptr}, 1,
-                 false);
-    device.synchronise();
-    return bytesOf(out);
-  });
+  CHECK_EVERY_BARRIER(
+      [](Device& device) {
+        constexpr int kVocab = 4100;
+        check::Random random(4);
+        const auto chunks = static_cast<size_t>(logitsChunks(kVocab));
+        Array<float> logits(random.floats(kVocab)), kept(size_t{kVocab});
+        Array<Likeliest> likeliest(size_t{1});
+        Array<SampledRow> sampled(size_t{1}), out(size_t{1});
+        Array<LikeliestPart> parts(chunks);
+        Array<uint64_t> masses(std::vector<uint64_t>(kSelectRounds * kSelectBins)), weights(chunks),
+            ties(chunks);
+        Array<uint32_t> counts(std::vector<uint32_t>(kSelectRounds * kSelectBins)),
+            counters(std::vector<uint32_t>(1)), counter(std::vector<uint32_t>(1));
+        LikeliestParams params{};
+        params.rows[0] = {logits.read(), kept.global(), likeliest.global(), sampled.global()};
+        params.vocab = kVocab;
+        params.parts = parts.global();
+        params.counters = counters.global();
+        launchLikeliest(device.stream(), params, 1, false);
+        launchSample(device.stream(), {kept.read(),
+                                       kVocab,
+                                       {1, 300, 0.7f, 0, 5, 0},
+                                       likeliest.read(),
+                                       out.global(),
+                                       masses.global(),
+                                       counts.global(),
+                                       weights.global(),
+                                       ties.global(),
+                                       counter.global()});
+        device.synchronise();
+        return bytesOf(sampled) + bytesOf(out);
+      },
+      80);
 }
 
 TEST("barriers: Fisher scores, moments, clipping, thin products and curves") {
@@ -99,7 +148,6 @@ TEST("barriers: Fisher scores, moments, clipping, thin products and curves") {
                   pointerCast<const uint8_t>(w.read()),
                   nullptr,
                   nullptr,
-                  32,
                   partial.global(),
                   sums.global()},
                  0);

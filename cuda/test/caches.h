@@ -11,23 +11,27 @@
 
 namespace test {
 
-// Key and value caches of several sequences, one a column.
+// Key and value caches of several sequences, one a column; or of one, which all columns are positions of.
 class Caches {
  public:
-  Caches(int layers, int capacity, int kvWidth, std::vector<int> positions)
-      : layers_(layers), capacity_(capacity), kvWidth_(kvWidth), positions_(std::move(positions)) {
+  Caches(int layers, int capacity, int kvWidth, std::vector<int> positions, bool oneSequence = false)
+      : layers_(layers),
+        capacity_(capacity),
+        kvWidth_(kvWidth),
+        positions_(std::move(positions)),
+        oneSequence_(oneSequence) {
     const std::vector<uint16_t> empty(static_cast<size_t>(layers * capacity * kvWidth), 0x7fc0);  // NaN
     for (size_t c = 0; c < positions_.size(); ++c) add(empty, empty);
   }
 
-  // Random up to every column's position, NaN behind it.
+  // Random before every column's position, NaN from there on.
   void fill(check::Random& random) {
     std::vector<std::vector<uint16_t>> contents;
     for (const int position : positions_) {
       for (int both = 0; both < 2; ++both) {
         std::vector<uint16_t> values(static_cast<size_t>(layers_ * capacity_ * kvWidth_), 0x7fc0);
         for (int layer = 0; layer < layers_; ++layer) {
-          for (int i = 0; i < (position + 1) * kvWidth_; ++i) {
+          for (int i = 0; i < position * kvWidth_; ++i) {
             values[static_cast<size_t>(layer * capacity_ * kvWidth_ + i)] =
                 flrc::floatToBf16(static_cast<float>(random.normal()));
           }
@@ -45,17 +49,20 @@ class Caches {
     Caches one(layers_, capacity_, kvWidth_, {positions_[static_cast<size_t>(column)]});
     one.keys_.clear();
     one.values_.clear();
-    one.add(keys_[static_cast<size_t>(column)]->download(), values_[static_cast<size_t>(column)]->download());
+    one.add(keys_[cacheOf(column)]->download(), values_[cacheOf(column)]->download());
     return one;
   }
 
   // The table for kernels, with caches that they may write.
   flrc::gpu::Global<const flrc::gpu::CacheRow> rows() { return table().read(); }
-  flrc::gpu::Global<flrc::gpu::CacheRow> mutableRows() { return table().global(); }
-  std::vector<int> currentPositions() const {
-    std::vector<int> now;
-    for (const auto& row : table_->download()) now.push_back(row.position);
-    return now;
+  std::vector<flrc::gpu::CacheRow> describe(const std::vector<int32_t>& tokens) {
+    std::vector<flrc::gpu::CacheRow> rows;
+    for (size_t c = 0; c < positions_.size(); ++c) {
+      const size_t cache = cacheOf(static_cast<int>(c));
+      rows.push_back({keys_[cache]->global(), values_[cache]->global(), int64_t{capacity_} * kvWidth_,
+                      positions_[c], tokens[c]});
+    }
+    return rows;
   }
 
   const std::vector<int>& positions() const { return positions_; }
@@ -70,23 +77,22 @@ class Caches {
     values_.push_back(std::make_unique<Array<uint16_t>>(values));
   }
 
+  size_t cacheOf(int column) const { return oneSequence_ ? 0 : static_cast<size_t>(column); }
+
   Array<flrc::gpu::CacheRow>& table() {
-    std::vector<flrc::gpu::CacheRow> rows;
-    for (size_t c = 0; c < positions_.size(); ++c) {
-      rows.push_back({keys_[c]->global(), values_[c]->global(), int64_t{capacity_} * kvWidth_, positions_[c]});
-    }
-    table_ = std::make_unique<Array<flrc::gpu::CacheRow>>(rows);
+    table_ = std::make_unique<Array<flrc::gpu::CacheRow>>(describe(std::vector<int32_t>(positions_.size())));
     return *table_;
   }
 
   float at(const std::vector<std::unique_ptr<Array<uint16_t>>>& where, int column, int layer, int position,
            int i) const {
-    return flrc::bf16ToFloat(where[static_cast<size_t>(column)]->at(
-        static_cast<size_t>((layer * capacity_ + position) * kvWidth_ + i)));
+    return flrc::bf16ToFloat(
+        where[cacheOf(column)]->at(static_cast<size_t>((layer * capacity_ + position) * kvWidth_ + i)));
   }
 
   int layers_, capacity_, kvWidth_;
   std::vector<int> positions_;
+  bool oneSequence_;
   std::vector<std::unique_ptr<Array<uint16_t>>> keys_, values_;
   std::unique_ptr<Array<flrc::gpu::CacheRow>> table_;
 };

@@ -58,14 +58,14 @@ TEST("cuda runtime: caches grow by doubling, up to the context") {
   CHECK_EQUAL(capacityFor(3, 20), 20);
 }
 
-TEST("cuda runtime: weights that are fetched ahead take what the inputs leave") {
-  const LinearsLaunch hopper = linearsLaunch({132, 227 * 1024, true});
+TEST("cuda runtime: weights are fetched ahead, and launches begin early, where the chip has that") {
+  const LinearsLaunch hopper = linearsLaunch({132, 227 * 1024, true, 132});
   CHECK_EQUAL(hopper.blocks, 132);
-  CHECK_EQUAL(hopper.stagedBytes, 227 * 1024 - kInputBytes);
-  CHECK(hopper.bulk && hopper.dependent);
-  const LinearsLaunch small = linearsLaunch({40, 64 * 1024, false});
-  CHECK_EQUAL(small.stagedBytes, 0);
-  CHECK(!small.bulk && !small.dependent);
+  CHECK_EQUAL(hopper.sharedBytes, 227 * 1024);
+  CHECK(hopper.aheadBytes > 0 && hopper.dependent);
+  const LinearsLaunch small = linearsLaunch({40, 64 * 1024, false, 0});
+  CHECK_EQUAL(small.aheadBytes, 0);
+  CHECK(!small.dependent);
 }
 
 TEST("cuda runtime: outputs that are no pivots, in the order in which they lie behind the pivots") {
@@ -85,9 +85,9 @@ TEST("cuda runtime: one pivoted block writes its outputs itself, several are gat
   CHECK_EQUAL(one.rowJobs, 1);
   CHECK_EQUAL(one.panelJobs, 1);
   CHECK_EQUAL(one.gatherJobs, 0);
-  CHECK_EQUAL(one.tWidth, 8);
+  CHECK_EQUAL(one.tWidth, kTAlign);
   CHECK_EQUAL(one.uWidth, 0);
-  CHECK_EQUAL(one.stride, 64);
+  CHECK_EQUAL(one.inputs, kInputs);
   CHECK(one.rows[0].y != nullptr && one.rows[0].scatter != nullptr);
   CHECK_EQUAL(one.panels[0].width, 62);
   CHECK_EQUAL(one.panels[0].u, -1);
@@ -96,9 +96,9 @@ TEST("cuda runtime: one pivoted block writes its outputs itself, several are gat
   CHECK_EQUAL(two.rowJobs, 3);
   CHECK_EQUAL(two.gatherJobs, 1);
   CHECK_EQUAL(two.gathers[0].blocks, 2);
-  CHECK_EQUAL(two.gathers[0].t[1], 8);
+  CHECK_EQUAL(two.gathers[0].t[1], kTAlign);
   CHECK_EQUAL(two.gathers[0].u[1], 62);
-  CHECK_EQUAL(two.tWidth, 8 + 16 + 8);
+  CHECK_EQUAL(two.tWidth, 3 * kTAlign);
   CHECK_EQUAL(two.uWidth, 62 + 54);
   CHECK(two.rows[1].y == nullptr);
 

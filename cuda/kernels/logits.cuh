@@ -1,0 +1,56 @@
+#pragma once
+
+#include "kernels/block.cuh"
+#include "kernels/sample.h"
+
+namespace flrc::gpu::logits {
+
+inline constexpr int kThreads = 256;
+inline constexpr int kWarps = kThreads / 32;
+inline constexpr int kOwn = kLogitsChunk / kThreads;  // neighbouring logits of a thread
+
+// A thread's logits of its block's chunk.
+struct Own {
+  float logit[kOwn];
+  int first, count;  // token ids
+};
+
+FLRC_DEVICE Own ownOf(Global<const float> logits, int vocab) {
+  Own own;
+  own.first = blockX() * kLogitsChunk + threadIndex() * kOwn;
+  const int left = vocab - own.first;
+  own.count = left < 0 ? 0 : left < kOwn ? left : kOwn;
+  if (own.count == kOwn && vocab % 4 == 0) {
+    FLRC_UNROLL
+    for (int i = 0; i < kOwn; i += 4) {
+      const Float4 quad = pointerCast<const Float4>(logits)[(own.first + i) / 4];
+      own.logit[i] = quad.x;
+      own.logit[i + 1] = quad.y;
+      own.logit[i + 2] = quad.z;
+      own.logit[i + 3] = quad.w;
+    }
+    return own;
+  }
+  FLRC_UNROLL
+  for (int i = 0; i < kOwn; ++i) own.logit[i] = i < own.count ? logits[own.first + i] : -HUGE_VALF;
+  return own;
+}
+
+// Floats in their order as whole numbers.
+FLRC_DEVICE uint32_t keyOf(float value) {
+  const uint32_t bits = floatToBits(value);
+  return bits >> 31 != 0 ? ~bits : bits | 0x80000000u;
+}
+FLRC_DEVICE float floatOf(uint32_t key) { return bitsToFloat(key >> 31 != 0 ? key & 0x7fffffffu : ~key); }
+
+// A block's grid: a chunk of a row each.
+inline LaunchShape shapeOf(int vocab, int rows, size_t sharedBytes) {
+  LaunchShape shape;
+  shape.gridX = static_cast<unsigned>(logitsChunks(vocab));
+  shape.gridY = static_cast<unsigned>(rows);
+  shape.threads = kThreads;
+  shape.sharedBytes = sharedBytes;
+  return shape;
+}
+
+}  // namespace flrc::gpu::logits

@@ -1,0 +1,96 @@
+#pragma once
+
+#include "kernels/decode.h"
+#include "kernels/warp.cuh"
+#include "kernels/weights.cuh"
+
+// Norm and rotation of one head by one warp, for what writes the cache and for what attends to it.
+
+namespace flrc::gpu {
+
+// What a lane holds of a head: of its first half every 32nd pair of neighbours, from the lane's own on, and
+// their partners half a head further.
+struct HeadPart {
+  static constexpr int kPairs = 2;  // heads have at most 256 dimensions
+  Float2 low[kPairs] = {}, high[kPairs] = {};
+
+  // body(which pair of the head, its values) for all of a lane's.
+  template <typename Body>
+  FLRC_DEVICE void forEach(int headDim, const Body& body) const {
+    FLRC_UNROLL
+    for (int i = 0; i < kPairs; ++i) {
+      const int pair = laneIndex() + 32 * i;
+      if (pair >= headDim / 4) continue;
+      body(pair, low[i]);
+      body(pair + headDim / 4, high[i]);
+    }
+  }
+};
+
+FLRC_DEVICE HeadPart loadHead(Global<const float> head, int headDim) {
+  const Global<const Float2> pairs = pointerCast<const Float2>(head);
+  HeadPart part;
+  FLRC_UNROLL
+  for (int i = 0; i < HeadPart::kPairs; ++i) {
+    const int pair = laneIndex() + 32 * i;
+    if (pair >= headDim / 4) continue;
+    part.low[i] = pairs[pair];
+    part.high[i] = pairs[pair + headDim / 4];
+  }
+  return part;
+}
+
+// Of a lane's pairs at one position.
+struct Angles {
+  Float2 cosine[HeadPart::kPairs] = {}, sine[HeadPart::kPairs] = {};
+};
+
+FLRC_DEVICE Angles anglesAt(const RotateParams& p, int position) {
+  const int quarter = p.headDim / 4;
+  const Global<const Float2> cosines = pointerCast<const Float2>(p.cosine) + int64_t{position} * quarter;
+  const Global<const Float2> sines = pointerCast<const Float2>(p.sine) + int64_t{position} * quarter;
+  Angles angles;
+  FLRC_UNROLL
+  for (int i = 0; i < HeadPart::kPairs; ++i) {
+    const int pair = laneIndex() + 32 * i;
+    if (pair >= quarter) continue;
+    angles.cosine[i] = cosines[pair];
+    angles.sine[i] = sines[pair];
+  }
+  return angles;
+}
+
+FLRC_DEVICE float addSquares(Float2 pair, float sum) {
+  return fusedMultiplyAdd(pair.y, pair.y, fusedMultiplyAdd(pair.x, pair.x, sum));
+}
+
+// The head over the root of its mean square, times `norm`, where there is one; then turned.
+FLRC_DEVICE void turnHead(HeadPart& part, const RotateParams& p, Global<const float> norm,
+                          const Angles& angles) {
+  if (norm != nullptr) {
+    const HeadPart weight = loadHead(norm, p.headDim);
+    float squares = 0;
+    FLRC_UNROLL
+    for (int i = 0; i < HeadPart::kPairs; ++i)
+      squares = addSquares(part.high[i], addSquares(part.low[i], squares));
+    const float scale = 1.0f / sqrtf(warpSum(squares) / static_cast<float>(p.headDim) + p.eps);
+    FLRC_UNROLL
+    for (int i = 0; i < HeadPart::kPairs; ++i) {
+      part.low[i] = {part.low[i].x * scale * weight.low[i].x, part.low[i].y * scale * weight.low[i].y};
+      part.high[i] = {part.high[i].x * scale * weight.high[i].x, part.high[i].y * scale * weight.high[i].y};
+    }
+  }
+  FLRC_UNROLL
+  for (int i = 0; i < HeadPart::kPairs; ++i) {
+    const Float2 c = angles.cosine[i], s = angles.sine[i], a = part.low[i], b = part.high[i];
+    part.low[i] = {fusedMultiplyAdd(a.x, c.x, -(b.x * s.x)), fusedMultiplyAdd(a.y, c.y, -(b.y * s.y))};
+    part.high[i] = {fusedMultiplyAdd(b.x, c.x, a.x * s.x), fusedMultiplyAdd(b.y, c.y, a.y * s.y)};
+  }
+}
+
+// Where a position's key (or value) of a head lies in its row's cache.
+FLRC_DEVICE int64_t cacheOffset(const RotateParams& p, const CacheRow& row, int position, int kvHead) {
+  return p.layer * row.layerStride + (static_cast<int64_t>(position) * p.kvHeads + kvHead) * p.headDim;
+}
+
+}  // namespace flrc::gpu
