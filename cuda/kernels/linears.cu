@@ -35,9 +35,9 @@ FLRC_DEVICE void fetchAhead(const LinearsParams& p, const Areas& areas) {
 template <bool kWhole>
 FLRC_DEVICE void putPiece(const LinearsParams& p, const Areas& areas, const Cut& cut, const Piece& piece,
                           uint32_t tag) {
-  static_assert(kWarps <= 16 && kParts == 2, "a slice for each lane of half a warp, and of it a pair of parts");
+  static_assert(kWarps <= 16, "a slice for each lane of half a warp");
   const int sums = piece.count * p.columns, slice = laneIndex() % 16, slices = 1 << cut.bits;
-  const int chains = !kWhole && cut.passes > 1 ? 2 : 1;
+  const int kept = kWhole ? 1 : sumsKept(cut);
   const Target to = areas.targets[piece.job];
   const bool rows = piece.job < p.rowJobs;
   const Global<uint64_t> tagged = rows ? p.t : p.u;
@@ -47,14 +47,10 @@ FLRC_DEVICE void putPiece(const LinearsParams& p, const Areas& areas, const Cut&
     const int column = i - inPiece * p.columns, line = piece.first + inPiece;
     float total = 0;
     if (i < sums && slice < slices) {
-      const Shared<const Float2> parts =
-          pointerCast<const Float2>(areas.partial) + ((((inPiece << cut.bits) + slice) * chains) * p.columns + column);
-      const Float2 part = parts[0];
-      total = part.x + part.y;
-      if (chains == 2) {
-        const Float2 other = parts[p.columns];
-        total = (part.x + other.x) + (part.y + other.y);
-      }
+      const Shared<const float> part = areas.partial + (((inPiece << cut.bits) + slice) * kept * p.columns + column);
+      total = part[0];
+      // Kept as first parts of step 0, second ones, and the same of step 1.
+      if (!kWhole && kept > 1) total = addedUp(part[0], part[2 * p.columns], part[p.columns], part[3 * p.columns]);
     }
     FLRC_UNROLL
     for (int mask = 8; mask > 0; mask /= 2) total += shuffleXor(total, mask);
@@ -86,13 +82,13 @@ FLRC_DEVICE void gatherOutputs(const LinearsParams& p, const GatherJob& job, uin
   }
 }
 
-// Blocks that a multiprocessor of sm_90 can have at once, so that the next launch's begin while this one's work.
-template <Dtype kType, int kEights>
-inline constexpr int kResident = kEights == 1 && kType == Dtype::bf16 ? 2 : 1;
+// Blocks that registers leave room for on a multiprocessor, so that the next launch's begin while this one's work.
+template <Dtype kType>
+inline constexpr int kResident = kType == Dtype::bf16 ? 2 : 1;
 
-// kEights: eights of the parts of all columns. kWhole: every line is multiplied in one pass.
-template <Dtype kType, int kEights, bool kWhole>
-FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, (kResident<kType, kEights>)) linearsKernel(FLRC_PARAMS(LinearsParams) p) {
+// kWhole: every line is multiplied in one pass.
+template <Dtype kType, bool kWhole>
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, kResident<kType>) linearsKernel(FLRC_PARAMS(LinearsParams) p) {
   const Areas areas = areasOf<kType>(p);
   dependentTrigger();
   shareLines(p, areas);
@@ -119,7 +115,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, (kResident<kType, kEights>)) linea
       if (!(wanted == loaded)) loadInputs<kType>(p, areas, lines, piece, pass, tag);
       loaded = wanted;
       syncBlock();
-      multiply<kType, kEights, kWhole>(p, areas, lines, piece, pass, stream);
+      multiply<kType, kWhole>(p, areas, lines, piece, pass, stream);
       if (pass + 1 < passes) stream.begin(lines, walkOf(lines.cut, piece, pass + 1), piece);
     }
     syncBlock();
@@ -151,16 +147,10 @@ FLRC_KERNEL void gatherKernel(FLRC_PARAMS(GatherParams) p) {
   p.job.y[column * p.job.outputs + output] = total;
 }
 
-// The parts of so many columns are kEights eights.
-constexpr int columnsOf(int eights) { return eights * 8 / kParts; }
-constexpr int kMostEights = 2;
-
-// Of shared memory for inputs and for sums, in bytes. With one eight, two blocks fit on a multiprocessor of sm_90
-// but for very long lines.
-struct Budget {
-  int inputs, sums;
-};
-constexpr Budget budgetOf(int eights) { return eights == 1 ? Budget{88 * 1024, 12 * 1024} : Budget{128 * 1024, 24 * 1024}; }
+// Of shared memory, at most: for inputs, so that two blocks fit on a multiprocessor of sm_90 with lines of 14336
+// weights and one column; with more columns, one. And for sums.
+constexpr int inputsBudget(int columns) { return (columns == 1 ? 60 : 136) * 1024; }
+constexpr int kSumsBudget = 8 * 1024;
 
 template <Dtype kType>
 Cut cutOf(int inputs, int stored) {
@@ -175,7 +165,7 @@ Cut cutOf(int inputs, int stored) {
 // Shares all lines between blocks, and cuts them so that what they need fits into shared memory. Returns the bytes of it, or 0 where so many columns
 // do not fit.
 template <Dtype kType>
-size_t cutLines(LinearsParams& params, const Budget& budget, int blocks, int sharedBytes) {
+size_t cutLines(LinearsParams& params, int blocks, int sharedBytes) {
   constexpr int kGroups = Strip<kType>::kGroups, kFixed = kFixedBytes<kType>;
   std::vector<Cut*> cuts;
   if (params.rowJobs > 0) {
@@ -206,28 +196,31 @@ size_t cutLines(LinearsParams& params, const Budget& budget, int blocks, int sha
     job.before = before / job.rank + 0.5;
     before += ranks(job);
   }
-  const int rows = kParts * params.columns, sumBytes = rows * static_cast<int>(sizeof(float));
-  const int groupBytes = inputRows<kType>(params.columns) * kUnit * static_cast<int>(sizeof(uint16_t));
-  // Two chains of every slice, of one tile.
-  const int leastSums = kTileLines * 2 * Strip<kType>::kMostSlices * sumBytes;
-  const int sums = std::max(leastSums, std::min(budget.sums, sharedBytes / 4));
-  const int room = std::min(budget.inputs, sharedBytes - kFixed - sums) / groupBytes - 1;
-  int wanted = 0;
+  const int sumBytes = params.columns * static_cast<int>(sizeof(float));
+  // All that is kept of every slice, of one tile.
+  const int leastSums = kTileLines * 4 * Strip<kType>::kMostSlices * sumBytes;
+  const int sums = std::max(leastSums, std::min(kSumsBudget * params.columns, sharedBytes / 4));
+  const int budget = std::min(inputsBudget(params.columns), sharedBytes - kFixed - sums);
+  int wanted = 0, least = 0;
   for (const Cut* cut : cuts) {
-    if (room < kGroups << cut->bits) return 0;
+    least = std::max(least, kGroups << cut->bits);
     wanted = std::max(wanted, cut->longest * kGroups << cut->bits);
   }
-  // Rows of the inputs begin in different banks.
-  params.xGroups = std::min(wanted, room) | 1;
+  const auto bytesOf = [&](int groups) {
+    return inputWords<kType>(params.columns, groups) * static_cast<int>(sizeof(Word4));
+  };
+  params.xGroups = wanted;
+  while (params.xGroups > least && bytesOf(params.xGroups) > budget) params.xGroups -= kGroups;
+  if (bytesOf(params.xGroups) > budget) return 0;
   int most = 0;
   for (Cut* cut : cuts) {
     cut->atOnce = std::min(cut->longest, (params.xGroups / kGroups) >> cut->bits);
     cut->passes = (cut->longest + cut->atOnce - 1) / cut->atOnce;
-    const int lineBytes = (cut->passes > 1 ? 2 : 1) * sumBytes << cut->bits;
+    const int lineBytes = (cut->passes > 1 ? 4 : 1) * sumBytes << cut->bits;
     cut->lines = sums / lineBytes / kTileLines * kTileLines;
     most = std::max(most, cut->lines * lineBytes);
   }
-  return static_cast<size_t>(kFixed + groupBytes * params.xGroups + most);
+  return static_cast<size_t>(kFixed + bytesOf(params.xGroups) + most);
 }
 
 bool whole(const LinearsParams& params) {
@@ -238,11 +231,12 @@ bool whole(const LinearsParams& params) {
   return true;
 }
 
-template <Dtype kType, int kEights>
-bool launchFor(Stream stream, LinearsParams params, const LinearsLaunch& how) {
-  if (params.columns > columnsOf(kEights)) return false;
+// False where so many columns are too many for one launch.
+template <Dtype kType>
+bool launchOf(Stream stream, LinearsParams params, const LinearsLaunch& how) {
+  if (params.columns > kMostColumns) return false;
   LaunchShape shape;
-  shape.sharedBytes = cutLines<kType>(params, budgetOf(kEights), how.blocks, how.sharedBytes);
+  shape.sharedBytes = cutLines<kType>(params, how.blocks, how.sharedBytes);
   if (shape.sharedBytes == 0) return false;
   params.aheadBytes = how.aheadBytes;
   shape.gridX = static_cast<unsigned>(how.blocks);
@@ -250,17 +244,11 @@ bool launchFor(Stream stream, LinearsParams params, const LinearsLaunch& how) {
   shape.cooperative = params.panelJobs > 0 || params.gatherJobs > 0;
   shape.dependent = how.dependent;
   if (whole(params)) {
-    launch(stream, shape, linearsKernel<kType, kEights, true>, params);
+    launch(stream, shape, linearsKernel<kType, true>, params);
   } else {
-    launch(stream, shape, linearsKernel<kType, kEights, false>, params);
+    launch(stream, shape, linearsKernel<kType, false>, params);
   }
   return true;
-}
-
-// False where so many columns are too many for one launch.
-template <Dtype kType>
-bool launchOf(Stream stream, const LinearsParams& params, const LinearsLaunch& how) {
-  return launchFor<kType, 1>(stream, params, how) || launchFor<kType, kMostEights>(stream, params, how);
 }
 
 bool launchOf(Stream stream, Dtype dtype, const LinearsParams& params, const LinearsLaunch& how) {

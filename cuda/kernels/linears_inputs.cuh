@@ -60,18 +60,13 @@ FLRC_DEVICE void readT(const LinearsParams& p, const PanelJob& job, int unit, in
   }
 }
 
-FLRC_DEVICE Word4 pairsOf(const float (&value)[8]) {
-  return {roundHalves(value[0], value[1]), roundHalves(value[2], value[3]), roundHalves(value[4], value[5]),
-          roundHalves(value[6], value[7])};
-}
-
-FLRC_DEVICE void subtract(const Word4& pairs, float (&value)[8]) {
-  const uint32_t word[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
-  FLRC_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    value[2 * i] -= bitsToFloat(word[i] << 16);
-    value[2 * i + 1] -= bitsToFloat(word[i] & 0xffff0000u);
-  }
+// Two neighbouring values as bf16, and as bf16 what is left of them.
+struct Parts {
+  uint32_t first, second;
+};
+FLRC_DEVICE Parts partsOf(float low, float high) {
+  const uint32_t first = roundHalves(low, high);
+  return {first, roundHalves(low - bitsToFloat(first << 16), high - bitsToFloat(first & 0xffff0000u))};
 }
 
 // Of int4 outputs, the zeros of ranks [k, k + 8) as fragments have weights: 128 and more.
@@ -97,13 +92,13 @@ FLRC_DEVICE void loadInputs(const LinearsParams& p, const Areas& areas, const Li
   const int slice = warpIndex() & ((1 << cut.bits) - 1), sharing = kWarps >> cut.bits;
   const int begin = sliceBegin(cut.strips, cut.bits, slice) + pass * cut.atOnce,
             end = sliceBegin(cut.strips, cut.bits, slice + 1), groups = cut.atOnce * kGroups;
-  const int unit = piece.first / kUnit, part8 = laneIndex() % 4;
+  const int unit = piece.first / kUnit, part = laneIndex() % 4;
   const PanelJob& job = p.panels[lines.panels ? piece.job - p.rowJobs : 0];
-  const Shared<Word4> to = pointerCast<Word4>(areas.x) + (slice * groups * 4 + part8);
+  const int firstGroup = slice * groups;
   for (int column = 0; column < p.columns; ++column) {
     for (int group = (warpIndex() >> cut.bits) * 8 + laneIndex() / 4; group < groups; group += 8 * sharing) {
       const int strip = begin + group / kGroups;
-      const int k = strip * Strip<kType>::kWeights + group % kGroups * kUnit + part8 * 8;
+      const int k = strip * Strip<kType>::kWeights + group % kGroups * kUnit + part * 8;
       float value[8] = {};
       if (strip < end && k < lines.inputs) {
         if (lines.panels) {
@@ -112,14 +107,15 @@ FLRC_DEVICE void loadInputs(const LinearsParams& p, const Areas& areas, const Li
           readX(p, column, k, value);
         }
       }
+      const int at = column * columnWords(p.xGroups) + (firstGroup + group) * 8 + part;
       FLRC_UNROLL
-      for (int part = 0; part < kParts; ++part) {
-        const Word4 pairs = pairsOf(value);
-        subtract(pairs, value);
-        to[((kParts * column + part) * p.xGroups + group) * 4] = pairs;
+      for (int step = 0; step < 2; ++step) {
+        const Parts low = partsOf(value[4 * step], value[4 * step + 1]),
+                    high = partsOf(value[4 * step + 2], value[4 * step + 3]);
+        areas.x[at + 4 * step] = Word4{low.first, low.second, high.first, high.second};
       }
       if (kType == Dtype::int4 && lines.panels && column == 0) {
-        to[(kParts * p.columns * p.xGroups + group) * 4] = zerosOf(job, unit, k);
+        areas.x[p.columns * columnWords(p.xGroups) + (firstGroup + group) * 4 + part] = zerosOf(job, unit, k);
       }
     }
   }

@@ -13,8 +13,6 @@ inline constexpr int kThreads = 512;
 inline constexpr int kWarps = kThreads / 32;
 // Lines that a fragment has.
 inline constexpr int kTileLines = 8;
-// bf16 values whose sum stands for an activation, to 2^-18 of it.
-inline constexpr int kParts = 2;
 
 template <Dtype kType>
 struct Strip {
@@ -62,7 +60,7 @@ struct Areas {
   Shared<Target> targets;  // [2 kMaxJobs]
   Shared<int> shares;      // [2 kMaxJobs][2]: the block's first line of each job, and the end
   Shared<uint8_t> slots;   // [kWarps][kAhead][Slot::kBytes]
-  Shared<uint16_t> x;      // the inputs at hand in parts, [kParts columns (int4: and zeros)][xGroups][kUnit]
+  Shared<Word4> x;         // the inputs at hand, as fragments have them
   Shared<float> partial;   // sums of slices
 };
 
@@ -73,18 +71,23 @@ inline constexpr int kSlotsBytes = kWarps* kAhead* Slot<kType>::kBytes;
 template <Dtype kType>
 inline constexpr int kFixedBytes = kTargetsBytes + kSharesBytes + kSlotsBytes<kType>;
 
-// Rows of the inputs' area.
+// Columns of one launch: the eight of a fragment's first rows; its other eight are the same columns' second parts.
+inline constexpr int kMostColumns = 8;
+
+// The inputs' area in 16-byte words. For every column and group two fragments of four, in each a lane's first parts
+// beside its second parts; columns begin in different banks. Then, for int4, the zeros of panels.
+FLRC_ANYWHERE constexpr int columnWords(int groups) { return groups * 8 + 4; }
 template <Dtype kType>
-FLRC_ANYWHERE constexpr int inputRows(int columns) {
-  return kParts * columns + (kType == Dtype::int4 ? 1 : 0);
+FLRC_ANYWHERE constexpr int inputWords(int columns, int groups) {
+  return columns * columnWords(groups) + (kType == Dtype::int4 ? groups * 4 : 0);
 }
 
 template <Dtype kType>
 FLRC_DEVICE Areas areasOf(const LinearsParams& p) {
   constexpr size_t kSlots = kTargetsBytes + kSharesBytes, kInputs = kFixedBytes<kType>;
-  const size_t xBytes = static_cast<size_t>(inputRows<kType>(p.columns) * p.xGroups) * kUnit * sizeof(uint16_t);
   return {sharedMemory<Target>(0), sharedMemory<int>(kTargetsBytes), sharedMemory<uint8_t>(kSlots),
-          sharedMemory<uint16_t>(kInputs), sharedMemory<float>(kInputs + xBytes)};
+          sharedMemory<Word4>(kInputs),
+          sharedMemory<float>(kInputs + static_cast<size_t>(inputWords<kType>(p.columns, p.xGroups)) * sizeof(Word4))};
 }
 
 // Lines of one job, rows' or panels', as a multiplication sees them. Jobs are counted from the rows' on.

@@ -3,8 +3,8 @@
 #include "kernels/linears_inputs.cuh"
 
 // Lines times the inputs in shared memory, on tensor cores. Of m16n8k16, n are eight lines, k two steps through
-// a group of 32 weights and m the parts of the columns' activations, of which one column has two: what is
-// left of m is idle, and costs nothing that matters beside reading the weights.
+// a group of 32 weights and m eight columns' first parts and their second ones; with less columns some of m is idle,
+// and costs nothing that matters beside reading the weights.
 
 namespace flrc::gpu::linears {
 
@@ -63,13 +63,13 @@ class WeightStream {
   FLRC_DEVICE Shared<const uint8_t> next() {
     waitCopies<kAhead - 1>();
     if constexpr (kType != Dtype::bf16) syncWarp();
-    return slots_ + slot_ * Slot<kType>::kBytes;
+    return slots_ + slot_;
   }
 
   // The next strip of the walk, to the slot that was read last.
   FLRC_DEVICE void fetch() {
     using Place = Slot<kType>;
-    const Shared<uint8_t> to = slots_ + slot_ * Place::kBytes;
+    const Shared<uint8_t> to = slots_ + slot_;
     if (line_ < count_) {
       copyAsync<16>(to + laneIndex() * 16, at_);
       if constexpr (kType != Dtype::bf16) {
@@ -81,10 +81,11 @@ class WeightStream {
       }
     }
     commitCopies();
-    slot_ = (slot_ + 1) % kAhead;
+    slot_ += Place::kBytes;
+    if (slot_ == kAhead * Place::kBytes) slot_ = 0;
     at_ += kStripBytes;
     advanceScales(1);
-    if (--left_ > 0) return;
+    if (--left_ > 0) [[likely]] return;
     left_ = inTile_;
     line_ += nextTile_;
     at_ += jump_;
@@ -100,7 +101,7 @@ class WeightStream {
   }
 
   Shared<uint8_t> slots_;
-  int slot_ = 0;
+  int slot_ = 0;  // in bytes
   int line_ = 0, count_ = 0;  // the lane's line of the tile that is fetched, and the lines of the piece
   int left_ = 0, inTile_ = 0, nextTile_ = 0;
   Global<const uint8_t> at_ = nullptr;
@@ -110,14 +111,9 @@ class WeightStream {
   int64_t jumpStrips_ = 0;
 };
 
-// Sums of a tile: [chain][4 of a lane].
+// Sums of a tile: [step][4 of a lane]: two lines of a column's first parts, and of its second ones.
 struct Sums {
   float value[2][4] = {};
-};
-
-// What a lane has of a strip.
-struct Raw {
-  uint32_t word[4];
 };
 
 FLRC_DEVICE void toWords(const Word4& from, uint32_t (&to)[4]) {
@@ -127,25 +123,20 @@ FLRC_DEVICE void toWords(const Word4& from, uint32_t (&to)[4]) {
   to[3] = from.w;
 }
 
-// Adds one strip of a tile. `x`: the lane's inputs of the strip's first group, of parts i and, with two eights,
-// i + 8; where there are no such parts any others do, for what becomes of them is not used.
-template <Dtype kType, int kEights>
-FLRC_DEVICE void addStrip(Shared<const uint8_t> slot, bool panels, Shared<const Word4> low, Shared<const Word4> high,
-                          Shared<const Word4> zero, Sums& sums) {
+// Adds one strip of a tile. `x`: the lane's inputs of the strip's first group, of column lane / 4 or, where there
+// is none, of any other, for what becomes of them is not used. `zero`: the zeros of int4 panels.
+template <Dtype kType>
+FLRC_DEVICE void addStrip(Shared<const uint8_t> slot, bool panels, Shared<const Word4> x, Shared<const Word4> zero,
+                          Sums& sums) {
   using Place = Slot<kType>;
   const int line = laneIndex() / 4, part = laneIndex() % 4;
   uint32_t strip[4];
   toWords(pointerCast<const Word4>(slot)[laneIndex()], strip);
   FLRC_UNROLL
   for (int group = 0; group < Strip<kType>::kGroups; ++group) {
-    uint32_t first[4], second[4], zeros[4] = {}, pairs[4];
-    toWords(low[group * 4], first);
-    if constexpr (kEights > 1) {
-      toWords(high[group * 4], second);
-    } else {
-      FLRC_UNROLL
-      for (int i = 0; i < 4; ++i) second[i] = first[i];
-    }
+    uint32_t inputs[2][4], zeros[4] = {}, pairs[4];
+    FLRC_UNROLL
+    for (int step = 0; step < 2; ++step) toWords(x[group * 8 + step * 4], inputs[step]);
     if constexpr (kType == Dtype::int4) {
       if (panels) {
         toWords(zero[group * 4], zeros);
@@ -159,17 +150,14 @@ FLRC_DEVICE void addStrip(Shared<const uint8_t> slot, bool panels, Shared<const 
     if constexpr (kType == Dtype::bf16) {
       FLRC_UNROLL
       for (int step = 0; step < 2; ++step) {
-        multiplyFragments(sums.value[step],
-                          {first[2 * step], second[2 * step], first[2 * step + 1], second[2 * step + 1]},
-                          {pairs[2 * step], pairs[2 * step + 1]});
+        multiplyFragments(sums.value[step], inputs[step], {pairs[2 * step], pairs[2 * step + 1]});
       }
     } else {
       // Rows have a scale for each group, so that each has a sum of its own.
       float whole[4] = {};
       FLRC_UNROLL
       for (int step = 0; step < 2; ++step) {
-        multiplyFragments(whole, {first[2 * step], second[2 * step], first[2 * step + 1], second[2 * step + 1]},
-                          {pairs[2 * step], pairs[2 * step + 1]});
+        multiplyFragments(whole, inputs[step], {pairs[2 * step], pairs[2 * step + 1]});
       }
       FLRC_UNROLL
       for (int i = 0; i < 4; ++i) {
@@ -185,61 +173,52 @@ FLRC_DEVICE void addStrip(Shared<const uint8_t> slot, bool panels, Shared<const 
   }
 }
 
-// body(index of a partial sum, i) for those of a lane's four sums of a tile that count: of lines 2 j and 2 j + 1,
-// and of parts i and i + 8. Partial sums lie by line, slice, chain and part of a column; lines that are none have
-// room, too.
-template <int kEights, typename Body>
-FLRC_DEVICE void forSums(const Cut& cut, int rows, int tile, int chains, int chain, const Body& body) {
-  const int slice = warpIndex() & ((1 << cut.bits) - 1), line = tile * kTileLines + laneIndex() % 4 * 2;
-  const int row = laneIndex() / 4;
-  const int first = (((line << cut.bits) + slice) * chains + chain) * rows + row, nextLine = (chains * rows) << cut.bits;
-  if (row < rows) {
-    body(first, 0);
-    body(first + nextLine, 1);
-  }
-  if (kEights > 1 && row + 8 < rows) {
-    body(first + 8, 2);
-    body(first + 8 + nextLine, 3);
-  }
+// Sums of a slice that are kept apart: where it is not whole in one pass, those of steps and parts, as the next pass
+// goes on with them.
+FLRC_DEVICE int sumsKept(const Cut& cut) { return cut.passes > 1 ? 4 : 1; }
+FLRC_DEVICE float addedUp(float first0, float first1, float second0, float second1) {
+  return (first0 + first1) + (second0 + second1);
 }
 
-// All of a warp's walk; partial sums to shared memory. kWhole: in one pass.
-template <Dtype kType, int kEights, bool kWhole>
+// All of a warp's walk; partial sums to shared memory: [line][slice][sum kept][column]. Lines that are none have room
+// there, too. kWhole: in one pass.
+template <Dtype kType, bool kWhole>
 FLRC_DEVICE void multiply(const LinearsParams& p, const Areas& areas, const Lines& lines, const Piece& piece, int pass,
                           WeightStream<kType>& stream) {
   constexpr int kGroups = Strip<kType>::kGroups;
   const Cut& cut = lines.cut;
   const Walk walk = walkOf(cut, piece, pass);
-  const int rows = kParts * p.columns, line = laneIndex() / 4, strips = walk.end - walk.begin;
-  const int firstGroup = (warpIndex() & ((1 << cut.bits) - 1)) * cut.atOnce * kGroups;
-  const Shared<const Word4> x = pointerCast<const Word4>(areas.x) + (firstGroup * 4 + laneIndex() % 4);
-  const auto inputs = [&](int row) { return x + (row < rows ? row : rows - 1) * p.xGroups * 4; };
-  const Shared<const Word4> low = inputs(line), high = inputs(line + 8), zero = x + rows * p.xGroups * 4;
-  const int chains = !kWhole && cut.passes > 1 ? 2 : 1;
+  const int slice = warpIndex() & ((1 << cut.bits) - 1), groups = (walk.end - walk.begin) * kGroups;
+  const int firstGroup = slice * cut.atOnce * kGroups, part = laneIndex() % 4, column = laneIndex() / 4;
+  const bool used = column < p.columns;
+  const Shared<const Word4> all = areas.x;
+  const Shared<const Word4> x = all + ((used ? column : 0) * columnWords(p.xGroups) + firstGroup * 8 + part);
+  const Shared<const Word4> zero = all + (p.columns * columnWords(p.xGroups) + firstGroup * 4 + part);
+  const int kept = kWhole ? 1 : sumsKept(cut), nextLine = kept * p.columns << cut.bits;
   for (int tile = walk.first; tile < walk.tiles; tile += walk.step) {
+    const Shared<float> partial =
+        areas.partial + ((tile * kTileLines + part * 2) * nextLine + slice * kept * p.columns + column);
     Sums sums;
-    if (!kWhole && pass > 0) {
+    if (!kWhole && pass > 0 && used) {
       FLRC_UNROLL
-      for (int chain = 0; chain < 2; ++chain) {
-        forSums<kEights>(cut, rows, tile, chains, chain,
-                         [&](int at, int i) { sums.value[chain][i] = areas.partial[at]; });
-      }
+      for (int i = 0; i < 8; ++i) sums.value[i / 4][i % 4] = partial[i % 2 * nextLine + i / 2 * p.columns];
     }
-    for (int group = 0; group < strips * kGroups * 4; group += kGroups * 4) {
-      addStrip<kType, kEights>(stream.next(), lines.panels, low + group, high + group, zero + group, sums);
+    for (int group = 0; group < groups; group += kGroups) {
+      addStrip<kType>(stream.next(), lines.panels, x + group * 8, zero + group * 4, sums);
       // Scales are read by lanes that have not fetched them.
       if constexpr (kType != Dtype::bf16) syncWarp();
       stream.fetch();
     }
-    if (!kWhole && chains == 2) {
+    if (!used) continue;
+    if (!kWhole && kept > 1) {
       FLRC_UNROLL
-      for (int chain = 0; chain < 2; ++chain) {
-        forSums<kEights>(cut, rows, tile, chains, chain,
-                         [&](int at, int i) { areas.partial[at] = sums.value[chain][i]; });
-      }
+      for (int i = 0; i < 8; ++i) partial[i % 2 * nextLine + i / 2 * p.columns] = sums.value[i / 4][i % 4];
     } else {
-      forSums<kEights>(cut, rows, tile, 1, 0,
-                       [&](int at, int i) { areas.partial[at] = sums.value[0][i] + sums.value[1][i]; });
+      FLRC_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        partial[i * nextLine] =
+            addedUp(sums.value[0][i], sums.value[1][i], sums.value[0][i + 2], sums.value[1][i + 2]);
+      }
     }
   }
 }
