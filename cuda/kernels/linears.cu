@@ -31,29 +31,33 @@ FLRC_DEVICE void fetchAhead(const LinearsParams& p, const Areas& areas) {
   }
 }
 
-// The results of a piece from the sums of its slices: half a warp has one, a lane for each slice.
+// The results of a piece from the sums of its slices: eight lanes have one, each a slice.
 template <bool kWhole>
 FLRC_DEVICE void putPiece(const LinearsParams& p, const Areas& areas, const Cut& cut, const Piece& piece,
                           uint32_t tag) {
-  static_assert(kWarps <= 16, "a slice for each lane of half a warp");
-  const int sums = piece.count * p.columns, slice = laneIndex() % 16, slices = 1 << cut.bits;
-  const int kept = kWhole ? 1 : sumsKept(cut);
+  static_assert(kWarps <= 8, "a slice for each of eight lanes");
+  const int sums = piece.count * p.columns, slice = laneIndex() % 8, slices = 1 << cut.bits;
+  const int kept = kWhole ? 1 : sumsKept(cut.passes);
   const Target to = areas.targets[piece.job];
   const bool rows = piece.job < p.rowJobs;
   const Global<uint64_t> tagged = rows ? p.t : p.u;
   const int taggedWidth = rows ? p.tWidth : p.uWidth;
-  for (int first = warpIndex() * 2; first < sums; first += 2 * kWarps) {
-    const int i = first + laneIndex() / 16, inPiece = p.columns == 1 ? i : i / p.columns;
+  for (int first = warpIndex() * 4; first < sums; first += 4 * kWarps) {
+    const int i = first + laneIndex() / 8, inPiece = p.columns == 1 ? i : i / p.columns;
     const int column = i - inPiece * p.columns, line = piece.first + inPiece;
     float total = 0;
     if (i < sums && slice < slices) {
       const Shared<const float> part = areas.partial + (((inPiece << cut.bits) + slice) * kept * p.columns + column);
       total = part[0];
-      // Kept as first parts of step 0, second ones, and the same of step 1.
-      if (!kWhole && kept > 1) total = addedUp(part[0], part[2 * p.columns], part[p.columns], part[3 * p.columns]);
+      if (!kWhole && kept > 1) {
+        float all[8];
+        FLRC_UNROLL
+        for (int k = 0; k < 8; ++k) all[k] = part[k * p.columns];
+        total = addedUp(all);
+      }
     }
     FLRC_UNROLL
-    for (int mask = 8; mask > 0; mask /= 2) total += shuffleXor(total, mask);
+    for (int mask = 4; mask > 0; mask /= 2) total += shuffleXor(total, mask);
     if (i >= sums || slice > 0) continue;
     if (to.tagged >= 0) sendTagged(tagged + (static_cast<int64_t>(column) * taggedWidth + to.tagged + line), total, tag);
     if (to.y == nullptr) continue;
@@ -82,19 +86,25 @@ FLRC_DEVICE void gatherOutputs(const LinearsParams& p, const GatherJob& job, uin
   }
 }
 
-// Blocks that registers leave room for on a multiprocessor, so that the next launch's begin while this one's work.
-template <Dtype kType>
-inline constexpr int kResident = kType == Dtype::bf16 ? 2 : 1;
+template <Dtype kType, bool kBulk>
+struct StreamOf {
+  using Type = SlotStream<kType>;
+};
+template <>
+struct StreamOf<Dtype::bf16, true> {
+  using Type = BulkStream;
+};
 
-// kWhole: every line is multiplied in one pass.
-template <Dtype kType, bool kWhole>
-FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, kResident<kType>) linearsKernel(FLRC_PARAMS(LinearsParams) p) {
-  const Areas areas = areasOf<kType>(p);
+// kWhole: every line is multiplied in one pass. Two blocks fit on a multiprocessor, so that the next launch's begin
+// while this one's work.
+template <Dtype kType, bool kBulk, bool kWhole>
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 2) linearsKernel(FLRC_PARAMS(LinearsParams) p) {
+  const Areas areas = areasOf<kType, kBulk>(p);
   dependentTrigger();
   shareLines(p, areas);
   syncBlock();
   Piece piece{0, 0, 0};
-  WeightStream<kType> stream(areas);
+  typename StreamOf<kType, kBulk>::Type stream(areas);
   bool more = nextPiece<kType>(p, areas, piece);
   if (more) {
     const Lines lines = linesOf(p, piece.job);
@@ -164,9 +174,9 @@ Cut cutOf(int inputs, int stored) {
 
 // Shares all lines between blocks, and cuts them so that what they need fits into shared memory. Returns the bytes of it, or 0 where so many columns
 // do not fit.
-template <Dtype kType>
+template <Dtype kType, bool kBulk>
 size_t cutLines(LinearsParams& params, int blocks, int sharedBytes) {
-  constexpr int kGroups = Strip<kType>::kGroups, kFixed = kFixedBytes<kType>;
+  constexpr int kGroups = Strip<kType>::kGroups, kFixed = kFixedBytes<kType, kBulk>;
   std::vector<Cut*> cuts;
   if (params.rowJobs > 0) {
     params.rowCut = cutOf<kType>(params.inputs, params.inputs);
@@ -198,12 +208,13 @@ size_t cutLines(LinearsParams& params, int blocks, int sharedBytes) {
   }
   const int sumBytes = params.columns * static_cast<int>(sizeof(float));
   // All that is kept of every slice, of one tile.
-  const int leastSums = kTileLines * 4 * Strip<kType>::kMostSlices * sumBytes;
+  const int leastSums = kTileLines * sumsKept(2) * Strip<kType>::kMostSlices * sumBytes;
   const int sums = std::max(leastSums, std::min(kSumsBudget * params.columns, sharedBytes / 4));
   const int budget = std::min(inputsBudget(params.columns), sharedBytes - kFixed - sums);
   int wanted = 0, least = 0;
   for (const Cut* cut : cuts) {
-    least = std::max(least, kGroups << cut->bits);
+    // Two strips: of an even number of them, at which chains begin anew.
+    least = std::max(least, std::min(2, cut->longest) * kGroups << cut->bits);
     wanted = std::max(wanted, cut->longest * kGroups << cut->bits);
   }
   const auto bytesOf = [&](int groups) {
@@ -214,9 +225,10 @@ size_t cutLines(LinearsParams& params, int blocks, int sharedBytes) {
   if (bytesOf(params.xGroups) > budget) return 0;
   int most = 0;
   for (Cut* cut : cuts) {
-    cut->atOnce = std::min(cut->longest, (params.xGroups / kGroups) >> cut->bits);
+    const int fit = (params.xGroups / kGroups) >> cut->bits;
+    cut->atOnce = fit < cut->longest ? fit / 2 * 2 : cut->longest;
     cut->passes = (cut->longest + cut->atOnce - 1) / cut->atOnce;
-    const int lineBytes = (cut->passes > 1 ? 4 : 1) * sumBytes << cut->bits;
+    const int lineBytes = sumsKept(cut->passes) * sumBytes << cut->bits;
     cut->lines = sums / lineBytes / kTileLines * kTileLines;
     most = std::max(most, cut->lines * lineBytes);
   }
@@ -232,11 +244,11 @@ bool whole(const LinearsParams& params) {
 }
 
 // False where so many columns are too many for one launch.
-template <Dtype kType>
+template <Dtype kType, bool kBulk>
 bool launchOf(Stream stream, LinearsParams params, const LinearsLaunch& how) {
   if (params.columns > kMostColumns) return false;
   LaunchShape shape;
-  shape.sharedBytes = cutLines<kType>(params, how.blocks, how.sharedBytes);
+  shape.sharedBytes = cutLines<kType, kBulk>(params, how.blocks, how.sharedBytes);
   if (shape.sharedBytes == 0) return false;
   params.aheadBytes = how.aheadBytes;
   shape.gridX = static_cast<unsigned>(how.blocks);
@@ -244,9 +256,9 @@ bool launchOf(Stream stream, LinearsParams params, const LinearsLaunch& how) {
   shape.cooperative = params.panelJobs > 0 || params.gatherJobs > 0;
   shape.dependent = how.dependent;
   if (whole(params)) {
-    launch(stream, shape, linearsKernel<kType, true>, params);
+    launch(stream, shape, linearsKernel<kType, kBulk, true>, params);
   } else {
-    launch(stream, shape, linearsKernel<kType, false>, params);
+    launch(stream, shape, linearsKernel<kType, kBulk, false>, params);
   }
   return true;
 }
@@ -254,11 +266,11 @@ bool launchOf(Stream stream, LinearsParams params, const LinearsLaunch& how) {
 bool launchOf(Stream stream, Dtype dtype, const LinearsParams& params, const LinearsLaunch& how) {
   switch (dtype) {
     case Dtype::bf16:
-      return launchOf<Dtype::bf16>(stream, params, how);
+      return how.bulk ? launchOf<Dtype::bf16, true>(stream, params, how) : launchOf<Dtype::bf16, false>(stream, params, how);
     case Dtype::int8:
-      return launchOf<Dtype::int8>(stream, params, how);
+      return launchOf<Dtype::int8, false>(stream, params, how);
     case Dtype::int4:
-      return launchOf<Dtype::int4>(stream, params, how);
+      return launchOf<Dtype::int4, false>(stream, params, how);
     case Dtype::f32:
       break;
   }

@@ -93,6 +93,7 @@ struct LinearsParams {
 struct LinearsLaunch {
   int blocks;       // at most one a multiprocessor: they wait for each other
   int sharedBytes;  // that a block can have
+  bool bulk = false;  // weights come by bulk copies (sm_90 and newer)
   // Bytes of its weights that a block has the L2 cache fetch before the input is there (sm_90 and newer).
   int aheadBytes = 0;
   // May begin before the launch ahead is complete. Blocks are then not launched together as a cooperative

@@ -9,7 +9,7 @@
 
 namespace flrc::gpu::linears {
 
-inline constexpr int kThreads = 512;
+inline constexpr int kThreads = 256;
 inline constexpr int kWarps = kThreads / 32;
 // Lines that a fragment has.
 inline constexpr int kTileLines = 8;
@@ -33,17 +33,24 @@ FLRC_ANYWHERE constexpr int sliceBits(int strips) {
 FLRC_ANYWHERE constexpr int sliceBegin(int strips, int bits, int slice) { return strips * slice >> bits; }
 FLRC_ANYWHERE constexpr int longestSlice(int strips, int bits) { return (strips + (1 << bits) - 1) >> bits; }
 
-// Strips under way to a warp.
-inline constexpr int kAhead = 8;
-
-// Of a tile's strip in a warp: 16 bytes for each lane; what the lines' weights are scaled by.
+// Weights under way to a warp, strip by strip: of a tile's strip 16 bytes for each lane, and what its lines' weights are
+// scaled by.
 template <Dtype kType>
 struct Slot {
+  static constexpr int kCount = 16;
   static constexpr int kScaleBytes = kType == Dtype::int4 ? 8 : kType == Dtype::int8 ? 4 : 0;
   static constexpr int kZeroBytes = kType == Dtype::int4 ? 4 : 0;
   static constexpr int kData = kTileLines * kStripBytes;
   static constexpr int kScales = kData, kZeros = kScales + kTileLines * kScaleBytes;
   static constexpr int kBytes = kZeros + kTileLines * kZeroBytes;
+};
+
+// The same by bulk copies, of up to kStrips strips of each line. Lines begin in different banks.
+struct Stage {
+  static constexpr int kCount = 2;
+  static constexpr int kStrips = 8;
+  static constexpr int kLineBytes = kStrips * kStripBytes + 64;
+  static constexpr int kBytes = kTileLines * kLineBytes;
 };
 
 // What becomes of a job's sums.
@@ -59,17 +66,19 @@ struct alignas(32) Target {
 struct Areas {
   Shared<Target> targets;  // [2 kMaxJobs]
   Shared<int> shares;      // [2 kMaxJobs][2]: the block's first line of each job, and the end
-  Shared<uint8_t> slots;   // [kWarps][kAhead][Slot::kBytes]
+  Shared<uint64_t> phases; // [kWarps][Stage::kCount]
+  Shared<uint8_t> weights; // under way: [kWarps][Slot::kCount][Slot::kBytes], or the same of stages
   Shared<Word4> x;         // the inputs at hand, as fragments have them
   Shared<float> partial;   // sums of slices
 };
 
 inline constexpr int kTargetsBytes = 2 * kMaxJobs * static_cast<int>(sizeof(Target));
 inline constexpr int kSharesBytes = 4 * kMaxJobs * static_cast<int>(sizeof(int));
-template <Dtype kType>
-inline constexpr int kSlotsBytes = kWarps* kAhead* Slot<kType>::kBytes;
-template <Dtype kType>
-inline constexpr int kFixedBytes = kTargetsBytes + kSharesBytes + kSlotsBytes<kType>;
+inline constexpr int kPhasesBytes = kWarps * Stage::kCount * static_cast<int>(sizeof(uint64_t));
+template <Dtype kType, bool kBulk>
+inline constexpr int kWeightsBytes = kWarps * (kBulk ? Stage::kCount * Stage::kBytes : Slot<kType>::kCount * Slot<kType>::kBytes);
+template <Dtype kType, bool kBulk>
+inline constexpr int kFixedBytes = kTargetsBytes + kSharesBytes + kPhasesBytes + kWeightsBytes<kType, kBulk>;
 
 // Columns of one launch: the eight of a fragment's first rows; its other eight are the same columns' second parts.
 inline constexpr int kMostColumns = 8;
@@ -82,10 +91,13 @@ FLRC_ANYWHERE constexpr int inputWords(int columns, int groups) {
   return columns * columnWords(groups) + (kType == Dtype::int4 ? groups * 4 : 0);
 }
 
-template <Dtype kType>
+template <Dtype kType, bool kBulk>
 FLRC_DEVICE Areas areasOf(const LinearsParams& p) {
-  constexpr size_t kSlots = kTargetsBytes + kSharesBytes, kInputs = kFixedBytes<kType>;
-  return {sharedMemory<Target>(0), sharedMemory<int>(kTargetsBytes), sharedMemory<uint8_t>(kSlots),
+  constexpr size_t kPhases = kTargetsBytes + kSharesBytes, kInputs = kFixedBytes<kType, kBulk>;
+  return {sharedMemory<Target>(0),
+          sharedMemory<int>(kTargetsBytes),
+          sharedMemory<uint64_t>(kPhases),
+          sharedMemory<uint8_t>(kPhases + kPhasesBytes),
           sharedMemory<Word4>(kInputs),
           sharedMemory<float>(kInputs + static_cast<size_t>(inputWords<kType>(p.columns, p.xGroups)) * sizeof(Word4))};
 }

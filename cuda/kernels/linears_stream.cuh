@@ -24,16 +24,18 @@ FLRC_DEVICE Walk walkOf(const Cut& cut, const Piece& piece, int pass) {
   return walk;
 }
 
-// Weights under way to a warp's slots in the order of its walk. Lane 4 i + j fetches part j of line i, and reads
-// it itself; scales and zeros are fetched by one lane for all. By asynchronous copies: loads to registers would
-// be waited for all at once.
+// A warp's weights in the order of its walk, by asynchronous copies (loads to registers would be waited for all at
+// once): strip by strip, lane 4 i + j fetching part j of line i, which it reads itself, and one lane of a line
+// what it is scaled by.
 template <Dtype kType>
-class WeightStream {
+class SlotStream {
  public:
-  FLRC_DEVICE explicit WeightStream(const Areas& areas)
-      : slots_(areas.slots + warpIndex() * (kAhead * Slot<kType>::kBytes)) {
+  static constexpr int kStrips = 1;  // that next() gives
+
+  FLRC_DEVICE explicit SlotStream(const Areas& areas)
+      : slots_(areas.weights + warpIndex() * (Place::kCount * Place::kBytes)) {
     // A tile with less than eight lines leaves slots as they are, whose sums nobody uses.
-    for (int at = laneIndex() * 4; at < kAhead * Slot<kType>::kBytes; at += 32 * 4) {
+    for (int at = laneIndex() * 4; at < Place::kCount * Place::kBytes; at += 32 * 4) {
       pointerCast<uint32_t>(slots_ + at)[0] = 0;
     }
     syncWarp();
@@ -51,24 +53,27 @@ class WeightStream {
     jump_ = jump * kStripBytes;
     if constexpr (kType != Dtype::bf16) {
       scaled_ = !lines.panels && laneIndex() % 4 == 0;
-      scale_ = pointerCast<const uint8_t>(lines.scale) + strip * Slot<kType>::kScaleBytes;
-      zero_ = lines.zero + strip * Slot<kType>::kZeroBytes;
+      scale_ = pointerCast<const uint8_t>(lines.scale) + strip * Place::kScaleBytes;
+      zero_ = lines.zero + strip * Place::kZeroBytes;
       jumpStrips_ = jump;
     }
     FLRC_UNROLL
-    for (int a = 0; a < kAhead; ++a) fetch();
+    for (int a = 0; a < Place::kCount; ++a) fetch();
   }
 
-  // The strip that was fetched first of those not yet read: where it lies.
+  // The strips that were fetched first of those not yet read: where this lane's 16 bytes of the first of them lie. The
+  // warp's scales lie at scales().
   FLRC_DEVICE Shared<const uint8_t> next() {
-    waitCopies<kAhead - 1>();
+    waitCopies<Place::kCount - 1>();
     if constexpr (kType != Dtype::bf16) syncWarp();
-    return slots_ + slot_;
+    return slots_ + (slot_ + laneIndex() * 16);
   }
+  FLRC_DEVICE Shared<const uint8_t> scales() const { return slots_ + slot_; }
 
-  // The next strip of the walk, to the slot that was read last.
+  // What comes next in the walk, to where what was read last is.
   FLRC_DEVICE void fetch() {
-    using Place = Slot<kType>;
+    // Scales are read by lanes that have not fetched them.
+    if constexpr (kType != Dtype::bf16) syncWarp();
     const Shared<uint8_t> to = slots_ + slot_;
     if (line_ < count_) {
       copyAsync<16>(to + laneIndex() * 16, at_);
@@ -82,26 +87,28 @@ class WeightStream {
     }
     commitCopies();
     slot_ += Place::kBytes;
-    if (slot_ == kAhead * Place::kBytes) slot_ = 0;
+    if (slot_ == Place::kCount * Place::kBytes) slot_ = 0;
     at_ += kStripBytes;
     advanceScales(1);
     if (--left_ > 0) [[likely]] return;
     left_ = inTile_;
     line_ += nextTile_;
     at_ += jump_;
-    if constexpr (kType != Dtype::bf16) advanceScales(jumpStrips_);
+    advanceScales(jumpStrips_);
   }
 
  private:
+  using Place = Slot<kType>;
+
   FLRC_DEVICE void advanceScales(int64_t strips) {
     if constexpr (kType != Dtype::bf16) {
-      scale_ += strips * Slot<kType>::kScaleBytes;
-      zero_ += strips * Slot<kType>::kZeroBytes;
+      scale_ += strips * Place::kScaleBytes;
+      zero_ += strips * Place::kZeroBytes;
     }
   }
 
   Shared<uint8_t> slots_;
-  int slot_ = 0;  // in bytes
+  int slot_ = 0;              // in bytes
   int line_ = 0, count_ = 0;  // the lane's line of the tile that is fetched, and the lines of the piece
   int left_ = 0, inTile_ = 0, nextTile_ = 0;
   Global<const uint8_t> at_ = nullptr;
@@ -111,10 +118,85 @@ class WeightStream {
   int64_t jumpStrips_ = 0;
 };
 
-// Sums of a tile: [step][4 of a lane]: two lines of a column's first parts, and of its second ones.
-struct Sums {
-  float value[2][4] = {};
+// The same for bf16 by bulk copies, a lane for each line of a tile, several strips at once (sm_90 and newer): they pass
+// by the queue in which a multiprocessor's other loads wait for one another.
+class BulkStream {
+ public:
+  static constexpr int kStrips = Stage::kStrips;
+
+  FLRC_DEVICE explicit BulkStream(const Areas& areas)
+      : stages_(areas.weights + warpIndex() * (Stage::kCount * Stage::kBytes)),
+        phases_(areas.phases + warpIndex() * Stage::kCount) {
+    if (laneIndex() < Stage::kCount) phaseInit(phases_ + laneIndex(), 1);
+    syncWarp();
+  }
+
+  FLRC_DEVICE void begin(const Lines& lines, const Walk& walk, const Piece& piece) {
+    tile_ = walk.first;
+    tiles_ = walk.tiles;
+    step_ = walk.step;
+    count_ = piece.count;
+    strips_ = walk.end - walk.begin;
+    strip_ = 0;
+    lineBytes_ = static_cast<int64_t>(lines.cut.storedStrips) * kStripBytes;
+    at_ = lines.data + ((piece.first + tile_ * kTileLines + laneIndex()) * lineBytes_ + walk.begin * kStripBytes);
+    FLRC_UNROLL
+    for (int a = 0; a < Stage::kCount; ++a) fetchOne();
+  }
+
+  FLRC_DEVICE Shared<const uint8_t> next() {
+    const unsigned stage = read_ % Stage::kCount;
+    phaseWait(phases_ + static_cast<int>(stage), read_ / Stage::kCount & 1);
+    ++read_;
+    return stages_ + (static_cast<int>(stage) * Stage::kBytes + laneIndex() / 4 * Stage::kLineBytes + laneIndex() % 4 * 16);
+  }
+  FLRC_DEVICE Shared<const uint8_t> scales() const { return stages_; }
+
+  FLRC_DEVICE void fetch() {
+    // All lanes have read what is overwritten.
+    syncWarp();
+    fetchOne();
+  }
+
+ private:
+  FLRC_DEVICE void fetchOne() {
+    if (tile_ >= tiles_) return;
+    const int left = strips_ - strip_, strips = left < kStrips ? left : kStrips;
+    const int after = count_ - tile_ * kTileLines, lines = after < kTileLines ? after : kTileLines;
+    const auto stage = static_cast<int>(fetched_ % Stage::kCount);
+    const Shared<uint64_t> phase = phases_ + stage;
+    const auto bytes = static_cast<uint32_t>(strips * kStripBytes);
+    if (laneIndex() == 0) phaseExpect(phase, bytes * static_cast<uint32_t>(lines));
+    syncWarp();
+    if (laneIndex() < lines) {
+      bulkCopy(stages_ + (stage * Stage::kBytes + laneIndex() * Stage::kLineBytes), at_ + strip_ * kStripBytes, bytes, phase);
+    }
+    ++fetched_;
+    strip_ += strips;
+    if (strip_ < strips_) return;
+    strip_ = 0;
+    tile_ += step_;
+    at_ += step_ * kTileLines * lineBytes_;
+  }
+
+  Shared<uint8_t> stages_;
+  Shared<uint64_t> phases_;
+  unsigned fetched_ = 0, read_ = 0;
+  int tile_ = 0, tiles_ = 0, step_ = 0, count_ = 0;
+  int strip_ = 0, strips_ = 0;  // of the walk's strips of a tile
+  int64_t lineBytes_ = 0;
+  Global<const uint8_t> at_ = nullptr;  // the lane's line of the tile that is fetched
 };
+
+// Sums of a tile: [chain][4 of a lane]: two lines of a column's first parts, and of its second ones. Neighbouring
+// products go to different chains, for each waits for the one before it in its own.
+struct Sums {
+  static constexpr int kChains = 4;
+  float value[kChains][4] = {};
+};
+FLRC_DEVICE float addedUp(const float (&sums)[Sums::kChains * 2]) {
+  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
 
 FLRC_DEVICE void toWords(const Word4& from, uint32_t (&to)[4]) {
   to[0] = from.x;
@@ -123,15 +205,16 @@ FLRC_DEVICE void toWords(const Word4& from, uint32_t (&to)[4]) {
   to[3] = from.w;
 }
 
-// Adds one strip of a tile. `x`: the lane's inputs of the strip's first group, of column lane / 4 or, where there
-// is none, of any other, for what becomes of them is not used. `zero`: the zeros of int4 panels.
+// Adds one strip of a tile to two chains, the other two for every other strip. `x`: the lane's inputs of the strip's
+// first group, of column lane / 4 or, where there is none, of any other, for what becomes of them is not used. `zero`:
+// the zeros of int4 panels.
 template <Dtype kType>
-FLRC_DEVICE void addStrip(Shared<const uint8_t> slot, bool panels, Shared<const Word4> x, Shared<const Word4> zero,
-                          Sums& sums) {
+FLRC_DEVICE void addStrip(const Word4& word, Shared<const uint8_t> scales, bool panels, Shared<const Word4> x,
+                          Shared<const Word4> zero, float (&first)[4], float (&second)[4]) {
   using Place = Slot<kType>;
   const int line = laneIndex() / 4, part = laneIndex() % 4;
   uint32_t strip[4];
-  toWords(pointerCast<const Word4>(slot)[laneIndex()], strip);
+  toWords(word, strip);
   FLRC_UNROLL
   for (int group = 0; group < Strip<kType>::kGroups; ++group) {
     uint32_t inputs[2][4], zeros[4] = {}, pairs[4];
@@ -141,83 +224,92 @@ FLRC_DEVICE void addStrip(Shared<const uint8_t> slot, bool panels, Shared<const 
       if (panels) {
         toWords(zero[group * 4], zeros);
       } else {
-        const uint32_t one = slot[Place::kZeros + line * 4 + group];
+        const uint32_t one = scales[Place::kZeros + line * 4 + group];
         FLRC_UNROLL
         for (int i = 0; i < 4; ++i) zeros[i] = kHalves128 | one | one << 16;
       }
     }
     weightPairs<kType>(strip, group, zeros, pairs);
     if constexpr (kType == Dtype::bf16) {
-      FLRC_UNROLL
-      for (int step = 0; step < 2; ++step) {
-        multiplyFragments(sums.value[step], inputs[step], {pairs[2 * step], pairs[2 * step + 1]});
-      }
+      multiplyFragments(first, inputs[0], {pairs[0], pairs[1]});
+      multiplyFragments(second, inputs[1], {pairs[2], pairs[3]});
     } else {
       // Rows have a scale for each group, so that each has a sum of its own.
       float whole[4] = {};
-      FLRC_UNROLL
-      for (int step = 0; step < 2; ++step) {
-        multiplyFragments(whole, inputs[step], {pairs[2 * step], pairs[2 * step + 1]});
-      }
+      multiplyFragments(whole, inputs[0], {pairs[0], pairs[1]});
+      multiplyFragments(whole, inputs[1], {pairs[2], pairs[3]});
       FLRC_UNROLL
       for (int i = 0; i < 4; ++i) {
-        float& sum = sums.value[group % 2][i];
+        float& sum = group % 2 == 0 ? first[i] : second[i];
         if (panels) {
           sum += whole[i];
         } else {
           const int scale = Place::kScales / 2 + (part * 2 + i % 2) * Place::kScaleBytes / 2 + group;
-          sum = fusedMultiplyAdd(widen(pointerCast<const uint16_t>(slot)[scale]), whole[i], sum);
+          sum = fusedMultiplyAdd(widen(pointerCast<const uint16_t>(scales)[scale]), whole[i], sum);
         }
       }
     }
   }
 }
 
-// Sums of a slice that are kept apart: where it is not whole in one pass, those of steps and parts, as the next pass
+// Sums of a slice that are kept apart: where it is not whole in one pass, those of chains and parts, as the next pass
 // goes on with them.
-FLRC_DEVICE int sumsKept(const Cut& cut) { return cut.passes > 1 ? 4 : 1; }
-FLRC_DEVICE float addedUp(float first0, float first1, float second0, float second1) {
-  return (first0 + first1) + (second0 + second1);
-}
+FLRC_ANYWHERE constexpr int sumsKept(int passes) { return passes > 1 ? Sums::kChains * 2 : 1; }
 
 // All of a warp's walk; partial sums to shared memory: [line][slice][sum kept][column]. Lines that are none have room
 // there, too. kWhole: in one pass.
-template <Dtype kType, bool kWhole>
+template <Dtype kType, bool kWhole, typename Stream>
 FLRC_DEVICE void multiply(const LinearsParams& p, const Areas& areas, const Lines& lines, const Piece& piece, int pass,
-                          WeightStream<kType>& stream) {
+                          Stream& stream) {
   constexpr int kGroups = Strip<kType>::kGroups;
   const Cut& cut = lines.cut;
   const Walk walk = walkOf(cut, piece, pass);
-  const int slice = warpIndex() & ((1 << cut.bits) - 1), groups = (walk.end - walk.begin) * kGroups;
+  const int slice = warpIndex() & ((1 << cut.bits) - 1), strips = walk.end - walk.begin;
   const int firstGroup = slice * cut.atOnce * kGroups, part = laneIndex() % 4, column = laneIndex() / 4;
   const bool used = column < p.columns;
   const Shared<const Word4> all = areas.x;
   const Shared<const Word4> x = all + ((used ? column : 0) * columnWords(p.xGroups) + firstGroup * 8 + part);
   const Shared<const Word4> zero = all + (p.columns * columnWords(p.xGroups) + firstGroup * 4 + part);
-  const int kept = kWhole ? 1 : sumsKept(cut), nextLine = kept * p.columns << cut.bits;
+  const int kept = kWhole ? 1 : sumsKept(cut.passes), nextLine = kept * p.columns << cut.bits;
   for (int tile = walk.first; tile < walk.tiles; tile += walk.step) {
     const Shared<float> partial =
         areas.partial + ((tile * kTileLines + part * 2) * nextLine + slice * kept * p.columns + column);
+    const bool there = tile * kTileLines + laneIndex() / 4 < piece.count;
     Sums sums;
     if (!kWhole && pass > 0 && used) {
       FLRC_UNROLL
-      for (int i = 0; i < 8; ++i) sums.value[i / 4][i % 4] = partial[i % 2 * nextLine + i / 2 * p.columns];
+      for (int i = 0; i < 16; ++i) sums.value[i / 4][i % 4] = partial[i % 2 * nextLine + i / 2 * p.columns];
     }
-    for (int group = 0; group < groups; group += kGroups) {
-      addStrip<kType>(stream.next(), lines.panels, x + group * 8, zero + group * 4, sums);
-      // Scales are read by lanes that have not fetched them.
-      if constexpr (kType != Dtype::bf16) syncWarp();
+    for (int first = 0; first < strips; first += Stream::kStrips) {
+      const Shared<const uint8_t> at = stream.next(), scales = stream.scales();
+      FLRC_UNROLL
+      for (int i = 0; i < Stream::kStrips; ++i) {
+        if (first + i >= strips) break;
+        const Word4 word = there ? pointerCast<const Word4>(at + i * kStripBytes)[0] : Word4{0, 0, 0, 0};
+        // Which chains: by place in the slice, which passes begin at even places of.
+        const int group = (first + i) * kGroups;
+        if constexpr (Stream::kStrips > 1) {
+          addStrip<kType>(word, scales, lines.panels, x + group * 8, zero + group * 4, sums.value[i % 2 * 2],
+                          sums.value[i % 2 * 2 + 1]);
+        } else if (first % 2 == 0) {
+          addStrip<kType>(word, scales, lines.panels, x + group * 8, zero + group * 4, sums.value[0], sums.value[1]);
+        } else {
+          addStrip<kType>(word, scales, lines.panels, x + group * 8, zero + group * 4, sums.value[2], sums.value[3]);
+        }
+      }
       stream.fetch();
     }
     if (!used) continue;
     if (!kWhole && kept > 1) {
       FLRC_UNROLL
-      for (int i = 0; i < 8; ++i) partial[i % 2 * nextLine + i / 2 * p.columns] = sums.value[i / 4][i % 4];
+      for (int i = 0; i < 16; ++i) partial[i % 2 * nextLine + i / 2 * p.columns] = sums.value[i / 4][i % 4];
     } else {
       FLRC_UNROLL
       for (int i = 0; i < 2; ++i) {
-        partial[i * nextLine] =
-            addedUp(sums.value[0][i], sums.value[1][i], sums.value[0][i + 2], sums.value[1][i + 2]);
+        float kept8[8];
+        FLRC_UNROLL
+        for (int k = 0; k < 8; ++k) kept8[k] = sums.value[k / 2][k % 2 * 2 + i];
+        partial[i * nextLine] = addedUp(kept8);
       }
     }
   }

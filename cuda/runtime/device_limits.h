@@ -19,6 +19,7 @@ inline LinearsLaunch linearsLaunch(const DeviceLimits& limits) {
   LinearsLaunch how{};
   how.blocks = limits.multiprocessors;
   how.sharedBytes = limits.sharedBytes;
+  how.bulk = limits.hopper;
   how.aheadBytes = limits.hopper ? kAheadBytes : 0;
   how.dependent = limits.hopper;
   return how;

@@ -34,8 +34,8 @@ void checkCase(const LinearCase& one, int columns, const LinearsLaunch& how, uin
 TEST("linears: y = W x of every dtype and form, however little room there is") {
   const LinearsLaunch ways[] = {{.blocks = 3, .sharedBytes = 227 * 1024},
                                 {.blocks = 2, .sharedBytes = 99 * 1024},
-                                {.blocks = 4, .sharedBytes = 227 * 1024, .aheadBytes = 4000, .dependent = true},
-                                {.blocks = 1, .sharedBytes = 163 * 1024, .aheadBytes = 60000}};
+                                {.blocks = 4, .sharedBytes = 227 * 1024, .bulk = true, .aheadBytes = 4000, .dependent = true},
+                                {.blocks = 1, .sharedBytes = 163 * 1024, .bulk = true, .aheadBytes = 60000}};
   uint64_t seed = 1;
   for (const LinearCase& one : linearCases()) {
     for (const LinearsLaunch& how : ways) checkCase(one, 1, how, ++seed);
@@ -52,11 +52,11 @@ TEST("linears: a column has the same bits in any batch, much room or little, on 
     Device device(5);
     check::Random random(6);
     const std::vector<float> x = random.floats(int64_t{kMaxColumns} * one.inputs);
-    const LinearsLaunch how{.blocks = 3, .sharedBytes = 227 * 1024, .aheadBytes = 2048};
+    const LinearsLaunch how{.blocks = 3, .sharedBytes = 227 * 1024, .bulk = true, .aheadBytes = 2048};
     const auto all = problem.run(device, x, kMaxColumns, how);
     for (const auto& [first, columns] : {std::pair{0, 1}, {11, 1}, {4, 3}, {2, 9}}) {
       const std::vector<float> part(x.begin() + first * one.inputs, x.begin() + (first + columns) * one.inputs);
-      const auto y = problem.run(device, part, columns, {.blocks = 5, .sharedBytes = columns == 3 ? 99 * 1024 : 227 * 1024});
+      const auto y = problem.run(device, part, columns, {.blocks = 5, .sharedBytes = columns == 3 ? 99 * 1024 : 227 * 1024, .bulk = columns != 1});
       for (size_t p = 0; p < y.size(); ++p) {
         const auto outputs = static_cast<size_t>(problem.outputs(p));
         CHECK(std::memcmp(y[p].data(), all[p].data() + static_cast<size_t>(first) * outputs,
@@ -75,7 +75,7 @@ TEST("barriers: linears") {
       const std::vector<float> x = random.floats(8 * int64_t{one.inputs});
       LinearProblem problem(one, 7);
       std::string bytes;
-      for (const auto& y : problem.run(device, x, 8, {.blocks = 2, .sharedBytes = 227 * 1024})) {
+      for (const auto& y : problem.run(device, x, 8, {.blocks = 2, .sharedBytes = 227 * 1024, .bulk = true})) {
         bytes.append(reinterpret_cast<const char*>(y.data()), y.size() * sizeof(float));
       }
       return bytes;
