@@ -214,7 +214,7 @@ RotateParams rotation(const AttentionCase& one, Array<float>& q, Array<float>& k
 // The output; or, where nothing attends, the rotated queries. Keys and values are in the caches then, either
 // way.
 std::vector<float> attend(Device& device, const AttentionCase& one, test::Caches& caches, const Inputs& inputs,
-                          int length, bool attends = true) {
+                          int length, bool clusters, bool attends = true) {
   const auto columns = static_cast<int>(one.positions.size());
   const int chunks = attentionChunks(length, one.window);
   Array<float> q(inputs.q), k(inputs.k), v(inputs.v), queryNorm(inputs.queryNorm), keyNorm(inputs.keyNorm),
@@ -230,7 +230,7 @@ std::vector<float> attend(Device& device, const AttentionCase& one, test::Caches
   }
   const AttentionParams params{heads, out.global(), one.window, partial.global(), counters.global(), 0, 0, 0};
   // Twice: the counters are left as they were found.
-  for (int i = 0; i < 2; ++i) launchAttention(device.stream(), params, columns, length, true);
+  for (int i = 0; i < 2; ++i) launchAttention(device.stream(), params, columns, length, {clusters, true});
   device.synchronise();
   return out.download();
 }
@@ -244,6 +244,9 @@ TEST(
       {4, 4, 16, 0, {0, 5, 127}},
       {6, 2, 64, 0, {128, 300, 1}, false, true},
       {8, 1, 80, 0, {130, 255, 256}},
+      {4, 1, 128, 0, {30, 129, 200}},
+      {3, 3, 64, 0, {63, 64}},
+      {2, 1, 256, 0, {16, 140}, false, true},
       {2, 1, 128, 100, {99, 100, 260}, false, true},
       {3, 1, 200, 128, {300, 7, 383}},
       // Positions of one sequence, which see each other's keys.
@@ -273,10 +276,10 @@ TEST(
       inputs.sine.push_back(static_cast<float>(std::sin(angle)));
     }
     Device device(5);
-    const std::vector<float> out = attend(device, one, caches, inputs, longest);
+    const std::vector<float> out = attend(device, one, caches, inputs, longest, false);
     std::vector<test::Caches> written;
     for (int c = 0; c < columns; ++c) written.push_back(caches.only(c));
-    const std::vector<float> q = attend(device, one, caches, inputs, longest, false);
+    const std::vector<float> q = attend(device, one, caches, inputs, longest, false, false);
     for (int c = 0; c < columns; ++c) {
       const int position = one.positions[static_cast<size_t>(c)];
       for (int i = 0; i < kvWidth; ++i) {
@@ -320,8 +323,10 @@ TEST(
       own.q = slice(inputs.q, c * width, width);
       own.k = slice(inputs.k, c * kvWidth, kvWidth);
       own.v = slice(inputs.v, c * kvWidth, kvWidth);
-      CHECK(attend(device, alone, written[static_cast<size_t>(c)], own, position + 1) ==
-            slice(out, c * width, width));
+      for (const bool clusters : {false, true}) {
+        CHECK(attend(device, alone, written[static_cast<size_t>(c)], own, position + 1, clusters) ==
+              slice(out, c * width, width));
+      }
     }
   }
 }
