@@ -138,7 +138,9 @@ void launchNorm(Stream stream, const NormParams& params, int columns, bool depen
   LaunchShape shape = shapeOf(columns, 1, dependent);
   shape.threads = kNormThreads;
   shape.sharedBytes = kNormThreads / 32 * sizeof(float);
+  if (params.width <= 2 * kNormThreads) return launch(stream, shape, normKernel<2>, params);
   if (params.width <= 4 * kNormThreads) return launch(stream, shape, normKernel<4>, params);
+  if (params.width <= 8 * kNormThreads) return launch(stream, shape, normKernel<8>, params);
   if (params.width <= 16 * kNormThreads) return launch(stream, shape, normKernel<16>, params);
   static_assert(kWidestNorm == 32 * kNormThreads);
   if (params.width > kWidestNorm) throw std::invalid_argument("a model this wide is not for the GPU");

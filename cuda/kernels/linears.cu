@@ -21,11 +21,13 @@ FLRC_DEVICE void fetchAhead(const LinearsParams& p, const Areas& areas) {
   for (int job = 0; job < p.rowJobs + p.panelJobs; ++job) {
     if (job == p.rowJobs) left = p.aheadBytes / 2;
     const Lines lines = linesOf(p, job);
-    const int begin = areas.shares[2 * job], end = areas.shares[2 * job + 1], used = lines.cut.strips * kStripBytes;
+    const int begin = areas.shares[2 * job], end = areas.shares[2 * job + 1],
+              used = lines.cut.strips * kStripBytes;
     if (end <= begin || left <= 0) continue;
     for (int i = warpIndex(); i < end - begin && i * used < left; i += kWarps) {
       const int64_t line = static_cast<int64_t>(begin + i) * lines.cut.storedStrips * kStripBytes;
-      for (int at = laneIndex() * kFetchBytes; at < used; at += 32 * kFetchBytes) fetchToL2(lines.data + (line + at));
+      for (int at = laneIndex() * kFetchBytes; at < used; at += 32 * kFetchBytes)
+        fetchToL2(lines.data + (line + at));
     }
     left -= (end - begin) * used;
   }
@@ -47,8 +49,8 @@ FLRC_DEVICE void putPiece(const LinearsParams& p, const Areas& areas, const Cut&
     const int column = i - inPiece * p.columns, line = piece.first + inPiece;
     float total = 0;
     if (i < sums && slice < slices) {
-      const Shared<const Float2> parts =
-          pointerCast<const Float2>(areas.partial) + ((((inPiece << cut.bits) + slice) * chains) * p.columns + column);
+      const Shared<const Float2> parts = pointerCast<const Float2>(areas.partial) +
+                                         ((((inPiece << cut.bits) + slice) * chains) * p.columns + column);
       const Float2 part = parts[0];
       total = part.x + part.y;
       if (chains == 2) {
@@ -59,7 +61,8 @@ FLRC_DEVICE void putPiece(const LinearsParams& p, const Areas& areas, const Cut&
     FLRC_UNROLL
     for (int mask = 8; mask > 0; mask /= 2) total += shuffleXor(total, mask);
     if (i >= sums || slice > 0) continue;
-    if (to.tagged >= 0) sendTagged(tagged + (static_cast<int64_t>(column) * taggedWidth + to.tagged + line), total, tag);
+    if (to.tagged >= 0)
+      sendTagged(tagged + (static_cast<int64_t>(column) * taggedWidth + to.tagged + line), total, tag);
     if (to.y == nullptr) continue;
     const int output = to.scatter != nullptr ? to.scatter[line] : line;
     const float bias = to.bias != nullptr ? to.bias[output] : 0.0f;
@@ -86,13 +89,15 @@ FLRC_DEVICE void gatherOutputs(const LinearsParams& p, const GatherJob& job, uin
   }
 }
 
-// Blocks that a multiprocessor of sm_90 can have at once, so that the next launch's begin while this one's work.
+// Blocks that a multiprocessor of sm_90 can have at once, so that the next launch's begin while this one's
+// work.
 template <Dtype kType, int kEights>
 inline constexpr int kResident = kEights == 1 && kType == Dtype::bf16 ? 2 : 1;
 
 // kEights: eights of the parts of all columns. kWhole: every line is multiplied in one pass.
 template <Dtype kType, int kEights, bool kWhole>
-FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, (kResident<kType, kEights>)) linearsKernel(FLRC_PARAMS(LinearsParams) p) {
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, (kResident<kType, kEights>))
+    linearsKernel(FLRC_PARAMS(LinearsParams) p) {
   const Areas areas = areasOf<kType>(p);
   dependentTrigger();
   shareLines(p, areas);
@@ -155,12 +160,14 @@ FLRC_KERNEL void gatherKernel(FLRC_PARAMS(GatherParams) p) {
 constexpr int columnsOf(int eights) { return eights * 8 / kParts; }
 constexpr int kMostEights = 2;
 
-// Of shared memory for inputs and for sums, in bytes. With one eight, two blocks fit on a multiprocessor of sm_90
-// but for very long lines.
+// Of shared memory for inputs and for sums, in bytes. With one eight, two blocks fit on a multiprocessor of
+// sm_90 but for very long lines.
 struct Budget {
   int inputs, sums;
 };
-constexpr Budget budgetOf(int eights) { return eights == 1 ? Budget{88 * 1024, 12 * 1024} : Budget{128 * 1024, 24 * 1024}; }
+constexpr Budget budgetOf(int eights) {
+  return eights == 1 ? Budget{88 * 1024, 12 * 1024} : Budget{128 * 1024, 24 * 1024};
+}
 
 template <Dtype kType>
 Cut cutOf(int inputs, int stored) {
@@ -172,8 +179,8 @@ Cut cutOf(int inputs, int stored) {
   return cut;
 }
 
-// Shares all lines between blocks, and cuts them so that what they need fits into shared memory. Returns the bytes of it, or 0 where so many columns
-// do not fit.
+// Shares all lines between blocks, and cuts them so that what they need fits into shared memory. Returns the
+// bytes of it, or 0 where so many columns do not fit.
 template <Dtype kType>
 size_t cutLines(LinearsParams& params, const Budget& budget, int blocks, int sharedBytes) {
   constexpr int kGroups = Strip<kType>::kGroups, kFixed = kFixedBytes<kType>;
@@ -274,7 +281,8 @@ bool launchOf(Stream stream, Dtype dtype, const LinearsParams& params, const Lin
     case Dtype::f32:
       break;
   }
-  throw std::invalid_argument("f32 weights are not for the GPU: they are narrowed to bf16 when a model is loaded");
+  throw std::invalid_argument(
+      "f32 weights are not for the GPU: they are narrowed to bf16 when a model is loaded");
 }
 
 // The columns from `first` on.

@@ -24,9 +24,9 @@ FLRC_DEVICE Walk walkOf(const Cut& cut, const Piece& piece, int pass) {
   return walk;
 }
 
-// Weights under way to a warp's slots in the order of its walk. Lane 4 i + j fetches part j of line i, and reads
-// it itself; scales and zeros are fetched by one lane for all. By asynchronous copies: loads to registers would
-// be waited for all at once.
+// Weights under way to a warp's slots in the order of its walk. Lane 4 i + j fetches part j of line i, and
+// reads it itself; scales and zeros are fetched by one lane for all. By asynchronous copies: loads to registers
+// would be waited for all at once.
 template <Dtype kType>
 class WeightStream {
  public:
@@ -130,8 +130,8 @@ FLRC_DEVICE void toWords(const Word4& from, uint32_t (&to)[4]) {
 // Adds one strip of a tile. `x`: the lane's inputs of the strip's first group, of parts i and, with two eights,
 // i + 8; where there are no such parts any others do, for what becomes of them is not used.
 template <Dtype kType, int kEights>
-FLRC_DEVICE void addStrip(Shared<const uint8_t> slot, bool panels, Shared<const Word4> low, Shared<const Word4> high,
-                          Shared<const Word4> zero, Sums& sums) {
+FLRC_DEVICE void addStrip(Shared<const uint8_t> slot, bool panels, Shared<const Word4> low,
+                          Shared<const Word4> high, Shared<const Word4> zero, Sums& sums) {
   using Place = Slot<kType>;
   const int line = laneIndex() / 4, part = laneIndex() % 4;
   uint32_t strip[4];
@@ -185,14 +185,15 @@ FLRC_DEVICE void addStrip(Shared<const uint8_t> slot, bool panels, Shared<const 
   }
 }
 
-// body(index of a partial sum, i) for those of a lane's four sums of a tile that count: of lines 2 j and 2 j + 1,
-// and of parts i and i + 8. Partial sums lie by line, slice, chain and part of a column; lines that are none have
-// room, too.
+// body(index of a partial sum, i) for those of a lane's four sums of a tile that count: of lines 2 j and 2 j +
+// 1, and of parts i and i + 8. Partial sums lie by line, slice, chain and part of a column; lines that are none
+// have room, too.
 template <int kEights, typename Body>
 FLRC_DEVICE void forSums(const Cut& cut, int rows, int tile, int chains, int chain, const Body& body) {
   const int slice = warpIndex() & ((1 << cut.bits) - 1), line = tile * kTileLines + laneIndex() % 4 * 2;
   const int row = laneIndex() / 4;
-  const int first = (((line << cut.bits) + slice) * chains + chain) * rows + row, nextLine = (chains * rows) << cut.bits;
+  const int first = (((line << cut.bits) + slice) * chains + chain) * rows + row, nextLine = (chains * rows)
+                                                                                             << cut.bits;
   if (row < rows) {
     body(first, 0);
     body(first + nextLine, 1);
@@ -205,8 +206,8 @@ FLRC_DEVICE void forSums(const Cut& cut, int rows, int tile, int chains, int cha
 
 // All of a warp's walk; partial sums to shared memory. kWhole: in one pass.
 template <Dtype kType, int kEights, bool kWhole>
-FLRC_DEVICE void multiply(const LinearsParams& p, const Areas& areas, const Lines& lines, const Piece& piece, int pass,
-                          WeightStream<kType>& stream) {
+FLRC_DEVICE void multiply(const LinearsParams& p, const Areas& areas, const Lines& lines, const Piece& piece,
+                          int pass, WeightStream<kType>& stream) {
   constexpr int kGroups = Strip<kType>::kGroups;
   const Cut& cut = lines.cut;
   const Walk walk = walkOf(cut, piece, pass);

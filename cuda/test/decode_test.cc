@@ -63,7 +63,7 @@ TEST("decode: rows of the embedding, of every dtype") {
 }
 
 TEST("decode: residual and norm") {
-  for (const int width : {7, 64, 1000, 2050, 8200}) {
+  for (const int width : {7, 1000, 2000, 2050, 8000, 8200}) {
     for (const bool adds : {false, true}) {
       constexpr int kColumns = 3;
       check::Random random(static_cast<uint64_t>(width));

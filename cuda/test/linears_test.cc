@@ -56,7 +56,8 @@ TEST("linears: a column has the same bits in any batch, much room or little, on 
     const auto all = problem.run(device, x, kMaxColumns, how);
     for (const auto& [first, columns] : {std::pair{0, 1}, {11, 1}, {4, 3}, {2, 9}}) {
       const std::vector<float> part(x.begin() + first * one.inputs, x.begin() + (first + columns) * one.inputs);
-      const auto y = problem.run(device, part, columns, {.blocks = 5, .sharedBytes = columns == 3 ? 99 * 1024 : 227 * 1024});
+      const auto y = problem.run(device, part, columns,
+                                 {.blocks = 5, .sharedBytes = columns == 3 ? 99 * 1024 : 227 * 1024});
       for (size_t p = 0; p < y.size(); ++p) {
         const auto outputs = static_cast<size_t>(problem.outputs(p));
         CHECK(std::memcmp(y[p].data(), all[p].data() + static_cast<size_t>(first) * outputs,
