@@ -51,7 +51,7 @@ FLRC_DEVICE void combine(const AttentionParams& p, const Heads& heads, int from,
 }
 
 // kCluster: the grid's blocks along x are one cluster.
-template <int kHeads, int kWidth, bool kCluster>
+template <int kWidth, bool kCluster>
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 2) attentionKernel(FLRC_PARAMS(AttentionParams) p) {
   const RotateParams& r = p.heads;
   dependentTrigger();
@@ -61,10 +61,10 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 2) attentionKernel(FLRC_PARAMS(Att
   const bool has = blockX() < used;
   if (!kCluster && !has) return;
   const int width = kWidth == kAnyWidth ? r.headDim : kWidth;
-  const Heads heads = headsOf<kHeads>(r);
-  const Areas areas = areasOf<kHeads>(width);
-  if (has) attendChunk<kHeads, kWidth>(p, row, span, heads, areas);
-  const Shared<const float> sums = areas.query;
+  const Heads heads = headsOf(r);
+  const Areas areas = areasOf(width);
+  if (has) attendChunk<kWidth>(p, row, span, heads, areas);
+  const Shared<const float> sums = areas.sums;
 
   if constexpr (kCluster) {
     syncCluster();
@@ -73,7 +73,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 2) attentionKernel(FLRC_PARAMS(Att
       const Float2 scale = merge(
           used, [&](int block) -> Float2 { return peerShared(areas.scales, block)[i / width]; },
           [&](int block, float factor) {
-            total = fusedMultiplyAdd(factor, peerShared(areas.query, block)[i], total);
+            total = fusedMultiplyAdd(factor, peerShared(areas.sums, block)[i], total);
           });
       p.out[heads.first * width + i] = total / scale.y;
     }
@@ -107,35 +107,23 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 2) attentionKernel(FLRC_PARAMS(Att
   combine(p, heads, p.chunks, groups, -1);
 }
 
-template <int kHeads, int kWidth>
+template <int kWidth>
 void launchFor(Stream stream, const AttentionParams& params, const AttentionLaunch& how) {
   const RotateParams& r = params.heads;
-  const int group = r.heads / r.kvHeads;
   LaunchShape shape;
   shape.gridX = static_cast<unsigned>(params.chunks);
-  shape.gridY = static_cast<unsigned>(r.kvHeads * ((group + kHeads - 1) / kHeads));
+  shape.gridY = static_cast<unsigned>(r.kvHeads * headParts(r));
   shape.gridZ = static_cast<unsigned>(params.columns);
   shape.threads = kThreads;
   shape.dependent = how.dependent;
-  shape.sharedBytes = sharedBytes<kHeads>(r.headDim);
+  shape.sharedBytes = sharedBytes(r.headDim, areTogether(kWidth));
   if (!how.clusters || params.chunks > kClusterBlocks) {
-    return launch(stream, shape, attentionKernel<kHeads, kWidth, false>, params);
+    return launch(stream, shape, attentionKernel<kWidth, false>, params);
   }
   int blocks = 1;
   while (blocks < params.chunks) blocks *= 2;
   shape.gridX = shape.cluster = static_cast<unsigned>(blocks);
-  launch(stream, shape, attentionKernel<kHeads, kWidth, true>, params);
-}
-
-template <int kWidth>
-void launchOf(Stream stream, const AttentionParams& params, const AttentionLaunch& how) {
-  const int group = params.heads.heads / params.heads.kvHeads;
-  if (group == 1) return launchFor<1, kWidth>(stream, params, how);
-  if constexpr (kWidth == 64 || kWidth == 128) {
-    if (group > 2) return launchFor<4, kWidth>(stream, params, how);
-  }
-  // Of wide heads a thread holds two at most.
-  launchFor<2, kWidth>(stream, params, how);
+  launch(stream, shape, attentionKernel<kWidth, true>, params);
 }
 
 }  // namespace
@@ -148,13 +136,11 @@ void launchAttention(Stream stream, const AttentionParams& given, int columns, i
   params.groups = attentionGroups(params.chunks);
   switch (params.heads.headDim) {
     case 64:
-      return launchOf<64>(stream, params, how);
+      return launchFor<64>(stream, params, how);
     case 128:
-      return launchOf<128>(stream, params, how);
-    case kWidest:
-      return launchOf<kWidest>(stream, params, how);
+      return launchFor<128>(stream, params, how);
     default:
-      launchOf<kAnyWidth>(stream, params, how);
+      launchFor<kAnyWidth>(stream, params, how);
   }
 }
 

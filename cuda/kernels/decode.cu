@@ -99,7 +99,7 @@ FLRC_KERNEL void rotateKernel(FLRC_PARAMS(RotateParams) p) {
   if (isKey) turnHead(part, p, p.keyNorm, anglesAt(p, row.position));
   const Global<uint32_t> to =
       pointerCast<uint32_t>((isKey ? row.keys : row.values) + cacheOffset(p, row, row.position, kvHead));
-  part.forEach(p.headDim, [&](int word, Float2 pair) { to[word] = narrowPair(pair.x, pair.y); });
+  part.forEach(p.headDim, [&](int word, Float2 pair) { to[word] = roundHalves(pair.x, pair.y); });
 }
 
 FLRC_KERNEL void swigluKernel(FLRC_PARAMS(SwigluParams) p) {

@@ -300,7 +300,8 @@ TEST(
             size += std::abs(term);
           }
           scores.push_back(dot / std::sqrt(one.headDim));
-          error = std::max(error, (one.headDim / 8.0 + 6) * kUlp * size / std::sqrt(one.headDim));
+          // Queries are two bf16 values, to 2^-17 of them.
+          error = std::max(error, (0x1p-17 + (one.headDim + 6) * kUlp) * size / std::sqrt(one.headDim));
           most = std::max(most, scores.back());
         }
         for (double& score : scores) sum += score = std::exp(score - most);
@@ -312,9 +313,10 @@ TEST(
             expected += term;
             size += std::abs(term);
           }
-          // Scores err by `error`, which the weights and their sum both feel; then some 60 roundings of sums.
+          // Scores err by `error`, which the weights and their sum both feel; weights are two bf16 values as
+          // well; then some 60 roundings of sums.
           CHECK_NEAR(out[static_cast<size_t>(c * width + head * one.headDim + i)], expected,
-                     (2 * error + 64 * kUlp) * size);
+                     (2 * error + 0x1p-17 + 64 * kUlp) * size);
         }
       }
       AttentionCase alone = one;
