@@ -52,7 +52,7 @@ FLRC_DEVICE void combine(const AttentionParams& p, const Heads& heads, int from,
 
 // kCluster: the grid's blocks along x are one cluster.
 template <int kWidth, bool kCluster>
-FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 2) attentionKernel(FLRC_PARAMS(AttentionParams) p) {
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 4) attentionKernel(FLRC_PARAMS(AttentionParams) p) {
   const RotateParams& r = p.heads;
   dependentTrigger();
   const CacheRow row = r.rows[blockZ()];
