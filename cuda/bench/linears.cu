@@ -49,8 +49,8 @@ class Rotating {
  public:
   Rotating(const Chip& chip, const Chain& chain) : chain_(chain) {
     for (const test::LinearCase& one : chain) {
-      x_.push_back(
-          std::make_unique<Array<float>>(std::vector<float>(static_cast<size_t>(kMaxColumns * one.inputs), 1.0f)));
+      x_.push_back(std::make_unique<Array<float>>(
+          std::vector<float>(static_cast<size_t>(kMaxColumns * one.inputs), 1.0f)));
     }
     do {
       bytes_ = 0;
@@ -59,7 +59,8 @@ class Rotating {
         Stage& stage = copy.emplace_back();
         stage.problem = std::make_unique<test::LinearProblem>(one, copies_.size(), test::Contents::noise);
         for (const auto& projection : one.projections) {
-          stage.y.push_back(std::make_unique<Array<float>>(static_cast<size_t>(kMaxColumns * projection.outputs)));
+          stage.y.push_back(
+              std::make_unique<Array<float>>(static_cast<size_t>(kMaxColumns * projection.outputs)));
         }
         bytes_ += static_cast<double>(stage.problem->weightBytes());
       }

@@ -8,8 +8,7 @@
 namespace bench {
 
 void print(const Row& row, const Chip& chip) {
-  std::printf("%-60s %4d %7d %10.2f us", row.name.c_str(), row.columns, row.aheadBytes,
-              row.microseconds);
+  std::printf("%-60s %4d %7d %10.2f us", row.name.c_str(), row.columns, row.aheadBytes, row.microseconds);
   if (row.bytes > 0) {
     const double least = 1e6 * row.bytes / chip.bandwidth;
     std::printf(" %9.2f MB %6.1f%% of bandwidth, %.2f us over", row.bytes / 1e6, 100 * least / row.microseconds,
@@ -32,8 +31,8 @@ void writeJson(const char* file, const Chip& chip, const std::vector<Row>& rows)
     std::fprintf(out,
                  "%s\n    {\"name\": \"%s\", \"columns\": %d, \"aheadBytes\": %d, "
                  "\"microseconds\": %.4f, \"bytes\": %.0f, \"flops\": %.6g}",
-                 i > 0 ? "," : "", row.name.c_str(), row.columns, row.aheadBytes,
-                 row.microseconds, row.bytes, row.flops);
+                 i > 0 ? "," : "", row.name.c_str(), row.columns, row.aheadBytes, row.microseconds, row.bytes,
+                 row.flops);
   }
   std::fprintf(out, "\n  ]\n}\n");
   std::fclose(out);

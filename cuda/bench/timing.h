@@ -25,8 +25,11 @@ struct Chip {
 inline Chip chipOf() {
   cudaDeviceProp properties;
   flrc::gpu::check(cudaGetDeviceProperties(&properties, 0));
-  return {properties.name, properties.multiProcessorCount, static_cast<size_t>(properties.l2CacheSize),
-          static_cast<int>(properties.sharedMemPerBlockOptin), properties.major >= 9,
+  return {properties.name,
+          properties.multiProcessorCount,
+          static_cast<size_t>(properties.l2CacheSize),
+          static_cast<int>(properties.sharedMemPerBlockOptin),
+          properties.major >= 9,
           properties.major == 9 && properties.minor == 0 ? properties.multiProcessorCount : 0};
 }
 

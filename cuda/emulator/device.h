@@ -144,13 +144,15 @@ inline void copyAsync(Shared<uint8_t> to, Global<const uint8_t> from, int bytes 
 // 4, 8 or 16 bytes.
 template <int kBytes>
 void copyAsync(Shared<uint8_t> to, Global<const uint8_t> from) {
-  if (reinterpret_cast<uintptr_t>(from.at()) % kBytes != 0 || reinterpret_cast<uintptr_t>(to.at()) % kBytes != 0) {
+  if (reinterpret_cast<uintptr_t>(from.at()) % kBytes != 0 ||
+      reinterpret_cast<uintptr_t>(to.at()) % kBytes != 0) {
     throw emulator::Fault("an asynchronous copy from or to a misaligned place");
   }
   from.memory()->access(from.at(), 1, emulator::Memory::Access::read);
   from.memory()->access(from.at() + kBytes - 1, 1, emulator::Memory::Access::read);
   to.memory()->startCopy(to.at(), kBytes);
-  emulator::Machine::thread().groups.back().push_back({from.memory(), to.memory(), from.at(), to.at(), kBytes, kBytes});
+  emulator::Machine::thread().groups.back().push_back(
+      {from.memory(), to.memory(), from.at(), to.at(), kBytes, kBytes});
 }
 // The same for one value, which is 0 if it is not to be read.
 inline void copyValueAsync(Shared<double> to, Global<const double> from, bool read) {
@@ -220,7 +222,8 @@ T atomicAdd(emulator::Pointer<T> to, T value) {
 }
 // A read that no cache answers from before.
 inline uint32_t readFresh(Global<const uint32_t> from) { return from.read(); }
-// A value that says itself when it is there: whoever waits for it sees its tag, and nothing else is put in order.
+// A value that says itself when it is there: whoever waits for it sees its tag, and nothing else is put in
+// order.
 inline void sendTagged(Global<uint64_t> to, float value, uint32_t tag) {
   const uint64_t word = static_cast<uint64_t>(tag) << 32 | floatToBits(value);
   std::memcpy(to.access(emulator::Memory::Access::atomic), &word, sizeof word);

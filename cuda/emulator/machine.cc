@@ -159,7 +159,8 @@ void Machine::run(Thread& thread) {
     thread.fiber->start([this, &thread] {
       try {
         thread.block->launch->body();
-        if (std::any_of(thread.groups.begin(), thread.groups.end(), [](const auto& group) { return !group.empty(); })) {
+        if (std::any_of(thread.groups.begin(), thread.groups.end(),
+                        [](const auto& group) { return !group.empty(); })) {
           throw Fault(place() + ": ends while an asynchronous copy of its own is on its way");
         }
       } catch (const Abandoned&) {

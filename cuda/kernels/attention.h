@@ -39,7 +39,13 @@ inline int64_t attentionCounters(int64_t columns, int64_t heads, int chunks) {
   return columns * heads * (attentionGroups(chunks) + 1);
 }
 
-void launchAttention(Stream stream, const AttentionParams& params, int columns, int length, bool dependent);
+// Both from sm_90 on: clusters of blocks put short sequences' results together, and the launch may begin before
+// the one ahead is complete.
+struct AttentionLaunch {
+  bool clusters = false, dependent = false;
+};
+void launchAttention(Stream stream, const AttentionParams& params, int columns, int length,
+                     const AttentionLaunch& how);
 
 // The same for consecutive positions of one sequence (prefill): queries [count][heads * headDim] of positions
 // first.. first + count - 1, whose keys and values are in the cache. On tensor cores: queries and weights are

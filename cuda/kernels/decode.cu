@@ -99,7 +99,7 @@ FLRC_KERNEL void rotateKernel(FLRC_PARAMS(RotateParams) p) {
   if (isKey) turnHead(part, p, p.keyNorm, anglesAt(p, row.position));
   const Global<uint32_t> to =
       pointerCast<uint32_t>((isKey ? row.keys : row.values) + cacheOffset(p, row, row.position, kvHead));
-  part.forEach(p.headDim, [&](int word, Float2 pair) { to[word] = narrowPair(pair.x, pair.y); });
+  part.forEach(p.headDim, [&](int word, Float2 pair) { to[word] = roundHalves(pair.x, pair.y); });
 }
 
 FLRC_KERNEL void swigluKernel(FLRC_PARAMS(SwigluParams) p) {
@@ -138,7 +138,9 @@ void launchNorm(Stream stream, const NormParams& params, int columns, bool depen
   LaunchShape shape = shapeOf(columns, 1, dependent);
   shape.threads = kNormThreads;
   shape.sharedBytes = kNormThreads / 32 * sizeof(float);
+  if (params.width <= 2 * kNormThreads) return launch(stream, shape, normKernel<2>, params);
   if (params.width <= 4 * kNormThreads) return launch(stream, shape, normKernel<4>, params);
+  if (params.width <= 8 * kNormThreads) return launch(stream, shape, normKernel<8>, params);
   if (params.width <= 16 * kNormThreads) return launch(stream, shape, normKernel<16>, params);
   static_assert(kWidestNorm == 32 * kNormThreads);
   if (params.width > kWidestNorm) throw std::invalid_argument("a model this wide is not for the GPU");

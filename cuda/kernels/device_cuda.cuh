@@ -332,8 +332,10 @@ void launch(Stream stream, const LaunchShape& shape, void (*kernel)(Params), con
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shape.sharedBytes)));
   }
-  // All with the same split of a multiprocessor's memory, which must be idle for another: nothing could begin early.
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+  // All with the same split of a multiprocessor's memory, which must be idle for another: nothing could begin
+  // early.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared));
   cudaLaunchAttribute attributes[3];
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(shape.gridX, shape.gridY, shape.gridZ);

@@ -50,9 +50,9 @@ struct PanelJob {
   Cut cut;               // filled by launchLinears, as are the next
   // Block b has the tiles from the least whole number that is at least b * share - before.
   double share, before;
-  int t;                 // where its inputs lie in a column of t
-  int u;                 // where its results lie in a column of u; -1: they are outputs
-  Global<float> y;       // for u < 0
+  int t;            // where its inputs lie in a column of t
+  int u;            // where its results lie in a column of u; -1: they are outputs
+  Global<float> y;  // for u < 0
   Global<const int32_t> scatter;
   Global<const float> bias;
   int outputs;

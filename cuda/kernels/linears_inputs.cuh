@@ -82,8 +82,8 @@ FLRC_DEVICE Word4 zerosOf(const PanelJob& job, int unit, int k) {
   return {pair[0], pair[1], pair[2], pair[3]};
 }
 
-// All inputs of a pass: a warp loads what it multiplies by itself, together with the others of its slice. Barriers
-// before and after are the caller's.
+// All inputs of a pass: a warp loads what it multiplies by itself, together with the others of its slice.
+// Barriers before and after are the caller's.
 template <Dtype kType>
 FLRC_DEVICE void loadInputs(const LinearsParams& p, const Areas& areas, const Lines& lines, const Piece& piece,
                             int pass, uint32_t tag) {

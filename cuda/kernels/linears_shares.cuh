@@ -121,21 +121,25 @@ FLRC_DEVICE Lines linesOf(const LinearsParams& p, int job) {
   return {panels.data, panels.scale, panels.zero, true, panels.rank, panels.cut};
 }
 
-// Which lines of each job are this block's, to areas.shares, and what becomes of them: a thread takes a job, for
-// what is read of the launch's parameters for the first time is slow. A barrier before their use is the caller's.
+// Which lines of each job are this block's, to areas.shares, and what becomes of them: a thread takes a job,
+// for what is read of the launch's parameters for the first time is slow. A barrier before their use is the
+// caller's.
 FLRC_DEVICE void shareLines(const LinearsParams& p, const Areas& areas) {
   const int own = threadIndex(), block = blockX();
   if (own < p.rowJobs) {
     const RowJob& job = p.rows[own];
     const int first = static_cast<int>(block * p.rowShare) - job.before;
-    const int last = (block + 1 < gridX() ? static_cast<int>((block + 1) * p.rowShare) : p.allRows) - job.before;
+    const int last =
+        (block + 1 < gridX() ? static_cast<int>((block + 1) * p.rowShare) : p.allRows) - job.before;
     areas.targets[own] = Target{job.y, job.scatter, job.bias, job.outputs, job.t};
     areas.shares[2 * own] = first < 0 ? 0 : first;
     areas.shares[2 * own + 1] = last < job.rows ? last : job.rows;
   } else if (own < p.rowJobs + p.panelJobs) {
     const PanelJob& job = p.panels[own - p.rowJobs];
-    const double first = ceil(block * job.share - job.before), last = ceil((block + 1) * job.share - job.before);
-    const int end = block + 1 < gridX() && last * kTileLines < job.width ? static_cast<int>(last) * kTileLines : job.width;
+    const double first = ceil(block * job.share - job.before),
+                 last = ceil((block + 1) * job.share - job.before);
+    const int end =
+        block + 1 < gridX() && last * kTileLines < job.width ? static_cast<int>(last) * kTileLines : job.width;
     areas.targets[own] =
         Target{job.u < 0 ? job.y : Global<float>(nullptr), job.scatter, job.bias, job.outputs, job.u};
     areas.shares[2 * own] = first < 0 ? 0 : static_cast<int>(first) * kTileLines;

@@ -12,15 +12,16 @@ inline constexpr int kOwn = kLogitsChunk / kThreads;  // neighbouring logits of 
 // A thread's logits of its block's chunk.
 struct Own {
   float logit[kOwn];
-  int first, count;  // token ids
+  int first, count;  // token ids; a count below 1 is none
 };
 
 FLRC_DEVICE Own ownOf(Global<const float> logits, int vocab) {
   Own own;
   own.first = blockX() * kLogitsChunk + threadIndex() * kOwn;
   const int left = vocab - own.first;
-  own.count = left < 0 ? 0 : left < kOwn ? left : kOwn;
-  if (own.count == kOwn && vocab % 4 == 0) {
+  // Not clamped at 0 as well: ptxas 13.0 then takes a count of 0 for a full one, in the comparison behind it.
+  own.count = left < kOwn ? left : kOwn;
+  if (left >= kOwn && vocab % 4 == 0) {
     FLRC_UNROLL
     for (int i = 0; i < kOwn; i += 4) {
       const Float4 quad = pointerCast<const Float4>(logits)[(own.first + i) / 4];

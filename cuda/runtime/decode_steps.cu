@@ -42,7 +42,7 @@ void DecodeSteps::attend(int64_t layer, const RotateParams& heads, int64_t colum
   const auto window = static_cast<int>(model.layers[static_cast<size_t>(layer)].window);
   launchAttention(model.queue.stream(),
                   {heads, attended_.global(), window, parts_.global(), counters_.global(), 0, 0, 0},
-                  static_cast<int>(columns), static_cast<int>(length_), how.dependent);
+                  static_cast<int>(columns), static_cast<int>(length_), {how.dependent, how.dependent});
 }
 
 void DecodeSteps::headOf(const Buffer<float>& from, const std::vector<int64_t>& rows) {

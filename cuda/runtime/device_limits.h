@@ -12,8 +12,8 @@ struct DeviceLimits {
   int warpgroups = 0;   // multiprocessors that have warpgroup products: sm_90 alone
 };
 
-// How products with weights are launched: a block on every multiprocessor, which has so many bytes of its weights
-// fetched ahead.
+// How products with weights are launched: a block on every multiprocessor, which has so many bytes of its
+// weights fetched ahead.
 inline constexpr int kAheadBytes = 192 * 1024;
 inline LinearsLaunch linearsLaunch(const DeviceLimits& limits) {
   LinearsLaunch how{};

@@ -101,7 +101,8 @@ struct Gemm::Library {
   const Plan& planOf(const Product& p) {
     const uint32_t wBytes = alignmentOf(p.w, {p.ldw}), xBytes = alignmentOf(p.x, {p.ldx});
     const uint32_t yBytes = alignmentOf(p.y, {p.ldy});
-    const auto [at, fresh] = plans.try_emplace({p.columns, p.inputs, p.outputs, p.ldx, p.ldw, p.ldy, wBytes, xBytes, yBytes});
+    const auto [at, fresh] =
+        plans.try_emplace({p.columns, p.inputs, p.outputs, p.ldx, p.ldw, p.ldy, wBytes, xBytes, yBytes});
     Plan& plan = at->second;
     if (!fresh) return plan;
     checkBlas(createOperation(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "an operation");

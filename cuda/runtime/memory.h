@@ -128,6 +128,8 @@ class Queue {
     check(cudaStreamSynchronize(stream_));
     idle_ = true;
   }
+  // Before what it uses is freed. A failure shows where something comes next.
+  void finish() noexcept { cudaStreamSynchronize(stream_); }
 
   // All of `to`, from host memory that may go at once.
   template <typename T>
@@ -260,6 +262,7 @@ class Queue {
  public:
   Stream stream() { return machine_; }
   void synchronise() { machine_.synchronise(); }
+  void finish() noexcept { synchronise(); }
 
   template <typename T>
   void upload(Buffer<T>& to, const T* from) {

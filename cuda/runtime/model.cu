@@ -80,15 +80,12 @@ DeviceModel::DeviceModel(const BackendModel& from, const BackendCancel& cancel)
 
 DeviceModel::~DeviceModel() = default;
 
-DeviceSequence::DeviceSequence(DeviceModel& of)
-    : model(of), logits(static_cast<size_t>(of.vocab)), likeliest(1), sampled(2) {}
-
 DeviceSequence::DeviceSequence(const DeviceSequence& from, int64_t count) : DeviceSequence(from.model) {
   if (count > 0) {
     reserve(count);
     take(from, count);
   }
-  if (from.hasLogits) model.sampler.keep(model.queue, {keeping(from.logits.read())});
+  if (from.logits.count() > 0) model.sampler.keep(model.queue, {keeping(from.logits.read())});
 }
 
 void DeviceSequence::take(const DeviceSequence& from, int64_t count) {
@@ -119,11 +116,19 @@ void DeviceSequence::reserve(int64_t positions) {
 }
 
 gpu::LikeliestParams::Row DeviceSequence::keeping(gpu::Global<const float> row) {
-  hasLogits = true;
+  makeLogits();
   return {row, logits.global(), likeliest.global(), sampled.global()};
 }
 
+void DeviceSequence::makeLogits() {
+  if (logits.count() > 0) return;
+  likeliest = gpu::Buffer<gpu::Likeliest>(1);
+  sampled = gpu::HostBuffer<gpu::SampledRow>(2);
+  logits = gpu::Buffer<float>(static_cast<size_t>(model.vocab));
+}
+
 void DeviceSequence::setLogits(const float* from) {
+  makeLogits();
   model.queue.upload(logits, from);
   model.sampler.keep(model.queue, {keeping(logits.read())});
 }

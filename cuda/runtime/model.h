@@ -59,13 +59,13 @@ struct DeviceModel {
 };
 
 struct DeviceSequence {
-  explicit DeviceSequence(DeviceModel& of);
+  explicit DeviceSequence(DeviceModel& of) : model(of) {}
   // The first `length` positions of another, and its logits.
   DeviceSequence(const DeviceSequence& from, int64_t length);
 
   // Room for `positions`; what is there stays.
   void reserve(int64_t positions);
-  // How `row` of logits become the sequence's own.
+  // How a row of logits becomes the sequence's own.
   gpu::LikeliestParams::Row keeping(gpu::Global<const float> row);
   void setLogits(const float* from);
   // Draws from the logits. Numeric where one is not finite.
@@ -73,14 +73,15 @@ struct DeviceSequence {
 
   // The first `count` positions of another, to room that is there.
   void take(const DeviceSequence& from, int64_t count);
+  void makeLogits();
 
   DeviceModel& model;
   gpu::Buffer<uint16_t> keys, values;  // bf16, [layers][capacity][kvHeads * headDim]
   int64_t capacity = 0;
   int64_t length = 0;  // positions that have been written
+  // Made when there are any.
   gpu::Buffer<float> logits;
-  gpu::Buffer<gpu::Likeliest> likeliest;  // of them
-  bool hasLogits = false;
+  gpu::Buffer<gpu::Likeliest> likeliest;
   gpu::HostBuffer<gpu::SampledRow> sampled;  // the likeliest token, and the last one drawn
 };
 

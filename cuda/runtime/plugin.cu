@@ -51,9 +51,13 @@ BackendCode createModel(const BackendModel* model, const BackendCancel* cancel, 
   return guarded(failure, [&] { *out = new DeviceModel(*model, *cancel); });
 }
 
-void releaseModel(DeviceModel* model) {
-  std::lock_guard<std::mutex> lock(Device::shared().mutex);
-  delete model;
+// Frees what is on the device under the lock of the queue, once that is done with it.
+template <typename Object>
+void release(Object* object) {
+  Device& device = Device::shared();
+  std::lock_guard<std::mutex> lock(device.mutex);
+  device.queue.finish();
+  delete object;
 }
 
 BackendCode createSequence(DeviceModel* model, DeviceSequence** out, BackendFailure* failure) {
@@ -69,13 +73,6 @@ BackendCode copySequence(const DeviceSequence* from, int64_t length, DeviceSeque
     std::lock_guard<std::mutex> lock(from->model.mutex);
     *out = new DeviceSequence(*from, length);
   });
-}
-
-// Frees what is on the device under the lock of the queue, which may still work on it.
-template <typename Object>
-void release(Object* object) {
-  std::lock_guard<std::mutex> lock(Device::shared().mutex);
-  delete object;
 }
 
 uint64_t sequenceBytes(const DeviceSequence* sequence) {
@@ -152,7 +149,7 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
   using namespace flrc::gpu;
   static const Backend table = {
       sizeof(Backend), kBackendVersion, "cuda",         score,        describe,    gpu::readBandwidth,
-      createModel,     releaseModel,    createSequence, copySequence, release,     sequenceBytes,
+      createModel,     release,         createSequence, copySequence, release,     sequenceBytes,
       createPass,      release,         passBytes,      gpu::run,     gpu::logits, keepLogits,
       getLogits,       setLogits,       gpu::sample,    fisher};
   return &table;

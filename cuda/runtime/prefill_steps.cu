@@ -81,8 +81,8 @@ void PrefillSteps::multiplyDense(const PlannedLinear& linear, int64_t columns) {
   const bool biased = weights.bias.count() > 0;
   if (biased) gather(linear, 0, columns, {});
   gemm_.multiply(model.queue, {input_.read(), viewAs<uint16_t>(weights.dense.data), linear.y, columns,
-                               weights.inputs, weights.outputs, padded(weights.inputs), lineWeights(weights.dense.dtype, weights.inputs),
-                               weights.outputs, biased});
+                               weights.inputs, weights.outputs, padded(weights.inputs),
+                               lineWeights(weights.dense.dtype, weights.inputs), weights.outputs, biased});
 }
 
 void PrefillSteps::multiplyPlain(const PlannedLinear& linear, int64_t columns) {
@@ -129,8 +129,8 @@ void PrefillSteps::project(const RowWeights& rows, int64_t rank, int64_t t, int6
 
 void PrefillSteps::expand(const PanelWeights& panels, int64_t rank, int64_t t, int64_t ldt, Global<float> y,
                           int64_t ldy, bool add, int64_t columns) {
-  gemm_.multiply(model.queue, {latent_.read() + t, viewAs<uint16_t>(panels.data), y, columns, rank, panels.outputs,
-                               ldt, lineWeights(panels.dtype, panels.rank), ldy, add});
+  gemm_.multiply(model.queue, {latent_.read() + t, viewAs<uint16_t>(panels.data), y, columns, rank,
+                               panels.outputs, ldt, lineWeights(panels.dtype, panels.rank), ldy, add});
 }
 
 void PrefillSteps::gather(const PlannedLinear& linear, int64_t blocks, int64_t columns, const Widths& widths) {

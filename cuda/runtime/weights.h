@@ -32,7 +32,9 @@ struct PanelWeights {  // BackendPanels
 };
 
 // Weights from one line to the next.
-inline int64_t lineWeights(Dtype dtype, int64_t weights) { return stripsOf(dtype, weights) * stripWeights(dtype); }
+inline int64_t lineWeights(Dtype dtype, int64_t weights) {
+  return stripsOf(dtype, weights) * stripWeights(dtype);
+}
 
 struct BlockWeights {
   RowWeights p;

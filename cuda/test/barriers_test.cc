@@ -3,6 +3,8 @@
 
 #include "test/barriers.h"
 
+#include <utility>
+
 #include "kernels/attention.h"
 #include "kernels/calibrate.h"
 #include "kernels/eigen.h"
@@ -59,9 +61,9 @@ TEST("barriers: embedding") {
 }
 
 TEST("barriers: decode attention") {
-  // One chunk, one group, and two groups.
-  for (const int position : {40, 250, 2100}) {
-    CHECK_EVERY_BARRIER([position](Device& device) {
+  // One chunk, one group, and two groups; and a cluster.
+  for (const auto& [position, clusters] : {std::pair{40, false}, {250, false}, {2100, false}, {250, true}}) {
+    CHECK_EVERY_BARRIER([position = position, clusters = clusters](Device& device) {
       check::Random random(2);
       const int length = position + 1, chunks = attentionChunks(length, 0);
       test::Caches caches(1, length, 32, {position});
@@ -80,7 +82,7 @@ TEST("barriers: decode attention") {
                        0,
                        0,
                        0},
-                      1, length, false);
+                      1, length, {clusters, false});
       device.synchronise();
       return bytesOf(out);
     });

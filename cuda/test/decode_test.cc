@@ -63,7 +63,7 @@ TEST("decode: rows of the embedding, of every dtype") {
 }
 
 TEST("decode: residual and norm") {
-  for (const int width : {7, 64, 1000, 2050, 8200}) {
+  for (const int width : {7, 1000, 2000, 2050, 8000, 8200}) {
     for (const bool adds : {false, true}) {
       constexpr int kColumns = 3;
       check::Random random(static_cast<uint64_t>(width));
@@ -214,7 +214,7 @@ RotateParams rotation(const AttentionCase& one, Array<float>& q, Array<float>& k
 // The output; or, where nothing attends, the rotated queries. Keys and values are in the caches then, either
 // way.
 std::vector<float> attend(Device& device, const AttentionCase& one, test::Caches& caches, const Inputs& inputs,
-                          int length, bool attends = true) {
+                          int length, bool clusters, bool attends = true) {
   const auto columns = static_cast<int>(one.positions.size());
   const int chunks = attentionChunks(length, one.window);
   Array<float> q(inputs.q), k(inputs.k), v(inputs.v), queryNorm(inputs.queryNorm), keyNorm(inputs.keyNorm),
@@ -230,7 +230,7 @@ std::vector<float> attend(Device& device, const AttentionCase& one, test::Caches
   }
   const AttentionParams params{heads, out.global(), one.window, partial.global(), counters.global(), 0, 0, 0};
   // Twice: the counters are left as they were found.
-  for (int i = 0; i < 2; ++i) launchAttention(device.stream(), params, columns, length, true);
+  for (int i = 0; i < 2; ++i) launchAttention(device.stream(), params, columns, length, {clusters, true});
   device.synchronise();
   return out.download();
 }
@@ -244,6 +244,9 @@ TEST(
       {4, 4, 16, 0, {0, 5, 127}},
       {6, 2, 64, 0, {128, 300, 1}, false, true},
       {8, 1, 80, 0, {130, 255, 256}},
+      {4, 1, 128, 0, {30, 129, 200}},
+      {3, 3, 64, 0, {63, 64}},
+      {2, 1, 256, 0, {16, 140}, false, true},
       {2, 1, 128, 100, {99, 100, 260}, false, true},
       {3, 1, 200, 128, {300, 7, 383}},
       // Positions of one sequence, which see each other's keys.
@@ -273,10 +276,10 @@ TEST(
       inputs.sine.push_back(static_cast<float>(std::sin(angle)));
     }
     Device device(5);
-    const std::vector<float> out = attend(device, one, caches, inputs, longest);
+    const std::vector<float> out = attend(device, one, caches, inputs, longest, false);
     std::vector<test::Caches> written;
     for (int c = 0; c < columns; ++c) written.push_back(caches.only(c));
-    const std::vector<float> q = attend(device, one, caches, inputs, longest, false);
+    const std::vector<float> q = attend(device, one, caches, inputs, longest, false, false);
     for (int c = 0; c < columns; ++c) {
       const int position = one.positions[static_cast<size_t>(c)];
       for (int i = 0; i < kvWidth; ++i) {
@@ -297,7 +300,8 @@ TEST(
             size += std::abs(term);
           }
           scores.push_back(dot / std::sqrt(one.headDim));
-          error = std::max(error, (one.headDim / 8.0 + 6) * kUlp * size / std::sqrt(one.headDim));
+          // Queries are two bf16 values, to 2^-17 of them.
+          error = std::max(error, (0x1p-17 + (one.headDim + 6) * kUlp) * size / std::sqrt(one.headDim));
           most = std::max(most, scores.back());
         }
         for (double& score : scores) sum += score = std::exp(score - most);
@@ -309,9 +313,10 @@ TEST(
             expected += term;
             size += std::abs(term);
           }
-          // Scores err by `error`, which the weights and their sum both feel; then some 60 roundings of sums.
+          // Scores err by `error`, which the weights and their sum both feel; weights are two bf16 values as
+          // well; then some 60 roundings of sums.
           CHECK_NEAR(out[static_cast<size_t>(c * width + head * one.headDim + i)], expected,
-                     (2 * error + 64 * kUlp) * size);
+                     (2 * error + 0x1p-17 + 64 * kUlp) * size);
         }
       }
       AttentionCase alone = one;
@@ -320,8 +325,10 @@ TEST(
       own.q = slice(inputs.q, c * width, width);
       own.k = slice(inputs.k, c * kvWidth, kvWidth);
       own.v = slice(inputs.v, c * kvWidth, kvWidth);
-      CHECK(attend(device, alone, written[static_cast<size_t>(c)], own, position + 1) ==
-            slice(out, c * width, width));
+      for (const bool clusters : {false, true}) {
+        CHECK(attend(device, alone, written[static_cast<size_t>(c)], own, position + 1, clusters) ==
+              slice(out, c * width, width));
+      }
     }
   }
 }

@@ -146,13 +146,16 @@ class LinearProblem {
     return result;
   }
 
-  // Roundings on the way to an output: of an activation, to 2^-18; of the products in a slice of a line, of which tensor cores may cut off
-  // what they should round, and of the slices' sums; the same for the ranks; blocks and bias.
+  // Roundings on the way to an output: of an activation, to 2^-18; of the products in a slice of a line, of
+  // which tensor cores may cut off what they should round, and of the slices' sums; the same for the ranks;
+  // blocks and bias.
   double roundings(size_t projection) const {
     const Projection& p = case_.projections[projection];
     int ranks = 0;
     for (const int rank : p.stored) ranks = std::max(ranks, rank);
-    const auto line = [](int weights) { return 64 + 2 * (weights < 512 ? weights : weights / 8 + 128) + 1 + 4; };
+    const auto line = [](int weights) {
+      return 64 + 2 * (weights < 512 ? weights : weights / 8 + 128) + 1 + 4;
+    };
     return line(case_.inputs) + (ranks > 0 ? line(ranks) : 0) + p.active + 3;
   }
 

@@ -1,12 +1,14 @@
 // Times a whole model on a GPU, through the table that the core calls: prefill, and decoding dense, at half the
-// block parameters, and with a budget that falls while tokens are written. The model has the shape of Llama 3.2
-// 1B and weights that mean nothing. Prints a table; with a file name, writes JSON there as well.
+// block parameters, with a budget that falls while tokens are written, and several sequences at once. The model
+// has the shape of Llama 3.2 1B and weights that mean nothing. Prints a table; with a file name, writes JSON
+// there as well.
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -56,11 +58,11 @@ flrc::BackendRows rowsOf(const flrc::RowMatrix& m) {
   return {m.dtype, m.rows, m.cols, m.stride, m.data.data(), m.scale.data(), m.zero.data()};
 }
 
-// The rank whose pivoted block keeps `share` of a matrix's parameters.
-int64_t rankOf(Shape shape, double share) {
+// The rank whose pivoted block, or plain factors, keep `share` of a matrix's parameters.
+int64_t rankOf(Shape shape, double share, bool pivoted) {
   const auto m = static_cast<double>(shape.rows), n = static_cast<double>(shape.cols);
   const double half = (m + n) / 2;
-  const double rank = half - std::sqrt(half * half - share * m * n);
+  const double rank = pivoted ? half - std::sqrt(half * half - share * m * n) : share * m * n / (m + n);
   return static_cast<int64_t>(rank) / 8 * 8;
 }
 
@@ -70,10 +72,12 @@ struct Block {
   std::vector<int32_t> pivot, gather;
 };
 
-// A model of these levels (shares of the block parameters, falling; none: dense), in bf16.
+// A model of these levels (shares of the block parameters, falling; none: dense), in bf16; in pivoted blocks,
+// or in plain factors of one level.
 class Model {
  public:
-  explicit Model(const std::vector<double>& shares) : norm_(kHidden, 1.0f) {
+  explicit Model(const std::vector<double>& shares, bool pivoted = true)
+      : pivoted_(pivoted), norm_(kHidden, 1.0f) {
     embedding_ = flrc::allocateRows(kVocab, kHidden, Dtype::bf16);
     fill(embedding_.data, 1);
     for (int64_t i = 0; i < kHeadDim / 2; ++i) {
@@ -119,7 +123,7 @@ class Model {
       if (left < 0) values += static_cast<double>(shape.rows * shape.cols);
       for (size_t b = 0; left > 0; ++b) {
         const int64_t rank = blockRanks_[i][b];
-        values += static_cast<double>(rank * (shape.rows + shape.cols - rank));
+        values += static_cast<double>(rank * (shape.rows + shape.cols - (pivoted_ ? rank : 0)));
         left -= rank;
       }
     }
@@ -128,7 +132,7 @@ class Model {
 
  private:
   void add(flrc::BackendLinear& to, Shape shape, const std::vector<double>& shares) {
-    to = {shape.rows, shape.cols, nullptr, nullptr, 0, true, nullptr};
+    to = {shape.rows, shape.cols, nullptr, nullptr, 0, pivoted_, nullptr};
     blockRanks_.emplace_back();
     if (shares.empty()) {
       dense_.push_back(
@@ -143,7 +147,7 @@ class Model {
     auto described = std::make_unique<std::vector<flrc::BackendBlock>>();
     int64_t below = 0;
     for (size_t l = shares.size(); l-- > 0;) {
-      const int64_t rank = std::max<int64_t>(8, rankOf(shape, shares[l]) - below);
+      const int64_t rank = std::max<int64_t>(8, rankOf(shape, shares[l], pivoted_) - below);
       below += rank;
       ranks_[l].push_back(static_cast<int32_t>(below));
       blockRanks_.back().push_back(rank);
@@ -157,25 +161,31 @@ class Model {
   flrc::BackendBlock block(Shape shape, int64_t rank) {
     auto made = std::make_unique<Block>();
     made->p = flrc::allocateRows(rank, shape.cols, Dtype::bf16);
-    made->c = flrc::allocatePanels(rank, shape.rows - rank, Dtype::bf16);
+    made->c = flrc::allocatePanels(rank, pivoted_ ? shape.rows - rank : shape.rows, Dtype::bf16);
     fill(made->p.data, blocks_.size());
     fill(made->c.data, blocks_.size() + 1);
-    // Every so many outputs is a pivot.
-    made->gather.resize(static_cast<size_t>(shape.rows));
-    int32_t rest = static_cast<int32_t>(rank);
-    for (int64_t o = 0; o < shape.rows; ++o) {
-      const auto taken = static_cast<int64_t>(made->pivot.size());
-      const bool pivot = taken < rank && o >= taken * shape.rows / rank;
-      made->gather[static_cast<size_t>(o)] = pivot ? static_cast<int32_t>(taken) : rest++;
-      if (pivot) made->pivot.push_back(static_cast<int32_t>(o));
-    }
+    if (pivoted_) placePivots(*made, shape, rank);
     const flrc::BackendPanels panels = {made->c.dtype,       made->c.outputs,      made->c.rank,
                                         made->c.data.data(), made->c.scale.data(), made->c.zero.data()};
-    const flrc::BackendBlock described = {rowsOf(made->p), panels, made->pivot.data(), made->gather.data()};
+    const flrc::BackendBlock described = {rowsOf(made->p), panels, pivoted_ ? made->pivot.data() : nullptr,
+                                          pivoted_ ? made->gather.data() : nullptr};
     blocks_.push_back(std::move(made));
     return described;
   }
 
+  // Every so many outputs is a pivot.
+  static void placePivots(Block& block, Shape shape, int64_t rank) {
+    block.gather.resize(static_cast<size_t>(shape.rows));
+    int32_t rest = static_cast<int32_t>(rank);
+    for (int64_t o = 0; o < shape.rows; ++o) {
+      const auto taken = static_cast<int64_t>(block.pivot.size());
+      const bool pivot = taken < rank && o >= taken * shape.rows / rank;
+      block.gather[static_cast<size_t>(o)] = pivot ? static_cast<int32_t>(taken) : rest++;
+      if (pivot) block.pivot.push_back(static_cast<int32_t>(o));
+    }
+  }
+
+  bool pivoted_;
   std::vector<float> norm_;
   std::vector<double> frequencies_;
   flrc::RowMatrix embedding_;
@@ -196,81 +206,107 @@ double median(std::vector<double> values) {
 }
 
 struct Timing {
-  double prefillSeconds, tokenSeconds;
+  double prefillSeconds, stepSeconds;
 };
 
-// Medians over rounds of a prompt and of tokens after it; token i of kTokens at levelOf(i).
+// Medians over rounds of a prompt and of steps after it, in each of which every sequence gets a token; step i
+// of kTokens at levelOf(i).
 template <typename LevelOf>
-Timing timeModel(const Backend& table, flrc::DeviceModel* model, const LevelOf& levelOf) {
+Timing timeModel(const Backend& table, flrc::DeviceModel* model, int sequences, const LevelOf& levelOf) {
   const flrc::BackendCancel never = {nullptr, [](void*) { return false; }};
   flrc::DevicePass* pass = nullptr;
   must([&](BackendFailure* f) { return table.createPass(model, &pass, f); });
   std::vector<int32_t> prompt;
   for (int32_t i = 0; i < kPrompt; ++i) prompt.push_back(i * 97 % static_cast<int32_t>(kVocab));
-  std::vector<double> prefill, token;
+  std::vector<double> prefill, step;
   auto seconds = [from = std::chrono::steady_clock::now()]() mutable {
     const auto now = std::chrono::steady_clock::now();
     const double passed = std::chrono::duration<double>(now - from).count();
     from = now;
     return passed;
   };
+  const flrc::BackendSampling greedy;
+  const auto count = static_cast<size_t>(sequences);
+  std::vector<int64_t> all(count);
+  std::iota(all.begin(), all.end(), 0);
   // The first round records the graphs.
   for (int round = -1; round < kRounds; ++round) {
-    flrc::DeviceSequence* sequence = nullptr;
-    must([&](BackendFailure* f) { return table.createSequence(model, &sequence, f); });
+    std::vector<flrc::DeviceSequence*> each(count);
+    std::vector<int32_t> next(count);
     std::vector<flrc::BackendRow> rows;
-    for (int64_t t = 0; t < kPrompt; ++t) rows.push_back({sequence, t});
-    int64_t row = kPrompt - 1;
-    seconds();
-    must([&](BackendFailure* f) { return table.run(pass, prompt.data(), rows.data(), kPrompt, 0, &never, f); });
-    must([&](BackendFailure* f) { return table.keepLogits(pass, &row, 1, f); });
-    flrc::BackendSampled sampled;
-    const flrc::BackendSampling greedy;
-    must([&](BackendFailure* f) { return table.sample(sequence, &greedy, &sampled, f); });
-    const double prompted = seconds();
-    row = 0;
-    for (int i = 0; i < kTokens; ++i) {
-      rows[0] = {sequence, kPrompt + i};
+    const auto sample = [&](size_t s) {
+      flrc::BackendSampled sampled;
+      must([&](BackendFailure* f) { return table.sample(each[s], &greedy, &sampled, f); });
+      next[s] = sampled.token;
+    };
+    for (size_t s = 0; s < count; ++s) {
+      must([&](BackendFailure* f) { return table.createSequence(model, &each[s], f); });
+      rows.clear();
+      for (int64_t t = 0; t < kPrompt; ++t) rows.push_back({each[s], t});
+      const int64_t last = kPrompt - 1;
+      seconds();
       must([&](BackendFailure* f) {
-        return table.run(pass, &sampled.token, rows.data(), 1, levelOf(i), &never, f);
+        return table.run(pass, prompt.data(), rows.data(), kPrompt, levelOf(0), &never, f);
       });
-      must([&](BackendFailure* f) { return table.keepLogits(pass, &row, 1, f); });
-      must([&](BackendFailure* f) { return table.sample(sequence, &greedy, &sampled, f); });
+      must([&](BackendFailure* f) { return table.keepLogits(pass, &last, 1, f); });
+      sample(s);
+      if (round >= 0) prefill.push_back(seconds());
     }
-    const double written = seconds() / kTokens;
-    table.releaseSequence(sequence);
-    if (round < 0) continue;
-    prefill.push_back(prompted);
-    token.push_back(written);
+    seconds();
+    for (int i = 0; i < kTokens; ++i) {
+      rows.clear();
+      for (size_t s = 0; s < count; ++s) rows.push_back({each[s], kPrompt + i});
+      must([&](BackendFailure* f) {
+        return table.run(pass, next.data(), rows.data(), sequences, levelOf(i), &never, f);
+      });
+      must([&](BackendFailure* f) { return table.keepLogits(pass, all.data(), sequences, f); });
+      for (size_t s = 0; s < count; ++s) sample(s);
+    }
+    if (round >= 0) step.push_back(seconds() / kTokens);
+    for (flrc::DeviceSequence* sequence : each) table.releaseSequence(sequence);
   }
   table.releasePass(pass);
-  return {median(prefill), median(token)};
+  return {median(prefill), median(step)};
 }
 
 struct Row {
   std::string name;
-  double bytes;
+  int sequences;
+  double bytes;  // of weights, a step
   Timing timing;
 };
 
-void print(const Row& row) {
-  std::printf("%-36s %10.1f %12.0f %12.1f %10.0f\n", row.name.c_str(), row.bytes / 1e6,
-              static_cast<double>(kPrompt) / row.timing.prefillSeconds, 1 / row.timing.tokenSeconds,
-              row.bytes / row.timing.tokenSeconds / 1e9);
+struct Chip {
+  std::string name;
+  double bandwidth;  // of reading, measured, bytes a second
+};
+
+// The table's last column is how much of the dense model's speed over that of this one's bytes is reached: 1 is
+// as fast as the smaller size promises.
+void print(const Row& row, const Row& dense, const Chip& chip) {
+  const double rate = row.bytes / row.timing.stepSeconds;
+  const double promised = dense.timing.stepSeconds * row.bytes / dense.bytes;
+  std::printf("%-34s %9d %8.1f %11.0f %9.1f %11.1f %10.1f%% %9.1f%%\n", row.name.c_str(), row.sequences,
+              row.bytes / 1e6, static_cast<double>(kPrompt) / row.timing.prefillSeconds,
+              row.timing.stepSeconds * 1e6, row.sequences / row.timing.stepSeconds, 100 * rate / chip.bandwidth,
+              100 * promised / row.timing.stepSeconds);
   std::fflush(stdout);
 }
 
-void writeJson(const char* file, const char* device, const std::vector<Row>& rows) {
+void writeJson(const char* file, const Chip& chip, const std::vector<Row>& rows) {
   std::FILE* out = std::fopen(file, "w");
   if (!out) throw std::runtime_error(std::string("cannot write ") + file);
-  std::fprintf(out, "{\n  \"device\": \"%s\",\n  \"prompt\": %d,\n  \"tokens\": %d,\n  \"rows\": [", device,
-               static_cast<int>(kPrompt), kTokens);
+  std::fprintf(out,
+               "{\n  \"device\": \"%s\",\n  \"bandwidth\": %.6g,\n  \"prompt\": %d,\n  \"tokens\": %d,\n  "
+               "\"rows\": [",
+               chip.name.c_str(), chip.bandwidth, static_cast<int>(kPrompt), kTokens);
   for (size_t i = 0; i < rows.size(); ++i) {
-    std::fprintf(
-        out,
-        "%s\n    {\"name\": \"%s\", \"bytesPerToken\": %.0f, \"prefillSeconds\": %.6g, \"tokenSeconds\": %.6g}",
-        i > 0 ? "," : "", rows[i].name.c_str(), rows[i].bytes, rows[i].timing.prefillSeconds,
-        rows[i].timing.tokenSeconds);
+    const Row& row = rows[i];
+    std::fprintf(out,
+                 "%s\n    {\"name\": \"%s\", \"sequences\": %d, \"bytesPerStep\": %.0f, \"prefillSeconds\": "
+                 "%.6g, \"stepSeconds\": %.6g}",
+                 i > 0 ? "," : "", row.name.c_str(), row.sequences, row.bytes, row.timing.prefillSeconds,
+                 row.timing.stepSeconds);
   }
   std::fprintf(out, "\n  ]\n}\n");
   std::fclose(out);
@@ -287,35 +323,42 @@ int main(int count, char** arguments) {
   }
   flrc::BackendDevice device{};
   must([&](BackendFailure* f) { return table.describe(&device, f); });
-  std::printf("%s: 1B shape, bf16, prompt of %d tokens, %d written\n", device.name, static_cast<int>(kPrompt),
-              kTokens);
-  std::printf("%-36s %10s %12s %12s %10s\n", "model", "MB/token", "prompt, t/s", "written, t/s", "GB/s");
+  Chip chip{device.name, 0};
+  must([&](BackendFailure* f) { return table.readBandwidth(&chip.bandwidth, f); });
+  std::printf("%s, %.0f GB/s of reading measured: 1B shape, bf16, prompt of %d tokens, %d written\n",
+              chip.name.c_str(), chip.bandwidth / 1e9, static_cast<int>(kPrompt), kTokens);
+  std::printf("%-34s %9s %8s %11s %9s %11s %11s %10s\n", "model", "sequences", "MB/step", "prompt, t/s",
+              "us/step", "written, t/s", "bandwidth", "promised");
   const flrc::BackendCancel never = {nullptr, [](void*) { return false; }};
   std::vector<Row> rows;
   const auto withModel = [&](const Model& model, const auto& body) {
     const flrc::BackendModel described = model.describe();
     flrc::DeviceModel* weights = nullptr;
     must([&](BackendFailure* f) { return table.createModel(&described, &never, &weights, f); });
-    body(weights);
+    body([&](const std::string& name, int sequences, double bytes, const auto& levelOf) {
+      rows.push_back({name, sequences, bytes, timeModel(table, weights, sequences, levelOf)});
+      print(rows.back(), rows.front(), chip);
+    });
     table.releaseModel(weights);
   };
-  const auto add = [&](const std::string& name, double bytes, const Timing& timing) {
-    rows.push_back({name, bytes, timing});
-    print(rows.back());
-  };
+  const auto first = [](int) { return 0; };
   {
     const Model model({});
-    withModel(model, [&](flrc::DeviceModel* weights) {
-      add("dense", model.bytes(0), timeModel(table, weights, [](int) { return 0; }));
+    withModel(model, [&](const auto& add) {
+      for (const int sequences : {1, 4, 16}) add("dense", sequences, model.bytes(0), first);
     });
   }
+  {
+    const Model model({0.5}, false);
+    withModel(model, [&](const auto& add) { add("plain factors, budget .5", 1, model.bytes(0), first); });
+  }
   const Model model({0.9, 0.5});
-  withModel(model, [&](flrc::DeviceModel* weights) {
-    add("pivoted, keep .9", model.bytes(0), timeModel(table, weights, [](int) { return 0; }));
-    add("pivoted, budget .5", model.bytes(1), timeModel(table, weights, [](int) { return 1; }));
-    add("pivoted, .9 then .5 from half on", (model.bytes(0) + model.bytes(1)) / 2,
-        timeModel(table, weights, [](int i) { return i < kTokens / 2 ? 0 : 1; }));
+  withModel(model, [&](const auto& add) {
+    const double high = model.bytes(0), low = model.bytes(1);
+    add("pivoted, keep .9", 1, high, first);
+    for (const int sequences : {1, 16}) add("pivoted, budget .5", sequences, low, [](int) { return 1; });
+    add("pivoted, .9 then .5 from half on", 1, (high + low) / 2, [](int i) { return i < kTokens / 2 ? 0 : 1; });
   });
-  if (count > 1) writeJson(arguments[1], device.name, rows);
+  if (count > 1) writeJson(arguments[1], chip, rows);
   return 0;
 }
