@@ -95,27 +95,43 @@ FLRC_DEVICE void loadInputs(const LinearsParams& p, const Areas& areas, const Li
   const int unit = piece.first / kUnit, part = laneIndex() % 4;
   const PanelJob& job = p.panels[lines.panels ? piece.job - p.rowJobs : 0];
   const int firstGroup = slice * groups;
+  const auto kOf = [&](int group) {
+    return (begin + group / kGroups) * Strip<kType>::kWeights + group % kGroups * kUnit + part * 8;
+  };
+  const auto there = [&](int group) { return group < groups && begin + group / kGroups < end && kOf(group) < lines.inputs; };
+  // Of so many groups the values are on their way together.
+  constexpr int kTogether = 4;
+  const int step = 8 * sharing;
   for (int column = 0; column < p.columns; ++column) {
-    for (int group = (warpIndex() >> cut.bits) * 8 + laneIndex() / 4; group < groups; group += 8 * sharing) {
-      const int strip = begin + group / kGroups;
-      const int k = strip * Strip<kType>::kWeights + group % kGroups * kUnit + part * 8;
-      float value[8] = {};
-      if (strip < end && k < lines.inputs) {
-        if (lines.panels) {
-          readT<kType>(p, job, unit, column, k, tag, value);
-        } else {
-          readX(p, column, k, value);
+    for (int first = (warpIndex() >> cut.bits) * 8 + laneIndex() / 4; first < groups; first += kTogether * step) {
+      float value[kTogether][8] = {};
+      if (lines.panels) {
+        FLRC_UNROLL
+        for (int i = 0; i < kTogether; ++i) {
+          const int group = first + i * step;
+          if (there(group)) readT<kType>(p, job, unit, column, kOf(group), tag, value[i]);
+        }
+      } else {
+        FLRC_UNROLL
+        for (int i = 0; i < kTogether; ++i) {
+          const int group = first + i * step;
+          if (there(group)) readX(p, column, kOf(group), value[i]);
         }
       }
-      const int at = column * columnWords(p.xGroups) + (firstGroup + group) * 8 + part;
       FLRC_UNROLL
-      for (int step = 0; step < 2; ++step) {
-        const Parts low = partsOf(value[4 * step], value[4 * step + 1]),
-                    high = partsOf(value[4 * step + 2], value[4 * step + 3]);
-        areas.x[at + 4 * step] = Word4{low.first, low.second, high.first, high.second};
-      }
-      if (kType == Dtype::int4 && lines.panels && column == 0) {
-        areas.x[p.columns * columnWords(p.xGroups) + (firstGroup + group) * 4 + part] = zerosOf(job, unit, k);
+      for (int i = 0; i < kTogether; ++i) {
+        const int group = first + i * step;
+        if (group >= groups) continue;
+        const int at = column * columnWords(p.xGroups) + (firstGroup + group) * 8 + part;
+        FLRC_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          const Parts low = partsOf(value[i][4 * half], value[i][4 * half + 1]),
+                      high = partsOf(value[i][4 * half + 2], value[i][4 * half + 3]);
+          areas.x[at + 4 * half] = Word4{low.first, low.second, high.first, high.second};
+        }
+        if (kType == Dtype::int4 && lines.panels && column == 0) {
+          areas.x[p.columns * columnWords(p.xGroups) + (firstGroup + group) * 4 + part] = zerosOf(job, unit, kOf(group));
+        }
       }
     }
   }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/linears_inputs.cuh"
 
 // Lines times the inputs in shared memory, on tensor cores. Of m16n8k16, n are eight lines, k two steps through
@@ -252,6 +254,29 @@ FLRC_DEVICE void addStrip(const Word4& word, Shared<const uint8_t> scales, bool 
   }
 }
 
+// kCount strips of a tile, the first of them number `strip` of the slice, of which a lane's 16 bytes lie at `at` if its
+// line is there. Strips go to two chains each by turns, which passes begin at even ones of.
+template <Dtype kType, int kCount>
+FLRC_DEVICE void addStrips(Shared<const uint8_t> at, bool there, Shared<const uint8_t> scales, bool panels,
+                           Shared<const Word4> x, Shared<const Word4> zero, int strip, Sums& sums) {
+  constexpr int kGroups = Strip<kType>::kGroups;
+  Word4 word[kCount];
+  FLRC_UNROLL
+  for (int i = 0; i < kCount; ++i) {
+    word[i] = Word4{0, 0, 0, 0};
+    if (there) word[i] = pointerCast<const Word4>(at + i * kStripBytes)[0];
+  }
+  FLRC_UNROLL
+  for (int i = 0; i < kCount; ++i) {
+    const Shared<const Word4> inputs = x + i * (kGroups * 8), zeros = zero + i * (kGroups * 4);
+    if (kCount > 1 ? i % 2 == 0 : strip % 2 == 0) {
+      addStrip<kType>(word[i], scales, panels, inputs, zeros, sums.value[0], sums.value[1]);
+    } else {
+      addStrip<kType>(word[i], scales, panels, inputs, zeros, sums.value[2], sums.value[3]);
+    }
+  }
+}
+
 // Sums of a slice that are kept apart: where it is not whole in one pass, those of chains and parts, as the next pass
 // goes on with them.
 FLRC_ANYWHERE constexpr int sumsKept(int passes) { return passes > 1 ? Sums::kChains * 2 : 1; }
@@ -281,22 +306,19 @@ FLRC_DEVICE void multiply(const LinearsParams& p, const Areas& areas, const Line
       for (int i = 0; i < 16; ++i) sums.value[i / 4][i % 4] = partial[i % 2 * nextLine + i / 2 * p.columns];
     }
     for (int first = 0; first < strips; first += Stream::kStrips) {
+      const int left = strips - first, count = left < Stream::kStrips ? left : Stream::kStrips;
       const Shared<const uint8_t> at = stream.next(), scales = stream.scales();
-      FLRC_UNROLL
-      for (int i = 0; i < Stream::kStrips; ++i) {
-        if (first + i >= strips) break;
-        const Word4 word = there ? pointerCast<const Word4>(at + i * kStripBytes)[0] : Word4{0, 0, 0, 0};
-        // Which chains: by place in the slice, which passes begin at even places of.
-        const int group = (first + i) * kGroups;
-        if constexpr (Stream::kStrips > 1) {
-          addStrip<kType>(word, scales, lines.panels, x + group * 8, zero + group * 4, sums.value[i % 2 * 2],
-                          sums.value[i % 2 * 2 + 1]);
-        } else if (first % 2 == 0) {
-          addStrip<kType>(word, scales, lines.panels, x + group * 8, zero + group * 4, sums.value[0], sums.value[1]);
-        } else {
-          addStrip<kType>(word, scales, lines.panels, x + group * 8, zero + group * 4, sums.value[2], sums.value[3]);
-        }
+      const auto add = [&](auto atOnce, int begin) {
+        addStrips<kType, decltype(atOnce)::value>(at + begin * kStripBytes, there, scales, lines.panels,
+                                                  x + (first + begin) * (kGroups * 8), zero + (first + begin) * (kGroups * 4),
+                                                  first + begin, sums);
+      };
+      // Without a branch between them strips do not wait for each other's reads.
+      int i = 0;
+      if constexpr (Stream::kStrips > 1) {
+        for (; i + 4 <= count; i += 4) add(std::integral_constant<int, 4>{}, i);
       }
+      for (; i < count; ++i) add(std::integral_constant<int, 1>{}, i);
       stream.fetch();
     }
     if (!used) continue;
