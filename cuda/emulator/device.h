@@ -28,19 +28,6 @@ template <typename T>
 using Shared = emulator::Pointer<T>;
 using emulator::pointerCast;
 
-struct alignas(8) Float2 {
-  float x, y;
-};
-struct alignas(16) Float4 {
-  float x, y, z, w;
-};
-struct alignas(8) Word2 {
-  uint32_t x, y;
-};
-struct alignas(16) Word4 {
-  uint32_t x, y, z, w;
-};
-
 inline emulator::Machine& machine() { return emulator::Machine::current(); }
 inline const emulator::Thread& self() { return emulator::Machine::thread(); }
 

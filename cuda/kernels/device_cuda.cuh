@@ -29,19 +29,6 @@ FLRC_DEVICE U* pointerCast(T* pointer) {
   return reinterpret_cast<U*>(pointer);
 }
 
-struct alignas(8) Float2 {
-  float x, y;
-};
-struct alignas(16) Float4 {
-  float x, y, z, w;
-};
-struct alignas(8) Word2 {
-  uint32_t x, y;
-};
-struct alignas(16) Word4 {
-  uint32_t x, y, z, w;
-};
-
 FLRC_DEVICE int threadIndex() { return static_cast<int>(threadIdx.x); }
 FLRC_DEVICE int blockThreads() { return static_cast<int>(blockDim.x); }
 FLRC_DEVICE int laneIndex() { return static_cast<int>(threadIdx.x) % 32; }
@@ -124,17 +111,6 @@ FLRC_DEVICE Word4 streamed(const Word4* from) {
                : "l"(from));
   return v;
 }
-FLRC_DEVICE Word2 streamed(const Word2* from) {
-  Word2 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(from));
-  return v;
-}
-FLRC_DEVICE uint32_t streamed(const uint32_t* from) {
-  uint32_t v;
-  asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(from));
-  return v;
-}
-
 FLRC_DEVICE void copyAsync(Shared<uint8_t> to, Global<const uint8_t> from, int bytes = 16) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(sharedAddress(to)), "l"(from), "r"(bytes)
                : "memory");

@@ -98,12 +98,15 @@ FLRC_DEVICE void loadInputs(const LinearsParams& p, const Areas& areas, const Li
   const auto kOf = [&](int group) {
     return (begin + group / kGroups) * Strip<kType>::kWeights + group % kGroups * kUnit + part * 8;
   };
-  const auto there = [&](int group) { return group < groups && begin + group / kGroups < end && kOf(group) < lines.inputs; };
+  const auto there = [&](int group) {
+    return group < groups && begin + group / kGroups < end && kOf(group) < lines.inputs;
+  };
   // Of so many groups the values are on their way together.
   constexpr int kTogether = 4;
   const int step = 8 * sharing;
   for (int column = 0; column < p.columns; ++column) {
-    for (int first = (warpIndex() >> cut.bits) * 8 + laneIndex() / 4; first < groups; first += kTogether * step) {
+    for (int first = (warpIndex() >> cut.bits) * 8 + laneIndex() / 4; first < groups;
+         first += kTogether * step) {
       float value[kTogether][8] = {};
       if (lines.panels) {
         FLRC_UNROLL
@@ -130,7 +133,8 @@ FLRC_DEVICE void loadInputs(const LinearsParams& p, const Areas& areas, const Li
           areas.x[at + 4 * half] = Word4{low.first, low.second, high.first, high.second};
         }
         if (kType == Dtype::int4 && lines.panels && column == 0) {
-          areas.x[p.columns * columnWords(p.xGroups) + (firstGroup + group) * 4 + part] = zerosOf(job, unit, kOf(group));
+          areas.x[p.columns * columnWords(p.xGroups) + (firstGroup + group) * 4 + part] =
+              zerosOf(job, unit, kOf(group));
         }
       }
     }
