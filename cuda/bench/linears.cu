@@ -68,7 +68,8 @@ class Rotating {
   }
 
   Row time(Device& device, const Chip& chip, int columns, int aheadBytes) {
-    const LinearsLaunch how{chip.multiprocessors, chip.sharedBytes, chip.hopper, chip.hopper ? aheadBytes : 0, chip.hopper};
+    const LinearsLaunch how{chip.multiprocessors, chip.sharedBytes, chip.hopper, chip.hopper ? aheadBytes : 0,
+                            chip.hopper};
     const int replays = kLaunches / static_cast<int>(chain_.size());
     const double seconds = replaySeconds(device, [&] {
       for (int i = 0; i < replays; ++i) {

@@ -21,11 +21,13 @@ FLRC_DEVICE void fetchAhead(const LinearsParams& p, const Areas& areas) {
   for (int job = 0; job < p.rowJobs + p.panelJobs; ++job) {
     if (job == p.rowJobs) left = p.aheadBytes / 2;
     const Lines lines = linesOf(p, job);
-    const int begin = areas.shares[2 * job], end = areas.shares[2 * job + 1], used = lines.cut.strips * kStripBytes;
+    const int begin = areas.shares[2 * job], end = areas.shares[2 * job + 1],
+              used = lines.cut.strips * kStripBytes;
     if (end <= begin || left <= 0) continue;
     for (int i = warpIndex(); i < end - begin && i * used < left; i += kWarps) {
       const int64_t line = static_cast<int64_t>(begin + i) * lines.cut.storedStrips * kStripBytes;
-      for (int at = laneIndex() * kFetchBytes; at < used; at += 32 * kFetchBytes) fetchToL2(lines.data + (line + at));
+      for (int at = laneIndex() * kFetchBytes; at < used; at += 32 * kFetchBytes)
+        fetchToL2(lines.data + (line + at));
     }
     left -= (end - begin) * used;
   }
@@ -47,7 +49,8 @@ FLRC_DEVICE void putPiece(const LinearsParams& p, const Areas& areas, const Cut&
     const int column = i - inPiece * p.columns, line = piece.first + inPiece;
     float total = 0;
     if (i < sums && slice < slices) {
-      const Shared<const float> part = areas.partial + (((inPiece << cut.bits) + slice) * kept * p.columns + column);
+      const Shared<const float> part =
+          areas.partial + (((inPiece << cut.bits) + slice) * kept * p.columns + column);
       total = part[0];
       if (!kWhole && kept > 1) {
         float all[8];
@@ -59,7 +62,8 @@ FLRC_DEVICE void putPiece(const LinearsParams& p, const Areas& areas, const Cut&
     FLRC_UNROLL
     for (int mask = 4; mask > 0; mask /= 2) total += shuffleXor(total, mask);
     if (i >= sums || slice > 0) continue;
-    if (to.tagged >= 0) sendTagged(tagged + (static_cast<int64_t>(column) * taggedWidth + to.tagged + line), total, tag);
+    if (to.tagged >= 0)
+      sendTagged(tagged + (static_cast<int64_t>(column) * taggedWidth + to.tagged + line), total, tag);
     if (to.y == nullptr) continue;
     const int output = to.scatter != nullptr ? to.scatter[line] : line;
     const float bias = to.bias != nullptr ? to.bias[output] : 0.0f;
@@ -95,8 +99,8 @@ struct StreamOf<Dtype::bf16, true> {
   using Type = BulkStream;
 };
 
-// kWhole: every line is multiplied in one pass. Two blocks fit on a multiprocessor, so that the next launch's begin
-// while this one's work.
+// kWhole: every line is multiplied in one pass. Two blocks fit on a multiprocessor, so that the next launch's
+// begin while this one's work.
 template <Dtype kType, bool kBulk, bool kWhole>
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 2) linearsKernel(FLRC_PARAMS(LinearsParams) p) {
   const Areas areas = areasOf<kType, kBulk>(p);
@@ -157,8 +161,8 @@ FLRC_KERNEL void gatherKernel(FLRC_PARAMS(GatherParams) p) {
   p.job.y[column * p.job.outputs + output] = total;
 }
 
-// Of shared memory, at most: for inputs, so that two blocks fit on a multiprocessor of sm_90 with lines of 14336
-// weights and one column; with more columns, one. And for sums.
+// Of shared memory, at most: for inputs, so that two blocks fit on a multiprocessor of sm_90 with lines of
+// 14336 weights and one column; with more columns, one. And for sums.
 constexpr int inputsBudget(int columns) { return (columns == 1 ? 60 : 136) * 1024; }
 constexpr int kSumsBudget = 8 * 1024;
 
@@ -172,8 +176,8 @@ Cut cutOf(int inputs, int stored) {
   return cut;
 }
 
-// Shares all lines between blocks, and cuts them so that what they need fits into shared memory. Returns the bytes of it, or 0 where so many columns
-// do not fit.
+// Shares all lines between blocks, and cuts them so that what they need fits into shared memory. Returns the
+// bytes of it, or 0 where so many columns do not fit.
 template <Dtype kType, bool kBulk>
 size_t cutLines(LinearsParams& params, int blocks, int sharedBytes) {
   constexpr int kGroups = Strip<kType>::kGroups, kFixed = kFixedBytes<kType, kBulk>;
@@ -266,7 +270,8 @@ bool launchOf(Stream stream, LinearsParams params, const LinearsLaunch& how) {
 bool launchOf(Stream stream, Dtype dtype, const LinearsParams& params, const LinearsLaunch& how) {
   switch (dtype) {
     case Dtype::bf16:
-      return how.bulk ? launchOf<Dtype::bf16, true>(stream, params, how) : launchOf<Dtype::bf16, false>(stream, params, how);
+      return how.bulk ? launchOf<Dtype::bf16, true>(stream, params, how)
+                      : launchOf<Dtype::bf16, false>(stream, params, how);
     case Dtype::int8:
       return launchOf<Dtype::int8, false>(stream, params, how);
     case Dtype::int4:
@@ -274,7 +279,8 @@ bool launchOf(Stream stream, Dtype dtype, const LinearsParams& params, const Lin
     case Dtype::f32:
       break;
   }
-  throw std::invalid_argument("f32 weights are not for the GPU: they are narrowed to bf16 when a model is loaded");
+  throw std::invalid_argument(
+      "f32 weights are not for the GPU: they are narrowed to bf16 when a model is loaded");
 }
 
 // The columns from `first` on.

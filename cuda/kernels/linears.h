@@ -91,8 +91,8 @@ struct LinearsParams {
 };
 
 struct LinearsLaunch {
-  int blocks;       // at most one a multiprocessor: they wait for each other
-  int sharedBytes;  // that a block can have
+  int blocks;         // at most one a multiprocessor: they wait for each other
+  int sharedBytes;    // that a block can have
   bool bulk = false;  // weights come by bulk copies (sm_90 and newer)
   // Bytes of its weights that a block has the L2 cache fetch before the input is there (sm_90 and newer).
   int aheadBytes = 0;

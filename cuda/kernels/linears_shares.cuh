@@ -33,8 +33,8 @@ FLRC_ANYWHERE constexpr int sliceBits(int strips) {
 FLRC_ANYWHERE constexpr int sliceBegin(int strips, int bits, int slice) { return strips * slice >> bits; }
 FLRC_ANYWHERE constexpr int longestSlice(int strips, int bits) { return (strips + (1 << bits) - 1) >> bits; }
 
-// Weights under way to a warp, strip by strip: of a tile's strip 16 bytes for each lane, and what its lines' weights are
-// scaled by.
+// Weights under way to a warp, strip by strip: of a tile's strip 16 bytes for each lane, and what its lines'
+// weights are scaled by.
 template <Dtype kType>
 struct Slot {
   static constexpr int kCount = 16;
@@ -64,27 +64,29 @@ struct alignas(32) Target {
 
 // Shared memory, in this order.
 struct Areas {
-  Shared<Target> targets;  // [2 kMaxJobs]
-  Shared<int> shares;      // [2 kMaxJobs][2]: the block's first line of each job, and the end
-  Shared<uint64_t> phases; // [kWarps][Stage::kCount]
-  Shared<uint8_t> weights; // under way: [kWarps][Slot::kCount][Slot::kBytes], or the same of stages
-  Shared<Word4> x;         // the inputs at hand, as fragments have them
-  Shared<float> partial;   // sums of slices
+  Shared<Target> targets;   // [2 kMaxJobs]
+  Shared<int> shares;       // [2 kMaxJobs][2]: the block's first line of each job, and the end
+  Shared<uint64_t> phases;  // [kWarps][Stage::kCount]
+  Shared<uint8_t> weights;  // under way: [kWarps][Slot::kCount][Slot::kBytes], or the same of stages
+  Shared<Word4> x;          // the inputs at hand, as fragments have them
+  Shared<float> partial;    // sums of slices
 };
 
 inline constexpr int kTargetsBytes = 2 * kMaxJobs * static_cast<int>(sizeof(Target));
 inline constexpr int kSharesBytes = 4 * kMaxJobs * static_cast<int>(sizeof(int));
 inline constexpr int kPhasesBytes = kWarps * Stage::kCount * static_cast<int>(sizeof(uint64_t));
 template <Dtype kType, bool kBulk>
-inline constexpr int kWeightsBytes = kWarps * (kBulk ? Stage::kCount * Stage::kBytes : Slot<kType>::kCount * Slot<kType>::kBytes);
+inline constexpr int kWeightsBytes = kWarps*(kBulk ? Stage::kCount* Stage::kBytes
+                                                   : Slot<kType>::kCount* Slot<kType>::kBytes);
 template <Dtype kType, bool kBulk>
 inline constexpr int kFixedBytes = kTargetsBytes + kSharesBytes + kPhasesBytes + kWeightsBytes<kType, kBulk>;
 
-// Columns of one launch: the eight of a fragment's first rows; its other eight are the same columns' second parts.
+// Columns of one launch: the eight of a fragment's first rows; its other eight are the same columns' second
+// parts.
 inline constexpr int kMostColumns = 8;
 
-// The inputs' area in 16-byte words. For every column and group two fragments of four, in each a lane's first parts
-// beside its second parts; columns begin in different banks. Then, for int4, the zeros of panels.
+// The inputs' area in 16-byte words. For every column and group two fragments of four, in each a lane's first
+// parts beside its second parts; columns begin in different banks. Then, for int4, the zeros of panels.
 FLRC_ANYWHERE constexpr int columnWords(int groups) { return groups * 8 + 4; }
 template <Dtype kType>
 FLRC_ANYWHERE constexpr int inputWords(int columns, int groups) {
@@ -99,7 +101,8 @@ FLRC_DEVICE Areas areasOf(const LinearsParams& p) {
           sharedMemory<uint64_t>(kPhases),
           sharedMemory<uint8_t>(kPhases + kPhasesBytes),
           sharedMemory<Word4>(kInputs),
-          sharedMemory<float>(kInputs + static_cast<size_t>(inputWords<kType>(p.columns, p.xGroups)) * sizeof(Word4))};
+          sharedMemory<float>(kInputs +
+                              static_cast<size_t>(inputWords<kType>(p.columns, p.xGroups)) * sizeof(Word4))};
 }
 
 // Lines of one job, rows' or panels', as a multiplication sees them. Jobs are counted from the rows' on.

@@ -3,8 +3,8 @@
 #include "kernels/linears_inputs.cuh"
 
 // Lines times the inputs in shared memory, on tensor cores. Of m16n8k16, n are eight lines, k two steps through
-// a group of 32 weights and m eight columns' first parts and their second ones; with less columns some of m is idle,
-// and costs nothing that matters beside reading the weights.
+// a group of 32 weights and m eight columns' first parts and their second ones; with less columns some of m is
+// idle, and costs nothing that matters beside reading the weights.
 
 namespace flrc::gpu::linears {
 
@@ -24,9 +24,9 @@ FLRC_DEVICE Walk walkOf(const Cut& cut, const Piece& piece, int pass) {
   return walk;
 }
 
-// A warp's weights in the order of its walk, by asynchronous copies (loads to registers would be waited for all at
-// once): strip by strip, lane 4 i + j fetching part j of line i, which it reads itself, and one lane of a line
-// what it is scaled by.
+// A warp's weights in the order of its walk, by asynchronous copies (loads to registers would be waited for all
+// at once): strip by strip, lane 4 i + j fetching part j of line i, which it reads itself, and one lane of a
+// line what it is scaled by.
 template <Dtype kType>
 class SlotStream {
  public:
@@ -61,8 +61,8 @@ class SlotStream {
     for (int a = 0; a < Place::kCount; ++a) fetch();
   }
 
-  // The strips that were fetched first of those not yet read: where this lane's 16 bytes of the first of them lie. The
-  // warp's scales lie at scales().
+  // The strips that were fetched first of those not yet read: where this lane's 16 bytes of the first of them
+  // lie. The warp's scales lie at scales().
   FLRC_DEVICE Shared<const uint8_t> next() {
     waitCopies<Place::kCount - 1>();
     if constexpr (kType != Dtype::bf16) syncWarp();
@@ -90,7 +90,8 @@ class SlotStream {
     if (slot_ == Place::kCount * Place::kBytes) slot_ = 0;
     at_ += kStripBytes;
     advanceScales(1);
-    if (--left_ > 0) [[likely]] return;
+    if (--left_ > 0) [[likely]]
+      return;
     left_ = inTile_;
     line_ += nextTile_;
     at_ += jump_;
@@ -118,8 +119,8 @@ class SlotStream {
   int64_t jumpStrips_ = 0;
 };
 
-// The same for bf16 by bulk copies, a lane for each line of a tile, several strips at once (sm_90 and newer): they pass
-// by the queue in which a multiprocessor's other loads wait for one another.
+// The same for bf16 by bulk copies, a lane for each line of a tile, several strips at once (sm_90 and newer):
+// they pass by the queue in which a multiprocessor's other loads wait for one another.
 class BulkStream {
  public:
   static constexpr int kStrips = Stage::kStrips;
@@ -139,7 +140,8 @@ class BulkStream {
     strips_ = walk.end - walk.begin;
     strip_ = 0;
     lineBytes_ = static_cast<int64_t>(lines.cut.storedStrips) * kStripBytes;
-    at_ = lines.data + ((piece.first + tile_ * kTileLines + laneIndex()) * lineBytes_ + walk.begin * kStripBytes);
+    at_ =
+        lines.data + ((piece.first + tile_ * kTileLines + laneIndex()) * lineBytes_ + walk.begin * kStripBytes);
     FLRC_UNROLL
     for (int a = 0; a < Stage::kCount; ++a) fetchOne();
   }
@@ -148,7 +150,8 @@ class BulkStream {
     const unsigned stage = read_ % Stage::kCount;
     phaseWait(phases_ + static_cast<int>(stage), read_ / Stage::kCount & 1);
     ++read_;
-    return stages_ + (static_cast<int>(stage) * Stage::kBytes + laneIndex() / 4 * Stage::kLineBytes + laneIndex() % 4 * 16);
+    return stages_ + (static_cast<int>(stage) * Stage::kBytes + laneIndex() / 4 * Stage::kLineBytes +
+                      laneIndex() % 4 * 16);
   }
   FLRC_DEVICE Shared<const uint8_t> scales() const { return stages_; }
 
@@ -169,7 +172,8 @@ class BulkStream {
     if (laneIndex() == 0) phaseExpect(phase, bytes * static_cast<uint32_t>(lines));
     syncWarp();
     if (laneIndex() < lines) {
-      bulkCopy(stages_ + (stage * Stage::kBytes + laneIndex() * Stage::kLineBytes), at_ + strip_ * kStripBytes, bytes, phase);
+      bulkCopy(stages_ + (stage * Stage::kBytes + laneIndex() * Stage::kLineBytes), at_ + strip_ * kStripBytes,
+               bytes, phase);
     }
     ++fetched_;
     strip_ += strips;
@@ -188,8 +192,8 @@ class BulkStream {
   Global<const uint8_t> at_ = nullptr;  // the lane's line of the tile that is fetched
 };
 
-// Sums of a tile: [chain][4 of a lane]: two lines of a column's first parts, and of its second ones. Neighbouring
-// products go to different chains, for each waits for the one before it in its own.
+// Sums of a tile: [chain][4 of a lane]: two lines of a column's first parts, and of its second ones.
+// Neighbouring products go to different chains, for each waits for the one before it in its own.
 struct Sums {
   static constexpr int kChains = 4;
   float value[kChains][4] = {};
@@ -205,9 +209,9 @@ FLRC_DEVICE void toWords(const Word4& from, uint32_t (&to)[4]) {
   to[3] = from.w;
 }
 
-// Adds one strip of a tile to two chains, the other two for every other strip. `x`: the lane's inputs of the strip's
-// first group, of column lane / 4 or, where there is none, of any other, for what becomes of them is not used. `zero`:
-// the zeros of int4 panels.
+// Adds one strip of a tile to two chains, the other two for every other strip. `x`: the lane's inputs of the
+// strip's first group, of column lane / 4 or, where there is none, of any other, for what becomes of them is
+// not used. `zero`: the zeros of int4 panels.
 template <Dtype kType>
 FLRC_DEVICE void addStrip(const Word4& word, Shared<const uint8_t> scales, bool panels, Shared<const Word4> x,
                           Shared<const Word4> zero, float (&first)[4], float (&second)[4]) {
@@ -252,15 +256,15 @@ FLRC_DEVICE void addStrip(const Word4& word, Shared<const uint8_t> scales, bool 
   }
 }
 
-// Sums of a slice that are kept apart: where it is not whole in one pass, those of chains and parts, as the next pass
-// goes on with them.
+// Sums of a slice that are kept apart: where it is not whole in one pass, those of chains and parts, as the
+// next pass goes on with them.
 FLRC_ANYWHERE constexpr int sumsKept(int passes) { return passes > 1 ? Sums::kChains * 2 : 1; }
 
-// All of a warp's walk; partial sums to shared memory: [line][slice][sum kept][column]. Lines that are none have room
-// there, too. kWhole: in one pass.
+// All of a warp's walk; partial sums to shared memory: [line][slice][sum kept][column]. Lines that are none
+// have room there, too. kWhole: in one pass.
 template <Dtype kType, bool kWhole, typename Stream>
-FLRC_DEVICE void multiply(const LinearsParams& p, const Areas& areas, const Lines& lines, const Piece& piece, int pass,
-                          Stream& stream) {
+FLRC_DEVICE void multiply(const LinearsParams& p, const Areas& areas, const Lines& lines, const Piece& piece,
+                          int pass, Stream& stream) {
   constexpr int kGroups = Strip<kType>::kGroups;
   const Cut& cut = lines.cut;
   const Walk walk = walkOf(cut, piece, pass);
@@ -292,9 +296,11 @@ FLRC_DEVICE void multiply(const LinearsParams& p, const Areas& areas, const Line
           addStrip<kType>(word, scales, lines.panels, x + group * 8, zero + group * 4, sums.value[i % 2 * 2],
                           sums.value[i % 2 * 2 + 1]);
         } else if (first % 2 == 0) {
-          addStrip<kType>(word, scales, lines.panels, x + group * 8, zero + group * 4, sums.value[0], sums.value[1]);
+          addStrip<kType>(word, scales, lines.panels, x + group * 8, zero + group * 4, sums.value[0],
+                          sums.value[1]);
         } else {
-          addStrip<kType>(word, scales, lines.panels, x + group * 8, zero + group * 4, sums.value[2], sums.value[3]);
+          addStrip<kType>(word, scales, lines.panels, x + group * 8, zero + group * 4, sums.value[2],
+                          sums.value[3]);
         }
       }
       stream.fetch();

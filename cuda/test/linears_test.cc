@@ -32,10 +32,11 @@ void checkCase(const LinearCase& one, int columns, const LinearsLaunch& how, uin
 }  // namespace
 
 TEST("linears: y = W x of every dtype and form, however little room there is") {
-  const LinearsLaunch ways[] = {{.blocks = 3, .sharedBytes = 227 * 1024},
-                                {.blocks = 2, .sharedBytes = 99 * 1024},
-                                {.blocks = 4, .sharedBytes = 227 * 1024, .bulk = true, .aheadBytes = 4000, .dependent = true},
-                                {.blocks = 1, .sharedBytes = 163 * 1024, .bulk = true, .aheadBytes = 60000}};
+  const LinearsLaunch ways[] = {
+      {.blocks = 3, .sharedBytes = 227 * 1024},
+      {.blocks = 2, .sharedBytes = 99 * 1024},
+      {.blocks = 4, .sharedBytes = 227 * 1024, .bulk = true, .aheadBytes = 4000, .dependent = true},
+      {.blocks = 1, .sharedBytes = 163 * 1024, .bulk = true, .aheadBytes = 60000}};
   uint64_t seed = 1;
   for (const LinearCase& one : linearCases()) {
     for (const LinearsLaunch& how : ways) checkCase(one, 1, how, ++seed);
@@ -56,7 +57,9 @@ TEST("linears: a column has the same bits in any batch, much room or little, on 
     const auto all = problem.run(device, x, kMaxColumns, how);
     for (const auto& [first, columns] : {std::pair{0, 1}, {11, 1}, {4, 3}, {2, 9}}) {
       const std::vector<float> part(x.begin() + first * one.inputs, x.begin() + (first + columns) * one.inputs);
-      const auto y = problem.run(device, part, columns, {.blocks = 5, .sharedBytes = columns == 3 ? 99 * 1024 : 227 * 1024, .bulk = columns != 1});
+      const auto y = problem.run(
+          device, part, columns,
+          {.blocks = 5, .sharedBytes = columns == 3 ? 99 * 1024 : 227 * 1024, .bulk = columns != 1});
       for (size_t p = 0; p < y.size(); ++p) {
         const auto outputs = static_cast<size_t>(problem.outputs(p));
         CHECK(std::memcmp(y[p].data(), all[p].data() + static_cast<size_t>(first) * outputs,
