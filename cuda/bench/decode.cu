@@ -44,8 +44,8 @@ class DecodeKernels {
           layer = (layer + 1) % layers;
           const RotateParams in{q.global(),    k.read(), v.read(), nullptr, nullptr,      1e-5f, angles.read(),
                                 angles.read(), heads,    kvHeads,  headDim, table.read(), layer};
-          launchAttention(device_.stream(), {in, out.global(), 0, partial.global(), counters.global(), 0, 0, 0},
-                          columns, length, {chip_.hopper, chip_.hopper});
+          launchAttention(device_.stream(), {in, out.global(), 0, partial.global(), counters.global()}, columns,
+                          length, {chip_.hopper, chip_.hopper});
         });
   }
 

@@ -55,6 +55,8 @@ inline void syncWarp() { machine().syncWarp(); }
 inline int clusterRank() { return static_cast<int>(self().block->index % self().block->cluster->size()); }
 inline int clusterBlocks() { return static_cast<int>(self().block->cluster->size()); }
 inline void syncCluster() { machine().syncCluster(); }
+// All have come here, and what they have read they have; what they wrote is in no order.
+inline void meetCluster() { machine().syncCluster(); }
 template <typename T>
 Shared<T> peerShared(Shared<T> mine, int rank) {
   emulator::Memory* peer = (*self().block->cluster)[static_cast<size_t>(rank)]->shared.get();

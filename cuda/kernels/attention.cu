@@ -61,7 +61,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 4) attentionKernel(FLRC_PARAMS(Att
   const bool has = blockX() < used;
   if (!kCluster && !has) return;
   const int width = kWidth == kAnyWidth ? r.headDim : kWidth;
-  const Heads heads = headsOf(r);
+  const Heads heads = headsOf(p);
   const Areas areas = areasOf(width);
   if (has) attendChunk<kWidth>(p, row, span, heads, areas);
   const Shared<const float> sums = areas.sums;
@@ -78,7 +78,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 4) attentionKernel(FLRC_PARAMS(Att
       p.out[heads.first * width + i] = total / scale.y;
     }
     // Whoever is read from must still be there.
-    syncCluster();
+    meetCluster();
     return;
   }
 
@@ -112,7 +112,7 @@ void launchFor(Stream stream, const AttentionParams& params, const AttentionLaun
   const RotateParams& r = params.heads;
   LaunchShape shape;
   shape.gridX = static_cast<unsigned>(params.chunks);
-  shape.gridY = static_cast<unsigned>(r.kvHeads * headParts(r));
+  shape.gridY = static_cast<unsigned>(r.kvHeads * params.parts);
   shape.gridZ = static_cast<unsigned>(params.columns);
   shape.threads = kThreads;
   shape.dependent = how.dependent;
@@ -134,6 +134,9 @@ void launchAttention(Stream stream, const AttentionParams& given, int columns, i
   params.columns = columns;
   params.chunks = attentionChunks(length, params.window);
   params.groups = attentionGroups(params.chunks);
+  params.sharing = params.heads.heads / params.heads.kvHeads;
+  params.parts = (params.sharing + kHeads - 1) / kHeads;
+  params.scale = 1.0f / std::sqrt(static_cast<float>(params.heads.headDim));
   switch (params.heads.headDim) {
     case 64:
       return launchFor<64>(stream, params, how);

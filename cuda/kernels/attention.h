@@ -22,7 +22,9 @@ struct AttentionParams {
   // after each.
   Global<float> partial;
   Global<uint32_t> counters;
-  int columns, chunks, groups;  // filled by launchAttention
+  // Filled by launchAttention: query heads of a key head, and blocks that share them; on scores.
+  int columns = 0, chunks = 0, groups = 0, sharing = 0, parts = 0;
+  float scale = 0;
 };
 
 // Chunks of a launch that serves positions below `length`.

@@ -40,15 +40,11 @@ struct Heads {
   int64_t first;  // of [column][head]
 };
 
-FLRC_ANYWHERE inline int headParts(const RotateParams& r) {
-  return (r.heads / r.kvHeads + kHeads - 1) / kHeads;
-}
-
-FLRC_DEVICE Heads headsOf(const RotateParams& r) {
-  const int group = r.heads / r.kvHeads, parts = headParts(r), part = blockY() % parts;
-  const int kvHead = blockY() / parts, left = group - part * kHeads;
+FLRC_DEVICE Heads headsOf(const AttentionParams& p) {
+  // Blocks along y: all parts of a key head, then those of the next.
+  const int part = blockY() % p.parts, kvHead = blockY() / p.parts, left = p.sharing - part * kHeads;
   return {kvHead, part, left < kHeads ? left : kHeads,
-          int64_t{blockZ()} * r.heads + kvHead * group + part * kHeads};
+          int64_t{blockZ()} * p.heads.heads + kvHead * p.sharing + part * kHeads};
 }
 
 // Rows of shared memory are padded with zeros to whole products, and 16 bytes more than a multiple of 64 long:
@@ -148,8 +144,10 @@ struct WarpKeys {
     for (int s = 0; s < kWarpKeys / kRows; ++s, from += int64_t{kRows} * r.kvHeads * width) {
       const int key = s * kRows + lineOf;
       const bool cached = isVisible(key) && (freshKeys >> key & 1) == 0;
-      FLRC_UNROLL_BY(2)
-      for (int octet = lane % kLanes; octet < octets; octet += kLanes) {
+      FLRC_UNROLL
+      for (int o = 0; o < (octets + kLanes - 1) / kLanes; ++o) {
+        const int octet = o * kLanes + lane % kLanes;
+        if (octet >= octets) continue;
         copyAsync(pointerCast<uint8_t>(to + (key * length + octet * 8)),
                   pointerCast<const uint8_t>(from + octet * 8), cached && octet < width / 8 ? 16 : 0);
       }
@@ -158,10 +156,9 @@ struct WarpKeys {
   }
 
   // The block's queries, turned and scaled; zeros for heads that it lacks.
-  FLRC_DEVICE void placeQueries(const Angles& angles) const {
+  FLRC_DEVICE void placeQueries(const Angles& angles, float scale) const {
     const int h = warpIndex();
     if (h >= kHeads) return;
-    const float scale = 1.0f / sqrtf(static_cast<float>(width));
     const Shared<uint32_t> high = pointerCast<uint32_t>(areas.query + 2 * h * length),
                            low = pointerCast<uint32_t>(areas.query + (2 * h + 1) * length);
     HeadPart head;
@@ -303,7 +300,7 @@ FLRC_DEVICE void attendChunk(const AttentionParams& p, const CacheRow& row, cons
   const Angles angles = anglesAt(p.heads, row.position);
   dependentWait();
 
-  warp.placeQueries(angles);
+  warp.placeQueries(angles, p.scale);
   waitCopies<0>();
   forFresh([&](int c, int key) {
     if (kTogether) warp.placeValue(c, key);

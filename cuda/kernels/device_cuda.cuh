@@ -72,6 +72,10 @@ FLRC_DEVICE void syncCluster() {
   FLRC_HOPPER(asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::
                                : "memory"));
 }
+FLRC_DEVICE void meetCluster() {
+  FLRC_HOPPER(asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" ::
+                               : "memory"));
+}
 template <typename T>
 FLRC_DEVICE Shared<T> peerShared(Shared<T> mine, int rank) {
   uint64_t peer = 0;

@@ -28,6 +28,28 @@ FLRC_DEVICE void fetchRows(Global<const uint16_t> from, int64_t ld, int row, int
   }
 }
 
+// The block's queries from row `row` on, rounded; zeros outside.
+template <int kDim>
+FLRC_DEVICE void placeQueries(const PrefillParams& p, int row, int head, Shared<uint16_t> to) {
+  constexpr int kQuads = kDim / 4, kAtOnce = 8;
+  const int64_t width = static_cast<int64_t>(p.heads) * p.headDim;
+  const Global<const Float4> from = pointerCast<const Float4>(p.q + (row * width + head * p.headDim));
+  for (int first = threadIndex(); first < kQueries * kQuads; first += kAtOnce * kThreads) {
+    Float4 quads[kAtOnce] = {};
+    FLRC_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int line = (first + i * kThreads) / kQuads, quad = (first + i * kThreads) % kQuads;
+      if (row + line < p.count && quad < p.headDim / 4) quads[i] = from[line * width / 4 + quad];
+    }
+    FLRC_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int line = (first + i * kThreads) / kQuads, quad = (first + i * kThreads) % kQuads;
+      pointerCast<Word2>(to + (line * (kDim + 8) + quad * 4))[0] =
+          Word2{roundHalves(quads[i].x, quads[i].y), roundHalves(quads[i].z, quads[i].w)};
+    }
+  }
+}
+
 // What a thread holds of its warp's 16 queries: rows lane / 4 and lane / 4 + 8.
 template <int kDim>
 struct Running {
@@ -62,6 +84,8 @@ template <int kDim>
 FLRC_DEVICE void weigh(float (&scores)[kKeys / 8][4], int first, int key, int window, float scale,
                        Running<kDim>& running) {
   const int lane = laneIndex();
+  // Whether all of the warp's queries see all of the keys.
+  const bool open = key + kKeys - 1 <= first && (window == 0 || key > first + 15 - window);
   FLRC_UNROLL
   for (int half = 0; half < 2; ++half) {
     const int query = first + lane / 4 + 8 * half;
@@ -72,7 +96,7 @@ FLRC_DEVICE void weigh(float (&scores)[kKeys / 8][4], int first, int key, int wi
       for (int e = 0; e < 2; ++e) {
         const int at = key + 8 * j + lane % 4 * 2 + e;
         float& score = scores[j][2 * half + e];
-        const bool visible = at <= query && (window == 0 || at > query - window);
+        const bool visible = open || (at <= query && (window == 0 || at > query - window));
         score = visible ? score * scale : -HUGE_VALF;
         most = fmaxf(most, score);
       }
@@ -80,14 +104,14 @@ FLRC_DEVICE void weigh(float (&scores)[kKeys / 8][4], int first, int key, int wi
     most = fmaxf(most, shuffleXor(most, 1));
     most = fmaxf(most, shuffleXor(most, 2));
     // A row of which nothing is visible yet has no scale.
-    const float base = most == -HUGE_VALF ? 0.0f : most, shrink = expf(running.most[half] - base);
+    const float base = most == -HUGE_VALF ? 0.0f : most, shrink = exp2f(running.most[half] - base);
     float total = 0;
     FLRC_UNROLL
     for (int j = 0; j < kKeys / 8; ++j) {
       FLRC_UNROLL
       for (int e = 0; e < 2; ++e) {
         float& score = scores[j][2 * half + e];
-        score = expf(score - base);
+        score = exp2f(score - base);
         total += score;
       }
     }
@@ -110,8 +134,8 @@ FLRC_DEVICE void addValues(const float (&weights)[kKeys / 8][4], Shared<const ui
     const float(&low)[4] = weights[key / 8];
     const float(&high)[4] = weights[key / 8 + 1];
     // Sums of one product lie as the left side of the next wants them.
-    const uint32_t left[4] = {narrowPair(low[0], low[1]), narrowPair(low[2], low[3]),
-                              narrowPair(high[0], high[1]), narrowPair(high[2], high[3])};
+    const uint32_t left[4] = {roundHalves(low[0], low[1]), roundHalves(low[2], low[3]),
+                              roundHalves(high[0], high[1]), roundHalves(high[2], high[3])};
     FLRC_UNROLL
     for (int dim = 0; dim < kDim; dim += 16) {
       uint32_t right[4];
@@ -127,7 +151,8 @@ template <int kDim>
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) prefillKernel(FLRC_PARAMS(PrefillParams) p) {
   constexpr int kArea = kKeys * (kDim + 8);
   const Shared<uint16_t> queries = sharedMemory<uint16_t>(0), caches = queries + kArea;
-  const int head = blockY(), row = blockX() * kQueries, width = p.heads * p.headDim;
+  // Those with the most keys begin first.
+  const int head = blockY(), row = (gridX() - 1 - blockX()) * kQueries, width = p.heads * p.headDim;
   const int64_t kvWidth = static_cast<int64_t>(p.kvHeads) * p.headDim;
   const int kvHead = head / (p.heads / p.kvHeads);
   const Global<const uint16_t> keys = p.keys + kvHead * p.headDim, values = p.values + kvHead * p.headDim;
@@ -146,19 +171,11 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) prefillKernel(FLRC_PARAMS(Prefi
     commitCopies();
   };
   fetch(0);
-  for (int i = threadIndex(); i < kQueries * kDim / 2; i += kThreads) {
-    const int line = i / (kDim / 2), dim = i % (kDim / 2) * 2;
-    uint32_t pair = 0;
-    if (row + line < p.count && dim < p.headDim) {
-      const Global<const float> from =
-          p.q + (static_cast<int64_t>(row + line) * width + head * p.headDim + dim);
-      pair = narrowPair(from[0], from[1]);
-    }
-    pointerCast<uint32_t>(queries + (line * (kDim + 8) + dim))[0] = pair;
-  }
+  placeQueries<kDim>(p, row, head, queries);
 
   const int ownRow = warpIndex() * 16;
-  const float scale = 1.0f / sqrtf(static_cast<float>(p.headDim));
+  // Weights are powers of two: log2(e) is in the scale.
+  const float scale = 1.44269504f / sqrtf(static_cast<float>(p.headDim));
   Running<kDim> running;
   for (int step = 0; step < steps; ++step) {
     waitCopies<0>();
@@ -181,13 +198,14 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) prefillKernel(FLRC_PARAMS(Prefi
     total += shuffleXor(total, 2);
     const int line = row + ownRow + lane / 4 + 8 * half;
     if (line >= p.count) continue;
+    const float share = 1.0f / total;
     const Global<float> out = p.out + (static_cast<int64_t>(line) * width + head * p.headDim);
     FLRC_UNROLL
     for (int d = 0; d < kDim / 8; ++d) {
       const int dim = 8 * d + lane % 4 * 2;
       if (dim >= p.headDim) continue;
-      out[dim] = running.out[d][2 * half] / total;
-      out[dim + 1] = running.out[d][2 * half + 1] / total;
+      pointerCast<Float2>(out + dim)[0] =
+          Float2{running.out[d][2 * half] * share, running.out[d][2 * half + 1] * share};
     }
   }
 }

@@ -41,7 +41,7 @@ void DecodeSteps::replay(int64_t level, int64_t columns, int64_t positions) {
 void DecodeSteps::attend(int64_t layer, const RotateParams& heads, int64_t columns) {
   const auto window = static_cast<int>(model.layers[static_cast<size_t>(layer)].window);
   launchAttention(model.queue.stream(),
-                  {heads, attended_.global(), window, parts_.global(), counters_.global(), 0, 0, 0},
+                  {heads, attended_.global(), window, parts_.global(), counters_.global()},
                   static_cast<int>(columns), static_cast<int>(length_), {how.dependent, how.dependent});
 }
 

@@ -78,10 +78,7 @@ TEST("barriers: decode attention") {
                        out.global(),
                        0,
                        partial.global(),
-                       counters.global(),
-                       0,
-                       0,
-                       0},
+                       counters.global()},
                       1, length, {clusters, false});
       device.synchronise();
       return bytesOf(out);

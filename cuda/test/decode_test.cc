@@ -228,7 +228,7 @@ std::vector<float> attend(Device& device, const AttentionCase& one, test::Caches
     device.synchronise();
     return q.download();
   }
-  const AttentionParams params{heads, out.global(), one.window, partial.global(), counters.global(), 0, 0, 0};
+  const AttentionParams params{heads, out.global(), one.window, partial.global(), counters.global()};
   // Twice: the counters are left as they were found.
   for (int i = 0; i < 2; ++i) launchAttention(device.stream(), params, columns, length, {clusters, true});
   device.synchronise();
