@@ -46,7 +46,8 @@ def timed(run, rounds=9, most=1.5):
 
     first = once()
     if first > most:
-        return first
+        # What is used for the first time takes long once.
+        return min(first, once()) if first < 5 else first
     once()
     times = [once() for _ in range(max(1, min(rounds, int(most / max(first, 1e-6)))))]
     return sorted(times)[len(times) // 2]
@@ -179,9 +180,9 @@ class Solver:
     def type_of(tensor):
         return Solver.DOUBLE if tensor.dtype == torch.float64 else Solver.FLOAT
 
-    def workspace(self, name, *arguments):
+    def workspace(self, name, *arguments, behind=()):
         device, host = ctypes.c_size_t(), ctypes.c_size_t()
-        self.call(name, *arguments, ctypes.byref(device), ctypes.byref(host))
+        self.call(name, *arguments, ctypes.byref(device), ctypes.byref(host), *behind)
         space = torch.empty(max(1, device.value), device="cuda", dtype=torch.uint8)
         return space, ctypes.create_string_buffer(max(1, host.value)), device, host
 
@@ -220,7 +221,7 @@ class Solver:
         vectors, lower = 1, 0
         head = [self.handle, self.params, vectors, lower, long(n), kind, pointer(work.data_ptr()), long(n), kind,
                 pointer(values.data_ptr()), kind]
-        space, host_space, device, host = self.workspace("cusolverDnXsyevBatched_bufferSize", *head)
+        space, host_space, device, host = self.workspace("cusolverDnXsyevBatched_bufferSize", *head, behind=[long(batch)])
 
         def run():
             work.copy_(matrices)
@@ -259,11 +260,11 @@ def decompositions(solver, batch, tall, thin, rank):
 
     for kind, dtype in (("fp64", torch.float64), ("fp32", torch.float32)):
         one, matrices = a[0].to(dtype), grams.to(dtype)
-        attempt(f"Xgesvdr, {tall}x{thin}, rank {rank}+{oversampling}, {kind}", lambda: randomised(one))
-        attempt(f"XsyevBatched, {batch} of {thin}, {kind}", lambda: batched(matrices))
         attempt(f"torch.linalg.eigh, {batch} of {thin}, {kind}", lambda: eigh(matrices))
         for driver in ("gesvda", "gesvdj", "gesvd") if thin < 2000 else ():
             attempt(f"{driver}, {tall}x{thin}, {kind}", lambda: svd(one, driver))
+        attempt(f"Xgesvdr, {tall}x{thin}, rank {rank}+{oversampling}, {kind}", lambda: randomised(one))
+        attempt(f"XsyevBatched, {batch} of {thin}, {kind}", lambda: batched(matrices))
     if thin >= 2000:
         attempt(f"gesvd, {tall}x{thin}, fp64", lambda: svd(a[0], "gesvd"))
 

@@ -78,9 +78,23 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kMostThreads, 1) jacobiKernel(FLRC_PARAMS(Ei
   }
   syncBlock();
 
+  const Shared<double> squares = area + (kShared ? n * n : 0);  // [n], of the rows' lengths
+  const int warps = blockThreads() / 32;
+  const auto measure = [&] {
+    for (int i = warpIndex(); i < n; i += warps) {
+      double sum = 0;
+      for (int j = laneIndex(); j < n; j += 32) sum = fusedMultiplyAdd(at(i)[j], at(i)[j], sum);
+      sum = warpSum(sum);
+      if (laneIndex() == 0) squares[i] = sum;
+    }
+    syncBlock();
+  };
+
   const int group = threadIndex() / kTogether, lane = threadIndex() % kTogether;
   const double enough = static_cast<double>(n) * 0x1.0p-53;
   for (int sweep = 0; sweep < kMostSweeps; ++sweep) {
+    // In a sweep they are kept up to date, which rounding tells in the end.
+    measure();
     int turned = 0;
     for (int round = 0; round < even - 1; ++round) {
       for (int first = 0; first < pairs; first += groups) {
@@ -88,40 +102,41 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kMostThreads, 1) jacobiKernel(FLRC_PARAMS(Ei
         // Of an odd number of rows one has no partner.
         const bool active = first + group < pairs && other < n;
         const auto x = at(one), y = at(active ? other : one);
-        double xx = 0, xy = 0, yy = 0, heldX[kHeld], heldY[kHeld];
-        const auto add = [&](double a, double b) {
-          xx = fusedMultiplyAdd(a, a, xx);
-          xy = fusedMultiplyAdd(a, b, xy);
-          yy = fusedMultiplyAdd(b, b, yy);
-        };
+        double xy = 0, heldX[kHeld], heldY[kHeld];
         if constexpr (kShared) {
           FLRC_UNROLL
           for (int i = 0; i < kHeld; ++i) {
             const bool inside = active && i * kTogether + lane < n;
             heldX[i] = inside ? static_cast<double>(x[i * kTogether + lane]) : 0.0;
             heldY[i] = inside ? static_cast<double>(y[i * kTogether + lane]) : 0.0;
-            add(heldX[i], heldY[i]);
+            xy = fusedMultiplyAdd(heldX[i], heldY[i], xy);
           }
         } else {
-          for (int i = lane; active && i < n; i += kTogether) add(x[i], y[i]);
+          for (int i = lane; active && i < n; i += kTogether) xy = fusedMultiplyAdd(x[i], y[i], xy);
         }
+        const double xx = active ? static_cast<double>(squares[one]) : 0.0,
+                     yy = active ? static_cast<double>(squares[other]) : 0.0;
+        syncWarp();
         FLRC_UNROLL
-        for (int mask = kTogether / 2; mask > 0; mask /= 2) {
-          xx += shuffleXor(xx, mask);
-          xy += shuffleXor(xy, mask);
-          yy += shuffleXor(yy, mask);
-        }
+        for (int mask = kTogether / 2; mask > 0; mask /= 2) xy += shuffleXor(xy, mask);
+        if (!active) continue;
         if (!(xy * xy > enough * enough * xx * yy)) continue;
         turned = 1;
-        const double zeta = (yy - xx) / (2 * xy);
-        const double tangent = (zeta >= 0 ? 1.0 : -1.0) / (fabs(zeta) + sqrt(1 + zeta * zeta));
-        const double small = 1 / sqrt(1 + tangent * tangent), large = small * tangent;
-        // The longer one ends in the first row: rows that fall in length are what the fewest sweeps begin with.
+        // By half the angle whose tangent is 2 xy / (xx - yy): the longer row becomes longer, and ends in the
+        // first place, since rows that fall in length are what the fewest sweeps begin with.
+        const double apart = fabs(xx - yy), over = inverseRoot(fusedMultiplyAdd(apart, apart, 4 * xy * xy));
+        const double square = 0.5 + 0.5 * apart * over, root = inverseRoot(square);
+        const double most = square * root, least = xy * over * root, moved = xy * least * root;
         const bool swapped = xx < yy;
-        const double cosine = swapped ? large : small, sine = swapped ? -small : large;
+        const double cosine = swapped ? least : most, sine = swapped ? most : least;
+        // All of the group have read them, and nobody else has these two before the barrier.
+        if (lane == 0) {
+          squares[one] = (swapped ? yy : xx) + moved;
+          squares[other] = (swapped ? xx : yy) - moved;
+        }
         const auto turn = [&](int i, double a, double b) {
-          x[i] = cosine * a - sine * b;
-          y[i] = sine * a + cosine * b;
+          x[i] = cosine * a + sine * b;
+          y[i] = swapped ? most * a - least * b : most * b - least * a;
         };
         if constexpr (kShared) {
           FLRC_UNROLL
@@ -138,20 +153,12 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kMostThreads, 1) jacobiKernel(FLRC_PARAMS(Ei
     if (any == 0) break;
   }
 
-  const Shared<double> values = area + (kShared ? n * n : 0);
-  const int warps = blockThreads() / 32;
+  measure();
   for (int i = warpIndex(); i < n; i += warps) {
-    double squares = 0;
-    for (int j = laneIndex(); j < n; j += 32) squares = fusedMultiplyAdd(at(i)[j], at(i)[j], squares);
-    squares = warpSum(squares);
-    if (laneIndex() == 0) values[i] = squares;
-  }
-  syncBlock();
-  for (int i = warpIndex(); i < n; i += warps) {
-    const double value = values[i], over = 1 / sqrt(value);
+    const double value = squares[i], over = 1 / sqrt(value);
     int place = 0;
     for (int j = laneIndex(); j < n; j += 32) {
-      const double other = values[j];
+      const double other = squares[j];
       place += other > value || (other == value && j < i) ? 1 : 0;
     }
     const int64_t to = matrix * n + warpSum(place);
@@ -187,8 +194,7 @@ void launchSketchedEigen(Stream stream, const SketchedEigenParams& p, int batch)
   for (int i = 0; i <= p.powerIterations; ++i) {
     apply();
     std::swap(q, image);
-    // On the way it need only be well conditioned.
-    const int rounds = i < p.powerIterations ? 2 : 3;
+    const int rounds = i < p.powerIterations ? 1 : 3;
     launchOrthonormalise(stream, {q, p.sketch, p.n, p.small, p.rows, p.lengths}, batch, rounds);
   }
   apply();

@@ -121,7 +121,7 @@ TEST("factorize: products of any shape, of b and of b transposed") {
   struct Shape {
     int m, n, k;
   };
-  for (const auto& [m, n, k] : {Shape{70, 5, 33}, Shape{1, 130, 64}, Shape{65, 64, 1}}) {
+  for (const auto& [m, n, k] : {Shape{70, 5, 33}, Shape{1, 130, 64}, Shape{65, 64, 1}, Shape{50, 98, 70}}) {
     for (const bool transposed : {false, true}) {
       check::Random random(static_cast<uint64_t>(m));
       const std::vector<double> a = randoms(random, 2 * m * k), b = randoms(random, 2 * n * k);
