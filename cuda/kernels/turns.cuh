@@ -2,7 +2,8 @@
 
 #include <cmath>
 
-#include "kernels/device.cuh"
+#include "kernels/eigen.h"
+#include "kernels/warp.cuh"
 
 // Jacobi rotations of pairs of rows.
 
@@ -47,6 +48,22 @@ FLRC_DEVICE bool isTurned(double xx, double xy, double yy, double enough) {
   return xy * xy > enough * enough * xx * yy;
 }
 
-inline constexpr int kMostSweeps = 40;
+// What has nothing becomes next to nothing, of whose square the square still is a number.
+FLRC_DEVICE double orNothing(double length) { return length > 0 ? length : 1e-100; }
+
+// Row `row` of those that ended as eigenvectors, to its place by length, by one warp. `squares` [n] of all
+// lengths.
+template <typename Squares, typename Row>
+FLRC_DEVICE void placeRow(const EigenParams& p, Squares squares, Row values, int row) {
+  const double value = squares[row], over = 1 / sqrt(value);
+  int before = 0;
+  for (int i = laneIndex(); i < p.n; i += 32) {
+    const double other = squares[i];
+    before += other > value || (other == value && i < row) ? 1 : 0;
+  }
+  const int64_t to = static_cast<int64_t>(blockZ()) * p.n + warpSum(before);
+  if (laneIndex() == 0) p.values[to] = value;
+  for (int i = laneIndex(); i < p.n; i += 32) p.vectors[to * p.n + i] = values[i] * over;
+}
 
 }  // namespace flrc::gpu
