@@ -95,7 +95,7 @@ FLRC_DEVICE void factorGram(Shared<double> gram, Shared<double> square, Shared<d
     solveRow(below + laneIndex() * kCholeskyLd, square, inverse);
   }
   syncBlock();
-  // What is left of the square below them, made beside its place.
+  // What is left of the square below them.
   double left[kBlockRows * kBlockRows / kThreads];
   FLRC_UNROLL
   for (int e = 0; e < kBlockRows * kBlockRows / kThreads; ++e) {
@@ -104,7 +104,6 @@ FLRC_DEVICE void factorGram(Shared<double> gram, Shared<double> square, Shared<d
     for (int k = 0; k < kBlockRows; ++k)
       left[e] = fusedMultiplyAdd(-below[row * kCholeskyLd + k], below[column * kCholeskyLd + k], left[e]);
   }
-  syncBlock();
   FLRC_UNROLL
   for (int e = 0; e < kBlockRows * kBlockRows / kThreads; ++e) {
     const int i = e * kThreads + threadIndex(), row = i / kBlockRows, column = i % kBlockRows;
