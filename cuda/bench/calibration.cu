@@ -139,9 +139,11 @@ class Calibration {
     const auto all = static_cast<size_t>(int64_t{batch} * n * n);
     Array<double> rows(all), vectors(all), values(static_cast<size_t>(batch * n)),
         lengths(static_cast<size_t>(batch * kRowLengths * n));
+    Array<uint32_t> busy(static_cast<size_t>(batch * kEigenSweeps));
     add("all eigenvectors, " + std::to_string(batch) + " of " + std::to_string(n), 0, [&] {
       launchEigen(device_.stream(),
-                  {gram.matrix.read(), n, rows.global(), lengths.global(), values.global(), vectors.global()},
+                  {gram.matrix.read(), n, rows.global(), lengths.global(), busy.global(), values.global(),
+                   vectors.global()},
                   batch);
     });
   }
@@ -154,14 +156,15 @@ class Calibration {
         rows(static_cast<size_t>(small)), basis(static_cast<size_t>(small)),
         lengths(static_cast<size_t>(batch * kRowLengths * sketch)), values(static_cast<size_t>(batch * sketch));
     Array<uint64_t> seeds(std::vector<uint64_t>(static_cast<size_t>(batch), 1));
+    Array<uint32_t> busy(static_cast<size_t>(batch * kEigenSweeps));
     add("randomised eigenvectors, " + std::to_string(batch) + " of " + std::to_string(n) + ", sketch " +
             std::to_string(sketch),
         0, [&] {
-          launchSketchedEigen(
-              device_.stream(),
-              {gram.matrix.read(), n, sketch, 4, seeds.read(), q.global(), image.global(), projected.global(),
-               rows.global(), basis.global(), lengths.global(), values.global(), vectors.global()},
-              batch);
+          launchSketchedEigen(device_.stream(),
+                              {gram.matrix.read(), n, sketch, 4, seeds.read(), q.global(), image.global(),
+                               projected.global(), rows.global(), basis.global(), lengths.global(),
+                               busy.global(), values.global(), vectors.global()},
+                              batch);
         });
   }
 
@@ -246,6 +249,8 @@ void timeCalibration(Device& device, const Chip& chip, std::vector<Row>& rows) {
   calibration.orthonormalise(144, 576, 90);
   calibration.eigen(144, 90);
   calibration.randomisedEigen(576, 144, 90);
+  calibration.randomisedEigen(4096, 1024, 1);
+  calibration.eigen(576, 90);
   calibration.pivots(144, 576, 90);
 }
 

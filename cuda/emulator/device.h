@@ -86,6 +86,7 @@ T shuffleXor(T value, int mask) {
 
 inline float fusedMultiplyAdd(float a, float b, float c) { return std::fma(a, b, c); }
 inline double fusedMultiplyAdd(double a, double b, double c) { return std::fma(a, b, c); }
+inline double inverseRoot(double value) { return 1 / std::sqrt(value); }
 inline float bitsToFloat(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);

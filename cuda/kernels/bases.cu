@@ -2,6 +2,7 @@
 
 #include "kernels/bases.h"
 #include "kernels/batches.cuh"
+#include "kernels/cholesky.cuh"
 #include "kernels/products.h"
 
 namespace flrc::gpu {
@@ -11,7 +12,7 @@ using batches::shapeOf;
 
 constexpr int kThreads = batches::kThreads;
 // Columns of L made by one launch, and the rows behind them that a block makes.
-constexpr int kPanel = 32;
+constexpr int kPanel = kCholeskyPanel;
 constexpr int kRows = 64;
 // Of a row's length, what rounding leaves of one that depends on others.
 constexpr double kDependent = 1e-13;
@@ -44,7 +45,7 @@ struct PanelParams {
 // Columns [first, first + kPanel) of L, a block kRows of their rows; all blocks make the square on the
 // diagonal.
 FLRC_KERNEL void panelKernel(FLRC_PARAMS(PanelParams) p) {
-  constexpr int kLd = kPanel + 1;
+  constexpr int kLd = kCholeskyLd;
   const Shared<double> square = sharedMemory<double>(0), inverse = square + kPanel * kLd,  // [kPanel]
       rows = inverse + kPanel,                                                             // [kRows][kLd]
       before = rows + kRows * kLd;  // [kPanel][kPanel + kRows]: what columns before the panel have there
@@ -96,40 +97,9 @@ FLRC_KERNEL void panelKernel(FLRC_PARAMS(PanelParams) p) {
   }
   syncBlock();
 
-  if (warpIndex() == 0) {
-    // A lane has a row.
-    const int lane = laneIndex();
-    const double least = 16 * static_cast<double>(n) * 0x1.0p-53;
-    double value[kPanel];
-    FLRC_UNROLL
-    for (int j = 0; j < kPanel; ++j) value[j] = square[lane * kLd + j];
-    FLRC_UNROLL
-    for (int j = 0; j < kPanel; ++j) {
-      const double found = shuffle(value[j], j), pivot = found > least ? found : least;
-      const double root = sqrt(pivot), over = 1 / root;
-      value[j] = lane > j ? value[j] * over : lane == j ? root : 0.0;
-      if (lane == j) inverse[j] = over;
-      FLRC_UNROLL
-      for (int k = j + 1; k < kPanel; ++k)
-        value[k] = fusedMultiplyAdd(-value[j], shuffle(value[j], k), value[k]);
-    }
-    FLRC_UNROLL
-    for (int j = 0; j < kPanel; ++j) square[lane * kLd + j] = value[j];
-  }
+  if (warpIndex() == 0) factorSquare(square, inverse, 16 * static_cast<double>(n) * 0x1.0p-53);
   syncBlock();
-  if (threadIndex() < kRows) {
-    const Shared<double> row = rows + threadIndex() * kLd;
-    double value[kPanel];
-    FLRC_UNROLL
-    for (int j = 0; j < kPanel; ++j) {
-      double rest = row[j];
-      FLRC_UNROLL
-      for (int k = 0; k < j; ++k) rest = fusedMultiplyAdd(-square[j * kLd + k], value[k], rest);
-      value[j] = rest * inverse[j];
-    }
-    FLRC_UNROLL
-    for (int j = 0; j < kPanel; ++j) row[j] = value[j];
-  }
+  if (threadIndex() < kRows) solveRow(rows + threadIndex() * kLd, square, inverse);
   syncBlock();
   for (int i = threadIndex(); i < kPanel * kRows; i += kThreads) {
     const int at = i / kRows, row = i % kRows;

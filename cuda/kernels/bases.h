@@ -30,7 +30,8 @@ struct OrthonormaliseParams {
   Global<double> gram, lower;  // working memory: [batch][rows][rows] each
   Global<double> lengths;
 };
-// Three rounds make it orthonormal to rounding, two well conditioned.
+// Three rounds make it orthonormal to rounding. One is enough between power iterations: of the rows that it
+// leaves dependent, each has lost what those before it have of the matrix's largest eigenvectors.
 void launchOrthonormalise(Stream stream, const OrthonormaliseParams& params, int batch, int rounds = 3);
 
 }  // namespace flrc::gpu

@@ -94,6 +94,7 @@ FLRC_DEVICE T shuffleXor(T value, int mask) {
 
 FLRC_DEVICE float fusedMultiplyAdd(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 FLRC_DEVICE double fusedMultiplyAdd(double a, double b, double c) { return __fma_rn(a, b, c); }
+FLRC_DEVICE double inverseRoot(double value) { return rsqrt(value); }
 FLRC_DEVICE float bitsToFloat(uint32_t bits) { return __uint_as_float(bits); }
 FLRC_DEVICE uint32_t floatToBits(float value) { return __float_as_uint(value); }
 

@@ -4,7 +4,9 @@
 
 #include "kernels/batches.cuh"
 #include "kernels/eigen.h"
+#include "kernels/eigen_blocks.h"
 #include "kernels/products.h"
+#include "kernels/turns.cuh"
 
 namespace flrc::gpu {
 namespace {
@@ -31,56 +33,46 @@ FLRC_KERNEL void gaussianKernel(FLRC_PARAMS(GaussianParams) p) {
   if (i + 1 < p.count) out[i + 1] = radius * sin(angle);
 }
 
-struct Pair {
-  int p, q;
-};
-
-// Players 0..n-1 (n even) meet everybody in n - 1 rounds: the last stays, the others go round.
-FLRC_DEVICE Pair pairOf(int round, int index, int n) {
-  const int a = index == 0 ? n - 1 : (round + index) % (n - 1), b = (round + n - 1 - index) % (n - 1);
-  return {a < b ? a : b, a < b ? b : a};
-}
-
 // Threads that turn a pair of rows.
 constexpr int kTogether = 16;
-constexpr int kMostSweeps = 40;
 
-// The longest row of a matrix that is turned in shared memory, and its values to a thread.
+// The longest row of a matrix that one block turns, and its values to a thread.
 constexpr int kMostShared = 160;
 constexpr int kHeld = (kMostShared + kTogether - 1) / kTogether;
-
 // Of a block: with more, a thread would have too few registers.
 constexpr int kMostThreads = kMostShared / 4 * kTogether;
 constexpr int kMostWarps = kMostThreads / 32;
 
-// Rows lie in shared memory while they are turned, or where they came from.
-template <bool kShared>
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kMostThreads, 1) jacobiKernel(FLRC_PARAMS(EigenParams) p) {
   const int n = p.n, even = n + n % 2, pairs = even / 2, groups = blockThreads() / kTogether;
   const int64_t matrix = blockZ();
-  const Global<double> all = p.rows + matrix * n * n;
+  const Global<const double> all = p.rows + matrix * n * n;
   const Global<const double> lengths = p.lengths + (matrix * kRowLengths + kLength) * n;
   const Shared<double> scratch = sharedMemory<double>(0), area = scratch + 2 * kMostWarps;
-  const auto at = [&](int row) {
-    if constexpr (kShared) {
-      return area + row * n;
-    } else {
-      return all + static_cast<int64_t>(row) * n;
-    }
-  };
-  // The factor of the matrix itself. What is nothing at all becomes next to nothing, of which the squares'
-  // product still is a number.
-  constexpr double kNothing = 1e-100;
+  const auto at = [&](int row) { return area + row * n; };
+  // The factor of the matrix itself.
   for (int i = threadIndex(); i < n * n; i += blockThreads()) {
     const int row = i / n, column = i % n;
-    const double length = lengths[column];
-    at(row)[column] = column < row ? 0.0 : all[i] * (length > 0 ? length : kNothing);
+    area[i] = column < row ? 0.0 : all[i] * orNothing(lengths[column]);
   }
   syncBlock();
+  const Shared<double> squares = area + n * n;  // [n], of the rows' lengths
+  const int warps = blockThreads() / 32;
+  const auto measure = [&] {
+    for (int i = warpIndex(); i < n; i += warps) {
+      double sum = 0;
+      for (int j = laneIndex(); j < n; j += 32) sum = fusedMultiplyAdd(at(i)[j], at(i)[j], sum);
+      sum = warpSum(sum);
+      if (laneIndex() == 0) squares[i] = sum;
+    }
+    syncBlock();
+  };
 
   const int group = threadIndex() / kTogether, lane = threadIndex() % kTogether;
   const double enough = static_cast<double>(n) * 0x1.0p-53;
-  for (int sweep = 0; sweep < kMostSweeps; ++sweep) {
+  for (int sweep = 0; sweep < kEigenSweeps; ++sweep) {
+    // In a sweep they are kept up to date, which rounding tells in the end.
+    measure();
     int turned = 0;
     for (int round = 0; round < even - 1; ++round) {
       for (int first = 0; first < pairs; first += groups) {
@@ -88,48 +80,34 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kMostThreads, 1) jacobiKernel(FLRC_PARAMS(Ei
         // Of an odd number of rows one has no partner.
         const bool active = first + group < pairs && other < n;
         const auto x = at(one), y = at(active ? other : one);
-        double xx = 0, xy = 0, yy = 0, heldX[kHeld], heldY[kHeld];
-        const auto add = [&](double a, double b) {
-          xx = fusedMultiplyAdd(a, a, xx);
-          xy = fusedMultiplyAdd(a, b, xy);
-          yy = fusedMultiplyAdd(b, b, yy);
-        };
-        if constexpr (kShared) {
-          FLRC_UNROLL
-          for (int i = 0; i < kHeld; ++i) {
-            const bool inside = active && i * kTogether + lane < n;
-            heldX[i] = inside ? static_cast<double>(x[i * kTogether + lane]) : 0.0;
-            heldY[i] = inside ? static_cast<double>(y[i * kTogether + lane]) : 0.0;
-            add(heldX[i], heldY[i]);
-          }
-        } else {
-          for (int i = lane; active && i < n; i += kTogether) add(x[i], y[i]);
+        double xy = 0, heldX[kHeld], heldY[kHeld];
+        FLRC_UNROLL
+        for (int i = 0; i < kHeld; ++i) {
+          const bool inside = active && i * kTogether + lane < n;
+          heldX[i] = inside ? static_cast<double>(x[i * kTogether + lane]) : 0.0;
+          heldY[i] = inside ? static_cast<double>(y[i * kTogether + lane]) : 0.0;
+          xy = fusedMultiplyAdd(heldX[i], heldY[i], xy);
+        }
+        const double xx = active ? static_cast<double>(squares[one]) : 0.0,
+                     yy = active ? static_cast<double>(squares[other]) : 0.0;
+        syncWarp();
+        FLRC_UNROLL
+        for (int mask = kTogether / 2; mask > 0; mask /= 2) xy += shuffleXor(xy, mask);
+        if (!active) continue;
+        if (!isTurned(xx, xy, yy, enough)) continue;
+        turned = 1;
+        const Turn turn(xx, xy, yy);
+        // All of the group have read them, and nobody else has these two before the barrier.
+        if (lane == 0) {
+          squares[one] = turn.firstSquare(xx, yy);
+          squares[other] = turn.secondSquare(xx, yy);
         }
         FLRC_UNROLL
-        for (int mask = kTogether / 2; mask > 0; mask /= 2) {
-          xx += shuffleXor(xx, mask);
-          xy += shuffleXor(xy, mask);
-          yy += shuffleXor(yy, mask);
-        }
-        if (!(xy * xy > enough * enough * xx * yy)) continue;
-        turned = 1;
-        const double zeta = (yy - xx) / (2 * xy);
-        const double tangent = (zeta >= 0 ? 1.0 : -1.0) / (fabs(zeta) + sqrt(1 + zeta * zeta));
-        const double small = 1 / sqrt(1 + tangent * tangent), large = small * tangent;
-        // The longer one ends in the first row: rows that fall in length are what the fewest sweeps begin with.
-        const bool swapped = xx < yy;
-        const double cosine = swapped ? large : small, sine = swapped ? -small : large;
-        const auto turn = [&](int i, double a, double b) {
-          x[i] = cosine * a - sine * b;
-          y[i] = sine * a + cosine * b;
-        };
-        if constexpr (kShared) {
-          FLRC_UNROLL
-          for (int i = 0; i < kHeld; ++i) {
-            if (i * kTogether + lane < n) turn(i * kTogether + lane, heldX[i], heldY[i]);
-          }
-        } else {
-          for (int i = lane; i < n; i += kTogether) turn(i, x[i], y[i]);
+        for (int i = 0; i < kHeld; ++i) {
+          const int to = i * kTogether + lane;
+          if (to >= n) continue;
+          x[to] = turn.first(heldX[i], heldY[i]);
+          y[to] = turn.second(heldX[i], heldY[i]);
         }
       }
       syncBlock();
@@ -138,26 +116,8 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kMostThreads, 1) jacobiKernel(FLRC_PARAMS(Ei
     if (any == 0) break;
   }
 
-  const Shared<double> values = area + (kShared ? n * n : 0);
-  const int warps = blockThreads() / 32;
-  for (int i = warpIndex(); i < n; i += warps) {
-    double squares = 0;
-    for (int j = laneIndex(); j < n; j += 32) squares = fusedMultiplyAdd(at(i)[j], at(i)[j], squares);
-    squares = warpSum(squares);
-    if (laneIndex() == 0) values[i] = squares;
-  }
-  syncBlock();
-  for (int i = warpIndex(); i < n; i += warps) {
-    const double value = values[i], over = 1 / sqrt(value);
-    int place = 0;
-    for (int j = laneIndex(); j < n; j += 32) {
-      const double other = values[j];
-      place += other > value || (other == value && j < i) ? 1 : 0;
-    }
-    const int64_t to = matrix * n + warpSum(place);
-    if (laneIndex() == 0) p.values[to] = value;
-    for (int j = laneIndex(); j < n; j += 32) p.vectors[to * n + j] = at(i)[j] * over;
-  }
+  measure();
+  for (int i = warpIndex(); i < n; i += warps) placeRow(p, squares, at(i), i);
 }
 
 }  // namespace
@@ -168,16 +128,13 @@ void launchGaussian(Stream stream, const GaussianParams& params, int batch) {
 
 void launchEigen(Stream stream, const EigenParams& p, int batch) {
   launchCholesky(stream, {p.a, p.rows, p.lengths, p.n}, batch);
+  LaunchShape shape =
+      shapeOf(1, 1, batch, static_cast<size_t>(2 * kMostWarps + p.n + p.n * p.n) * sizeof(double));
+  if (p.n > kMostShared || shape.sharedBytes > mostSharedBytes()) return launchBlockEigen(stream, p, batch);
+  // Each group of threads has two pairs of a round.
   const int pairs = (p.n + 1) / 2;
-  const auto doubles = [&](bool rows) {
-    return static_cast<size_t>(2 * kMostWarps + p.n + (rows ? p.n * p.n : 0)) * sizeof(double);
-  };
-  const bool shared = p.n <= kMostShared && doubles(true) <= mostSharedBytes();
-  LaunchShape shape = shapeOf(1, 1, batch, doubles(shared));
-  // In shared memory each group of threads has two pairs of a round.
-  shape.threads = static_cast<unsigned>(
-      std::min(kMostThreads, ((shared ? (pairs + 1) / 2 : pairs) * kTogether + 31) / 32 * 32));
-  launch(stream, shape, shared ? jacobiKernel<true> : jacobiKernel<false>, p);
+  shape.threads = static_cast<unsigned>(std::min(kMostThreads, ((pairs + 1) / 2 * kTogether + 31) / 32 * 32));
+  launch(stream, shape, jacobiKernel, p);
 }
 
 void launchSketchedEigen(Stream stream, const SketchedEigenParams& p, int batch) {
@@ -187,13 +144,12 @@ void launchSketchedEigen(Stream stream, const SketchedEigenParams& p, int batch)
   for (int i = 0; i <= p.powerIterations; ++i) {
     apply();
     std::swap(q, image);
-    // On the way it need only be well conditioned.
-    const int rounds = i < p.powerIterations ? 2 : 3;
+    const int rounds = i < p.powerIterations ? 1 : 3;
     launchOrthonormalise(stream, {q, p.sketch, p.n, p.small, p.rows, p.lengths}, batch, rounds);
   }
   apply();
   launchProduct(stream, {image, q, p.small, p.sketch, p.sketch, p.n, true, true}, batch);
-  launchEigen(stream, {p.small, p.sketch, p.rows, p.lengths, p.values, p.basis}, batch);
+  launchEigen(stream, {p.small, p.sketch, p.rows, p.lengths, p.busy, p.values, p.basis}, batch);
   launchProduct(stream, {p.basis, q, p.vectors, p.sketch, p.n, p.sketch, false}, batch);
 }
 

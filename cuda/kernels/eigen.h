@@ -19,11 +19,13 @@ void launchGaussian(Stream stream, const GaussianParams& params, int batch);
 // Eigenvalues in falling order, and eigenvectors as rows, of positive semidefinite matrices: Jacobi rotations
 // of the rows of the Cholesky factor's transpose (Veselic and Hari 1989), which end as eigenvectors, as long as
 // the roots of their eigenvalues; disjoint pairs at once (Brent and Luk 1985).
+inline constexpr int kEigenSweeps = 30;  // at most
 struct EigenParams {
   Global<const double> a;  // [batch][n][n], the lower triangle
   int n;
   Global<double> rows;             // working memory: [batch][n][n]
   Global<double> lengths;          // working memory: [batch][kRowLengths][n] (bases.h)
+  Global<uint32_t> busy;           // working memory: [batch][kEigenSweeps]
   Global<double> values, vectors;  // [batch][n], [batch][n][n]
 };
 void launchEigen(Stream stream, const EigenParams& params, int batch);
@@ -38,6 +40,7 @@ struct SketchedEigenParams {
   Global<double> q, image;            // working memory: [batch][sketch][n] each
   Global<double> small, rows, basis;  // working memory: [batch][sketch][sketch] each
   Global<double> lengths;             // working memory: [batch][kRowLengths][sketch]
+  Global<uint32_t> busy;              // working memory: [batch][kEigenSweeps]
   Global<double> values, vectors;     // [batch][sketch], [batch][sketch][n]
 };
 void launchSketchedEigen(Stream stream, const SketchedEigenParams& params, int batch);

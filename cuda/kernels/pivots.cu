@@ -8,116 +8,143 @@ namespace {
 
 using namespace batches;
 
-FLRC_KERNEL void pivotedQrKernel(FLRC_PARAMS(PivotedQrParams) p) {
-  const Shared<double> scratch = sharedMemory<double>(0), column = scratch + 2 * kWarps;  // [rows]
-  const Shared<double> best = column + p.rows;                                            // [kWarps] and [1]
-  const Shared<int32_t> bestAt = pointerCast<int32_t>(best + kWarps + 1);                 // [kWarps] and [1]
-  const int64_t matrix = blockZ(), rows = p.rows, width = p.width;
-  const Global<double> u = p.u + matrix * rows * width, r = p.r + matrix * rows * width;
-  const Global<double> basis = p.basis + matrix * rows * rows, norms = p.norms + matrix * width;
-
-  for (int i = 0; i < p.rows; ++i) {
-    const double squares = squaresOf(u + i * width, p.width, scratch + i % 2 * kWarps),
-                 inverse = squares > 0 ? 1 / sqrt(squares) : 0.0;
-    for (int j = threadIndex(); j < p.width; j += kThreads) u[i * width + j] = u[i * width + j] * inverse;
-  }
+// Brings a row to unit length, and makes r's zeros. A block has a row.
+FLRC_KERNEL void unitRowsKernel(FLRC_PARAMS(PivotedQrParams) p) {
+  const int64_t row = static_cast<int64_t>(blockZ()) * p.rows + blockX();
+  const Global<double> u = p.u + row * p.width, r = p.r + row * p.width;
+  const double squares = squaresOf(u, p.width, sharedMemory<double>(0)),
+               inverse = squares > 0 ? 1 / sqrt(squares) : 0.0;
   for (int j = threadIndex(); j < p.width; j += kThreads) {
-    double squares = 0;
-    for (int i = 0; i < p.rows; ++i) {
-      squares = fusedMultiplyAdd(u[i * width + j], u[i * width + j], squares);
-      r[i * width + j] = 0;
-    }
-    norms[j] = squares;
+    u[j] = u[j] * inverse;
+    r[j] = 0;
   }
+  if (blockX() == 0 && threadIndex() == 0) p.rank[blockZ()] = 0;
+}
 
-  int found = 0;
-  double negligible = 0;
-  for (; found < p.rows; ++found) {
-    // The longest column left, of equals the first.
-    double most = -1;
-    int at = 0;
-    for (int j = threadIndex(); j < p.width; j += kThreads) {
-      const double norm = norms[j];
-      if (norm > most) {
-        most = norm;
-        at = j;
-      }
+struct StepParams {
+  PivotedQrParams all;
+  int step;  // pivots found before
+};
+
+// The next pivot, and its column made a vector of the basis.
+FLRC_KERNEL void chooseKernel(FLRC_PARAMS(StepParams) params) {
+  const PivotedQrParams& p = params.all;
+  const int64_t matrix = blockZ(), rows = p.rows, width = p.width;
+  const int found = params.step;
+  if (p.rank[matrix] != found) return;
+  const Shared<double> scratch = sharedMemory<double>(0), column = scratch + kWarps;  // [rows]
+  const Shared<double> best = column + p.rows, dots = best + kWarps;                  // [kWarps], [rows]
+  const Shared<int32_t> bestAt = pointerCast<int32_t>(dots + p.rows);                 // [kWarps]
+  const Global<const double> u = p.u + matrix * rows * width;
+  const Global<double> r = p.r + matrix * rows * width, basis = p.basis + matrix * rows * rows,
+                       norms = p.norms + matrix * width;
+
+  // The longest column left, of equals the first.
+  double most = -1;
+  int at = 0;
+  for (int j = threadIndex(); j < p.width; j += kThreads) {
+    const double norm = norms[j];
+    if (norm > most) {
+      most = norm;
+      at = j;
     }
-    FLRC_UNROLL
-    for (int mask = 16; mask > 0; mask /= 2) {
-      const double other = shuffleXor(most, mask);
-      const int otherAt = shuffleXor(at, mask);
-      if (other > most || (other == most && otherAt < at)) {
-        most = other;
-        at = otherAt;
-      }
+  }
+  const auto take = [&](double other, int otherAt) {
+    if (other > most || (other == most && otherAt < at)) {
+      most = other;
+      at = otherAt;
     }
-    if (laneIndex() == 0) {
-      best[warpIndex()] = most;
-      bestAt[warpIndex()] = at;
-    }
+  };
+  FLRC_UNROLL
+  for (int mask = 16; mask > 0; mask /= 2) {
+    const double other = shuffleXor(most, mask);
+    take(other, shuffleXor(at, mask));
+  }
+  if (laneIndex() == 0) {
+    best[warpIndex()] = most;
+    bestAt[warpIndex()] = at;
+  }
+  syncBlock();
+  for (int w = 0; w < kWarps; ++w) take(best[w], bestAt[w]);
+  const double first = found > 0 ? static_cast<double>(r[p.order[matrix * rows]]) : sqrt(most),
+               negligible = first * static_cast<double>(width) * 0x1.0p-52;
+  if (!(most > negligible * negligible)) return;
+
+  // What is left of that column, once more made orthogonal to the basis: rounding has had many steps.
+  for (int i = threadIndex(); i < p.rows; i += kThreads) column[i] = u[i * width + at];
+  if (found > 0) {
     syncBlock();
-    most = best[0];
-    at = bestAt[0];
-    for (int w = 1; w < kWarps; ++w) {
-      const double other = best[w];
-      const int otherAt = bestAt[w];
-      if (other > most || (other == most && otherAt < at)) {
-        most = other;
-        at = otherAt;
-      }
-    }
-    if (found == 0) negligible = sqrt(most) * static_cast<double>(width) * 0x1.0p-52;
-    if (!(most > negligible * negligible)) break;
-
-    // What is left of that column, once more made orthogonal to the basis: rounding has had many steps.
-    for (int i = threadIndex(); i < p.rows; i += kThreads) column[i] = u[i * width + at];
-    if (found > 0) syncBlock();
     for (int j = warpIndex(); j < found; j += kWarps) {
       double dot = 0;
       for (int i = laneIndex(); i < p.rows; i += 32)
         dot = fusedMultiplyAdd(basis[j * rows + i], column[i], dot);
       dot = warpSum(dot);
-      if (laneIndex() == 0) r[j * width + at] += dot;
-      // Taken off below, when all have read the column.
-      if (laneIndex() == 0) basis[found * rows + j] = dot;
+      if (laneIndex() == 0) {
+        r[j * width + at] += dot;
+        dots[j] = dot;
+      }
     }
-    if (found > 0) syncBlock();
-    double squares = 0;
-    for (int i = threadIndex(); i < p.rows; i += kThreads) {
-      double value = column[i];
-      for (int j = 0; j < found; ++j)
-        value = fusedMultiplyAdd(-basis[found * rows + j], basis[j * rows + i], value);
-      column[i] = value;
-      squares = fusedMultiplyAdd(value, value, squares);
-    }
-    const double length = sqrt(blockSum(squares, scratch));
-    for (int i = threadIndex(); i < p.rows; i += kThreads) {
-      const double value = column[i] / length;
-      column[i] = value;
-      basis[found * rows + i] = value;
-    }
-    if (threadIndex() == 0) p.order[matrix * rows + found] = at;
     syncBlock();
-    for (int j = threadIndex(); j < p.width; j += kThreads) {
-      if (norms[j] < 0) continue;
-      if (j == at) {
-        r[found * width + j] = length;
-        norms[j] = -1;
-        continue;
-      }
-      double dot = 0, left = 0;
-      for (int i = 0; i < p.rows; ++i) dot = fusedMultiplyAdd(column[i], u[i * width + j], dot);
-      for (int i = 0; i < p.rows; ++i) {
-        const double value = fusedMultiplyAdd(-dot, column[i], u[i * width + j]);
-        u[i * width + j] = value;
-        left = fusedMultiplyAdd(value, value, left);
-      }
-      r[found * width + j] = dot;
-      norms[j] = left;
-    }
   }
-  if (threadIndex() == 0) p.rank[matrix] = found;
+  double squares = 0;
+  for (int i = threadIndex(); i < p.rows; i += kThreads) {
+    double value = column[i];
+    for (int j = 0; j < found; ++j) value = fusedMultiplyAdd(-dots[j], basis[j * rows + i], value);
+    column[i] = value;
+    squares = fusedMultiplyAdd(value, value, squares);
+  }
+  const double length = sqrt(blockSum(squares, scratch));
+  for (int i = threadIndex(); i < p.rows; i += kThreads) basis[found * rows + i] = column[i] / length;
+  if (threadIndex() > 0) return;
+  r[found * width + at] = length;
+  norms[at] = -1;
+  p.order[matrix * rows + found] = at;
+  p.rank[matrix] = found + 1;
+}
+
+// Columns to a block: one a lane, whose rows its warps share.
+constexpr int kColumns = 32;
+
+// Takes from every column left what it has along the basis' last vector, and measures the rest. Before the
+// first step it only measures.
+FLRC_KERNEL void deflateKernel(FLRC_PARAMS(StepParams) params) {
+  const PivotedQrParams& p = params.all;
+  const int64_t matrix = blockZ(), rows = p.rows, width = p.width;
+  const int found = params.step;
+  if (p.rank[matrix] != found + 1) return;
+  const Shared<double> dots = sharedMemory<double>(0),
+                       lefts = dots + kWarps * kColumns;  // [kWarps][kColumns] each
+  const int j = blockX() * kColumns + laneIndex();
+  const Global<double> norms = p.norms + matrix * width;
+  const bool inside = j < p.width && (found < 0 || norms[j] >= 0);
+  const Global<double> u = p.u + matrix * rows * width + (inside ? j : 0);
+  const Global<const double> vector = p.basis + (matrix * rows + (found < 0 ? 0 : found)) * rows;
+  const auto sumOf = [&](Shared<double> parts, double own) {
+    parts[warpIndex() * kColumns + laneIndex()] = own;
+    syncBlock();
+    double sum = 0;
+    for (int w = 0; w < kWarps; ++w) sum += parts[w * kColumns + laneIndex()];
+    return sum;
+  };
+  double dot = 0;
+  if (found >= 0) {
+    for (int i = warpIndex(); inside && i < p.rows; i += kWarps)
+      dot = fusedMultiplyAdd(vector[i], u[i * width], dot);
+    dot = sumOf(dots, dot);
+  }
+  double left = 0;
+  for (int i = warpIndex(); inside && i < p.rows; i += kWarps) {
+    double value = u[i * width];
+    if (found >= 0) {
+      value = fusedMultiplyAdd(-dot, vector[i], value);
+      u[i * width] = value;
+    }
+    left = fusedMultiplyAdd(value, value, left);
+  }
+  left = sumOf(lefts, left);
+  if (!inside || warpIndex() > 0) return;
+  if (found >= 0) p.r[(matrix * rows + found) * width + j] = dot;
+  norms[j] = left;
 }
 
 FLRC_KERNEL void coefficientsKernel(FLRC_PARAMS(CoefficientParams) p) {
@@ -140,9 +167,20 @@ FLRC_KERNEL void coefficientsKernel(FLRC_PARAMS(CoefficientParams) p) {
 }  // namespace
 
 void launchPivotedQr(Stream stream, const PivotedQrParams& params, int batch) {
-  const size_t doubles = 3 * kWarps + 1 + static_cast<size_t>(params.rows);
-  launch(stream, shapeOf(1, 1, batch, doubles * sizeof(double) + (kWarps + 1) * sizeof(int32_t)),
-         pivotedQrKernel, params);
+  launch(stream, shapeOf(params.rows, 1, batch, kWarps * sizeof(double)), unitRowsKernel, params);
+  const auto deflate = [&](int step) {
+    launch(stream,
+           shapeOf((params.width + kColumns - 1) / kColumns, 1, batch,
+                   size_t{2} * kWarps * kColumns * sizeof(double)),
+           deflateKernel, StepParams{params, step});
+  };
+  deflate(-1);
+  const size_t doubles = 2 * (kWarps + static_cast<size_t>(params.rows));
+  for (int step = 0; step < params.rows; ++step) {
+    launch(stream, shapeOf(1, 1, batch, doubles * sizeof(double) + kWarps * sizeof(int32_t)), chooseKernel,
+           StepParams{params, step});
+    deflate(step);
+  }
 }
 
 void launchCoefficients(Stream stream, const CoefficientParams& params, int batch) {

@@ -4,42 +4,49 @@
 namespace flrc::gpu {
 namespace {
 
-// A block makes 64 x 64 of c, each of its four warps 32 x 32: 2 x 4 fragments of 16 x 8.
+// A block makes 48 x 96 of c, each of its four warps 48 x 24: 3 x 3 fragments of 16 x 8.
 constexpr int kThreads = 128;
-constexpr int kTile = 64;
+constexpr int kRows = 48;
+constexpr int kColumns = 96;
+constexpr int kWarpColumns = 24;
 constexpr int kDepth = 16;
 constexpr int kStages = 3;
 
 // In shared memory a tile lies as it does in global memory, and a row is 4 values more than a multiple of 16
 // long: what half a warp reads for a fragment, 4 by 4 values, then lies in different banks.
-template <bool kByDepth>
+template <int kOuter, bool kByDepth>
 struct Tile {
-  static constexpr int kLines = kByDepth ? kTile : kDepth;
-  static constexpr int kWidth = kByDepth ? kDepth : kTile;
+  static constexpr int kLines = kByDepth ? kOuter : kDepth;
+  static constexpr int kWidth = kByDepth ? kDepth : kOuter;
   static constexpr int kLd = kWidth + 4;
   static constexpr int kValues = kLines * kLd;
 };
 
 // Starts fetching [line, line + kLines) x [column, column + kWidth) of a matrix [lines][columns]; zeros outside
-// it.
-template <bool kByDepth>
+// it. kPaired: two values at a time, where rows are of even length.
+template <typename Area, bool kPaired>
 FLRC_DEVICE void fetch(Global<const double> from, int lines, int columns, int line, int column,
                        Shared<double> to) {
-  using Area = Tile<kByDepth>;
-  for (int i = threadIndex(); i < Area::kLines * Area::kWidth; i += kThreads) {
-    const int l = i / Area::kWidth, c = i % Area::kWidth;
+  constexpr int kAtOnce = kPaired ? 2 : 1, kPieces = Area::kWidth / kAtOnce;
+  for (int i = threadIndex(); i < Area::kLines * kPieces; i += kThreads) {
+    const int l = i / kPieces, c = i % kPieces * kAtOnce;
     const bool inside = line + l < lines && column + c < columns;
-    copyValueAsync(to + (l * Area::kLd + c),
-                   from + (inside ? static_cast<int64_t>(line + l) * columns + column + c : 0), inside);
+    const int64_t at = inside ? static_cast<int64_t>(line + l) * columns + column + c : 0;
+    if constexpr (kPaired) {
+      copyAsync(pointerCast<uint8_t>(to + (l * Area::kLd + c)), pointerCast<const uint8_t>(from + at),
+                inside ? 16 : 0);
+    } else {
+      copyValueAsync(to + (l * Area::kLd + c), from + at, inside);
+    }
   }
 }
 
-template <bool kTransposed>
+template <bool kTransposed, bool kPaired>
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 3) productKernel(FLRC_PARAMS(ProductParams) p) {
-  using Left = Tile<true>;
-  using Right = Tile<kTransposed>;
-  const int row = blockY() * kTile, column = blockX() * kTile;
-  if (p.lower && column > row) return;
+  using Left = Tile<kRows, true>;
+  using Right = Tile<kColumns, kTransposed>;
+  const int row = blockY() * kRows, column = blockX() * kColumns;
+  if (p.lower && column >= row + kRows) return;
   const int64_t matrix = blockZ();
   const Global<const double> a = p.a + matrix * p.m * p.k, b = p.b + matrix * p.n * p.k;
   const Shared<double> area = sharedMemory<double>(0);
@@ -48,19 +55,19 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 3) productKernel(FLRC_PARAMS(Produ
   const int steps = (p.k + kDepth - 1) / kDepth;
   const auto start = [&](int step) {
     if (step < steps) {
-      fetch<true>(a, p.m, p.k, row, step * kDepth, left(step));
+      fetch<Left, kPaired>(a, p.m, p.k, row, step * kDepth, left(step));
       if constexpr (kTransposed) {
-        fetch<true>(b, p.n, p.k, column, step * kDepth, right(step));
+        fetch<Right, kPaired>(b, p.n, p.k, column, step * kDepth, right(step));
       } else {
-        fetch<false>(b, p.k, p.n, step * kDepth, column, right(step));
+        fetch<Right, kPaired>(b, p.k, p.n, step * kDepth, column, right(step));
       }
     }
     commitCopies();
   };
 
   const int group = laneIndex() / 4, pair = laneIndex() % 4;
-  const int firstRow = warpIndex() / 2 * 32, firstColumn = warpIndex() % 2 * 32;
-  double sum[2][4][4] = {};
+  const int firstColumn = warpIndex() * kWarpColumns;
+  double sum[3][3][4] = {};
   for (int step = 0; step < kStages - 1; ++step) start(step);
   for (int step = 0; step < steps; ++step) {
     waitCopies<kStages - 2>();
@@ -70,15 +77,15 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 3) productKernel(FLRC_PARAMS(Produ
     const Shared<const double> x = left(step), y = right(step);
     FLRC_UNROLL
     for (int depth = 0; depth < kDepth; depth += 8) {
-      double rows[2][4], columns[4][2];
+      double rows[3][4], columns[3][2];
       FLRC_UNROLL
-      for (int i = 0; i < 2; ++i) {
+      for (int i = 0; i < 3; ++i) {
         FLRC_UNROLL
         for (int e = 0; e < 4; ++e)
-          rows[i][e] = x[(firstRow + 16 * i + e % 2 * 8 + group) * Left::kLd + depth + e / 2 * 4 + pair];
+          rows[i][e] = x[(16 * i + e % 2 * 8 + group) * Left::kLd + depth + e / 2 * 4 + pair];
       }
       FLRC_UNROLL
-      for (int j = 0; j < 4; ++j) {
+      for (int j = 0; j < 3; ++j) {
         FLRC_UNROLL
         for (int e = 0; e < 2; ++e) {
           const int at = depth + 4 * e + pair, of = firstColumn + 8 * j + group;
@@ -86,43 +93,43 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 3) productKernel(FLRC_PARAMS(Produ
         }
       }
       FLRC_UNROLL
-      for (int i = 0; i < 2; ++i) {
+      for (int i = 0; i < 3; ++i) {
         FLRC_UNROLL
-        for (int j = 0; j < 4; ++j) multiplyFragments(sum[i][j], rows[i], columns[j]);
+        for (int j = 0; j < 3; ++j) multiplyFragments(sum[i][j], rows[i], columns[j]);
       }
     }
   }
   waitCopies<0>();
   FLRC_UNROLL
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < 3; ++i) {
     FLRC_UNROLL
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < 3; ++j) {
       FLRC_UNROLL
       for (int e = 0; e < 4; ++e) {
-        const int r = row + firstRow + 16 * i + e / 2 * 8 + group,
-                  c = column + firstColumn + 8 * j + 2 * pair + e % 2;
+        const int r = row + 16 * i + e / 2 * 8 + group, c = column + firstColumn + 8 * j + 2 * pair + e % 2;
         if (r < p.m && c < p.n) p.c[(matrix * p.m + r) * p.n + c] = sum[i][j][e];
       }
     }
   }
 }
 
-template <bool kTransposed>
+template <bool kTransposed, bool kPaired>
 void launchTiles(Stream stream, const ProductParams& params, int batch) {
-  LaunchShape shape =
-      batches::shapeOf((params.n + kTile - 1) / kTile, (params.m + kTile - 1) / kTile, batch,
-                       kStages * (Tile<true>::kValues + Tile<kTransposed>::kValues) * sizeof(double));
+  LaunchShape shape = batches::shapeOf(
+      (params.n + kColumns - 1) / kColumns, (params.m + kRows - 1) / kRows, batch,
+      kStages * (Tile<kRows, true>::kValues + Tile<kColumns, kTransposed>::kValues) * sizeof(double));
   shape.threads = kThreads;
-  launch(stream, shape, productKernel<kTransposed>, params);
+  launch(stream, shape, productKernel<kTransposed, kPaired>, params);
 }
 
 }  // namespace
 
 void launchProduct(Stream stream, const ProductParams& params, int batch) {
+  const bool paired = params.k % 2 == 0 && (params.transposed || params.n % 2 == 0);
   if (params.transposed) {
-    launchTiles<true>(stream, params, batch);
+    paired ? launchTiles<true, true>(stream, params, batch) : launchTiles<true, false>(stream, params, batch);
   } else {
-    launchTiles<false>(stream, params, batch);
+    paired ? launchTiles<false, true>(stream, params, batch) : launchTiles<false, false>(stream, params, batch);
   }
 }
 

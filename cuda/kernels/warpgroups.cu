@@ -131,28 +131,28 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) scoreKernel(FLRC_PARAMS(Warpgro
       Weights::fetch(p.fisher, rowOf(unit), columnOf(unit), weights, thread - 32, kFetching);
       phaseArrive(weightsFull);
     }
-    return;
-  }
-  takeRegisters<kConsumerRegisters>();
-  float sums[kScoreColumns / 2];
-  const int row = warpIndex() * 16;
-  for (int unit = blockX(); unit < p.units.count(); unit += gridX(), phase ^= 1) {
-    ScoreSums<kType, kRows, kScoreColumns> score;
-    for (int sequence = p.units.firstOf(unit); sequence < p.units.endOf(unit); ++sequence) {
-      pipeline.multiply(tokens, sums);
-      if (sequence == p.units.firstOf(unit)) phaseWait(weightsFull, phase);
-      FLRC_UNROLL
-      for (int column = 0; column < kScoreColumns; column += 32) {
-        float scale[2];
-        score.scaleAt(p.fisher, rowOf(unit) + row, columnOf(unit) + column, scale);
-        score.add(sums + column / 2, weights, row, column, scale);
+  } else {
+    takeRegisters<kConsumerRegisters>();
+    float sums[kScoreColumns / 2];
+    const int row = warpIndex() * 16;
+    for (int unit = blockX(); unit < p.units.count(); unit += gridX(), phase ^= 1) {
+      ScoreSums<kType, kRows, kScoreColumns> score;
+      for (int sequence = p.units.firstOf(unit); sequence < p.units.endOf(unit); ++sequence) {
+        pipeline.multiply(tokens, sums);
+        if (sequence == p.units.firstOf(unit)) phaseWait(weightsFull, phase);
+        FLRC_UNROLL
+        for (int column = 0; column < kScoreColumns; column += 32) {
+          float scale[2];
+          score.scaleAt(p.fisher, rowOf(unit) + row, columnOf(unit) + column, scale);
+          score.add(sums + column / 2, weights, row, column, scale);
+        }
       }
+      syncWarpgroup();
+      if (threadIndex() % kWarpgroup == 0) phaseArrive(weightsEmpty);
+      const double all[3] = {warpSum(score.products), warpSum(score.squares), warpSum(score.sizes)};
+      const int64_t part = static_cast<int64_t>(unit) * (kMultiplying * 4) + warpIndex();
+      for (int i = 0; laneIndex() == 0 && i < 3; ++i) p.fisher.partial[part * 3 + i] = all[i];
     }
-    syncWarpgroup();
-    if (threadIndex() % kWarpgroup == 0) phaseArrive(weightsEmpty);
-    const double all[3] = {warpSum(score.products), warpSum(score.squares), warpSum(score.sizes)};
-    const int64_t part = static_cast<int64_t>(unit) * (kMultiplying * 4) + warpIndex();
-    for (int i = 0; laneIndex() == 0 && i < 3; ++i) p.fisher.partial[part * 3 + i] = all[i];
   }
 }
 
@@ -210,48 +210,48 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) momentKernel(FLRC_PARAMS(Warpgr
       for (int sequence = 0; sequence < passage.sequences; ++sequence)
         pipeline.fetch(p.x, p.x, tileRow * kRows, tileColumn * kMomentColumns, passage.tokens, sequence);
     }
-    return;
-  }
-  takeRegisters<kConsumerRegisters>();
-  constexpr int kSums = kMomentColumns / 2;
-  float sums[kSums];
-  for (int tile = blockX(); tile < p.tiles; tile += gridX(), tileColumn += gridX()) {
-    find();
-    // What sequences add up to, and what rounding left of it: together as good as fp64, of which there is
-    // little.
-    float high[kSums], low[kSums];
-    FLRC_UNROLL
-    for (int i = 0; i < kSums; ++i) high[i] = low[i] = 0;
-    for (int sequence = 0; sequence < passage.sequences; ++sequence) {
-      pipeline.multiply(passage.tokens, sums);
+  } else {
+    takeRegisters<kConsumerRegisters>();
+    constexpr int kSums = kMomentColumns / 2;
+    float sums[kSums];
+    for (int tile = blockX(); tile < p.tiles; tile += gridX(), tileColumn += gridX()) {
+      find();
+      // What sequences add up to, and what rounding left of it: together as good as fp64, of which there is
+      // little.
+      float high[kSums], low[kSums];
       FLRC_UNROLL
-      for (int i = 0; i < kSums; ++i) {
-        // Knuth's sum of two.
-        const float sum = high[i] + sums[i], second = sum - high[i];
-        low[i] += (high[i] - (sum - second)) + (sums[i] - second);
-        high[i] = sum;
+      for (int i = 0; i < kSums; ++i) high[i] = low[i] = 0;
+      for (int sequence = 0; sequence < passage.sequences; ++sequence) {
+        pipeline.multiply(passage.tokens, sums);
+        FLRC_UNROLL
+        for (int i = 0; i < kSums; ++i) {
+          // Knuth's sum of two.
+          const float sum = high[i] + sums[i], second = sum - high[i];
+          low[i] += (high[i] - (sum - second)) + (sums[i] - second);
+          high[i] = sum;
+        }
       }
-    }
-    const int firstRow = tileRow * kRows + warpIndex() * 16 + laneIndex() / 4,
-              firstColumn = tileColumn * kMomentColumns + laneIndex() % 4 * 2;
-    const auto placeOf = [&](int i) {
-      const int64_t r = firstRow + i / 2 % 2 * 8, c = firstColumn + i / 4 * 8 + i % 2;
-      return r < p.moment.x.width && c <= r ? p.moment.sum + (r * (r + 1) / 2 + c) : nullptr;
-    };
-    FLRC_UNROLL
-    for (int i = 0; i < kSums; i += 8) {
-      // Read together, or each value would wait for memory by itself.
-      double before[8];
+      const int firstRow = tileRow * kRows + warpIndex() * 16 + laneIndex() / 4,
+                firstColumn = tileColumn * kMomentColumns + laneIndex() % 4 * 2;
+      const auto placeOf = [&](int i) {
+        const int64_t r = firstRow + i / 2 % 2 * 8, c = firstColumn + i / 4 * 8 + i % 2;
+        return r < p.moment.x.width && c <= r ? p.moment.sum + (r * (r + 1) / 2 + c) : nullptr;
+      };
       FLRC_UNROLL
-      for (int e = 0; e < 8; ++e) {
-        const Global<double> place = placeOf(i + e);
-        before[e] = place != nullptr ? static_cast<double>(*place) : 0.0;
-      }
-      FLRC_UNROLL
-      for (int e = 0; e < 8; ++e) {
-        const Global<double> place = placeOf(i + e);
-        if (place != nullptr)
-          *place = before[e] + (static_cast<double>(high[i + e]) + static_cast<double>(low[i + e]));
+      for (int i = 0; i < kSums; i += 8) {
+        // Read together, or each value would wait for memory by itself.
+        double before[8];
+        FLRC_UNROLL
+        for (int e = 0; e < 8; ++e) {
+          const Global<double> place = placeOf(i + e);
+          before[e] = place != nullptr ? static_cast<double>(*place) : 0.0;
+        }
+        FLRC_UNROLL
+        for (int e = 0; e < 8; ++e) {
+          const Global<double> place = placeOf(i + e);
+          if (place != nullptr)
+            *place = before[e] + (static_cast<double>(high[i + e]) + static_cast<double>(low[i + e]));
+        }
       }
     }
   }

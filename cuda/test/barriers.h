@@ -17,7 +17,8 @@ std::string bytesOf(const Array<T>& array) {
 }
 
 // Fails for every barrier of a block that can be left out unnoticed. `run` makes its memory anew, launches,
-// synchronises and returns its results; of many barriers `most` are tried, and those not that are `idle`.
+// synchronises and returns its results; of many barriers `most` are tried, and those not that are `idle`,
+// which are counted from the last one on.
 struct BarrierRange {
   int from = 0, to = 0;
 };
@@ -28,7 +29,7 @@ void checkEveryBarrier(const char* file, int line, const Run& run, int most = 40
   const std::string expected = run(whole);
   const int barriers = whole.machine().mostBarriers, step = (barriers + most - 1) / most;
   for (int barrier = 0; barrier<barriers; barrier += step> 0 ? step : 1) {
-    bool found = barrier >= idle.from && barrier < idle.to;
+    bool found = barrier >= barriers - idle.from && barrier < barriers - idle.to;
     for (uint64_t seed = 0; seed < kSeeds && !found; ++seed) {
       Device device(seed);
       device.machine().dropBarrier = barrier;

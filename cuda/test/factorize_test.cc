@@ -7,6 +7,7 @@
 #include "check.h"
 #include "core/random.h"
 #include "kernels/eigen.h"
+#include "kernels/eigen_blocks.h"
 #include "kernels/pivots.h"
 #include "kernels/products.h"
 #include "test/device.h"
@@ -121,7 +122,7 @@ TEST("factorize: products of any shape, of b and of b transposed") {
   struct Shape {
     int m, n, k;
   };
-  for (const auto& [m, n, k] : {Shape{70, 5, 33}, Shape{1, 130, 64}, Shape{65, 64, 1}}) {
+  for (const auto& [m, n, k] : {Shape{70, 5, 33}, Shape{1, 130, 64}, Shape{65, 64, 1}, Shape{50, 98, 70}}) {
     for (const bool transposed : {false, true}) {
       check::Random random(static_cast<uint64_t>(m));
       const std::vector<double> a = randoms(random, 2 * m * k), b = randoms(random, 2 * n * k);
@@ -232,24 +233,35 @@ TEST("factorize: a Cholesky factor, of a matrix with dependent and with empty ro
 }
 
 TEST("factorize: eigenvalues fall, and eigenvectors are those of the matrix") {
-  // In shared memory, and where they came from.
-  for (const int n : {1, 2, 7, 24, 33, 164}) {
+  struct Case {
+    int n, batch;
+    bool byBlocks;
+  };
+  for (const auto& [n, batch, byBlocks] :
+       {Case{1, 2, false}, Case{2, 2, false}, Case{7, 2, false}, Case{24, 2, false}, Case{33, 2, false},
+        Case{33, 1, true}, Case{70, 1, true}}) {
     check::Random random(static_cast<uint64_t>(n));
-    const int batch = n < 100 ? 2 : 1;
     std::vector<double> a;
     for (int matrix = 0; matrix < batch; ++matrix) {
       // The second of the smaller ones is of half the rank.
       const int rank = matrix == 0 ? n : (n + 1) / 2;
       std::vector<double> values;
-      for (int i = 0; i < n; ++i) values.push_back(i < rank ? std::pow(i + 1, n < 100 ? -3 : -1) : 0);
+      for (int i = 0; i < n; ++i) values.push_back(i < rank ? std::pow(i + 1, byBlocks ? -1 : -3) : 0);
       const std::vector<double> one = symmetricOf(random, values);
       a.insert(a.end(), one.begin(), one.end());
     }
     Array<double> in(a), rows(a.size()), lengths(static_cast<size_t>(batch * kRowLengths * n)),
         values(static_cast<size_t>(batch * n)), vectors(a.size());
+    Array<uint32_t> busy(static_cast<size_t>(batch * kEigenSweeps));
     Device device(5);
-    launchEigen(device.stream(),
-                {in.read(), n, rows.global(), lengths.global(), values.global(), vectors.global()}, batch);
+    const EigenParams params{
+        in.read(), n, rows.global(), lengths.global(), busy.global(), values.global(), vectors.global()};
+    if (byBlocks) {
+      launchCholesky(device.stream(), {in.read(), rows.global(), lengths.global(), n}, batch);
+      launchBlockEigen(device.stream(), params, batch);
+    } else {
+      launchEigen(device.stream(), params, batch);
+    }
     device.synchronise();
     const std::vector<double> v = vectors.download(), lambda = values.download();
     for (int matrix = 0; matrix < batch; ++matrix) {
@@ -281,11 +293,12 @@ TEST("factorize: the sketch finds the largest eigenvalues and their vectors") {
   Array<double> matrix(a), q(kTall), image(kTall), small(kSmall), rows(kSmall), basis(kSmall),
       lengths(size_t{2 * kRowLengths * kSketch}), values(size_t{2 * kSketch}), vectors(kTall);
   Array<uint64_t> seeds(std::vector<uint64_t>{7, 8});
+  Array<uint32_t> busy(size_t{2 * kEigenSweeps});
   Device device(6);
   launchSketchedEigen(
       device.stream(),
       {matrix.read(), kSize, kSketch, 4, seeds.read(), q.global(), image.global(), small.global(),
-       rows.global(), basis.global(), lengths.global(), values.global(), vectors.global()},
+       rows.global(), basis.global(), lengths.global(), busy.global(), values.global(), vectors.global()},
       2);
   device.synchronise();
   const std::vector<double> v = vectors.download();
