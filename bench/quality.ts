@@ -5,7 +5,7 @@
 import { FlrcError } from 'flrc'
 import { prepare } from './quality/inputs.js'
 import { type QualityOptions, readOptions, usage } from './quality/options.js'
-import { mergeSpecs, rowKey } from './quality/rows.js'
+import { chosenSpecs, mergeSpecs, rowKey } from './quality/rows.js'
 import { makeRows } from './quality/run.js'
 import { planSection } from './quality/sections.js'
 import { RowStore } from './quality/store.js'
@@ -19,7 +19,7 @@ async function tables(options: QualityOptions, signal: AbortSignal): Promise<num
   const sections = options.sections.map((name) => ({ name, specs: planSection(name, plan) }))
   const { model: source, dtype, numbers, limits } = options
   const bench = { source, dtype, inputs, numbers, limits, signal }
-  const specs = mergeSpecs(sections.flatMap((section) => section.specs))
+  const specs = chosenSpecs(mergeSpecs(sections.flatMap((section) => section.specs)), options.rows)
   report(`${specs.length} rows`)
   const failures = await makeRows(specs, bench, store, report)
 

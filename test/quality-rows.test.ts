@@ -2,12 +2,26 @@ import { readFile } from 'node:fs/promises'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Bench } from '../bench/quality/make.js'
-import { type LowRankSpec, type RowSpec, rowKey } from '../bench/quality/rows.js'
+import { chosenSpecs, type LowRankSpec, type RowSpec, rowKey } from '../bench/quality/rows.js'
 import { makeRows } from '../bench/quality/run.js'
 import { RowStore } from '../bench/quality/store.js'
 import { repository } from './support/paths.js'
 
 const read = (name: string) => readFile(repository('models', 'tiny', name), 'utf8')
+
+test('rows can be chosen by parts of their keys', () => {
+  const specs: RowSpec[] = (['f32', 'bf16', 'int8'] as const).map((dtype) => ({
+    model: { kind: 'dense', dtype },
+    measures: ['perplexity'],
+  }))
+  const keys = (texts: string[]) => chosenSpecs(specs, texts).map(({ model }) => rowKey(model))
+  assert.equal(keys(['int8', 'f32']), ['dense/f32', 'dense/int8'])
+  assert.equal(keys(['dense']), keys([]))
+  assert.throws(
+    () => keys(['f32', 'f64']),
+    (error: { code?: string; message: string }) => error.code === 'E_USAGE' && error.message.includes('f64'),
+  )
+})
 
 test('rows are made once, each with what it lacks, and one that fails stops no other', async () => {
   const bench: Bench = {

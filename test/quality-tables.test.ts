@@ -230,16 +230,16 @@ test('the store keeps rows as they come, and goes on from them', () =>
     assert.is(await codeOf(RowStore.open(file, settings, true)), 'E_USAGE')
   }))
 
-test('Markdown aligns figures to the right and keeps bars inside cells', () => {
+test('Markdown aligns figures to the right and keeps bars and brackets as they are', () => {
   assert.is(
     markdownTable(
       ['name', 'value'],
       [
-        ['a|b', '1.5'],
+        ['a|<b>', '1.5'],
         ['c', ''],
       ],
     ),
-    '| name | value |\n| --- | ---: |\n| a\\|b | 1.5 |\n| c |  |',
+    '| name | value |\n| --- | ---: |\n| a\\|\\<b> | 1.5 |\n| c |  |',
   )
   assert.equal([32.333, 9999, 5.2e7, undefined].map(formatPerplexity), ['32.33', '9999.00', '5.2e7', ''])
 })

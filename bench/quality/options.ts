@@ -21,6 +21,7 @@ The tables of compression methods. Without MODEL: of the embedded model, on its 
   --summaries FILE.jsonl [--summary-limit N]    adds ROUGE of summaries to it; 100
   --transfer FILE.jsonl  dialogues whose perplexity the further table has
   --full                 the whole of --text in windows of 2048 in the further table
+  --row TEXT ...         makes only rows whose keys, as in the JSON file, hold one of these; all
   --json FILE            keeps every row as soon as it is made
   --continue             makes only what FILE lacks
 
@@ -45,6 +46,8 @@ export interface QualityOptions {
   choiceKeep: number
   limits: { choiceLimit?: number; summaryLimit?: number }
   full: boolean
+  /** Parts of the keys of the rows to make; all where there are none. */
+  rows: readonly string[]
   json: string | undefined
   resume: boolean
 }
@@ -67,6 +70,7 @@ const flags = {
   'summary-limit': { type: 'string', default: '100' },
   transfer: { type: 'string' },
   full: { type: 'boolean', default: false },
+  row: { type: 'string', multiple: true },
   json: { type: 'string' },
   continue: { type: 'boolean', default: false },
   help: { type: 'boolean', default: false },
@@ -104,6 +108,7 @@ export function readOptions(args: readonly string[]): QualityOptions | undefined
         : { summaryLimit: wholeOption('--summary-limit', values['summary-limit']) }),
     },
     full: values.full,
+    rows: values.row ?? [],
     json: values.json,
     resume: values.continue,
   }

@@ -1,4 +1,5 @@
 import type { AllocationMethod, StorageDtype, Whitening } from 'flrc'
+import { usageError } from './arguments.js'
 
 /** Of a mean, with 95%. */
 export type Interval = [low: number, high: number]
@@ -127,6 +128,15 @@ export function mergeSpecs(specs: readonly RowSpec[]): RowSpec[] {
     merged.set(key, { model: spec.model, measures: [...measures] })
   }
   return [...merged.values()]
+}
+
+/** The specs whose keys hold one of the texts; all where there are none. E_USAGE for a text that no key holds. */
+export function chosenSpecs(specs: readonly RowSpec[], texts: readonly string[]): RowSpec[] {
+  const holds = (text: string) => (spec: RowSpec) => rowKey(spec.model).includes(text)
+  for (const text of texts) {
+    if (!specs.some(holds(text))) throw usageError(`--row ${text}: no row of these tables is called so`)
+  }
+  return specs.filter((spec) => texts.length === 0 || texts.some((text) => holds(text)(spec)))
 }
 
 /** The measures of a spec that a stored row lacks. */

@@ -14,7 +14,7 @@ import type { Settings } from './store.js'
 
 /** Columns to the left where they hold words, to the right where they hold figures. */
 export function markdownTable(columns: readonly string[], rows: readonly (readonly string[])[]): string {
-  const cell = (text: string) => text.replaceAll('|', '\\|')
+  const cell = (text: string) => text.replaceAll(/[|<]/g, (mark) => `\\${mark}`)
   const line = (cells: readonly string[]) => `| ${cells.map(cell).join(' | ')} |`
   const figure = (text: string | undefined) => text === undefined || text === '' || /^\**-?[\d.]/.test(text)
   const rules = columns.map((_, column) => (rows.every((row) => figure(row[column])) ? '---:' : '---'))
