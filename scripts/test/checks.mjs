@@ -1,7 +1,12 @@
 import { spawnSync } from 'node:child_process'
 import { formatNative } from '../format-native.mjs'
 import { noticesProblem } from '../package/notices.mjs'
-import { cudaToolchainIsThere, ensureCudaPlugin } from '../setup/cuda.mjs'
+import {
+  cudaToolchainIsThere,
+  ensureCudaPlugin,
+  ensureCudaSystemPackages,
+  ensureCudaToolchain,
+} from '../setup/cuda.mjs'
 import { ensureCudaTests } from '../setup/cuda-tests.mjs'
 import { root, StepError } from '../setup/log.mjs'
 import { ensureAddon, ensureNativeTests } from '../setup/native.mjs'
@@ -50,12 +55,21 @@ async function ensurePackage() {
   await ensureTarball()
 }
 
-/** Compiling needs no GPU, but minutes and a toolchain that not everybody wants to download. */
-function cudaPlugin() {
+/** Compiling needs no GPU, but minutes and a toolchain that not everybody wants to download: CI does. */
+async function cudaPlugin() {
   if (!cudaToolchainIsThere()) {
-    return { skip: 'the CUDA toolchain is not installed; npm run build:cuda does that' }
+    if (process.env.CI !== 'true' || process.arch !== 'x64') {
+      return { skip: 'the CUDA toolchain is not installed; npm run build:cuda does that' }
+    }
+    const missing = await builds(installCudaToolchain)
+    if (missing) return { skip: `the CUDA toolchain cannot be installed: ${missing.output}` }
   }
   return builds(ensureCudaPlugin)
+}
+
+async function installCudaToolchain() {
+  await ensureCudaSystemPackages()
+  await ensureCudaToolchain()
 }
 
 async function builds(ensure) {
