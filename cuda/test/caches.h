@@ -66,10 +66,27 @@ class Caches {
   }
 
   const std::vector<int>& positions() const { return positions_; }
-  float key(int column, int layer, int position, int i) const { return at(keys_, column, layer, position, i); }
-  float value(int column, int layer, int position, int i) const {
-    return at(values_, column, layer, position, i);
-  }
+  // What a column's cache holds now.
+  class Contents {
+   public:
+    Contents(const Caches& caches, size_t cache)
+        : capacity_(caches.capacity_),
+          kvWidth_(caches.kvWidth_),
+          keys_(caches.keys_[cache]->download()),
+          values_(caches.values_[cache]->download()) {}
+
+    float key(int layer, int position, int i) const { return at(keys_, layer, position, i); }
+    float value(int layer, int position, int i) const { return at(values_, layer, position, i); }
+
+   private:
+    float at(const std::vector<uint16_t>& where, int layer, int position, int i) const {
+      return flrc::bf16ToFloat(where[static_cast<size_t>((layer * capacity_ + position) * kvWidth_ + i)]);
+    }
+
+    int capacity_, kvWidth_;
+    std::vector<uint16_t> keys_, values_;
+  };
+  Contents contents(int column) const { return {*this, cacheOf(column)}; }
 
  private:
   void add(const std::vector<uint16_t>& keys, const std::vector<uint16_t>& values) {
@@ -82,12 +99,6 @@ class Caches {
   Array<flrc::gpu::CacheRow>& table() {
     table_ = std::make_unique<Array<flrc::gpu::CacheRow>>(describe(std::vector<int32_t>(positions_.size())));
     return *table_;
-  }
-
-  float at(const std::vector<std::unique_ptr<Array<uint16_t>>>& where, int column, int layer, int position,
-           int i) const {
-    return flrc::bf16ToFloat(
-        where[cacheOf(column)]->at(static_cast<size_t>((layer * capacity_ + position) * kvWidth_ + i)));
   }
 
   int layers_, capacity_, kvWidth_;

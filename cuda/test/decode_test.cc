@@ -75,6 +75,7 @@ TEST("decode: residual and norm") {
                  {x.global(), adds ? add.read() : nullptr, scale.read(), y.global(), 1e-5f, width}, kColumns,
                  true);
       device.synchronise();
+      const std::vector<float> summed = x.download(), normed = y.download();
       for (int c = 0; c < kColumns; ++c) {
         double squares = 0;
         std::vector<double> sum;
@@ -82,14 +83,14 @@ TEST("decode: residual and norm") {
           const auto at = static_cast<size_t>(c * width + i);
           sum.push_back(static_cast<double>(before[at]) + (adds ? static_cast<double>(delta[at]) : 0.0));
           squares += sum.back() * sum.back();
-          CHECK_NEAR(x.at(at), sum.back(), kUlp * std::abs(sum.back()));
+          CHECK_NEAR(summed[at], sum.back(), kUlp * std::abs(sum.back()));
         }
         const double inverse = 1 / std::sqrt(squares / width + 1e-5);
         for (int i = 0; i < width; ++i) {
           const double expected =
               sum[static_cast<size_t>(i)] * inverse * static_cast<double>(weight[static_cast<size_t>(i)]);
           // Sums of width / 512 squares a thread and of 5 + 16 partial sums; root, division, products.
-          CHECK_NEAR(y.at(static_cast<size_t>(c * width + i)), expected,
+          CHECK_NEAR(normed[static_cast<size_t>(c * width + i)], expected,
                      (width / 512.0 + 32) * kUlp * std::abs(expected));
         }
         Array<float> alone(slice(before, c * width, width)), addAlone(slice(delta, c * width, width)),
@@ -99,7 +100,7 @@ TEST("decode: residual and norm") {
             {alone.global(), adds ? addAlone.read() : nullptr, scale.read(), yAlone.global(), 1e-5f, width}, 1,
             false);
         device.synchronise();
-        CHECK(yAlone.download() == slice(y.download(), c * width, width));
+        CHECK(yAlone.download() == slice(normed, c * width, width));
       }
     }
   }
@@ -163,6 +164,7 @@ TEST("decode: heads are normed and rotated, keys and values cached, at each colu
     };
     for (int c = 0; c < kColumns; ++c) {
       const int position = caches.positions()[static_cast<size_t>(c)];
+      const test::Caches::Contents cached = caches.contents(c);
       for (int i = 0; i < heads * headDim; ++i) {
         const auto [turned, size] =
             expected(queries.data() + (c * heads + i / headDim) * headDim, queryNorm, position, i % headDim);
@@ -172,8 +174,8 @@ TEST("decode: heads are normed and rotated, keys and values cached, at each colu
         const auto [turned, size] =
             expected(keys.data() + c * kvWidth + i / headDim * headDim, keyNorm, position, i % headDim);
         // To bf16: half a unit in its last place.
-        CHECK_NEAR(caches.key(c, kLayer, position, i), turned, 0x1p-8 * std::abs(turned) + 24 * kUlp * size);
-        CHECK_EQUAL(caches.value(c, kLayer, position, i),
+        CHECK_NEAR(cached.key(kLayer, position, i), turned, 0x1p-8 * std::abs(turned) + 24 * kUlp * size);
+        CHECK_EQUAL(cached.value(kLayer, position, i),
                     flrc::bf16ToFloat(flrc::floatToBf16(values[static_cast<size_t>(c * kvWidth + i)])));
       }
     }
@@ -282,9 +284,11 @@ TEST(
     const std::vector<float> q = attend(device, one, caches, inputs, longest, false, false);
     for (int c = 0; c < columns; ++c) {
       const int position = one.positions[static_cast<size_t>(c)];
+      const test::Caches::Contents cached = caches.contents(c),
+                                   before = written[static_cast<size_t>(c)].contents(0);
       for (int i = 0; i < kvWidth; ++i) {
-        CHECK_EQUAL(written[static_cast<size_t>(c)].key(0, 1, position, i), caches.key(c, 1, position, i));
-        CHECK_EQUAL(written[static_cast<size_t>(c)].value(0, 1, position, i), caches.value(c, 1, position, i));
+        CHECK_EQUAL(before.key(1, position, i), cached.key(1, position, i));
+        CHECK_EQUAL(before.value(1, position, i), cached.value(1, position, i));
       }
       const int first = one.window > 0 ? std::max(0, position + 1 - one.window) : 0;
       for (int head = 0; head < one.heads; ++head) {
@@ -295,7 +299,7 @@ TEST(
           double dot = 0, size = 0;
           for (int i = 0; i < one.headDim; ++i) {
             const double term = static_cast<double>(query[i]) *
-                                static_cast<double>(caches.key(c, 1, t, head / group * one.headDim + i));
+                                static_cast<double>(cached.key(1, t, head / group * one.headDim + i));
             dot += term;
             size += std::abs(term);
           }
@@ -309,7 +313,7 @@ TEST(
           double expected = 0, size = 0;
           for (int t = first; t <= position; ++t) {
             const double term = scores[static_cast<size_t>(t - first)] / sum *
-                                static_cast<double>(caches.value(c, 1, t, head / group * one.headDim + i));
+                                static_cast<double>(cached.value(1, t, head / group * one.headDim + i));
             expected += term;
             size += std::abs(term);
           }
