@@ -13,9 +13,6 @@ FLRC_DEVICE uint16_t narrow(float value) {
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
-FLRC_DEVICE uint32_t narrowPair(float low, float high) {
-  return static_cast<uint32_t>(narrow(low)) | static_cast<uint32_t>(narrow(high)) << 16;
-}
 
 // The two bf16 of a word.
 FLRC_DEVICE void widenPair(uint32_t word, float* out) {
