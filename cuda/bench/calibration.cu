@@ -250,7 +250,7 @@ void timeCalibration(Device& device, const Chip& chip, std::vector<Row>& rows) {
   calibration.eigen(144, 90);
   calibration.randomisedEigen(576, 144, 90);
   calibration.randomisedEigen(4096, 1024, 1);
-  calibration.eigen(576, 90);
+  calibration.eigen(576, 30);
   calibration.pivots(144, 576, 90);
 }
 

@@ -95,27 +95,16 @@ FLRC_DEVICE void factorGram(Shared<double> gram, Shared<double> square, Shared<d
     solveRow(below + laneIndex() * kCholeskyLd, square, inverse);
   }
   syncBlock();
-  // What is left of the square below them.
-  double left[kBlockRows * kBlockRows / kThreads];
-  FLRC_UNROLL
-  for (int e = 0; e < kBlockRows * kBlockRows / kThreads; ++e) {
-    const int i = e * kThreads + threadIndex(), row = i / kBlockRows, column = i % kBlockRows;
-    left[e] = scaled(kBlockRows + row, kBlockRows + column);
-    for (int k = 0; k < kBlockRows; ++k)
-      left[e] = fusedMultiplyAdd(-below[row * kCholeskyLd + k], below[column * kCholeskyLd + k], left[e]);
-  }
-  FLRC_UNROLL
-  for (int e = 0; e < kBlockRows * kBlockRows / kThreads; ++e) {
-    const int i = e * kThreads + threadIndex(), row = i / kBlockRows, column = i % kBlockRows;
+  for (int i = threadIndex(); i < kBlockRows * kBlockRows; i += kThreads) {
+    const int row = i / kBlockRows, column = i % kBlockRows;
     gram[row * kLd + column] = square[row * kCholeskyLd + column] * lengths[row];
     gram[row * kLd + kBlockRows + column] = 0;
     gram[(kBlockRows + row) * kLd + column] = below[row * kCholeskyLd + column] * lengths[kBlockRows + row];
-  }
-  syncBlock();
-  FLRC_UNROLL
-  for (int e = 0; e < kBlockRows * kBlockRows / kThreads; ++e) {
-    const int i = e * kThreads + threadIndex();
-    square[i / kBlockRows * kCholeskyLd + i % kBlockRows] = left[e];
+    // What is left of the square below them.
+    double left = scaled(kBlockRows + row, kBlockRows + column);
+    for (int k = 0; k < kBlockRows; ++k)
+      left = fusedMultiplyAdd(-below[row * kCholeskyLd + k], below[column * kCholeskyLd + k], left);
+    square[row * kCholeskyLd + column] = left;
   }
   syncBlock();
   if (warpIndex() == 0) factorSquare(square, inverse, kLeast);
