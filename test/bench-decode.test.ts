@@ -62,18 +62,23 @@ test('rows hold what a schedule reads, and their speeds and shares fit together'
 
 test('prompts are cut from a text, and drafts count as read', async () => {
   const text = readFileSync(path.join(tinyModel, 'heldout.txt'), 'utf8')
-  const { rows } = await benchDecode(
-    [
-      { name: 'plain', model: small, scheduleName: 'full' },
-      { name: 'drafting', model: small, scheduleName: 'speculate', speculate: { tokens: 4, budget: 0.5 } },
-    ],
-    { tokens: 24, promptTokens: 8, rounds: 2, text },
-  )
-  const [plain, drafting] = rows
-  if (plain === undefined || drafting === undefined) throw new Error('a row is missing')
-  assert.ok(Math.abs(plain.meanActiveBudget - (small.levels[0]?.budget ?? 0)) < 1e-12)
-  assert.ok(drafting.tokensPerSecond > 0 && drafting.bytesPerToken > 0)
-  assert.not.equal(drafting.meanActiveBudget, plain.meanActiveBudget)
+  // Whether it drafts at all depends on how long steps took: on a busy machine it may not.
+  let drafted = false
+  for (let attempt = 0; attempt < 8 && !drafted; attempt += 1) {
+    const { rows } = await benchDecode(
+      [
+        { name: 'plain', model: small, scheduleName: 'full' },
+        { name: 'drafting', model: small, scheduleName: 'speculate', speculate: { tokens: 4, budget: 0.5 } },
+      ],
+      { tokens: 24, promptTokens: 8, rounds: 2, text },
+    )
+    const [plain, drafting] = rows
+    if (plain === undefined || drafting === undefined) throw new Error('a row is missing')
+    assert.ok(Math.abs(plain.meanActiveBudget - (small.levels[0]?.budget ?? 0)) < 1e-12)
+    assert.ok(drafting.tokensPerSecond > 0 && drafting.bytesPerToken > 0)
+    drafted = drafting.meanActiveBudget !== plain.meanActiveBudget
+  }
+  assert.ok(drafted)
 })
 
 test('what cannot be measured', async () => {
