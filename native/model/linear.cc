@@ -14,8 +14,8 @@ namespace {
 
 // Outputs of a prefill tile: small enough that its dequantised weights stay in L2 for n up to about 1500.
 constexpr int64_t kTileRows = 128;
-// Work below this is not worth waking a thread for.
-constexpr int64_t kTaskBytes = 16 * 1024;
+// Work below this takes no longer than fetching it as a task of its own.
+constexpr int64_t kTaskBytes = 32 * 1024;
 
 int64_t rowsPerTask(const RowMatrix& w, int threads) {
   const int64_t bytesPerRow =
@@ -95,20 +95,27 @@ void gatherAll(const LinearCall* calls, int count, int64_t columns, int threads,
   }
 }
 
+// Of this thread, not cleared: a tile's dequantised weights.
+float* tileMemory(int64_t count) {
+  thread_local std::vector<float> memory;
+  if (memory.size() < static_cast<size_t>(count)) memory.resize(static_cast<size_t>(count));
+  return memory.data();
+}
+
 void prefillRows(const RowMatrix& w, int64_t begin, int64_t end, const float* x, int64_t columns, float* y,
                  int64_t ldy) {
   const int64_t rows = end - begin;
-  std::vector<float> wide(static_cast<size_t>(rows * w.cols));
-  cpu::kernels().widenRows(w, begin, end, wide.data(), rows);
-  gemm(false, false, columns, rows, w.cols, 1.0f, x, w.cols, wide.data(), rows, 0.0f, y + begin, ldy);
+  float* wide = tileMemory(rows * w.cols);
+  cpu::kernels().widenRows(w, begin, end, wide, rows);
+  gemm(false, false, columns, rows, w.cols, 1.0f, x, w.cols, wide, rows, 0.0f, y + begin, ldy);
 }
 
 void prefillPanels(const PanelMatrix& c, int64_t begin, int64_t end, int64_t rank, const float* t, int64_t ldt,
                    int64_t columns, float* y, int64_t ldy) {
   const int64_t first = begin * kPanel, outputs = std::min(c.outputs, end * kPanel) - first;
-  std::vector<float> wide(static_cast<size_t>(rank * outputs));
-  cpu::kernels().widenPanels(c, begin, end, rank, wide.data(), outputs);
-  gemm(false, false, columns, outputs, rank, 1.0f, t, ldt, wide.data(), outputs, 0.0f, y + first, ldy);
+  float* wide = tileMemory(rank * outputs);
+  cpu::kernels().widenPanels(c, begin, end, rank, wide, outputs);
+  gemm(false, false, columns, outputs, rank, 1.0f, t, ldt, wide, outputs, 0.0f, y + first, ldy);
 }
 
 // All calls at once: rows of dense weights and of every block's P, then panels of every block's C.
@@ -249,8 +256,10 @@ void finishBlock(FactorBlock& block, int64_t outputs) {
 void addGathered(const FactorBlock& block, const float* t, const float* u, float* y) {
   const int64_t s = block.rank();
   for (size_t o = 0; o < block.gather.size(); ++o) {
+    // A choice of addresses, not of values: nothing that a processor would guess wrong.
     const int32_t at = block.gather[o];
-    y[o] += at < s ? t[at] : u[at - s];
+    const float* from = at < s ? t + at : u + (at - s);
+    y[o] += *from;
   }
 }
 
