@@ -7,7 +7,7 @@
  *
  * The same prompt of --prompt-tokens ids and --tokens after it, then a prompt of --prefill-tokens alone, on as many
  * threads. All take turns in every round, beside the read bandwidth; the first round does not count. llama.cpp decodes
- * without sampling; flrc and node-llama-cpp sample greedily. DIR keeps the model in the types that llama.cpp quantises it
+ * without sampling; flrc and node-llama-cpp, which gets the file as it came, sample greedily. DIR keeps the model in the types that llama.cpp quantises it
  * to. A checkpoint counts at every level, its prompts at the same one. `--json FILE` keeps the result; `--tables` prints
  * what the file holds and measures nothing.
  */
@@ -52,7 +52,7 @@ const [promptTokens, tokens, prefillTokens, rounds] = [
   Number(values['prefill-tokens']),
   Number(values.rounds),
 ]
-const llamaScript = path.join(packageRoot, 'bench/llama_cpp.py')
+const llamaScript = path.join(packageRoot, 'bench/llama_decode.py')
 
 if (values.tables && json !== undefined) {
   console.log(llamaTables(JSON.parse(await readFile(json, 'utf8')) as LlamaResults))
@@ -83,21 +83,25 @@ async function measure(gguf: string, program: string, folder: string): Promise<L
       }
     }
     const context = String(Math.max(promptTokens + tokens + 1, prefillTokens + 1))
-    const serve = async (engine: string, server: Server) => {
+    const serve = async (engine: string, served: typeof paths, start: (args: string[]) => Server) => {
+      const server = start([values.threads, context, ...served.map(({ file }) => file)])
       servers.push(server)
       await server.ask()
-      for (const [index, { type, file }] of paths.entries()) {
+      for (const [index, { type, file }] of served.entries()) {
         const { size } = await stat(file)
         subjects.push(servedSubject(server, index, { engine, type, bytes: size }))
       }
     }
-    const args = [values.threads, context, ...paths.map(({ file }) => file)]
-    await serve('llama.cpp', new Server(program, [llamaScript, 'serve', ...args]))
+    await serve('llama.cpp', paths, (args) => new Server(program, [llamaScript, 'serve', ...args]))
     const beside = values['node-llama']
     if (beside !== undefined) {
       const file = path.join(path.resolve(beside), 'node-llama.mjs')
       await writeFile(file, nodeLlamaProgram)
-      await serve('node-llama-cpp', new Server(process.execPath, [file, ...args], beside))
+      await serve(
+        'node-llama-cpp',
+        paths.slice(0, 1),
+        (args) => new Server(process.execPath, [file, ...args], beside),
+      )
     }
     return await takeTurns(subjects, models)
   } finally {
@@ -106,7 +110,7 @@ async function measure(gguf: string, program: string, folder: string): Promise<L
   }
 }
 
-/** The model in the types that llama.cpp measures, the source's own first. */
+/** The model as it came, then in the types that llama.cpp makes of it. */
 async function ggufFiles(
   gguf: string,
   program: string,

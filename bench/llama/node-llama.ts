@@ -1,6 +1,6 @@
 /**
  * node-llama-cpp's side of bench/llama.ts, as the text of a program that runs in the folder where it is installed
- * (`node PROGRAM THREADS CONTEXT MODEL.gguf ...`) and answers the lines that bench/llama_cpp.py does.
+ * (`node PROGRAM THREADS CONTEXT MODEL.gguf ...`) and answers the lines that bench/llama_decode.py does.
  */
 export const nodeLlamaProgram = `
 import { createInterface } from 'node:readline'

@@ -41,20 +41,18 @@ struct RankInputs {
   HWY_INLINE void set(const PanelsCall& call, int column, int64_t first, int64_t ranks) {
     for (int c = 0; c < kColumns; ++c) {
       const float* from = call.t + (column + c) * call.ldt + first;
-      for (int64_t j = 0; j < ranks; j += kGroup) {
-        float last[kGroup] = {};
-        const float* group = from + j;
-        if (ranks - j < kGroup) {
-          for (int64_t i = 0; i < ranks - j; ++i) last[i] = group[i];
-          group = last;
-        }
-        const RoundingUnit of(largestIn(group));
-        unit[c][j / kGroup] = of.unit;
-        const FloatVector factor = hn::Set(kFloats, of.factor);
-        FLRC_UNROLL
-        for (int v = 0; v < kGroupVectors; ++v) {
-          const FloatVector value = hn::Mul(hn::LoadU(kFloats, group + v * kLanes), factor);
-          hn::Store(value, kFloats, divided[c] + j + v * kLanes);
+      for (int64_t j = 0; j < ranks; j += kAtOnce * kGroup) {
+        float padded[kAtOnce * kGroup];
+        const float* some = paddedGroups(from + j, ranks - j, padded);
+        const RoundingUnits units(some);
+        for (int64_t g = 0; g < kAtOnce; ++g) {
+          unit[c][j / kGroup + g] = units.unit[g];
+          const FloatVector factor = hn::Set(kFloats, units.factor[g]);
+          FLRC_UNROLL
+          for (int64_t i = 0; i < kGroup; i += kLanes) {
+            const FloatVector value = hn::Mul(hn::LoadU(kFloats, some + g * kGroup + i), factor);
+            hn::Store(value, kFloats, divided[c] + j + g * kGroup + i);
+          }
         }
       }
     }
@@ -73,49 +71,59 @@ struct PanelInputs {
                       const RankInputs<kColumns>& inputs, int64_t inputGroup) {
     const int64_t at = panel * w.rank + first;
     const auto* scales = reinterpret_cast<const uint16_t*>(w.scale.data()) + at;
+    // Behind the last rank lie those of other panels.
+    const int64_t whole = ranks / kGroup, groups = (ranks + kGroup - 1) / kGroup;
+    uint16_t last[kGroup] = {};
+    for (int64_t i = whole * kGroup; i < ranks; ++i) last[i - whole * kGroup] = scales[i];
+    const auto scaleOf = [&](int64_t g, int v) HWY_ATTR {
+      return expandBf16((g < whole ? scales + g * kGroup : last) + v * kLanes);
+    };
     FloatVector offsets[kColumns];
     FLRC_UNROLL
     for (int c = 0; c < kColumns; ++c) offsets[c] = hn::Zero(kFloats);
-    for (int64_t g = 0; g * kGroup < ranks; ++g) {
-      const int64_t j = g * kGroup;
-      const uint16_t* bits = scales + j;
-      uint16_t last[kGroup] = {};
-      if (ranks - j < kGroup) {
-        // Behind the last rank lie those of other panels.
-        for (int64_t i = 0; i < ranks - j; ++i) last[i] = bits[i];
-        bits = last;
-      }
-      FloatVector scale[kGroupVectors];
+    for (int64_t first4 = 0; first4 < groups; first4 += kAtOnce) {
+      const int64_t some = groups - first4 < kAtOnce ? groups - first4 : kAtOnce;
+      FloatVector most[kAtOnce];
       FLRC_UNROLL
-      for (int v = 0; v < kGroupVectors; ++v) scale[v] = expandBf16(bits + v * kLanes);
-      FloatVector most = scale[0];
-      FLRC_UNROLL
-      for (int v = 1; v < kGroupVectors; ++v) most = hn::Max(most, scale[v]);
-      const float largest = hn::GetLane(hn::MaxOfLanes(kFloats, most));
-      const FloatVector inverse = hn::Set(kFloats, largest < 0x1p-100f ? 0.0f : 1.0f / largest);
-      FLRC_UNROLL
-      for (int v = 0; v < kGroupVectors; ++v) scale[v] = hn::Mul(scale[v], inverse);
-      FLRC_UNROLL
-      for (int c = 0; c < kColumns; ++c) {
-        FloatVector values[kGroupVectors];
+      for (int g = 0; g < kAtOnce; ++g) {
+        most[g] = hn::Zero(kFloats);
+        if (g >= some) continue;
         FLRC_UNROLL
-        for (int v = 0; v < kGroupVectors; ++v) {
-          values[v] =
-              hn::Mul(hn::Load(kFloats, inputs.divided[c] + inputGroup * kGroup + j + v * kLanes), scale[v]);
-        }
-        IntegerVector low = hn::Zero(kWords), high = low;
-        storeRounded<Way, kType>(values, rounded[c][g], [&](ShortVector some, int from) HWY_ATTR {
-          if constexpr (kType == Dtype::int4) {
-            const hn::Rebind<uint8_t, ShortTag> bytes;
-            const auto zeros = hn::PromoteTo(kShorts, hn::LoadU(bytes, w.zero.data() + at + j + from));
-            low = hn::ReorderWidenMulAccumulate(kWords, some, zeros, low, high);
+        for (int v = 0; v < kGroupVectors; ++v) most[g] = hn::Max(most[g], hn::Abs(scaleOf(first4 + g, v)));
+      }
+      const auto larger = [](FloatVector x, FloatVector y) HWY_ATTR { return hn::Max(x, y); };
+      const FloatVector largest = overLanes(most, larger);
+      float sizes[kLanes], inverses[kLanes];
+      hn::StoreU(largest, kFloats, sizes);
+      hn::StoreU(inverseOf(largest, 1), kFloats, inverses);
+      for (int64_t g = first4; g < first4 + some; ++g) {
+        const FloatVector inverse = hn::Set(kFloats, inverses[g - first4]);
+        FloatVector scale[kGroupVectors];
+        FLRC_UNROLL
+        for (int v = 0; v < kGroupVectors; ++v) scale[v] = hn::Mul(scaleOf(g, v), inverse);
+        FLRC_UNROLL
+        for (int c = 0; c < kColumns; ++c) {
+          const float product = inputs.unit[c][inputGroup + g] * sizes[g - first4];
+          unit[c][g] = product;
+          const float* divided = inputs.divided[c] + (inputGroup + g) * kGroup;
+          FloatVector values[kGroupVectors];
+          FLRC_UNROLL
+          for (int v = 0; v < kGroupVectors; ++v) {
+            values[v] = hn::Mul(hn::Load(kFloats, divided + v * kLanes), scale[v]);
           }
-        });
-        const float product = inputs.unit[c][inputGroup + g] * largest;
-        unit[c][g] = product;
-        if constexpr (kType == Dtype::int4) {
-          const auto zeros = hn::ConvertTo(kFloats, hn::RearrangeToOddPlusEven(low, high));
-          offsets[c] = hn::MulAdd(zeros, hn::Set(kFloats, product), offsets[c]);
+          IntegerVector low = hn::Zero(kWords), high = low;
+          storeRounded<Way, kType>(values, rounded[c][g], [&](ShortVector shorts, int from) HWY_ATTR {
+            if constexpr (kType == Dtype::int4) {
+              const hn::Rebind<uint8_t, ShortTag> bytes;
+              const auto zeros =
+                  hn::PromoteTo(kShorts, hn::LoadU(bytes, w.zero.data() + at + g * kGroup + from));
+              low = hn::ReorderWidenMulAccumulate(kWords, shorts, zeros, low, high);
+            }
+          });
+          if constexpr (kType == Dtype::int4) {
+            const auto zeros = hn::ConvertTo(kFloats, hn::RearrangeToOddPlusEven(low, high));
+            offsets[c] = hn::MulAdd(zeros, hn::Set(kFloats, product), offsets[c]);
+          }
         }
       }
     }

@@ -34,14 +34,12 @@ int64_t panelsPerTask(const PanelMatrix& c, int threads) {
   return std::max(fewest, even);
 }
 
-using Place = LinearScratch::Place;
-
 int64_t activeRank(const LinearCall& call, const FactorBlock& block) {
   return call.linear->pivoted ? block.rank() : std::min(call.rank, block.rank());
 }
 
 void layOut(const LinearCall* calls, int count, LinearScratch& scratch) {
-  scratch.tWidth = scratch.uWidth = 0;
+  scratch.width = 0;
   if (scratch.places.size() < static_cast<size_t>(count)) scratch.places.resize(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) {
     scratch.places[i].clear();
@@ -50,23 +48,19 @@ void layOut(const LinearCall* calls, int count, LinearScratch& scratch) {
     const int64_t blocks = linear.blocksFor(calls[i].rank);
     for (int64_t b = 0; b < blocks; ++b) {
       const FactorBlock& block = *linear.blocks[b];
-      scratch.places[i].push_back({scratch.tWidth, scratch.uWidth});
-      scratch.tWidth += activeRank(calls[i], block);
-      if (linear.pivoted) scratch.uWidth += block.c.outputs;
+      scratch.places[i].push_back(scratch.width);
+      scratch.width += activeRank(calls[i], block) + (linear.pivoted ? block.c.outputs : 0);
     }
   }
 }
 
 // y[o] = bias[o] + sum over blocks of (t, u)[gather[o]], for one column.
-void gatherColumn(const LinearCall& call, const std::vector<Place>& places, const float* t, const float* u,
-                  float* y) {
+void gatherColumn(const LinearCall& call, const std::vector<int64_t>& places, const float* latent, float* y) {
   const Linear& linear = *call.linear;
   const int64_t m = linear.outputs;
   if (linear.factored() && (linear.pivoted || places.empty())) {
     std::fill(y, y + m, 0.0f);
-    for (size_t b = 0; b < places.size(); ++b) {
-      addGathered(*linear.blocks[b], t + places[b].t, u + places[b].u, y);
-    }
+    for (size_t b = 0; b < places.size(); ++b) addGathered(*linear.blocks[b], latent + places[b], y);
   }
   if (!linear.bias.empty()) {
     for (int64_t o = 0; o < m; ++o) y[o] += linear.bias[o];
@@ -84,8 +78,8 @@ void gatherAll(const LinearCall* calls, int count, int64_t columns, int threads,
   auto column = [&](int64_t c) {
     for (int i = 0; i < count; ++i) {
       if (!needsGather(calls[i])) continue;
-      gatherColumn(calls[i], scratch.places[i], scratch.t.data() + c * scratch.tWidth,
-                   scratch.u.data() + c * scratch.uWidth, calls[i].y + c * calls[i].linear->outputs);
+      gatherColumn(calls[i], scratch.places[i], scratch.latent.data() + c * scratch.width,
+                   calls[i].y + c * calls[i].linear->outputs);
     }
   };
   if (columns == 1) {
@@ -131,8 +125,7 @@ class Application {
         decodes_(columns <= cpu::kMaxColumns),
         scratch_(scratch) {
     layOut(calls, count, scratch);
-    scratch.t.resize(static_cast<size_t>(scratch.tWidth * columns));
-    scratch.u.resize(static_cast<size_t>(scratch.uWidth * columns));
+    scratch.latent.resize(static_cast<size_t>(scratch.width * columns));
   }
 
   void run() {
@@ -198,8 +191,8 @@ class Application {
     const LinearCall& call = calls_[task.linear];
     const bool dense = task.block < 0;
     const RowMatrix& w = rowsOf(task);
-    float* y = dense ? call.y : scratch_.t.data() + scratch_.places[task.linear][task.block].t;
-    const int64_t ldy = dense ? call.linear->outputs : scratch_.tWidth;
+    float* y = dense ? call.y : scratch_.latent.data() + scratch_.places[task.linear][task.block];
+    const int64_t ldy = dense ? call.linear->outputs : scratch_.width;
     if (decodes_) {
       cpu::kernels().rowsTimes(w, task.begin, task.end, scratch_.inputs[static_cast<size_t>(w.dtype)], y, ldy);
     } else {
@@ -210,16 +203,15 @@ class Application {
   void panels(const LinearScratch::Task& task) {
     const LinearCall& call = calls_[task.linear];
     const FactorBlock& block = *call.linear->blocks[task.block];
-    const Place place = scratch_.places[task.linear][task.block];
-    const float* t = scratch_.t.data() + place.t;
-    float* y = call.linear->pivoted ? scratch_.u.data() + place.u : call.y;
-    const int64_t ldy = call.linear->pivoted ? scratch_.uWidth : call.linear->outputs;
     const int64_t rank = activeRank(call, block);
+    float* t = scratch_.latent.data() + scratch_.places[task.linear][task.block];
+    float* y = call.linear->pivoted ? t + rank : call.y;
+    const int64_t ldy = call.linear->pivoted ? scratch_.width : call.linear->outputs;
     if (decodes_) {
-      cpu::kernels().panelsTimes(block.c, task.begin, task.end, rank, t, scratch_.tWidth,
+      cpu::kernels().panelsTimes(block.c, task.begin, task.end, rank, t, scratch_.width,
                                  static_cast<int>(columns_), y, ldy);
     } else {
-      prefillPanels(block.c, task.begin, task.end, rank, t, scratch_.tWidth, columns_, y, ldy);
+      prefillPanels(block.c, task.begin, task.end, rank, t, scratch_.width, columns_, y, ldy);
     }
   }
 
@@ -253,14 +245,8 @@ void finishBlock(FactorBlock& block, int64_t outputs) {
   }
 }
 
-void addGathered(const FactorBlock& block, const float* t, const float* u, float* y) {
-  const int64_t s = block.rank();
-  for (size_t o = 0; o < block.gather.size(); ++o) {
-    // A choice of addresses, not of values: nothing that a processor would guess wrong.
-    const int32_t at = block.gather[o];
-    const float* from = at < s ? t + at : u + (at - s);
-    y[o] += *from;
-  }
+void addGathered(const FactorBlock& block, const float* latent, float* y) {
+  for (size_t o = 0; o < block.gather.size(); ++o) y[o] += latent[block.gather[o]];
 }
 
 void scatterGathered(const FactorBlock& block, const float* dy, float* dt, float* du) {

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <string_view>
+#include <vector>
 
 #include "check.h"
 #include "cpu/row_inputs.h"
@@ -205,6 +207,34 @@ TEST("panels: y = W^T t for every dtype, shape and first ranks, the same bits in
       checkPanels(kernels, dtype, 531, 40, 529);
     }
   });
+}
+
+TEST("rows and panels: products of bytes give the bits that products of 16-bit values give") {
+  const Kernels* targets[8];
+  const Kernels *bytes = nullptr, *shorts = nullptr;
+  for (int i = 0, count = cpu::kernelTargets(targets, 8); i < count; ++i) {
+    if (std::string_view(targets[i]->target) == "avx512-vnni") bytes = targets[i];
+    if (std::string_view(targets[i]->target) == "avx512") shorts = targets[i];
+  }
+  if (bytes == nullptr) return;  // a processor without VNNI
+  check::Random random(11);
+  const int64_t m = 75, n = 257;
+  const std::vector<float> w = random.floats(m * n);
+  const Columns x(random, n, n, 3);
+  for (const Dtype dtype : {Dtype::int8, Dtype::int4}) {
+    const RowMatrix rows = makeRows(w.data(), m, n, n, dtype);
+    const PanelMatrix panels = makePanels(w.data(), n, m, m, dtype);
+    std::vector<float> y[2];
+    for (const Kernels* kernels : {shorts, bytes}) {
+      std::vector<float>& out = y[kernels == bytes];
+      out.resize(static_cast<size_t>(6 * m));
+      cpu::RowInputs inputs;
+      cpu::setInputs(*kernels, x.values.data(), x.ld, n, 3, dtype, inputs);
+      kernels->rowsTimes(rows, 0, m, inputs, out.data(), m);
+      kernels->panelsTimes(panels, 0, panels.panels(), n, x.values.data(), x.ld, 3, out.data() + 3 * m, m);
+    }
+    CHECK(sameBits(y[0].data(), y[1].data(), 6 * m));
+  }
 }
 
 TEST("rows and panels: a weight that is not finite shows in its own output only") {

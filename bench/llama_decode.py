@@ -2,8 +2,8 @@
 
 Needs llama-cpp-python==0.3.36, compiled on the machine (pip install --no-binary llama-cpp-python).
 
-    python bench/llama_cpp.py quantize SOURCE.gguf TYPE TARGET.gguf
-    python bench/llama_cpp.py serve THREADS CONTEXT MODEL.gguf ...
+    python bench/llama_decode.py quantize SOURCE.gguf TYPE TARGET.gguf
+    python bench/llama_decode.py serve THREADS CONTEXT MODEL.gguf ...
 
 `serve` prints a line when all models are loaded and then answers each line {model, prompt, tokens} of stdin, where
 model is an index and prompt a list of token ids, with a line {prefill, decode} of seconds.
@@ -44,8 +44,9 @@ class Runner:
             raise SystemExit(f"{path} could not be loaded")
 
     def decode(self, tokens):
-        batch = lib.llama_batch_get_one((lib.llama_token * len(tokens))(*tokens), len(tokens))
-        if lib.llama_decode(self.context, batch) != 0:
+        # A batch only points to its tokens.
+        ids = (lib.llama_token * len(tokens))(*tokens)
+        if lib.llama_decode(self.context, lib.llama_batch_get_one(ids, len(tokens))) != 0:
             raise SystemExit("llama_decode failed")
         # Waits for what is still computed.
         lib.llama_synchronize(self.context)
