@@ -12,8 +12,9 @@
 namespace flrc {
 namespace {
 
-// Outputs of a prefill tile: small enough that its dequantised weights stay in L2 for n up to about 1500.
+// Outputs of a prefill tile: at least so many, and as many as leave its dequantised weights in L2.
 constexpr int64_t kTileRows = 128;
+constexpr int64_t kTileBytes = 768 * 1024;
 // Work below this takes no longer than fetching it as a task of its own.
 constexpr int64_t kTaskBytes = 32 * 1024;
 
@@ -32,6 +33,14 @@ int64_t panelsPerTask(const PanelMatrix& c, int threads) {
   const int64_t fewest = std::max<int64_t>(1, kTaskBytes / bytesPerPanel);
   const int64_t even = (c.panels() + threads * 4 - 1) / (threads * 4);
   return std::max(fewest, even);
+}
+
+// Outputs of a prefill tile, whole panels: of matrices whose outputs have `width` weights, equal shares for all
+// threads.
+int64_t tileRows(int64_t rows, int64_t width, int threads) {
+  const int64_t most = std::max(kTileRows, kTileBytes / (4 * std::max<int64_t>(1, width)));
+  const int64_t tiles = threads * std::max<int64_t>(1, (rows + threads * most - 1) / (threads * most));
+  return (rows + tiles * kPanel - 1) / (tiles * kPanel) * kPanel;
 }
 
 int64_t activeRank(const LinearCall& call, const FactorBlock& block) {
@@ -175,13 +184,13 @@ class Application {
   }
 
   void splitRows(int32_t call, int32_t block, const RowMatrix& w, int64_t rows) {
-    const int64_t step = decodes_ ? rowsPerTask(w, threads_) : kTileRows;
+    const int64_t step = decodes_ ? rowsPerTask(w, threads_) : tileRows(rows, w.cols, threads_);
     for (int64_t r = 0; r < rows; r += step)
       scratch_.tasks.push_back({call, block, r, std::min(rows, r + step)});
   }
 
   void splitPanels(int32_t call, int32_t block, const PanelMatrix& c) {
-    const int64_t step = decodes_ ? panelsPerTask(c, threads_) : kTileRows / kPanel;
+    const int64_t step = decodes_ ? panelsPerTask(c, threads_) : tileRows(c.outputs, c.rank, threads_) / kPanel;
     for (int64_t p = 0; p < c.panels(); p += step) {
       scratch_.tasks.push_back({call, block, p, std::min(c.panels(), p + step)});
     }
