@@ -79,7 +79,7 @@ async function measure(gguf: string, program: string, folder: string): Promise<L
       const model = await Model.load(directory, { threads, device: 'cpu' })
       models.push(model)
       for (const [level, { budget }] of model.levels.entries()) {
-        subjects.push(flrcSubject(model, `${model.dtype} at ${budget}`, level))
+        subjects.push(flrcSubject(model, `${model.dtype} at ${budget.toFixed(2)}`, level))
       }
     }
     const context = String(Math.max(promptTokens + tokens + 1, prefillTokens + 1))
