@@ -18,21 +18,12 @@ constexpr int64_t kTileBytes = 768 * 1024;
 // Work below this takes no longer than fetching it as a task of its own.
 constexpr int64_t kTaskBytes = 32 * 1024;
 
-int64_t rowsPerTask(const RowMatrix& w, int threads) {
-  const int64_t bytesPerRow =
-      std::max<int64_t>(1, static_cast<int64_t>(w.bytes()) / std::max<int64_t>(1, w.rows));
-  const int64_t fewest = std::max<int64_t>(1, kTaskBytes / bytesPerRow);
-  const int64_t even = (w.rows + threads * 4 - 1) / (threads * 4);
-  // Whole panels, so that no two tasks read the same.
-  return (std::max(fewest, even) + kPanel - 1) / kPanel * kPanel;
-}
-
-int64_t panelsPerTask(const PanelMatrix& c, int threads) {
-  const int64_t bytesPerPanel =
-      std::max<int64_t>(1, static_cast<int64_t>(c.bytes()) / std::max<int64_t>(1, c.panels()));
-  const int64_t fewest = std::max<int64_t>(1, kTaskBytes / bytesPerPanel);
-  const int64_t even = (c.panels() + threads * 4 - 1) / (threads * 4);
-  return std::max(fewest, even);
+// Of a matrix of so many bytes: equal shares for all threads, several each where that is worth it, so that a
+// thread that is held up holds up the others less. Whole panels, so that no two tasks read the same.
+int64_t panelsPerTask(int64_t panels, size_t bytes, int threads) {
+  const int64_t tasks =
+      threads * std::clamp<int64_t>(static_cast<int64_t>(bytes) / (threads * kTaskBytes), 1, 4);
+  return std::max<int64_t>(1, (panels + tasks - 1) / tasks);
 }
 
 // Outputs of a prefill tile, whole panels: of matrices whose outputs have `width` weights, equal shares for all
@@ -184,13 +175,15 @@ class Application {
   }
 
   void splitRows(int32_t call, int32_t block, const RowMatrix& w, int64_t rows) {
-    const int64_t step = decodes_ ? rowsPerTask(w, threads_) : tileRows(rows, w.cols, threads_);
+    const int64_t step = decodes_ ? panelsPerTask((rows + kPanel - 1) / kPanel, w.bytes(), threads_) * kPanel
+                                  : tileRows(rows, w.cols, threads_);
     for (int64_t r = 0; r < rows; r += step)
       scratch_.tasks.push_back({call, block, r, std::min(rows, r + step)});
   }
 
   void splitPanels(int32_t call, int32_t block, const PanelMatrix& c) {
-    const int64_t step = decodes_ ? panelsPerTask(c, threads_) : tileRows(c.outputs, c.rank, threads_) / kPanel;
+    const int64_t step = decodes_ ? panelsPerTask(c.panels(), c.bytes(), threads_)
+                                  : tileRows(c.outputs, c.rank, threads_) / kPanel;
     for (int64_t p = 0; p < c.panels(); p += step) {
       scratch_.tasks.push_back({call, block, p, std::min(c.panels(), p + step)});
     }
