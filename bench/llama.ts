@@ -7,9 +7,9 @@
  *
  * The same prompt of --prompt-tokens ids and --tokens after it, then a prompt of --prefill-tokens alone, on as many
  * threads. All take turns in every round, beside the read bandwidth; the first round does not count. llama.cpp decodes
- * without sampling; flrc and node-llama-cpp, which gets the file as it came, sample greedily. DIR keeps the model in the types that llama.cpp quantises it
- * to. A checkpoint counts at every level, its prompts at the same one. `--json FILE` keeps the result; `--tables` prints
- * what the file holds and measures nothing.
+ * without sampling; flrc and node-llama-cpp, which gets the file as it came, sample greedily. DIR keeps the model in the
+ * types that llama.cpp quantises it to. A checkpoint counts at every level, its prompts at the same one. `--json FILE` keeps the result, round by round;
+ * `--tables` prints what the file holds and measures nothing.
  */
 import { existsSync } from 'node:fs'
 import { mkdir, readFile, stat, writeFile } from 'node:fs/promises'
@@ -59,9 +59,7 @@ if (values.tables && json !== undefined) {
 } else if (source === undefined || python === undefined || files === undefined) {
   console.log('skipped: give a GGUF file, --python with llama-cpp-python and --files for the types made of it')
 } else {
-  const results = await measure(source, python, files)
-  if (json !== undefined) await writeFile(json, `${JSON.stringify(results, null, 2)}\n`)
-  console.log(llamaTables(results))
+  console.log(llamaTables(await measure(source, python, files)))
 }
 
 async function measure(gguf: string, program: string, folder: string): Promise<LlamaResults> {
@@ -135,6 +133,8 @@ async function takeTurns(subjects: readonly Subject[], [model]: readonly Model[]
     ...{ decode: [], prefill: [] },
   }))
   const bandwidth: number[] = []
+  const machine = cpus()[0]?.model ?? 'unknown processor'
+  const results = { machine, threads, promptTokens, tokens, prefillTokens, bandwidth, rows }
   for (let round = 0; round <= rounds; round++) {
     const read = await readBandwidth(model, new AbortController().signal)
     if (round > 0) bandwidth.push(read)
@@ -145,7 +145,7 @@ async function takeTurns(subjects: readonly Subject[], [model]: readonly Model[]
       rows[index]?.decode.push(tokens / decode)
       rows[index]?.prefill.push(prefillTokens / prefill)
     }
+    if (round > 0 && json !== undefined) await writeFile(json, `${JSON.stringify(results, null, 2)}\n`)
   }
-  const machine = cpus()[0]?.model ?? 'unknown processor'
-  return { machine, threads, promptTokens, tokens, prefillTokens, bandwidth, rows }
+  return results
 }
