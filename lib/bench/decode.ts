@@ -26,7 +26,7 @@ export interface DecodeSubject {
 }
 
 /** One generation of a fixed length. */
-interface DecodeRun {
+export interface DecodeRun {
   /** Decode steps a second; the first token, which comes from prefill, is not counted. */
   tokensPerSecond: number
   timeToFirstTokenMs: number
@@ -122,7 +122,7 @@ export async function benchDecode(
 }
 
 /** Bytes a second that what computes for a model reads from memory. */
-function readBandwidth({ plugin, threads }: LoadedModel, signal: AbortSignal): Promise<number> {
+export function readBandwidth({ plugin, threads }: LoadedModel, signal: AbortSignal): Promise<number> {
   return runTask(
     (addon) =>
       plugin === undefined ? addon.readBandwidth(bandwidthBytes, threads) : addon.pluginBandwidth(plugin.file),
@@ -130,12 +130,13 @@ function readBandwidth({ plugin, threads }: LoadedModel, signal: AbortSignal): P
   )
 }
 
-/** Prefills and decodes exactly so many tokens greedily. */
-async function decodeRun(
+/** Prefills, at level 0 unless told otherwise, and decodes exactly so many tokens greedily. */
+export async function decodeRun(
   { model, schedule, speculate }: Pick<DecodeSubject, 'model' | 'schedule' | 'speculate'>,
   prompt: readonly number[],
   tokens: number,
   signal: AbortSignal,
+  promptLevel = 0,
 ): Promise<DecodeRun> {
   const session = model.createSession()
   const sampling = () => greedy
@@ -146,7 +147,7 @@ async function decodeRun(
     : new ScheduledSteps(model, session, sampling, schedule, prompt.length)
   try {
     const begin = performance.now()
-    await session.prefill(Int32Array.from(prompt), 0, signal)
+    await session.prefill(Int32Array.from(prompt), promptLevel, signal)
     let last: ProducedToken = { ...session.sample(greedy), level: 0, activeBudget: levelBudget(model, 0) }
     const first = performance.now()
     let [made, bytes, budget] = [0, 0, 0]

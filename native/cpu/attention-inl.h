@@ -37,6 +37,15 @@ HWY_INLINE FloatVector loadElements(const hwy::float16_t* at) {
 }
 #endif
 
+// Blocks of keys that are asked for ahead of their use.
+inline constexpr int64_t kBlocksAhead = 2;
+
+template <typename T>
+HWY_INLINE void prefetch(const T* elements, int64_t count) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(elements);
+  for (int64_t i = 0; i < count * static_cast<int64_t>(sizeof(T)); i += 64) __builtin_prefetch(bytes + i);
+}
+
 // scores[h * stride + i] = q[h] . key i of a block, for kHeads heads.
 template <int kHeads, typename T>
 HWY_INLINE void scoreBlock(const T* keys, int64_t headDim, const float* q, float* scores, int64_t stride) {
@@ -108,13 +117,19 @@ HWY_INLINE void attendHeads(const KvView& cache, int64_t kvHead, int64_t begin, 
   const int64_t firstBlock = begin / kKeyBlock, blocks = (end + kKeyBlock - 1) / kKeyBlock - firstBlock;
   const int64_t stride = blocks * kKeyBlock, skipped = begin - firstBlock * kKeyBlock;
   const T* keys = static_cast<const T*>(cache.keys) + kvHead * headDim * kKeyBlock;
+  const T* values = static_cast<const T*>(cache.values) + begin * valueWidth + kvHead * cache.valueDim();
+  // A head's keys and values lie between those of others, in steps that a processor does not foresee.
+  for (int64_t b = 0; b < kBlocksAhead; ++b) prefetch(keys + (firstBlock + b) * keyWidth, headDim * kKeyBlock);
   for (int64_t b = 0; b < blocks; ++b) {
+    prefetch(keys + (firstBlock + b + kBlocksAhead) * keyWidth, headDim * kKeyBlock);
+    for (int64_t p = b * kKeyBlock; p < (b + 1) * kKeyBlock && p < end - begin; ++p) {
+      prefetch(values + p * valueWidth, headDim);
+    }
     scoreBlock<kHeads>(keys + (firstBlock + b) * keyWidth, headDim, q, scores + b * kKeyBlock, stride);
   }
   const float scale = 1.0f / sqrtf(static_cast<float>(headDim));
   for (int h = 0; h < kHeads; ++h) softmax(scores + h * stride + skipped, end - begin, scale);
 
-  const T* values = static_cast<const T*>(cache.values) + begin * valueWidth + kvHead * cache.valueDim();
   constexpr int64_t kMany = kAttendVectors * kLanes;
   int64_t i = 0;
   for (; i + kMany <= headDim; i += kMany) {

@@ -18,34 +18,40 @@
 HWY_BEFORE_NAMESPACE();
 namespace flrc::cpu::HWY_NAMESPACE {
 
-constexpr Kernels kernelTable = {
+template <class Way>
+constexpr Kernels tableOf(const char* target) {
+  return {
+      .target = target,
+      .rowsTimes = rowsTimes<Way>,
+      .roundInputs = roundInputs<Way>,
+      .panelsTimes = panelsTimes<Way>,
+      .rmsNorm = rmsNorm,
+      .siluTimes = siluTimes,
+      .siluTimesBackward = siluTimesBackward,
+      .add = add,
+      .softmax = softmax,
+      .logitSums = logitSums,
+      .attend = attend,
+      .storeKv = storeKv,
+      .widenKv = widenKv,
+      .dot = dot,
+      .axpy = axpy,
+      .fisherReduce = fisherReduce,
+      .widenRows = widenRows,
+      .widenPanels = widenPanels,
+  };
+}
+
 #if HWY_TARGET == HWY_AVX3
-    .target = "avx512",
+constexpr Kernels kernelTable = tableOf<ShortProducts>("avx512");
+constexpr Kernels vnniTable = tableOf<ByteProducts>("avx512-vnni");
 #elif HWY_TARGET == HWY_AVX2
-    .target = "avx2",
+constexpr Kernels kernelTable = tableOf<ShortProducts>("avx2");
 #elif HWY_TARGET == HWY_SSE4
-    .target = "sse4",
+constexpr Kernels kernelTable = tableOf<ShortProducts>("sse4");
 #else
-    .target = "neon",
+constexpr Kernels kernelTable = tableOf<ShortProducts>("neon");
 #endif
-    .rowsTimes = rowsTimes,
-    .roundInputs = roundInputs,
-    .panelsTimes = panelsTimes,
-    .rmsNorm = rmsNorm,
-    .siluTimes = siluTimes,
-    .siluTimesBackward = siluTimesBackward,
-    .add = add,
-    .softmax = softmax,
-    .logitSums = logitSums,
-    .attend = attend,
-    .storeKv = storeKv,
-    .widenKv = widenKv,
-    .dot = dot,
-    .axpy = axpy,
-    .fisherReduce = fisherReduce,
-    .widenRows = widenRows,
-    .widenPanels = widenPanels,
-};
 
 }  // namespace flrc::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -30,16 +30,19 @@ bool runsAvx3() {
   return runsAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
 }
+
+bool runsVnni() { return runsAvx3() && __builtin_cpu_supports("avx512vnni"); }
 #endif
 
 }  // namespace
 
 int kernelTargets(const Kernels** out, int capacity) {
-  const Kernels* found[3];
+  const Kernels* found[4];
   int count = 0;
 #if HWY_ARCH_X86
   __builtin_cpu_init();
 #if HWY_TARGETS & HWY_AVX3
+  if (runsVnni()) found[count++] = &N_AVX3::vnniTable;
   if (runsAvx3()) found[count++] = &N_AVX3::kernelTable;
 #endif
 #if HWY_TARGETS & HWY_AVX2

@@ -6,98 +6,140 @@
 #define FLRC_CPU_ROUND_INL
 #endif
 
-#include "cpu/row_inputs.h"
-#include "cpu/weights-inl.h"
+#include "cpu/integers-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace flrc::cpu::HWY_NAMESPACE {
 
-using WordTag = hn::Repartition<int32_t, FloatTag>;
-using ShortTag = hn::Repartition<int16_t, FloatTag>;
-using ShortVector = hn::Vec<ShortTag>;
-inline constexpr WordTag kWords;
-inline constexpr ShortTag kShorts;
+// What the largest of a group is rounded to: both bytes of it are the largest signed ones.
+inline constexpr float kRoundedMost = 127 * 256 + 127;
 
-// A word of 4 bytes holds int8 weights 0..3 or int4 weights 0..7 of a row, which come apart as kWordParts words
-// of two 16-bit values: part p of int8 has weights p and p + 2, of int4 p and p + 4. Inputs lie in the same
-// order.
-template <Dtype kType>
-inline constexpr int kWordParts = kType == Dtype::int8 ? 2 : 4;
+// Groups whose largest values and sums are found side by side: one vector of each.
+inline constexpr int kAtOnce = 4;
 
-// The order of values within 16 bytes.
-template <Dtype kType>
-HWY_INLINE ShortVector inOrder(ShortVector values) {
-  HWY_ALIGN static constexpr uint8_t kInt8[16] = {0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15};
-  HWY_ALIGN static constexpr uint8_t kInt4[16] = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
-  const hn::Repartition<uint8_t, FloatTag> bytes;
-  const auto order = hn::LoadDup128(bytes, kType == Dtype::int8 ? kInt8 : kInt4);
-  return hn::BitCast(kShorts, hn::TableLookupBytes(hn::BitCast(bytes, values), order));
+// Lane i of each block of 128 bits: all lanes of v[i] under `op`, which neither order nor grouping changes.
+template <class V, class Op>
+HWY_INLINE V overLanes(const V (&v)[kAtOnce], const Op& op) {
+  const hn::DFromV<V> d;
+  const hn::Repartition<uint64_t, decltype(d)> pairs;
+  const auto joined = [&](V a, V b) HWY_ATTR {
+    return hn::BitCast(pairs, op(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
+  };
+  const auto first = joined(v[0], v[1]), second = joined(v[2], v[3]);
+  V all = op(hn::BitCast(d, hn::InterleaveLower(pairs, first, second)),
+             hn::BitCast(d, hn::InterleaveUpper(pairs, first, second)));
+  if constexpr (kLanes >= 8) all = op(all, hn::SwapAdjacentBlocks(all));
+  if constexpr (kLanes >= 16) all = op(all, hn::ReverseBlocks(d, all));
+  return all;
 }
 
-// The largest size in a group of floats, and NaN where one is not finite. Compared as integers, sizes keep
-// their order, and NaN comes out on top.
-HWY_INLINE float largestIn(const float* x) {
-  auto most = hn::Zero(kWords);
+// The largest sizes of kAtOnce groups of floats, and NaN for one that is not finite. Compared as integers,
+// sizes keep their order, and NaN comes out on top.
+HWY_INLINE FloatVector largestOfGroups(const float* x) {
+  IntegerVector most[kAtOnce];
   FLRC_UNROLL
-  for (int i = 0; i < kGroupVectors; ++i) {
-    most = hn::Max(most, hn::BitCast(kWords, hn::Abs(hn::LoadU(kFloats, x + i * kLanes))));
+  for (int g = 0; g < kAtOnce; ++g) {
+    most[g] = hn::Zero(kWords);
+    FLRC_UNROLL
+    for (int i = 0; i < kGroupVectors; ++i) {
+      const FloatVector size = hn::Abs(hn::LoadU(kFloats, x + g * kGroup + i * kLanes));
+      most[g] = hn::Max(most[g], hn::BitCast(kWords, size));
+    }
   }
-  const float largest = hn::GetLane(hn::BitCast(kFloats, hn::MaxOfLanes(kWords, most)));
-  return largest + (largest - largest);
+  const auto larger = [](IntegerVector a, IntegerVector b) HWY_ATTR { return hn::Max(a, b); };
+  const FloatVector largest = hn::BitCast(kFloats, overLanes(most, larger));
+  return hn::Add(largest, hn::Sub(largest, largest));
 }
 
-// What values are multiplied with so that the largest becomes 32767, and what undoes it. Of values so small
-// that the factor would overflow, which are as good as 0, both are 0; both are NaN where a value is not finite.
-struct RoundingUnit {
-  float factor, unit;
+// `dividend` / `sizes`, and 0 for sizes so small that this would overflow, which are as good as 0.
+HWY_INLINE FloatVector inverseOf(FloatVector sizes, float dividend) {
+  const auto tiny = hn::Lt(sizes, hn::Set(kFloats, 0x1p-100f));
+  return hn::IfThenZeroElse(tiny, hn::Div(hn::Set(kFloats, dividend), sizes));
+}
 
-  HWY_INLINE explicit RoundingUnit(float largest) {
-    const bool zero = largest < 0x1p-100f;
-    factor = zero ? 0.0f : 32767.0f / largest;
-    unit = zero ? 0.0f : largest / 32767.0f;
+// What the values of kAtOnce groups are multiplied with so that the largest of each becomes kRoundedMost, and
+// what undoes it; NaN for a group with a value that is not finite.
+struct RoundingUnits {
+  float factor[kLanes], unit[kLanes];
+
+  HWY_INLINE explicit RoundingUnits(const float* x) {
+    const FloatVector largest = largestOfGroups(x);
+    hn::StoreU(inverseOf(largest, kRoundedMost), kFloats, factor);
+    hn::StoreU(hn::Mul(largest, hn::Set(kFloats, 1 / kRoundedMost)), kFloats, unit);
   }
 };
 
-// A group of values within 32767, rounded; returns their sum by lane.
-template <Dtype kType>
-HWY_INLINE hn::Vec<WordTag> storeRounded(const FloatVector (&values)[kGroupVectors], RoundedGroup& rounded) {
-  const hn::Rebind<int16_t, FloatTag> halves;
-  auto sum = hn::Zero(kWords);
+// kAtOnce groups of `values`, of which `count` are there and zeros follow.
+HWY_INLINE const float* paddedGroups(const float* values, int64_t count, float (&padded)[kAtOnce * kGroup]) {
+  if (count >= kAtOnce * kGroup) return values;
+  for (int64_t i = 0; i < kAtOnce * kGroup; ++i) padded[i] = i < count ? values[i] : 0;
+  return padded;
+}
+
+// The 16-bit integers nearest to `low` and `high`, which are within kRoundedMost: after adding 1.5 * 2^23 they
+// are the lowest bits.
+HWY_INLINE ShortVector nearestShorts(FloatVector low, FloatVector high) {
+  const FloatVector shift = hn::Set(kFloats, 0x1.8p23f);
+  return hn::ConcatEven(kShorts, hn::BitCast(kShorts, hn::Add(high, shift)),
+                        hn::BitCast(kShorts, hn::Add(low, shift)));
+}
+
+// A group of values within kRoundedMost, rounded; calls each(a vector of them, its first value's place).
+template <class Way, Dtype kType, typename Each>
+HWY_INLINE void storeRounded(const FloatVector (&values)[kGroupVectors], RoundedGroup& rounded,
+                             const Each& each) {
   FLRC_UNROLL
   for (int i = 0; i < kGroupVectors; i += 2) {
-    const auto low = hn::NearestInt(values[i]), high = hn::NearestInt(values[i + 1]);
-    sum = hn::Add(sum, hn::Add(low, high));
-    const auto narrow = hn::Combine(kShorts, hn::DemoteTo(halves, high), hn::DemoteTo(halves, low));
-    hn::Store(inOrder<kType>(narrow), kShorts, rounded.values + i * kLanes);
+    const ShortVector narrow = nearestShorts(values[i], values[i + 1]);
+    each(narrow, i * kLanes);
+    hn::Store(Way::template arrange<kType>(narrow), kShorts,
+              reinterpret_cast<int16_t*>(rounded.words) + i * kLanes);
   }
-  return sum;
 }
 
-// x = value * scale, which is returned; and in `sum` the sum of the values, for int4.
-template <Dtype kType>
-HWY_INLINE float roundGroup(const float* x, RoundedGroup& rounded, float* sum) {
-  const RoundingUnit unit(largestIn(x));
-  const FloatVector factor = hn::Set(kFloats, unit.factor);
-  FloatVector values[kGroupVectors];
+// kAtOnce groups x = value * unit; `sums` of the values, for int4.
+template <class Way, Dtype kType>
+HWY_INLINE void roundGroups(const float* x, const RoundingUnits& units, RoundedGroup* rounded, int64_t groups,
+                            float* sums) {
+  IntegerVector totals[kAtOnce];
   FLRC_UNROLL
-  for (int i = 0; i < kGroupVectors; ++i) values[i] = hn::Mul(hn::LoadU(kFloats, x + i * kLanes), factor);
-  const auto total = storeRounded<kType>(values, rounded);
-  if constexpr (kType == Dtype::int4) *sum = static_cast<float>(hn::GetLane(hn::SumOfLanes(kWords, total)));
-  return unit.unit;
+  for (int g = 0; g < kAtOnce; ++g) {
+    IntegerVector low = hn::Zero(kWords), high = low;
+    if (g < groups) {
+      const FloatVector factor = hn::Set(kFloats, units.factor[g]);
+      FloatVector values[kGroupVectors];
+      FLRC_UNROLL
+      for (int i = 0; i < kGroupVectors; ++i) {
+        values[i] = hn::Mul(hn::LoadU(kFloats, x + g * kGroup + i * kLanes), factor);
+      }
+      storeRounded<Way, kType>(values, rounded[g], [&](ShortVector some, int) HWY_ATTR {
+        if constexpr (kType == Dtype::int4) {
+          low = hn::ReorderWidenMulAccumulate(kWords, some, hn::Set(kShorts, int16_t{1}), low, high);
+        }
+      });
+    }
+    totals[g] = hn::RearrangeToOddPlusEven(low, high);
+  }
+  if constexpr (kType == Dtype::int4) {
+    const auto sum = [](IntegerVector a, IntegerVector b) HWY_ATTR { return hn::Add(a, b); };
+    storeFirst(hn::ConvertTo(kFloats, overLanes(totals, sum)), groups, sums);
+  }
 }
 
+template <class Way>
 void roundInputs(const float* x, int64_t cols, Dtype dtype, RoundedGroup* rounded, float* scale, float* sum) {
-  const int64_t groups = (cols + kGroup - 1) / kGroup;
-  for (int64_t group = 0; group < groups; ++group) {
-    const float* from = x + group * kGroup;
-    float last[kGroup];
-    const int64_t left = cols - group * kGroup;
-    if (left < kGroup) {
-      for (int64_t i = 0; i < kGroup; ++i) last[i] = i < left ? from[i] : 0;
-      from = last;
+  const int64_t all = (cols + kGroup - 1) / kGroup;
+  for (int64_t first = 0; first < all; first += kAtOnce) {
+    const int64_t groups = all - first < kAtOnce ? all - first : kAtOnce;
+    float padded[kAtOnce * kGroup];
+    const float* from = paddedGroups(x + first * kGroup, cols - first * kGroup, padded);
+    const RoundingUnits units(from);
+    for (int64_t g = 0; g < groups; ++g) scale[first + g] = units.unit[g];
+    if (dtype == Dtype::int8) {
+      roundGroups<Way, Dtype::int8>(from, units, rounded + first, groups, nullptr);
+    } else {
+      roundGroups<Way, Dtype::int4>(from, units, rounded + first, groups, sum + first);
     }
-    scale[group] = dtype == Dtype::int8 ? roundGroup<Dtype::int8>(from, rounded[group], nullptr)
-                                        : roundGroup<Dtype::int4>(from, rounded[group], sum + group);
   }
 }
 

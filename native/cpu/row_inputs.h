@@ -9,20 +9,21 @@ namespace flrc::cpu {
 
 struct Kernels;
 
+// kGroup values of 16 bits, two in a word, in the order in which kernels unpack weights.
 struct alignas(64) RoundedGroup {
-  int16_t values[kGroup];
+  int32_t words[kGroup / 2];
 };
 
 // The columns x that rows are multiplied with, in the form that their type wants. f32 and bf16 take x as it is.
 // int8 and int4 are multiplied as integers, for which every group of kGroup values of x is rounded to 16 bits:
-// x = value * scale to within 2^-16 of the group's largest value. A column's form does not depend on the
+// x = value * scale to within 1/65278 of the group's largest value. A column's form does not depend on the
 // others.
 struct RowInputs {
   const float* x = nullptr;  // [columns][ldx]
   int64_t ldx = 0;
   int columns = 0;
   int64_t groups = 0;                 // of a column
-  std::vector<RoundedGroup> rounded;  // [columns][groups], in the order in which kernels unpack weights
+  std::vector<RoundedGroup> rounded;  // [columns][groups]
   std::vector<float> scale, sum;      // [columns][groups]; sum: of a group's values, int4 only
 };
 

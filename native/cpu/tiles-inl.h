@@ -6,9 +6,10 @@
 #define FLRC_CPU_TILES_INL
 #endif
 
-#include "cpu/round-inl.h"
+#include <type_traits>
+
+#include "cpu/integers-inl.h"
 #include "cpu/weights-inl.h"
-#include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace flrc::cpu::HWY_NAMESPACE {
@@ -26,7 +27,6 @@ inline constexpr int kTileColumns = 2;
 // A panel from some output on. Scales and zeros are there where each output has its own.
 struct PanelPart {
   const uint8_t* data;
-  int64_t width;  // of the whole panel: what one word or group of an output is away from the next
   int64_t words;  // of an output
   const uint16_t* scale = nullptr;
   const uint8_t* zero = nullptr;
@@ -95,16 +95,50 @@ struct TileSums {
 // page.
 inline constexpr int64_t kAhead = 4096;
 
+// A tile of fewer columns than could be is the last that reads its weights: they pass the caches by, and the
+// inputs stay there.
+template <int kColumns>
 HWY_INLINE void prefetchTile(const uint8_t* at) {
+  constexpr int kLocality = kColumns < kTileColumns ? 0 : 3;
   FLRC_UNROLL
-  for (int i = 0; i < kTileVectors * kLanes * 4; i += 64) hwy::Prefetch(at + kAhead + i);
+  for (int i = 0; i < kTileVectors * kLanes * 4; i += 64) __builtin_prefetch(at + kAhead + i, 0, kLocality);
+}
+
+// Calls tile(columns of a tile, as a constant, and the first of them) for all columns.
+template <typename Tile>
+HWY_INLINE void eachTile(int columns, const Tile& tile) {
+  int column = 0;
+  for (; column + kTileColumns <= columns; column += kTileColumns) {
+    tile(std::integral_constant<int, kTileColumns>(), column);
+  }
+  switch (columns - column) {
+    case 3:
+      if constexpr (kTileColumns > 3) tile(std::integral_constant<int, 3>(), column);
+      break;
+    case 2:
+      if constexpr (kTileColumns > 2) tile(std::integral_constant<int, 2>(), column);
+      break;
+    case 1:
+      tile(std::integral_constant<int, 1>(), column);
+  }
+}
+
+// Calls tile(the width of a panel): as a constant for all panels but a matrix's last, so that it costs no
+// registers.
+template <typename Tile>
+HWY_INLINE void withWidth(int64_t width, const Tile& tile) {
+  if (width == kPanel) {
+    tile(std::integral_constant<int64_t, kPanel>());
+  } else {
+    tile(width);
+  }
 }
 
 // Sums over `count` inputs x [columns][ldx]: over the even and the odd ones apart.
-template <Dtype kType, int kVectors, int kColumns>
-HWY_INLINE void floatTile(const PanelPart& part, const float* x, int64_t ldx, int64_t count,
+template <Dtype kType, int kVectors, int kColumns, typename Width>
+HWY_INLINE void floatTile(const PanelPart& part, Width width, const float* x, int64_t ldx, int64_t count,
                           TileSums<kVectors, kColumns>& out) {
-  const int64_t step = part.width * 4;
+  const int64_t step = width * 4;
   FloatVector even[kVectors][kColumns], odd[kVectors][kColumns];
   FLRC_UNROLL
   for (int v = 0; v < kVectors; ++v) {
@@ -124,7 +158,7 @@ HWY_INLINE void floatTile(const PanelPart& part, const float* x, int64_t ldx, in
   int64_t i = 0;
   if constexpr (kType == Dtype::f32) {
     const auto load = [&]() HWY_ATTR {
-      prefetchTile(at);
+      prefetchTile<kColumns>(at);
       FLRC_UNROLL
       for (int v = 0; v < kVectors; ++v) {
         w[v] = hn::LoadU(kFloats, reinterpret_cast<const float*>(at) + v * kLanes);
@@ -145,7 +179,7 @@ HWY_INLINE void floatTile(const PanelPart& part, const float* x, int64_t ldx, in
     const hn::Repartition<uint32_t, FloatTag> words;
     const auto high = hn::Set(words, 0xffff0000u);
     for (; i < count; i += 2, at += step) {
-      prefetchTile(at);
+      prefetchTile<kColumns>(at);
       hn::Vec<decltype(words)> pairs[kVectors];
       FLRC_UNROLL
       for (int v = 0; v < kVectors; ++v) {
@@ -166,23 +200,6 @@ HWY_INLINE void floatTile(const PanelPart& part, const float* x, int64_t ldx, in
   }
 }
 
-template <Dtype kType>
-HWY_INLINE void unpackWords(const uint8_t* at, ShortVector* parts) {
-  const hn::Repartition<uint16_t, FloatTag> halves;
-  const auto packed = hn::LoadU(halves, reinterpret_cast<const uint16_t*>(at));
-  if constexpr (kType == Dtype::int8) {
-    const auto bytes = hn::BitCast(kShorts, packed);
-    parts[0] = hn::ShiftRight<8>(hn::ShiftLeft<8>(bytes));
-    parts[1] = hn::ShiftRight<8>(bytes);
-  } else {
-    const auto nibble = hn::Set(halves, uint16_t{15});
-    parts[0] = hn::BitCast(kShorts, hn::And(packed, nibble));
-    parts[1] = hn::BitCast(kShorts, hn::And(hn::ShiftRight<4>(packed), nibble));
-    parts[2] = hn::BitCast(kShorts, hn::And(hn::ShiftRight<8>(packed), nibble));
-    parts[3] = hn::BitCast(kShorts, hn::ShiftRight<12>(packed));
-  }
-}
-
 // Columns of inputs rounded to 16 bits, group by group: [columns][stride].
 struct IntegerInputs {
   const RoundedGroup* rounded;
@@ -191,14 +208,11 @@ struct IntegerInputs {
   int64_t stride;
 };
 
-// Adds to `out` group by group; the products of a group are summed as integers, exactly: at most 32 * 2^7 *
-// 2^15.
-template <Dtype kType, bool kOwnScales, int kVectors, int kColumns>
-HWY_INLINE void integerTile(const PanelPart& part, const IntegerInputs& inputs,
+// Adds to `out` group by group; a group's products are summed as integers.
+template <class Way, Dtype kType, bool kOwnScales, int kVectors, int kColumns, typename Width>
+HWY_INLINE void integerTile(const PanelPart& part, Width width, const IntegerInputs& inputs,
                             TileSums<kVectors, kColumns>& out) {
-  constexpr int kParts = kWordParts<kType>;
-  constexpr int64_t kSteps = kGroup / (2 * kParts);
-  const int64_t step = part.width * 4;
+  const int64_t step = width * 4;
   FloatVector sum[kVectors][kColumns];
   FLRC_UNROLL
   for (int v = 0; v < kVectors; ++v) {
@@ -206,46 +220,33 @@ HWY_INLINE void integerTile(const PanelPart& part, const IntegerInputs& inputs,
     for (int c = 0; c < kColumns; ++c) sum[v][c] = out.sum[v][c];
   }
   const uint8_t* at = part.data;
-  for (int64_t g = 0, words = part.words; words > 0; ++g, words -= kSteps) {
-    hn::Vec<WordTag> low[kVectors][kColumns], high[kVectors][kColumns];
-    FLRC_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
+  const int64_t whole = part.words / kGroupWords<kType>, rest = part.words % kGroupWords<kType>;
+  const auto group = [&](int64_t g, auto isWhole) HWY_ATTR {
+    typename Way::template Sums<kType, kVectors, kColumns> sums;
+    const auto add = [&](int64_t s) HWY_ATTR {
+      prefetchTile<kColumns>(at);
+      sums.add(at, inputs.rounded + g, inputs.stride, s);
+      at += step;
+    };
+    if constexpr (isWhole) {
       FLRC_UNROLL
-      for (int c = 0; c < kColumns; ++c) low[v][c] = high[v][c] = hn::Zero(kWords);
-    }
-    const int64_t steps = words < kSteps ? words : kSteps;
-    for (int64_t s = 0; s < steps; ++s, at += step) {
-      prefetchTile(at);
-      ShortVector w[kVectors][kParts];
-      FLRC_UNROLL
-      for (int v = 0; v < kVectors; ++v) unpackWords<kType>(at + v * kLanes * 4, w[v]);
-      FLRC_UNROLL
-      for (int c = 0; c < kColumns; ++c) {
-        const auto* x =
-            reinterpret_cast<const int32_t*>(inputs.rounded[c * inputs.stride + g].values) + s * kParts;
-        FLRC_UNROLL
-        for (int p = 0; p < kParts; ++p) {
-          const ShortVector input = hn::BitCast(kShorts, hn::Set(kWords, x[p]));
-          FLRC_UNROLL
-          for (int v = 0; v < kVectors; ++v) {
-            low[v][c] = hn::ReorderWidenMulAccumulate(kWords, w[v][p], input, low[v][c], high[v][c]);
-          }
-        }
-      }
+      for (int64_t s = 0; s < kGroupWords<kType>; ++s) add(s);
+    } else {
+      for (int64_t s = 0; s < rest; ++s) add(s);
     }
     FLRC_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       FloatVector scale = hn::Zero(kFloats), zero = scale;
-      if constexpr (kOwnScales) scale = expandBf16(part.scale + g * part.width + v * kLanes);
+      if constexpr (kOwnScales) scale = expandBf16(part.scale + g * width + v * kLanes);
       if constexpr (kOwnScales && kType == Dtype::int4) {
         const hn::Rebind<uint8_t, FloatTag> bytes;
-        const auto zeros = hn::LoadU(bytes, part.zero + g * part.width + v * kLanes);
+        const auto zeros = hn::LoadU(bytes, part.zero + g * width + v * kLanes);
         zero = hn::ConvertTo(kFloats, hn::PromoteTo(kWords, zeros));
       }
       FLRC_UNROLL
       for (int c = 0; c < kColumns; ++c) {
         const int64_t input = c * inputs.stride + g;
-        FloatVector product = hn::ConvertTo(kFloats, hn::RearrangeToOddPlusEven(low[v][c], high[v][c]));
+        FloatVector product = hn::ConvertTo(kFloats, sums.total(v, c));
         FloatVector factor = hn::Set(kFloats, inputs.scale[input]);
         if constexpr (kOwnScales) {
           // Exact too: below 2^24.
@@ -257,7 +258,9 @@ HWY_INLINE void integerTile(const PanelPart& part, const IntegerInputs& inputs,
         sum[v][c] = hn::MulAdd(product, factor, sum[v][c]);
       }
     }
-  }
+  };
+  for (int64_t g = 0; g < whole; ++g) group(g, std::true_type());
+  if (rest > 0) group(whole, std::false_type());
   FLRC_UNROLL
   for (int v = 0; v < kVectors; ++v) {
     FLRC_UNROLL

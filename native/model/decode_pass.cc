@@ -12,8 +12,8 @@ namespace {
 
 // Queries of a prefill attention tile.
 constexpr int64_t kQueryTile = 64;
-// Positions times query width below which one attention is not worth waking threads for.
-constexpr int64_t kParallelAttention = 128 * 1024;
+// Positions times query width below which one attention is not worth sharing.
+constexpr int64_t kParallelAttention = 32 * 1024;
 
 }  // namespace
 
@@ -114,7 +114,7 @@ void DecodePass::logits(const int64_t* rows, int64_t count, float* out) {
 }
 
 size_t DecodePass::capacity() const {
-  size_t floats = scratch_.t.capacity() + scratch_.u.capacity();
+  size_t floats = scratch_.latent.capacity();
   for (const auto* buffer : {&x_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &out_}) {
     floats += buffer->capacity();
   }

@@ -12,36 +12,34 @@
 namespace flrc {
 namespace {
 
-// Outputs of a prefill tile: small enough that its dequantised weights stay in L2 for n up to about 1500.
+// Outputs of a prefill tile: at least so many, and as many as leave its dequantised weights in L2.
 constexpr int64_t kTileRows = 128;
-// Work below this is not worth waking a thread for.
-constexpr int64_t kTaskBytes = 16 * 1024;
+constexpr int64_t kTileBytes = 768 * 1024;
+// Work below this takes no longer than fetching it as a task of its own.
+constexpr int64_t kTaskBytes = 32 * 1024;
 
-int64_t rowsPerTask(const RowMatrix& w, int threads) {
-  const int64_t bytesPerRow =
-      std::max<int64_t>(1, static_cast<int64_t>(w.bytes()) / std::max<int64_t>(1, w.rows));
-  const int64_t fewest = std::max<int64_t>(1, kTaskBytes / bytesPerRow);
-  const int64_t even = (w.rows + threads * 4 - 1) / (threads * 4);
-  // Whole panels, so that no two tasks read the same.
-  return (std::max(fewest, even) + kPanel - 1) / kPanel * kPanel;
+// Of a matrix of so many bytes: equal shares for all threads, several each where that is worth it, so that a
+// thread that is held up holds up the others less. Whole panels, so that no two tasks read the same.
+int64_t panelsPerTask(int64_t panels, size_t bytes, int threads) {
+  const int64_t tasks =
+      threads * std::clamp<int64_t>(static_cast<int64_t>(bytes) / (threads * kTaskBytes), 1, 4);
+  return std::max<int64_t>(1, (panels + tasks - 1) / tasks);
 }
 
-int64_t panelsPerTask(const PanelMatrix& c, int threads) {
-  const int64_t bytesPerPanel =
-      std::max<int64_t>(1, static_cast<int64_t>(c.bytes()) / std::max<int64_t>(1, c.panels()));
-  const int64_t fewest = std::max<int64_t>(1, kTaskBytes / bytesPerPanel);
-  const int64_t even = (c.panels() + threads * 4 - 1) / (threads * 4);
-  return std::max(fewest, even);
+// Outputs of a prefill tile, whole panels: of matrices whose outputs have `width` weights, equal shares for all
+// threads.
+int64_t tileRows(int64_t rows, int64_t width, int threads) {
+  const int64_t most = std::max(kTileRows, kTileBytes / (4 * std::max<int64_t>(1, width)));
+  const int64_t tiles = threads * std::max<int64_t>(1, (rows + threads * most - 1) / (threads * most));
+  return (rows + tiles * kPanel - 1) / (tiles * kPanel) * kPanel;
 }
-
-using Place = LinearScratch::Place;
 
 int64_t activeRank(const LinearCall& call, const FactorBlock& block) {
   return call.linear->pivoted ? block.rank() : std::min(call.rank, block.rank());
 }
 
 void layOut(const LinearCall* calls, int count, LinearScratch& scratch) {
-  scratch.tWidth = scratch.uWidth = 0;
+  scratch.width = 0;
   if (scratch.places.size() < static_cast<size_t>(count)) scratch.places.resize(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) {
     scratch.places[i].clear();
@@ -50,23 +48,19 @@ void layOut(const LinearCall* calls, int count, LinearScratch& scratch) {
     const int64_t blocks = linear.blocksFor(calls[i].rank);
     for (int64_t b = 0; b < blocks; ++b) {
       const FactorBlock& block = *linear.blocks[b];
-      scratch.places[i].push_back({scratch.tWidth, scratch.uWidth});
-      scratch.tWidth += activeRank(calls[i], block);
-      if (linear.pivoted) scratch.uWidth += block.c.outputs;
+      scratch.places[i].push_back(scratch.width);
+      scratch.width += activeRank(calls[i], block) + (linear.pivoted ? block.c.outputs : 0);
     }
   }
 }
 
 // y[o] = bias[o] + sum over blocks of (t, u)[gather[o]], for one column.
-void gatherColumn(const LinearCall& call, const std::vector<Place>& places, const float* t, const float* u,
-                  float* y) {
+void gatherColumn(const LinearCall& call, const std::vector<int64_t>& places, const float* latent, float* y) {
   const Linear& linear = *call.linear;
   const int64_t m = linear.outputs;
   if (linear.factored() && (linear.pivoted || places.empty())) {
     std::fill(y, y + m, 0.0f);
-    for (size_t b = 0; b < places.size(); ++b) {
-      addGathered(*linear.blocks[b], t + places[b].t, u + places[b].u, y);
-    }
+    for (size_t b = 0; b < places.size(); ++b) addGathered(*linear.blocks[b], latent + places[b], y);
   }
   if (!linear.bias.empty()) {
     for (int64_t o = 0; o < m; ++o) y[o] += linear.bias[o];
@@ -84,8 +78,8 @@ void gatherAll(const LinearCall* calls, int count, int64_t columns, int threads,
   auto column = [&](int64_t c) {
     for (int i = 0; i < count; ++i) {
       if (!needsGather(calls[i])) continue;
-      gatherColumn(calls[i], scratch.places[i], scratch.t.data() + c * scratch.tWidth,
-                   scratch.u.data() + c * scratch.uWidth, calls[i].y + c * calls[i].linear->outputs);
+      gatherColumn(calls[i], scratch.places[i], scratch.latent.data() + c * scratch.width,
+                   calls[i].y + c * calls[i].linear->outputs);
     }
   };
   if (columns == 1) {
@@ -95,20 +89,27 @@ void gatherAll(const LinearCall* calls, int count, int64_t columns, int threads,
   }
 }
 
+// Of this thread, not cleared: a tile's dequantised weights.
+float* tileMemory(int64_t count) {
+  thread_local std::vector<float> memory;
+  if (memory.size() < static_cast<size_t>(count)) memory.resize(static_cast<size_t>(count));
+  return memory.data();
+}
+
 void prefillRows(const RowMatrix& w, int64_t begin, int64_t end, const float* x, int64_t columns, float* y,
                  int64_t ldy) {
   const int64_t rows = end - begin;
-  std::vector<float> wide(static_cast<size_t>(rows * w.cols));
-  cpu::kernels().widenRows(w, begin, end, wide.data(), rows);
-  gemm(false, false, columns, rows, w.cols, 1.0f, x, w.cols, wide.data(), rows, 0.0f, y + begin, ldy);
+  float* wide = tileMemory(rows * w.cols);
+  cpu::kernels().widenRows(w, begin, end, wide, rows);
+  gemm(false, false, columns, rows, w.cols, 1.0f, x, w.cols, wide, rows, 0.0f, y + begin, ldy);
 }
 
 void prefillPanels(const PanelMatrix& c, int64_t begin, int64_t end, int64_t rank, const float* t, int64_t ldt,
                    int64_t columns, float* y, int64_t ldy) {
   const int64_t first = begin * kPanel, outputs = std::min(c.outputs, end * kPanel) - first;
-  std::vector<float> wide(static_cast<size_t>(rank * outputs));
-  cpu::kernels().widenPanels(c, begin, end, rank, wide.data(), outputs);
-  gemm(false, false, columns, outputs, rank, 1.0f, t, ldt, wide.data(), outputs, 0.0f, y + first, ldy);
+  float* wide = tileMemory(rank * outputs);
+  cpu::kernels().widenPanels(c, begin, end, rank, wide, outputs);
+  gemm(false, false, columns, outputs, rank, 1.0f, t, ldt, wide, outputs, 0.0f, y + first, ldy);
 }
 
 // All calls at once: rows of dense weights and of every block's P, then panels of every block's C.
@@ -124,8 +125,7 @@ class Application {
         decodes_(columns <= cpu::kMaxColumns),
         scratch_(scratch) {
     layOut(calls, count, scratch);
-    scratch.t.resize(static_cast<size_t>(scratch.tWidth * columns));
-    scratch.u.resize(static_cast<size_t>(scratch.uWidth * columns));
+    scratch.latent.resize(static_cast<size_t>(scratch.width * columns));
   }
 
   void run() {
@@ -175,13 +175,15 @@ class Application {
   }
 
   void splitRows(int32_t call, int32_t block, const RowMatrix& w, int64_t rows) {
-    const int64_t step = decodes_ ? rowsPerTask(w, threads_) : kTileRows;
+    const int64_t step = decodes_ ? panelsPerTask((rows + kPanel - 1) / kPanel, w.bytes(), threads_) * kPanel
+                                  : tileRows(rows, w.cols, threads_);
     for (int64_t r = 0; r < rows; r += step)
       scratch_.tasks.push_back({call, block, r, std::min(rows, r + step)});
   }
 
   void splitPanels(int32_t call, int32_t block, const PanelMatrix& c) {
-    const int64_t step = decodes_ ? panelsPerTask(c, threads_) : kTileRows / kPanel;
+    const int64_t step = decodes_ ? panelsPerTask(c.panels(), c.bytes(), threads_)
+                                  : tileRows(c.outputs, c.rank, threads_) / kPanel;
     for (int64_t p = 0; p < c.panels(); p += step) {
       scratch_.tasks.push_back({call, block, p, std::min(c.panels(), p + step)});
     }
@@ -191,8 +193,8 @@ class Application {
     const LinearCall& call = calls_[task.linear];
     const bool dense = task.block < 0;
     const RowMatrix& w = rowsOf(task);
-    float* y = dense ? call.y : scratch_.t.data() + scratch_.places[task.linear][task.block].t;
-    const int64_t ldy = dense ? call.linear->outputs : scratch_.tWidth;
+    float* y = dense ? call.y : scratch_.latent.data() + scratch_.places[task.linear][task.block];
+    const int64_t ldy = dense ? call.linear->outputs : scratch_.width;
     if (decodes_) {
       cpu::kernels().rowsTimes(w, task.begin, task.end, scratch_.inputs[static_cast<size_t>(w.dtype)], y, ldy);
     } else {
@@ -203,16 +205,15 @@ class Application {
   void panels(const LinearScratch::Task& task) {
     const LinearCall& call = calls_[task.linear];
     const FactorBlock& block = *call.linear->blocks[task.block];
-    const Place place = scratch_.places[task.linear][task.block];
-    const float* t = scratch_.t.data() + place.t;
-    float* y = call.linear->pivoted ? scratch_.u.data() + place.u : call.y;
-    const int64_t ldy = call.linear->pivoted ? scratch_.uWidth : call.linear->outputs;
     const int64_t rank = activeRank(call, block);
+    float* t = scratch_.latent.data() + scratch_.places[task.linear][task.block];
+    float* y = call.linear->pivoted ? t + rank : call.y;
+    const int64_t ldy = call.linear->pivoted ? scratch_.width : call.linear->outputs;
     if (decodes_) {
-      cpu::kernels().panelsTimes(block.c, task.begin, task.end, rank, t, scratch_.tWidth,
+      cpu::kernels().panelsTimes(block.c, task.begin, task.end, rank, t, scratch_.width,
                                  static_cast<int>(columns_), y, ldy);
     } else {
-      prefillPanels(block.c, task.begin, task.end, rank, t, scratch_.tWidth, columns_, y, ldy);
+      prefillPanels(block.c, task.begin, task.end, rank, t, scratch_.width, columns_, y, ldy);
     }
   }
 
@@ -246,12 +247,8 @@ void finishBlock(FactorBlock& block, int64_t outputs) {
   }
 }
 
-void addGathered(const FactorBlock& block, const float* t, const float* u, float* y) {
-  const int64_t s = block.rank();
-  for (size_t o = 0; o < block.gather.size(); ++o) {
-    const int32_t at = block.gather[o];
-    y[o] += at < s ? t[at] : u[at - s];
-  }
+void addGathered(const FactorBlock& block, const float* latent, float* y) {
+  for (size_t o = 0; o < block.gather.size(); ++o) y[o] += latent[block.gather[o]];
 }
 
 void scatterGathered(const FactorBlock& block, const float* dy, float* dt, float* du) {

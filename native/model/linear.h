@@ -26,8 +26,9 @@ struct FactorBlock {
 // Fills `gather` from `pivot` for m outputs; E_MODEL_FORMAT unless pivots are rising and inside [0, m).
 void finishBlock(FactorBlock& block, int64_t outputs);
 
-// y[o] += (t, u)[gather[o]] for all outputs of a pivoted block: its part of one token's result.
-void addGathered(const FactorBlock& block, const float* t, const float* u, float* y);
+// y[o] += latent[gather[o]] for all outputs of a pivoted block: its part of one token's result, from t with u
+// behind it.
+void addGathered(const FactorBlock& block, const float* latent, float* y);
 
 // The transpose of addGathered: from the gradient of one token's result, those at t and at u, overwritten.
 void scatterGathered(const FactorBlock& block, const float* dy, float* dt, float* du);
@@ -52,19 +53,17 @@ struct Linear {
 
 // Working memory of applyLinears, kept by the session so that decoding allocates nothing.
 struct LinearScratch {
-  std::vector<float> t, u;
+  // [columns][width]: t of every block of every call and, where it is pivoted, u behind it, so that gathering
+  // is one look-up.
+  std::vector<float> latent;
+  int64_t width = 0;
+  std::vector<std::vector<int64_t>> places;    // [call][block], where t begins
   std::array<cpu::RowInputs, kDtypes> inputs;  // x in the form that weights of each type want
   struct Task {
     int32_t linear, block;
     int64_t begin, end;
   };
   std::vector<Task> tasks;
-  // Where each call's blocks put t and u, in floats per column; and what all of them take.
-  struct Place {
-    int64_t t = 0, u = 0;
-  };
-  std::vector<std::vector<Place>> places;  // [call][block]
-  int64_t tWidth = 0, uWidth = 0;
 };
 
 struct LinearCall {

@@ -97,8 +97,11 @@ void WideLinear::apply(const float* x, int64_t tokens, float* y, std::vector<flo
         if (others > 0) {
           gemm(false, false, tokens, others, s, 1.0f, t, s, block.c.data(), others, 0.0f, u.data(), others);
         }
+        std::vector<float> together(static_cast<size_t>(m));
         for (int64_t token = 0; token < tokens; ++token) {
-          addGathered(*block.stored, t + token * s, u.data() + token * others, y + token * m);
+          std::copy_n(t + token * s, s, together.begin());
+          std::copy_n(u.begin() + token * others, others, together.begin() + s);
+          addGathered(*block.stored, together.data(), y + token * m);
         }
       }
       t += tokens * s;

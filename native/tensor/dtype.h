@@ -29,8 +29,10 @@ inline float bf16ToFloat(uint16_t bits) {
 inline uint16_t floatToBf16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+  // Written so that compilers turn loops of it into vectors.
+  const bool nan = static_cast<int32_t>(bits & 0x7fffffffu) > 0x7f800000;
+  const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  return static_cast<uint16_t>((nan ? bits | 0x400000u : rounded) >> 16);
 }
 
 inline constexpr float kLargestHalf = 65504;

@@ -12,8 +12,6 @@
 namespace flrc {
 namespace {
 
-constexpr size_t kAlignment = 64;
-
 // lines * width values, checked so that no byte count derived from it overflows.
 size_t checkedValues(int64_t lines, int64_t width) {
   constexpr int64_t kMost = std::numeric_limits<int64_t>::max() / 8;
@@ -153,18 +151,18 @@ void checkLine(const char* what, int64_t index, int64_t count) {
 
 }  // namespace
 
-void Buffer::Free::operator()(uint8_t* p) const { std::free(p); }
+void Buffer::Free::operator()(void* p) const { std::free(p); }
 
 Buffer::Buffer(size_t bytes) : size_(bytes) {
   if (bytes == 0) return;
-  // Rounded up, as aligned_alloc asks, and two vectors more: kernels load whole tiles of a narrow panel.
-  const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment + 2 * kAlignment;
-  auto* memory = rounded < bytes ? nullptr : static_cast<uint8_t*>(std::aligned_alloc(kAlignment, rounded));
+  // Room to align in, and two vectors more: kernels load whole tiles of a narrow panel. Of calloc, because
+  // fresh memory is zero already: it costs nothing until those who fill it touch it, side by side.
+  const size_t all = bytes + 3 * kAlignment;
+  void* memory = all < bytes ? nullptr : std::calloc(all, 1);
   if (memory == nullptr) {
     throw Error(code::outOfMemory, "out of memory: " + std::to_string(bytes) + " bytes could not be allocated");
   }
-  std::memset(memory, 0, rounded);
-  data_.reset(memory);
+  memory_.reset(memory);
 }
 
 int64_t RowMatrix::rowWords() const {

@@ -14,15 +14,22 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(size_t bytes);
-  uint8_t* data() { return data_.get(); }
-  const uint8_t* data() const { return data_.get(); }
+  uint8_t* data() { return aligned(); }
+  const uint8_t* data() const { return aligned(); }
   size_t size() const { return size_; }
 
  private:
+  static constexpr uintptr_t kAlignment = 64;
   struct Free {
-    void operator()(uint8_t* p) const;
+    void operator()(void* p) const;
   };
-  std::unique_ptr<uint8_t, Free> data_;
+
+  uint8_t* aligned() const {
+    return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(memory_.get()) + kAlignment - 1) &
+                                      ~(kAlignment - 1));
+  }
+
+  std::unique_ptr<void, Free> memory_;
   size_t size_ = 0;
 };
 

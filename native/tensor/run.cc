@@ -18,6 +18,10 @@ uint16_t readBf16(const uint8_t* at) {
 
 void writeBf16(uint8_t* at, uint16_t bits) { std::memcpy(at, &bits, sizeof bits); }
 
+void narrowToBf16(const float* w, int64_t count, uint8_t* to) {
+  for (int64_t i = 0; i < count; ++i) writeBf16(to + 2 * i, floatToBf16(w[i]));
+}
+
 void rejectNonFinite(const float* w, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     if (!std::isfinite(w[i])) throw Error(code::numeric, "a weight to quantise is not finite");
@@ -112,7 +116,7 @@ void writeRun(const Run& run, const float* w, int64_t count) {
       std::memcpy(run.data, w, static_cast<size_t>(count) * 4);
       return;
     case Dtype::bf16:
-      for (int64_t i = 0; i < count; ++i) writeBf16(run.data + 2 * i, floatToBf16(w[i]));
+      narrowToBf16(w, count, run.data);
       return;
     case Dtype::int8:
     case Dtype::int4:

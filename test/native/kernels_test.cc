@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <string_view>
+#include <vector>
 
 #include "check.h"
 #include "cpu/row_inputs.h"
@@ -55,8 +57,12 @@ struct Sum {
   double value, tolerance;
 };
 
+// What rounding to 16 bits may change, of the largest value of a group: half a step of 32639, and a little for
+// the roundings before it.
+constexpr double kHalfStep = 0.5 * (1 + 0x1p-15) / 32639;
+
 // w x in fp64, and what a kernel may be off by: two roundings of 2^-24 a product and a few for the sum; for
-// int8 and int4 also the rounding of x to 2^-16 of its group's largest value.
+// int8 and int4 also the rounding of x.
 Sum sumOf(Dtype dtype, const float* w, const float* x, int64_t cols) {
   double sum = 0, terms = 0, rounded = 0;
   for (int64_t first = 0; first < cols; first += kGroup) {
@@ -69,7 +75,7 @@ Sum sumOf(Dtype dtype, const float* w, const float* x, int64_t cols) {
       most = std::max(most, std::abs(value));
       weights += std::abs(weight);
     }
-    rounded += 0x1.0002p-16 * most * weights;
+    rounded += kHalfStep * most * weights;
   }
   const bool integer = dtype == Dtype::int8 || dtype == Dtype::int4;
   return {sum, (static_cast<double>(2 * cols) + 4) * 0x1p-24 * (terms + rounded) + (integer ? rounded : 0)};
@@ -112,7 +118,7 @@ void checkRows(const Kernels& kernels, Dtype dtype, int64_t rows, int64_t cols) 
   }
 }
 
-// What rounding t times a rank's scale to 16 bits may change: half a step, of which 32767 are the largest t
+// What rounding t times a rank's scale to 16 bits may change: half a step, of which 32639 are the largest t
 // times the largest scale of a group, times the largest weight (before its scale) of each rank.
 double roundingOf(const PanelMatrix& w, int64_t panel, int64_t rank, const float* t) {
   if (w.dtype != Dtype::int8 && w.dtype != Dtype::int4) return 0;
@@ -125,8 +131,8 @@ double roundingOf(const PanelMatrix& w, int64_t panel, int64_t rank, const float
       most = std::max(most, std::abs(static_cast<double>(t[j])));
       scale = std::max(scale, static_cast<double>(bf16ToFloat(scales[j])));
     }
-    // Two roundings of values up to 32767 come before.
-    total += (0x1.0002p-16 + 0x1p-23) * most * scale * static_cast<double>(end - first) *
+    // Two roundings of values up to 32639 come before.
+    total += (kHalfStep + 0x1p-23) * most * scale * static_cast<double>(end - first) *
              (w.dtype == Dtype::int8 ? 127 : 15);
   }
   return total;
@@ -201,6 +207,34 @@ TEST("panels: y = W^T t for every dtype, shape and first ranks, the same bits in
       checkPanels(kernels, dtype, 531, 40, 529);
     }
   });
+}
+
+TEST("rows and panels: products of bytes give the bits that products of 16-bit values give") {
+  const Kernels* targets[8];
+  const Kernels *bytes = nullptr, *shorts = nullptr;
+  for (int i = 0, count = cpu::kernelTargets(targets, 8); i < count; ++i) {
+    if (std::string_view(targets[i]->target) == "avx512-vnni") bytes = targets[i];
+    if (std::string_view(targets[i]->target) == "avx512") shorts = targets[i];
+  }
+  if (bytes == nullptr) return;  // a processor without VNNI
+  check::Random random(11);
+  const int64_t m = 75, n = 257;
+  const std::vector<float> w = random.floats(m * n);
+  const Columns x(random, n, n, 3);
+  for (const Dtype dtype : {Dtype::int8, Dtype::int4}) {
+    const RowMatrix rows = makeRows(w.data(), m, n, n, dtype);
+    const PanelMatrix panels = makePanels(w.data(), n, m, m, dtype);
+    std::vector<float> y[2];
+    for (const Kernels* kernels : {shorts, bytes}) {
+      std::vector<float>& out = y[kernels == bytes];
+      out.resize(static_cast<size_t>(6 * m));
+      cpu::RowInputs inputs;
+      cpu::setInputs(*kernels, x.values.data(), x.ld, n, 3, dtype, inputs);
+      kernels->rowsTimes(rows, 0, m, inputs, out.data(), m);
+      kernels->panelsTimes(panels, 0, panels.panels(), n, x.values.data(), x.ld, 3, out.data() + 3 * m, m);
+    }
+    CHECK(sameBits(y[0].data(), y[1].data(), 6 * m));
+  }
 }
 
 TEST("rows and panels: a weight that is not finite shows in its own output only") {
