@@ -24,6 +24,7 @@ const families = [
   { name: 'static: a level of joint levels', style: 1 },
   { name: 'prompt at level 0, then constant', style: 2 },
   { name: 'falling: step, linear, cosine, exponential', style: 3 },
+  { name: 'falling: step, levels that share nothing', style: 7 },
   { name: 'falling: calibrated', style: 4 },
   { name: 'falling: adaptive', style: 5 },
   { name: 'rising: step reversed', style: 6 },
@@ -153,8 +154,9 @@ function isDense({ model }: PlottedRow): boolean {
   return model.kind === 'dense' || (model.kind === 'low-rank' && model.keep === 1)
 }
 
-function familyOf({ model, fall, from }: PlottedRow): Family | undefined {
+function familyOf({ model, fall, from, above }: PlottedRow): Family | undefined {
   if (model.kind !== 'low-rank' || model.keep === 1) return undefined
+  if (above !== undefined) return 'falling: step, levels that share nothing'
   switch (fall.kind) {
     case 'full':
       if (from !== undefined || model.levels !== undefined) return 'static: a level of joint levels'
