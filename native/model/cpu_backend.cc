@@ -161,8 +161,7 @@ BackendCode setLogits(DeviceSequence* sequence, const float* logits, BackendFail
 
 BackendCode sample(DeviceSequence* sequence, const BackendSampling* sampling, BackendSampled* out,
                    BackendFailure* failure) {
-  return guarded(
-      failure, [&] { *out = sampleToken(sequence->logits.data(), sequence->vocab, *sampling); });
+  return guarded(failure, [&] { *out = sampleToken(sequence->logits.data(), sequence->vocab, *sampling); });
 }
 
 BackendCode fisher(DeviceModel* weights, int64_t projection, const float* w, const float* x, const float* g,
