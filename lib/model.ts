@@ -22,7 +22,7 @@ import type {
   NativeTensorEntry,
 } from './native-types.js'
 import { RecoveryHandle } from './recover/handle.js'
-import { Session } from './session.js'
+import { type LevelSource, Session } from './session.js'
 import { concatenate } from './text.js'
 import { Tokenizer } from './tokenizer.js'
 
@@ -68,6 +68,8 @@ export interface ModelParts {
   storage: 'pivoted' | 'plain'
   /** Stored / dense block parameters, as asked for; 1 for a dense model. */
   keep: number
+  /** A model whose levels follow this one's; see `stacked`. It ends with it. */
+  below?: LoadedModel
 }
 
 /**
@@ -169,13 +171,19 @@ export class LoadedModel {
   /** Stored / dense block parameters, as asked for; 1 for a dense model. */
   readonly keep: number
   readonly projections: readonly Projection[]
-  /** Falling budgets; level 0 is all that is stored. A dense model has the one level of budget 1. */
+  /**
+   * Falling budgets; level 0 is all that is stored, unless levels of another model follow. A dense model has the one
+   * level of budget 1.
+   */
   readonly levels: readonly ModelLevel[]
   /** Bytes of all weights held in memory. */
   readonly bytes: number
   /** Block parameters of the dense model. */
   readonly denseParameters: number
   #native: NativeModel | undefined
+  readonly #below: LoadedModel | undefined
+  /** By level, where another model's follow. */
+  readonly #sources: readonly LevelSource[]
   readonly #lifetime = new AbortController()
 
   constructor(parts: ModelParts) {
@@ -191,9 +199,15 @@ export class LoadedModel {
     setMaxListeners(0, this.#lifetime.signal)
     const info = callNative((addon) => addon.modelInfo(parts.native))
     this.projections = projectionsOf(parts.source.config)
-    this.bytes = info.bytes
+    this.bytes = info.bytes + (parts.below?.bytes ?? 0)
     this.denseParameters = this.projections.reduce((sum, { rows, cols }) => sum + rows * cols, 0)
-    this.levels = info.levels.map((level) => modelLevel(level, this.projections, this.denseParameters))
+    const own = info.levels.map((level) => modelLevel(level, this.projections, this.denseParameters))
+    const below = parts.below
+    this.#below = below
+    this.levels = [...own, ...(below?.levels ?? [])]
+    const sourcesOf = (native: NativeModel, levels: readonly unknown[]) =>
+      levels.map((_, level) => ({ model: native, level }))
+    this.#sources = below ? [...sourcesOf(parts.native, own), ...sourcesOf(below.handle(), below.levels)] : []
   }
 
   get config(): ModelConfig {
@@ -203,6 +217,11 @@ export class LoadedModel {
   /** Where it decodes. */
   get device(): DeviceType {
     return this.plugin === undefined ? 'cpu' : 'cuda'
+  }
+
+  /** Whether some levels have weights of their own, which others do not read. */
+  get isStacked(): boolean {
+    return this.#below !== undefined
   }
 
   get disposed(): boolean {
@@ -216,6 +235,7 @@ export class LoadedModel {
     this.#native = undefined
     this.#lifetime.abort()
     releaseNative(native)
+    this.#below?.dispose()
   }
 
   [Symbol.dispose](): void {
@@ -232,11 +252,15 @@ export class LoadedModel {
     return new Session(
       callNative((addon) => addon.createSession(handle)),
       this.#lifetime.signal,
+      this.#sources,
     )
   }
 
   /** Summed loss in nats of each window of `seqLen` tokens at `level`; seqLen - 1 losses a window. */
   windowLosses(tokens: Int32Array, seqLen: number, level: number, task: TaskOptions): Promise<Float64Array> {
+    const below = this.#below
+    const own = this.levels.length - (below?.levels.length ?? 0)
+    if (below !== undefined && level >= own) return below.windowLosses(tokens, seqLen, level - own, task)
     return this.run(
       (addon, native) => addon.windowLosses(native, tokens, seqLen, level, progressSink(task.onProgress)),
       task.signal,
@@ -288,9 +312,13 @@ export class LoadedModel {
     }
   }
 
-  /** Bytes of all tensors as they are written. */
+  /** Bytes of all tensors as they are written; of a model below, those of its projections. */
   get storedBytes(): number {
-    return this.tensorEntries(false).reduce((sum, { byteLength }) => sum + byteLength, 0)
+    const names = this.projections.map(({ name }) => name)
+    const isProjection = ({ name }: NativeTensorEntry) =>
+      names.some((projection) => name.startsWith(projection))
+    const below = this.#below?.tensorEntries(false).filter(isProjection) ?? []
+    return [...this.tensorEntries(false), ...below].reduce((sum, { byteLength }) => sum + byteLength, 0)
   }
 
   tensorEntries(dense: boolean): NativeTensorEntry[] {

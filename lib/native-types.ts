@@ -313,6 +313,8 @@ export interface NativeBinding {
   ): NativeTask<(NativeStep | Error)[]>
   /** A session of its own that begins with what this one holds: cache and logits. */
   forkSession(session: NativeSession): NativeSession
+  /** Goes on with another model's weights, on what the session holds; both on the CPU, with caches of one shape. */
+  moveSession(session: NativeSession, model: NativeModel): void
   /** Per pair KL(reference || session), nats, of the distributions that their kept logits give. */
   divergences(
     references: readonly NativeSession[],

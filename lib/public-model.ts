@@ -14,6 +14,7 @@ import { type GenerateOptions, type Generation, generate } from './generate.js'
 import { LoadedModel, loadParts, type ModelParts, type TaskOptions } from './model.js'
 import { openModel } from './open-model.js'
 import type { RecoveryReport } from './recover/report.js'
+import { stacked } from './stacked.js'
 
 /** What weights and factors may be held and stored in. */
 export const dtypes: readonly StorageDtype[] = ['f32', 'bf16', 'int8', 'int4']
@@ -28,6 +29,11 @@ export interface LoadOptions extends TaskOptions {
   device?: Device
   /** Compute threads; 0 (the default) is all cores. */
   threads?: number
+  /**
+   * An FLRC checkpoint of the same model, whose levels follow those of this one with weights of their own: a schedule
+   * then falls from the dense model, say, to the checkpoint. On the CPU only.
+   */
+  below?: string
 }
 
 export interface SaveOptions extends TaskOptions {
@@ -99,14 +105,17 @@ export class Model extends LoadedModel {
    * E_BINDING, E_IO, E_USAGE, E_ABORTED.
    */
   static async load(model: string, options: LoadOptions = {}): Promise<Model> {
-    const { dtype, device = 'auto', threads = 0, signal, onProgress } = options
-    checkOneOf('device', device, ['auto', 'cpu', 'cuda'])
-    if (dtype !== undefined) checkOneOf('dtype', dtype, dtypes)
-    checkWhole('threads', threads, 0)
-    const source = await openModel(model, { signal, onProgress })
-    const held = dtype ?? source.flrc?.dtype ?? 'bf16'
-    const plugin = await choosePlugin(device, held, signal)
-    return new Model(await loadParts(source, { dtype: held, threads, plugin, signal, onProgress }))
+    const { below, ...own } = options
+    if (below === undefined) return new Model(await partsOf(model, own))
+    // A cache goes from one model to another on the CPU only.
+    const device = own.device === undefined || own.device === 'auto' ? 'cpu' : own.device
+    const lower = new Model(await partsOf(below, { ...own, device, dtype: undefined }))
+    try {
+      return new Model(stacked(await partsOf(model, { ...own, device }), lower))
+    } catch (error) {
+      lower.dispose()
+      throw error
+    }
   }
 
   /** Continues a text, or token ids, token by token; see `GenerateOptions` and `Piece`. */
@@ -196,4 +205,15 @@ export class Model extends LoadedModel {
 
 function storedLevels(model: LoadedModel): StoredLevel[] {
   return model.levels.map(({ budget, ranks }) => ({ budget, ranks }))
+}
+
+async function partsOf(model: string, options: Omit<LoadOptions, 'below'>): Promise<ModelParts> {
+  const { dtype, device = 'auto', threads = 0, signal, onProgress } = options
+  checkOneOf('device', device, ['auto', 'cpu', 'cuda'])
+  if (dtype !== undefined) checkOneOf('dtype', dtype, dtypes)
+  checkWhole('threads', threads, 0)
+  const source = await openModel(model, { signal, onProgress })
+  const held = dtype ?? source.flrc?.dtype ?? 'bf16'
+  const plugin = await choosePlugin(device, held, signal)
+  return loadParts(source, { dtype: held, threads, plugin, signal, onProgress })
 }

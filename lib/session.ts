@@ -3,6 +3,7 @@ import { FlrcError } from './errors.js'
 import type {
   NativeBinding,
   NativeDraftOptions,
+  NativeModel,
   NativeRound,
   NativeSampling,
   NativeSession,
@@ -18,19 +19,36 @@ export interface DecodeRequest {
   sampling: NativeSampling
 }
 
+/** Which model computes a level, and which of its own levels that is. */
+export interface LevelSource {
+  model: NativeModel
+  level: number
+}
+
 /** One generation's state: the KV cache and the last position's logits. Ends with the model it belongs to. */
 export class Session {
   #native: NativeSession | undefined
   readonly #modelLifetime: AbortSignal
+  /** By level, where levels are computed by several models; the first's by default. */
+  readonly #sources: readonly LevelSource[]
+  #model: NativeModel | undefined
 
-  constructor(native: NativeSession, modelLifetime: AbortSignal) {
+  constructor(
+    native: NativeSession,
+    modelLifetime: AbortSignal,
+    sources: readonly LevelSource[] = [],
+    model = sources[0]?.model,
+  ) {
     this.#native = native
     this.#modelLifetime = modelLifetime
+    this.#sources = sources
+    this.#model = model
   }
 
   /** Appends tokens at `level` and keeps the last position's logits. Resolves to the new length. */
   prefill(tokens: Int32Array, level: number, signal?: AbortSignal): Promise<number> {
-    return this.#run((addon, native) => addon.prefill(native, tokens, level), signal)
+    const own = this.#levelOf(level)
+    return this.#run((addon, native) => addon.prefill(native, tokens, own), signal)
   }
 
   /**
@@ -40,7 +58,8 @@ export class Session {
    * values of the tokens from that index on. E_NUMERIC for a logit that is not finite, E_CONTEXT.
    */
   logprobs(tokens: Int32Array, level: number, from = 0, signal?: AbortSignal): Promise<Float64Array> {
-    return this.#run((addon, native) => addon.logprobs(native, tokens, from, level), signal)
+    const own = this.#levelOf(level)
+    return this.#run((addon, native) => addon.logprobs(native, tokens, from, own), signal)
   }
 
   /** Samples from the kept logits. */
@@ -51,7 +70,8 @@ export class Session {
 
   /** Appends one token at `level`, then samples the next. */
   decode(token: number, level: number, sampling: NativeSampling, signal?: AbortSignal): Promise<NativeStep> {
-    return this.#run((addon, native) => addon.decode(native, token, level, sampling), signal)
+    const own = this.#levelOf(level)
+    return this.#run((addon, native) => addon.decode(native, token, own, sampling), signal)
   }
 
   /** A round of self-speculation from `token`, which comes next; see `NativeBinding.speculate`. */
@@ -73,16 +93,29 @@ export class Session {
     requests: readonly DecodeRequest[],
     signal?: AbortSignal,
   ): Promise<(NativeStep | FlrcError)[]> {
-    const sessions = requests.map(({ session }) => session.#handle())
-    const tokens = Int32Array.from(requests, ({ token }) => token)
-    const levels = Int32Array.from(requests, ({ level }) => level)
-    const samplings = requests.map(({ sampling }) => sampling)
-    const lifetimes = new Set(requests.map(({ session }) => session.#modelLifetime))
-    const outcomes = await runTask(
-      (addon) => addon.decodeEach(sessions, tokens, levels, samplings),
-      [signal, ...lifetimes],
-    )
-    return outcomes.map((outcome) => (outcome instanceof Error ? toFlrcError(outcome) : outcome))
+    const placed = requests.map((request, index) => {
+      const { session } = request
+      return { ...request, index, native: session.#handle(), own: session.#levelOf(request.level) }
+    })
+    const outcomes: (NativeStep | FlrcError)[] = []
+    // One native call takes sessions of one model.
+    for (const model of new Set(requests.map(({ session }) => session.#model))) {
+      const group = placed.filter(({ session }) => session.#model === model)
+      const sessions = group.map(({ native }) => native)
+      const tokens = Int32Array.from(group, ({ token }) => token)
+      const levels = Int32Array.from(group, ({ own }) => own)
+      const samplings = group.map(({ sampling }) => sampling)
+      const lifetimes = new Set(group.map(({ session }) => session.#modelLifetime))
+      const found = await runTask(
+        (addon) => addon.decodeEach(sessions, tokens, levels, samplings),
+        [signal, ...lifetimes],
+      )
+      for (const [at, { index }] of group.entries()) {
+        const outcome = found[at] as NativeStep | Error
+        outcomes[index] = outcome instanceof Error ? toFlrcError(outcome) : outcome
+      }
+    }
+    return outcomes
   }
 
   /** Of each pair, KL(reference || session) in nats of what both hold likely next. E_NUMERIC, E_ABORTED. */
@@ -104,6 +137,8 @@ export class Session {
     return new Session(
       callNative((addon) => addon.forkSession(native)),
       this.#modelLifetime,
+      this.#sources,
+      this.#model,
     )
   }
 
@@ -119,6 +154,18 @@ export class Session {
     if (native === undefined) return
     this.#native = undefined
     callNative((addon) => addon.releaseSession(native))
+  }
+
+  /** What the level is to the model that computes it, which the session goes on with from here. */
+  #levelOf(level: number): number {
+    const source = this.#sources[level]
+    if (source === undefined) return level
+    if (source.model !== this.#model) {
+      const native = this.#handle()
+      callNative((addon) => addon.moveSession(native, source.model))
+      this.#model = source.model
+    }
+    return source.level
   }
 
   #run<T>(

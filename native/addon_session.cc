@@ -171,6 +171,13 @@ Napi::Value forkSession(const Napi::CallbackInfo& call) {
   return Handle<Session>::wrap(call.Env(), fork, static_cast<int64_t>(fork->bytes()));
 }
 
+Napi::Value moveSession(const Napi::CallbackInfo& call) {
+  const auto session = Handle<Session>::get(call[0]);
+  session->moveTo(Handle<const Model>::get(call[1]));
+  updateExternal(call.Env(), Handle<Session>::from(call[0]).external, *session);
+  return call.Env().Undefined();
+}
+
 Napi::Value startDivergences(const Napi::CallbackInfo& call) {
   const SessionGroup references(call[0]), others(call[1]);
   if (references.size() != others.size()) throw Error(code::internal, "one reference per session is expected");
@@ -205,6 +212,7 @@ void addSessionFunctions(Exports& exports) {
   exports.add<speculate>("speculate");
   exports.add<decodeEach>("decodeEach");
   exports.add<forkSession>("forkSession");
+  exports.add<moveSession>("moveSession");
   exports.add<startDivergences>("divergences");
   exports.add<rewind>("rewind");
   exports.add<release<Session>>("releaseSession");

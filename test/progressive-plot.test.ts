@@ -81,7 +81,7 @@ test('a mark and an interval each row of low rank, named axes, and dense models 
   if (!kl || !rouge) throw new Error('no plots')
   assert.is(marksOf(rouge), drawn.length)
   const families = wordsOf(kl).filter((word) => /^(static|falling|rising|prompt)/.test(word))
-  assert.is(families.length, 8)
+  assert.is(families.length, 9)
   assert.is(marksOf(kl), drawn.length + families.length)
   for (const plot of plots) {
     const places = intervalsOf(plot)

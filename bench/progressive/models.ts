@@ -5,10 +5,17 @@ import path from 'node:path'
 import { Model } from 'flrc'
 import { FlrcError } from '#lib/errors.js'
 import type { TensorSource } from '#lib/format/types.js'
-import { loadParts } from '#lib/model.js'
+import { loadParts, type ModelParts } from '#lib/model.js'
 import { openModelSource } from '#lib/model-source.js'
+import { stacked } from '#lib/stacked.js'
 import { type Bench, makeCalibration, makeLowRank } from '../quality/make.js'
-import { type CalibrationSpec, calibrationKey, type LowRankSpec, rowKey } from '../quality/rows.js'
+import {
+  type CalibrationSpec,
+  calibrationKey,
+  type LowRankSpec,
+  type ModelSpec,
+  rowKey,
+} from '../quality/rows.js'
 import type { Settings } from '../quality/store.js'
 import type { RowPlan } from './rows.js'
 import { type StoredSearch, searchOf } from './search.js'
@@ -48,9 +55,17 @@ export class ModelFolder {
   }
 
   /** The model of a row, loaded anew. */
-  async load({ model, from = 0 }: Pick<RowPlan, 'model' | 'from'>): Promise<Model> {
+  async load({ model, from = 0, above }: Pick<RowPlan, 'model' | 'from' | 'above'>): Promise<Model> {
+    const own = new Model(await this.#parts(model, from))
+    if (above === undefined) return own
+    return new Model(stacked(await this.#parts(above, 0), own))
+  }
+
+  async #parts(model: ModelSpec, from: number): Promise<ModelParts> {
     const { source: path, signal } = this.#bench
-    if (model.kind === 'dense') return Model.load(path, { dtype: model.dtype, signal })
+    if (model.kind === 'dense') {
+      return loadParts(await openModelSource(path), { dtype: model.dtype, threads: 0, signal })
+    }
     if (model.kind !== 'low-rank') throw new FlrcError('E_INTERNAL', `${model.kind} is no model to load`)
     const source = await openModelSource(this.#path(model))
     const flrc = source.flrc
@@ -59,7 +74,7 @@ export class ModelFolder {
     const keep = from === 0 ? flrc.keep : (levels[0]?.budget ?? flrc.keep)
     const tensors = blocksUpTo(levels[0]?.ranks ?? {}, source.tensors)
     const options = { dtype: flrc.dtype, threads: 0, signal }
-    return new Model(await loadParts({ ...source, tensors, flrc: { ...flrc, levels, keep } }, options))
+    return loadParts({ ...source, tensors, flrc: { ...flrc, levels, keep } }, options)
   }
 
   async #cut(

@@ -24,6 +24,7 @@ const families = [
   { name: 'static: a level of joint levels', style: 1 },
   { name: 'prompt at level 0, then constant', style: 2 },
   { name: 'falling: step, linear, cosine, exponential', style: 3 },
+  { name: 'falling: step, levels that share nothing', style: 8 },
   { name: 'falling: calibrated', style: 4 },
   { name: 'falling: adaptive', style: 5 },
   { name: 'rising: step reversed', style: 6 },
@@ -61,7 +62,7 @@ const budgetLabel =
   'mean active budget (block parameters read per token / dense), to a hundredth; equal ones side by side'
 const [width, height] = [860, 420]
 /** So many marks, or those of so small a range of budgets, have the whole width. */
-const mostAcross = 60
+const mostAcross = 54
 const leastRange = 0.05
 /** Dense models below so many times the least value of the rows would leave these no room on a logarithmic axis. */
 const farthest = 0.3
@@ -110,7 +111,7 @@ function sideBySide(rows: readonly PlottedRow[]): Placed[] {
   const budgets = drawn.map(({ x }) => x)
   const range = Math.max(leastRange, Math.max(...budgets) - Math.min(...budgets))
   const bounds = { lowest: Number.NEGATIVE_INFINITY, highest: Number.POSITIVE_INFINITY }
-  const places = spread(budgets, range / Math.max(mostAcross, 1.2 * drawn.length), bounds)
+  const places = spread(budgets, range / Math.max(mostAcross, drawn.length), bounds)
   const moved = drawn.map((one, index) => ({ ...one, x: places[index] ?? one.x }))
   const dense = rows.flatMap((row) => (isDense(row) ? [{ row, x: 1 }] : []))
   return [...moved, ...dense]
@@ -153,8 +154,9 @@ function isDense({ model }: PlottedRow): boolean {
   return model.kind === 'dense' || (model.kind === 'low-rank' && model.keep === 1)
 }
 
-function familyOf({ model, fall, from }: PlottedRow): Family | undefined {
+function familyOf({ model, fall, from, above }: PlottedRow): Family | undefined {
   if (model.kind !== 'low-rank' || model.keep === 1) return undefined
+  if (above !== undefined) return 'falling: step, levels that share nothing'
   switch (fall.kind) {
     case 'full':
       if (from !== undefined || model.levels !== undefined) return 'static: a level of joint levels'

@@ -29,6 +29,8 @@ export interface RowPlan {
   model: ModelSpec
   /** The level that is level 0 of the row: the checkpoint cut after the blocks below. */
   from?: number
+  /** A model whose level comes first and which shares no weights with `model`. */
+  above?: ModelSpec
   fall: Fall
   /** Whether speed is measured; rows that read the same bytes are equally fast, so one of them is enough. */
   timed: boolean
@@ -156,6 +158,11 @@ function budgetRows(budget: number, options: RowOptions): RowPlan[] {
   const input = { source, whitening: 'input', labels: 'data' } as const
   const scaled = { source, whitening: 'scaled', labels: 'data' } as const
   const [two, five] = [jointly(2), jointly(5)]
+  const [high = budget, low = budget] = two.levels ?? []
+  const apart = (name: string, above: ModelSpec): RowPlan => {
+    const plan = row(name, lowRank({ keep: low }), { kind: 'fitted', family: 'step' }, true)
+    return { ...plan, key: `${plan.key} below ${rowKey(above)}`, above }
+  }
   return [
     row('uniform (SVD-LLM), static', lowRank({ method: 'uniform', calibration: input }), full, false),
     ...(asvd ? [row('asvd, static', lowRank({ method: 'asvd', calibration: scaled }), full, false)] : []),
@@ -171,6 +178,8 @@ function budgetRows(budget: number, options: RowOptions): RowPlan[] {
     row('level 0 of two levels', two, full, true),
     row('self-speculation, two levels', two, { kind: 'speculative' }, true),
     row('step, two levels', two, { kind: 'fitted', family: 'step' }, true),
+    apart('step, two levels that share nothing', lowRank({ keep: high })),
+    apart('step, dense and one level', { kind: 'dense', dtype: options.dtype }),
     ...(dev ? [row('calibrated, two levels', two, { kind: 'calibrated' }, true)] : []),
     ...(dev ? [row('calibrated, five levels', five, { kind: 'calibrated' }, true)] : []),
   ]

@@ -1,6 +1,7 @@
 import type { Model } from 'flrc'
 import { FlrcError } from '#lib/errors.js'
 import type { Bench } from '../quality/make.js'
+import { isLowRank } from '../quality/names.js'
 import type { RowStore } from '../quality/store.js'
 import { trivialSummary } from '../quality/summaries.js'
 import { drafts, Fitting, scheduleNamed } from './fit.js'
@@ -63,7 +64,9 @@ class Rows {
       const groups = byModel(plans.filter(({ key }) => this.#done(key) < asked.length))
       const lacking = [...groups.flat(), ...plans.filter((plan) => this.#lacksSpeed(plan))]
       await models.make(
-        lacking.flatMap(({ model }) => (model.kind === 'low-rank' ? [model] : [])),
+        lacking
+          .flatMap(({ model, above }) => (above === undefined ? [model] : [model, above]))
+          .filter(isLowRank),
         report,
       )
       for (const group of groups) {
@@ -261,8 +264,8 @@ function isReference({ model }: RowPlan, { dtype }: Bench): boolean {
   return model.kind === 'dense' && model.dtype === dtype
 }
 
-const modelKey = ({ model, from }: RowPlan) =>
-  model.kind === 'trivial' ? model.kind : JSON.stringify([model, from])
+const modelKey = ({ model, from, above }: RowPlan) =>
+  model.kind === 'trivial' ? model.kind : JSON.stringify([model, from, above])
 
 function byModel(plans: readonly RowPlan[]): RowPlan[][] {
   const groups = new Map<string, RowPlan[]>()

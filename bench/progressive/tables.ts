@@ -70,7 +70,9 @@ export function renderQuality(rows: readonly MeasuredRow[]): string {
 
 /** The same rows by what is stored, where one level and several stand beside each other. */
 export function renderStored(rows: readonly MeasuredRow[]): string {
-  const whole = rows.filter(({ model, from }) => isLowRank(model) && from === undefined)
+  const whole = rows.filter(
+    ({ model, from, above }) => isLowRank(model) && from === undefined && above === undefined,
+  )
   const keepOf = ({ model }: MeasuredRow) => (isLowRank(model) ? model.keep : 1)
   const hasLevels = ({ model }: MeasuredRow) => isLowRank(model) && model.levels !== undefined
   const keeps = [...new Set(whole.map(keepOf))].filter((keep) => {
@@ -105,8 +107,8 @@ export function renderStored(rows: readonly MeasuredRow[]): string {
 
 const isEarlier = ({ model }: MeasuredRow) => isLowRank(model) && model.method !== 'curve'
 /** One level throughout, allocated for the budget. */
-const isStatic = ({ model, budget }: MeasuredRow) =>
-  isLowRank(model) && model.levels === undefined && budget !== undefined
+const isStatic = ({ model, budget, above }: MeasuredRow) =>
+  isLowRank(model) && model.levels === undefined && budget !== undefined && above === undefined
 
 /** Differences at one budget, by the same samples. */
 export function renderDifferences(rows: readonly MeasuredRow[]): string {

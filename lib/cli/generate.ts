@@ -4,6 +4,8 @@ import { parseSchedule } from '../schedule.js'
 import { loadModel } from './load.js'
 import {
   addCommonOptions,
+  type BelowOption,
+  belowOption,
   type CommonOptions,
   collect,
   modelForms,
@@ -14,7 +16,7 @@ import {
 } from './options.js'
 import { note, print, printJson } from './output.js'
 
-interface GenerateFlags extends CommonOptions {
+interface GenerateFlags extends CommonOptions, BelowOption {
   prompt: string
   chat: boolean
   maxTokens: number
@@ -37,6 +39,7 @@ export function registerGenerate(program: Command, signal: AbortSignal): void {
     .option('--chat', "put the prompt into the model's chat template", false)
     .option('--max-tokens <n>', 'tokens to generate at most', wholeNumber(0), 64)
     .option('--schedule <schedule>', scheduleHelp, 'full')
+    .option(...belowOption)
     .option(
       '--speculate <K:B>',
       'draft up to K tokens (1 to 15) at budget B and verify them together at level 0',
@@ -54,9 +57,9 @@ export function registerGenerate(program: Command, signal: AbortSignal): void {
     .option('--seed <n>', 'seed of the sampling', wholeNumber(0), 0)
     .option('--stop <text>', 'end before this text; may be given several times', collect)
   addCommonOptions(command).action(async (path: string, flags: GenerateFlags) => {
-    const { dtype, device, threads, json, prompt, chat, ...options } = flags
+    const { dtype, device, threads, below, json, prompt, chat, ...options } = flags
     const schedule = parseSchedule(flags.schedule)
-    const model = await loadModel(path, { dtype, device, threads }, signal)
+    const model = await loadModel(path, { dtype, device, threads, below }, signal)
     const settings = { ...options, schedule, signal }
     const generation = chat ? model.chat().send(prompt, settings) : model.generate(prompt, settings)
     const completion = await complete(generation, json ? undefined : (piece) => print(piece.text))

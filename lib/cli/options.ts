@@ -11,6 +11,11 @@ export interface CommonOptions {
   json: boolean
 }
 
+/** Of commands that decode under a schedule. */
+export interface BelowOption {
+  below?: string
+}
+
 /** What a command's MODEL may be. */
 export const modelForms = 'Hugging Face directory, .gguf file, FLRC directory or hub id org/name[@revision]'
 
@@ -95,6 +100,11 @@ export function parseSpeculation(text: string): SpeculateOptions {
 /** What a `--schedule` may be. */
 export const scheduleHelp =
   'active budget by step: full, constant:B, step, linear, cosine or exponential with :A:B:K, adaptive:A:B, calibrated'
+
+export const belowOption = [
+  '--below <checkpoint>',
+  "FLRC directory of the same model, whose levels follow the model's with weights of their own",
+] as const
 
 /** Gathers an option that may be given several times. */
 export function collect(value: string, previous: string[] | undefined): string[] {

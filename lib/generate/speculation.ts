@@ -36,6 +36,12 @@ export function checkSpeculate({ tokens, budget }: SpeculateOptions, model: Load
     refuse('speculate.tokens', tokens, `a whole number from 1 to ${mostDrafts}`)
   }
   if (!(budget > 0 && budget <= 1)) refuse('speculate.budget', budget, 'a number in (0, 1]')
+  if (model.isStacked) {
+    throw new FlrcError(
+      'E_USAGE',
+      'one pass drafts and verifies, so levels must share weights; load one checkpoint',
+    )
+  }
   const level = levelOf(budget, model.levels)
   if (level > 0) return { tokens, level }
   const lower = model.levels.slice(1).map((candidate) => candidate.budget.toFixed(4))

@@ -18,9 +18,9 @@ namespace flrc {
 static_assert(kBackendRows == cpu::kMaxColumns);
 
 struct DeviceSequence {
-  explicit DeviceSequence(const Model& of) : model(&of), cache(of.config, of.dtype) {}
+  explicit DeviceSequence(const Model& of) : vocab(of.config.vocab), cache(of.config, of.dtype) {}
 
-  const Model* model;
+  int64_t vocab;
   KvCache cache;
   std::vector<float> logits;
 };
@@ -156,13 +156,12 @@ BackendCode getLogits(DeviceSequence* sequence, float* out, BackendFailure*) {
 }
 
 BackendCode setLogits(DeviceSequence* sequence, const float* logits, BackendFailure* failure) {
-  return guarded(failure, [&] { sequence->logits.assign(logits, logits + sequence->model->config.vocab); });
+  return guarded(failure, [&] { sequence->logits.assign(logits, logits + sequence->vocab); });
 }
 
 BackendCode sample(DeviceSequence* sequence, const BackendSampling* sampling, BackendSampled* out,
                    BackendFailure* failure) {
-  return guarded(
-      failure, [&] { *out = sampleToken(sequence->logits.data(), sequence->model->config.vocab, *sampling); });
+  return guarded(failure, [&] { *out = sampleToken(sequence->logits.data(), sequence->vocab, *sampling); });
 }
 
 BackendCode fisher(DeviceModel* weights, int64_t projection, const float* w, const float* x, const float* g,

@@ -10,12 +10,21 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "core/thread_pool.h"
+#include "model/cpu_backend.h"
 
 namespace flrc {
 namespace {
 
 // Prefill goes in chunks so that activations stay small and an abort is noticed soon.
 constexpr int64_t kChunk = 512;
+
+void checkSameCache(const Model& from, const Model& to) {
+  const ModelConfig &a = from.config, &b = to.config;
+  const bool same = a.layers == b.layers && a.kvHeads == b.kvHeads && a.headDim == b.headDim &&
+                    a.vocab == b.vocab && (from.dtype == Dtype::f32) == (to.dtype == Dtype::f32);
+  const bool onCpu = &from.device.backend() == &cpuBackend() && &to.device.backend() == &cpuBackend();
+  if (!same || !onCpu) throw Error(code::internal, "this model cannot go on with that cache");
+}
 
 }  // namespace
 
@@ -122,6 +131,14 @@ std::shared_ptr<Session> Session::fork() {
   other->hasLogits_ = hasLogits_;
   other->countBytes();
   return other;
+}
+
+void Session::moveTo(std::shared_ptr<const Model> model) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  checkSameCache(*model_, *model);
+  model_ = std::move(model);
+  pass_.reset();
+  countBytes();
 }
 
 Sampled Session::sample(const Sampling& sampling) {

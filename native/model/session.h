@@ -45,6 +45,9 @@ class Session {
   static void appendEach(const std::vector<NextToken>& next, const Job& job);
   // A session of its own that begins with what this one holds.
   std::shared_ptr<Session> fork();
+  // Goes on with another model's weights, on what it holds. E_INTERNAL unless both models decode on the CPU and
+  // their caches and vocabularies have the same shape.
+  void moveTo(std::shared_ptr<const Model> model);
   // KL(reference || of), nats, of the distributions that their kept logits give. E_INTERNAL without logits or
   // where vocabularies differ in size, E_NUMERIC for a logit that is not finite.
   static double divergence(Session& reference, Session& of);

@@ -133,3 +133,29 @@ TEST("sessions: a divergence of logits that are not finite is an error") {
   CHECK_THROWS("E_NUMERIC", flrc::klDivergence(wrong, fine, 3));
   CHECK(std::isfinite(flrc::klDivergence(fine, large, 3)));
 }
+
+TEST("sessions: one that moves to an equal model goes on bit by bit, one to another shape stays") {
+  const auto model = fixture::twoLevels(1), copy = fixture::twoLevels(1);
+  Session moves(model), stays(model);
+  const std::vector<int32_t> prompt = {1, 5, 2, 7};
+  for (Session* session : {&moves, &stays}) {
+    session->append(prompt.data(), static_cast<int64_t>(prompt.size()), 0, Job());
+  }
+  for (int64_t step = 0; step < 4; ++step) {
+    moves.moveTo(step % 2 == 0 ? copy : model);
+    const int32_t token = tokenAt(*model, 0, step);
+    for (Session* session : {&moves, &stays}) session->append(&token, 1, step % 2, Job());
+    CHECK(moves.logits() == stays.logits());
+  }
+  for (const std::string& name : fixture::names()) {
+    const auto other = fixture::load(name, 1).model;
+    if (other->config.layers == model->config.layers && other->config.vocab == model->config.vocab &&
+        other->config.kvWidth() == model->config.kvWidth() && other->config.headDim == model->config.headDim) {
+      continue;
+    }
+    CHECK_THROWS("E_INTERNAL", moves.moveTo(other));
+    CHECK(&moves.model() == model.get());
+    return;
+  }
+  CHECK(false);  // all fixtures have one shape
+}

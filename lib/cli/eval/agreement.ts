@@ -4,11 +4,19 @@ import { type AgreementResult, agreement } from '../../evaluate.js'
 import { parseSchedule } from '../../schedule.js'
 import { readTextFile } from '../files.js'
 import { loadModel } from '../load.js'
-import { addCommonOptions, type CommonOptions, modelForms, scheduleHelp, wholeNumber } from '../options.js'
+import {
+  addCommonOptions,
+  type BelowOption,
+  belowOption,
+  type CommonOptions,
+  modelForms,
+  scheduleHelp,
+  wholeNumber,
+} from '../options.js'
 import { formatTable, print, printJson } from '../output.js'
 import { step } from '../steps.js'
 
-interface AgreementFlags extends CommonOptions {
+interface AgreementFlags extends CommonOptions, BelowOption {
   reference: string
   data: string
   limit?: number
@@ -26,6 +34,7 @@ export function registerAgreement(group: Command, signal: AbortSignal): void {
     .option('--limit <n>', 'samples from the start of the file (default: all)', wholeNumber(1))
     .option('--max-tokens <n>', 'tokens after each prompt at most', wholeNumber(1), 60)
     .option('--schedule <schedule>', scheduleHelp, 'full')
+    .option(...belowOption)
   addCommonOptions(command).action(async (path: string, flags: AgreementFlags) => {
     const { json, data, limit, maxTokens, device, threads } = flags
     const schedule = parseSchedule(flags.schedule)

@@ -5,11 +5,19 @@ import { type SummarizeResult, summarize } from '../../evaluate.js'
 import { parseSchedule } from '../../schedule.js'
 import { checkNewFile, readTextFile, writeNewFile } from '../files.js'
 import { loadModel } from '../load.js'
-import { addCommonOptions, type CommonOptions, modelForms, scheduleHelp, wholeNumber } from '../options.js'
+import {
+  addCommonOptions,
+  type BelowOption,
+  belowOption,
+  type CommonOptions,
+  modelForms,
+  scheduleHelp,
+  wholeNumber,
+} from '../options.js'
 import { formatBytes, formatTable, print, printJson } from '../output.js'
 import { step } from '../steps.js'
 
-interface SummarizeFlags extends CommonOptions {
+interface SummarizeFlags extends CommonOptions, BelowOption {
   data: string
   limit?: number
   maxTokens: number
@@ -27,6 +35,7 @@ export function registerSummarize(group: Command, signal: AbortSignal): void {
     .option('--limit <n>', 'samples from the start of the file (default: all)', wholeNumber(1))
     .option('--max-tokens <n>', 'tokens of a summary at most', wholeNumber(1), 60)
     .option('--schedule <schedule>', scheduleHelp, 'full')
+    .option(...belowOption)
     .option('--outputs <file>', 'write the texts with their scores to this .jsonl file')
     .option('--reference <file>', 'score against these outputs of another model too (what --outputs wrote)')
   addCommonOptions(command).action(async (path: string, flags: SummarizeFlags) => {
