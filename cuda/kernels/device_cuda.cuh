@@ -25,7 +25,7 @@ using Global = T*;
 template <typename T>
 using Shared = T*;
 template <typename U, typename T>
-FLRC_DEVICE U* pointerCast(T* pointer) {
+__host__ __device__ __forceinline__ U* pointerCast(T* pointer) {
   return reinterpret_cast<U*>(pointer);
 }
 

@@ -16,6 +16,22 @@
 
 namespace flrc::gpu {
 
+template <typename T>
+class Buffer;
+
+// A buffer's bytes as values of another type.
+template <typename U, typename T>
+Global<const U> viewAs(const Buffer<T>& buffer) {
+  return pointerCast<const U>(buffer.read());
+}
+
+// Where in a buffer something begins.
+template <typename T>
+struct Place {
+  const Buffer<T>& buffer;
+  size_t first = 0;
+};
+
 #ifdef __CUDACC__
 
 // Of the device, for new buffers.
@@ -66,12 +82,6 @@ class Buffer {
   T* data_ = nullptr;
 };
 
-// A buffer's bytes as values of another type.
-template <typename U, typename T>
-Global<const U> viewAs(const Buffer<T>& buffer) {
-  return reinterpret_cast<const U*>(buffer.read());
-}
-
 // `count` values in the host's memory that kernels read and write in place. The host may touch them when the
 // queue is idle.
 template <typename T>
@@ -101,13 +111,6 @@ class HostBuffer {
  private:
   size_t count_ = 0;
   T* data_ = nullptr;
-};
-
-// Where in a buffer something begins.
-template <typename T>
-struct Place {
-  const Buffer<T>& buffer;
-  size_t first = 0;
 };
 
 // One stream. What is enqueued runs in order; a failure shows at synchronise() or at a copy.
@@ -226,11 +229,6 @@ class Buffer {
   std::unique_ptr<emulator::Memory> memory_;
 };
 
-template <typename U, typename T>
-Global<const U> viewAs(const Buffer<T>& buffer) {
-  return pointerCast<const U>(buffer.read());
-}
-
 template <typename T>
 class HostBuffer {
  public:
@@ -249,12 +247,6 @@ class HostBuffer {
  private:
   Buffer<T> buffer_;
   std::vector<T> values_;
-};
-
-template <typename T>
-struct Place {
-  const Buffer<T>& buffer;
-  size_t first = 0;
 };
 
 // Runs what is enqueued at the next synchronise(), which copies imply.

@@ -193,13 +193,18 @@ class LinearProblem {
     return arrays.back()->read();
   }
 
+  template <typename Job>
+  void uploadTo(Job& job, const flrc::gpu::Packed& packed) {
+    job.data = upload(bytesArrays_, packed.data);
+    job.scale = upload(halfArrays_, packed.scale);
+    job.zero = upload(bytesArrays_, packed.zero);
+  }
+
   flrc::gpu::RowJob rowJob(const flrc::RowMatrix& w, int rows) {
     flrc::gpu::RowJob job{};
     const flrc::gpu::Packed packed =
         flrc::gpu::packRows(w.dtype, w.rows, w.stride, w.data.data(), w.scale.data(), w.zero.data());
-    job.data = upload(bytesArrays_, packed.data);
-    job.scale = upload(halfArrays_, packed.scale);
-    job.zero = upload(bytesArrays_, packed.zero);
+    uploadTo(job, packed);
     job.rows = rows;
     job.t = -1;
     if (w.rows > 0) bytes_ += w.bytes() * static_cast<size_t>(rows) / static_cast<size_t>(w.rows);
@@ -210,9 +215,7 @@ class LinearProblem {
     flrc::gpu::PanelJob job{};
     const flrc::gpu::Packed packed =
         flrc::gpu::packPanels(c.dtype, c.outputs, c.rank, c.data.data(), c.scale.data(), c.zero.data());
-    job.data = upload(bytesArrays_, packed.data);
-    job.scale = upload(halfArrays_, packed.scale);
-    job.zero = upload(bytesArrays_, packed.zero);
+    uploadTo(job, packed);
     job.width = static_cast<int>(c.outputs);
     job.rank = rank;
     job.storedRank = static_cast<int>(c.rank);
