@@ -4,6 +4,7 @@ import { parseHTML } from 'linkedom'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { calibrate } from '#lib/calibrate.js'
+import { storeSchedule } from '#lib/checkpoint/schedule.js'
 import { compress } from '#lib/compress.js'
 import { Model } from '#lib/public-model.js'
 import { escapeHtml, percent, tableHtml } from '#lib/report/html.js'
@@ -102,6 +103,18 @@ page('has a section for all that is known, and says the checkpoint numbers', asy
   assert.is(Math.max(...scores), 100)
   assert.is(document.querySelectorAll('#methods-figure-title').length, 1)
   assert.match(document.querySelector('#time table')?.textContent ?? '', /truncation curves/)
+})
+
+page('draws the calibrated schedule, unless it follows the text', async () => {
+  const directory = await made('scheduled', [0.8, 0.6])
+  await storeSchedule(directory, 'step:.8:.6:24')
+  const drawn = parsed(await reportHtml(directory)).document
+  assert.equal(rowsOf(drawn, 'budgets').at(-1), ['step:.8:.6:24', '0.650', '0.650', '24', '72'])
+  assert.match(drawn.querySelector('#budgets svg')?.textContent ?? '', /calibrated/)
+  await storeSchedule(directory, 'adaptive:.8:.6')
+  const { document } = parsed(await reportHtml(directory))
+  assert.is(rowsOf(document, 'budgets').length, rowsOf(drawn, 'budgets').length - 1)
+  assert.match(document.querySelector('#budgets')?.textContent ?? '', /adaptive:.8:.6, whose level follows/)
 })
 
 page('leaves out what it knows nothing of', async () => {

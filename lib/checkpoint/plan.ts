@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { basename } from 'node:path'
 import type { UsedSource } from '../calibration/sources.js'
+import { counted } from '../counted.js'
 import { FlrcError } from '../errors.js'
 import type { StorageDtype } from '../format/types.js'
 import type { RecoveryReport } from '../recover/report.js'
@@ -72,7 +73,7 @@ export function heldOutSource({
   decidedKeep = false,
 }: Pick<HeldOutPerplexity, 'windows' | 'tokens' | 'decidedKeep'>): string {
   const choice = decidedKeep ? '; keep was chosen on them, which flatters it a little' : ''
-  return `Measured on ${windows} windows (${tokens} losses) of the calibration's text that were not calibrated on${choice}.`
+  return `Measured on ${counted(windows, 'window')} (${tokens} losses) of the calibration's text that were not calibrated on${choice}.`
 }
 
 /** Nine digits tell any two fp32 numbers apart. */

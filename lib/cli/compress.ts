@@ -5,6 +5,7 @@ import { type CalibrateOptions, type CalibrationText, usualWhitening, type White
 import { windowLength } from '../calibration/windows.js'
 import { besideTarget, prepareTarget } from '../checkpoint/directory.js'
 import { checkCompressOptions, compress, isQuantised, type KeepOptions, type ScoreKind } from '../compress.js'
+import { counted } from '../counted.js'
 import { FlrcError } from '../errors.js'
 import type { StorageDtype } from '../format/types.js'
 import { checkMemory, gigabytes, memoryNeeds, recoveryBytes, weightBytes } from '../memory.js'
@@ -291,7 +292,7 @@ function describe(output: string, report: Omit<CompressionReport, 'atOnce'>): st
   const table = formatTable(['level', 'active budget', ...(heldOut ? ['perplexity'] : [])], rows)
   const measured = heldOut
     ? [
-        `perplexity on ${heldOut.windows} windows that were not calibrated on; dense: ${heldOut.dense.perplexity.toFixed(2)}`,
+        `perplexity on ${counted(heldOut.windows, 'window')} that ${heldOut.windows === 1 ? 'was' : 'were'} not calibrated on; dense: ${heldOut.dense.perplexity.toFixed(2)}`,
       ]
     : []
   return [head, table, ...measured, ...(report.recovery ? [describeRecovery(report.recovery)] : [])].join('\n')

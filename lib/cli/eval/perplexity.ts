@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import { counted } from '../../counted.js'
 import { perplexity } from '../../evaluate.js'
 import { readTextFile } from '../files.js'
 import { loadModel } from '../load.js'
@@ -36,7 +37,9 @@ export function registerPerplexity(group: Command, signal: AbortSignal): void {
     if (json) await printJson(result)
     else {
       const { perplexity: value, tokens, windows: count, seqLen: length } = result
-      await print(`perplexity ${value.toFixed(4)} (${tokens} losses in ${count} windows of ${length} tokens)\n`)
+      await print(
+        `perplexity ${value.toFixed(4)} (${tokens} losses in ${counted(count, 'window')} of ${length} tokens)\n`,
+      )
     }
   })
 }

@@ -1,3 +1,4 @@
+import { counted } from '../../counted.js'
 import type { ReportContents } from '../contents.js'
 import type { Section } from '../html.js'
 
@@ -6,7 +7,8 @@ export function originSection({ plan }: ReportContents): Section | undefined {
   if (!plan) return undefined
   const { method, options, model, calibration, versions } = plan
   const sources =
-    calibration?.sources.map(({ kind, name, windows }) => `${name ?? kind}: ${windows} windows`) ?? []
+    calibration?.sources.map(({ kind, name, windows }) => `${name ?? kind}: ${counted(windows, 'window')}`) ??
+    []
   const rows = [
     ['method', method],
     ...Object.entries(options).map(([name, value]) => [

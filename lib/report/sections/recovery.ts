@@ -1,3 +1,4 @@
+import { counted } from '../../counted.js'
 import { seriesPlot } from '../../plots.js'
 import type { ReportContents } from '../contents.js'
 import type { Section } from '../html.js'
@@ -15,7 +16,7 @@ export async function recoverySection({ plan }: ReportContents): Promise<Section
   return {
     id: 'recovery',
     title: 'What recovery gained',
-    lead: `After the cut the factors were trained towards the dense model's distribution, judged on ${heldOut} windows held out.`,
+    lead: `After the cut the factors were trained towards the dense model's distribution, judged on ${counted(heldOut, 'window')} held out.`,
     figures: [
       {
         svg: await seriesPlot({
