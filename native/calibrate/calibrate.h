@@ -71,8 +71,9 @@ struct Calibration {
 // every projection's gradients B (m x m). Factors need the wide side's moment only as W sees it, which is a
 // fraction of the work and memory: of a tall W (m > n) W^T B W (n x n) stands for B, of a wide o or down (m <
 // n) W A W^T (m x m) for A, unless that is scaled.
+inline constexpr int kInputs = 4;
 struct LayerMoments {
-  std::array<PackedSymmetric, 4> inputs;
+  std::array<PackedSymmetric, kInputs> inputs;
   std::array<PackedSymmetric, kProjections> gradients;
 };
 inline int inputIndex(int projection) {
@@ -80,7 +81,7 @@ inline int inputIndex(int projection) {
   return index[projection];
 }
 // Where a projection's input moment is kept: one for those that share the input.
-inline int64_t momentSlot(int64_t layer, int projection) { return layer * 4 + inputIndex(projection); }
+inline int64_t momentSlot(int64_t layer, int projection) { return layer * kInputs + inputIndex(projection); }
 // Whether this projection's input moment is summed as W A W^T.
 bool inputSeenThrough(const ModelConfig& config, int projection);
 

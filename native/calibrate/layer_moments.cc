@@ -25,15 +25,13 @@ bool LayerMomentSums::tall(int p) const {
   return shape.rows > shape.cols;
 }
 
-bool LayerMomentSums::inputSeen(int p) const {
-  const bool summed = options_.whitening == Whitening::input || options_.whitening == Whitening::twoSided;
-  return summed && inputSeenThrough(config_, p);
+bool LayerMomentSums::sumsInputs() const {
+  return options_.whitening == Whitening::input || options_.whitening == Whitening::twoSided;
 }
 
-bool LayerMomentSums::inputWhole(int p) const {
-  const bool summed = options_.whitening == Whitening::input || options_.whitening == Whitening::twoSided;
-  return summed && !inputSeenThrough(config_, p);
-}
+bool LayerMomentSums::inputSeen(int p) const { return sumsInputs() && inputSeenThrough(config_, p); }
+
+bool LayerMomentSums::inputWhole(int p) const { return sumsInputs() && !inputSeenThrough(config_, p); }
 
 LayerMoments LayerMomentSums::of(const WideLayer& layer, const std::vector<int>& projections) {
   LayerMoments moments;

@@ -11,7 +11,6 @@
 
 namespace flrc {
 
-inline constexpr int kInputs = 4;
 // The projection whose input stands for each distinct input.
 inline constexpr int kInputOwner[kInputs] = {kQ, kO, kGate, kDown};
 inline bool ownsInput(int projection) { return projection == kInputOwner[inputIndex(projection)]; }
@@ -64,6 +63,9 @@ class LayerMomentSums {
   void freeScratch() { scratch_.clear(); }
 
  private:
+  // Whether the whitening takes a moment of the inputs, and not their magnitudes alone.
+  bool sumsInputs() const;
+
   struct Scratch {
     std::vector<float> product, gradient, seen;
   };
