@@ -280,8 +280,10 @@ test('the overview has a row a method and a column a keep and storage; levels ha
     { budget: 0.7999, perplexity: 36 },
     { budget: 0.5998, perplexity: 50 },
   ]
-  const levels = renderSection('levels', [falling], {}).split('\n')
-  assert.ok(levels.includes('| 0.8 | 2 | 1 | 0.6 | 0.5998 | 50.00 |  |'), levels.join('\n'))
+  const rounded = row({ ...lowRank, dtype: 'int4', keep: 1 }, { perplexity: 32, storedBytes: 20e6 })
+  const levels = renderSection('levels', [rounded, falling], {}).split('\n')
+  assert.ok(levels.includes('| curve | 0.8 | 2 | 1 | 0.6 | 0.5998 | 50.00 |  |'), levels.join('\n'))
+  assert.ok(levels.includes('| dense int4, against the calibration |  |  |  |  |  | 32.00 | 20.0 |'))
 })
 
 test('means of samples carry their intervals, and what needs no model stands beside them', () => {

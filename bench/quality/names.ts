@@ -44,6 +44,8 @@ export function modelName(model: ModelSpec): string {
     case 'trivial':
       return model.summary === 'constant' ? 'one sentence for all' : 'first 20 words'
     case 'low-rank':
+      // Keep 1 leaves every projection dense: what is left of compressing is the rounding.
+      if (model.keep === 1) return `dense ${model.dtype}, against the calibration`
       return methodName(model.method, model.calibration.whitening)
   }
 }

@@ -79,12 +79,18 @@ function defaultRow(
 /** Choices take twice the time of perplexity, so of low rank only one keep's rows have them. */
 function measuresOf({ choiceKeep }: PlanOptions, model: ModelSpec): Measure[] {
   if (choiceKeep === undefined) return ['perplexity']
-  const chosen = model.kind !== 'low-rank' || (model.keep === choiceKeep && model.storage === 'pivoted')
+  const isDense = model.kind !== 'low-rank' || model.keep === 1
+  const chosen = isDense || (model.keep === choiceKeep && model.storage === 'pivoted')
   return chosen ? ['perplexity', 'choice'] : ['perplexity']
 }
 
 function usual(options: PlanOptions, models: readonly ModelSpec[]): RowSpec[] {
   return models.map((model) => ({ model, measures: measuresOf(options, model) }))
+}
+
+/** What any low rank stands beside: the dense model, and rounded as carefully as we round factors. */
+function references(dtype: PlanOptions['dtype']): ModelSpec[] {
+  return [{ kind: 'dense', dtype }, defaultRow(1, 'int8'), defaultRow(1, 'int4')]
 }
 
 const denseModels: readonly ModelSpec[] = [
@@ -110,7 +116,7 @@ function bytesSection(options: PlanOptions): RowSpec[] {
   const source: ModelSpec[] = options.quantisedSource ? [{ kind: 'source' }] : []
   const factors = [options.dtype, 'int8', 'int4'] as const
   const lowRank = byteKeeps.flatMap((keep) => factors.map((dtype) => defaultRow(keep, dtype)))
-  const calibrated = (['int8', 'int4'] as const).map((dtype) => defaultRow(1, dtype))
+  const [, ...calibrated] = references(options.dtype)
   return usual(options, [...dense, { kind: 'rounded' }, ...source, ...calibrated, ...lowRank])
 }
 
@@ -123,7 +129,7 @@ function levelsSection(options: PlanOptions): RowSpec[] {
     })
     return [one, ...several]
   })
-  return usual(options, models)
+  return usual(options, [...references(options.dtype), ...models])
 }
 
 function calibrationSection(options: PlanOptions): RowSpec[] {
@@ -139,7 +145,7 @@ function calibrationSection(options: PlanOptions): RowSpec[] {
     ),
   )
   const rows = usual(options, models)
-  const dense = usual(options, [{ kind: 'dense', dtype: options.dtype }])
+  const dense = usual(options, references(options.dtype))
   if (!options.summaries) return [...dense, ...rows]
   const trivial = (['first words', 'constant'] as const).map((summary) => ({
     model: { kind: 'trivial' as const, summary },
@@ -154,7 +160,7 @@ function furtherSection(options: PlanOptions): RowSpec[] {
   const measures: Measure[] = ['perplexity']
   if (options.full) measures.push('full')
   if (options.transfer) measures.push('transfer')
-  const rows: RowSpec[] = [{ model: { kind: 'dense', dtype: options.dtype }, measures }]
+  const rows: RowSpec[] = references(options.dtype).map((model) => ({ model, measures }))
   for (const keep of options.keeps) {
     const best = defaultRow(keep, options.dtype)
     const input = { source: 'text', whitening: 'input', labels: 'data' } as const

@@ -1,14 +1,7 @@
 /** Rows to Markdown. */
 import { captionOf, measuredWith } from './captions.js'
 import { isLowRank, megabytes, methodName, modelName, whiteningName } from './names.js'
-import {
-  calibrationKey,
-  type Interval,
-  type LowRankSpec,
-  type ModelSpec,
-  paretoFront,
-  type Row,
-} from './rows.js'
+import { calibrationKey, type Interval, type ModelSpec, paretoFront, type Row } from './rows.js'
 import { methodRows, type SectionName, storages } from './sections.js'
 import type { Settings } from './store.js'
 
@@ -29,7 +22,7 @@ export function formatPerplexity(value: number | undefined): string {
 const figures = (value: number | undefined, digits: number) => value?.toFixed(digits) ?? ''
 
 function describe(model: ModelSpec): [method: string, whitening: string, storage: string, keep: string] {
-  if (!isLowRank(model)) return [modelName(model), '', '', '']
+  if (!isLowRank(model) || model.keep === 1) return [modelName(model), '', '', '']
   const { calibration, method, storage, dtype, keep } = model
   return [modelName(model), whiteningName(calibration, method), `${storage} ${dtype}`, String(keep)]
 }
@@ -103,11 +96,6 @@ function methodsTable(rows: readonly Row[]): string {
   return `${overview(rows)}\n\n${filledTable(columns, lines)}`
 }
 
-/** Keep 1 leaves every projection dense: what is left of compressing is the rounding. */
-function lowRankName({ keep, dtype }: LowRankSpec): string {
-  return keep === 1 ? `dense ${dtype}, against the calibration` : `keep ${keep}, ${dtype} factors`
-}
-
 function bytesTable(rows: readonly Row[]): string {
   const sorted = rows.toSorted(
     (a, b) => b.equalBytes - a.equalBytes || (b.perplexity ?? 0) - (a.perplexity ?? 0),
@@ -115,7 +103,9 @@ function bytesTable(rows: readonly Row[]): string {
   // Every row is made from the source: where it is of few bits itself, it would be all of the front.
   const front = paretoFront(sorted.filter(({ model }) => model.kind !== 'source'))
   const lines = sorted.map((row) => {
-    const name = isLowRank(row.model) ? lowRankName(row.model) : modelName(row.model)
+    const { model } = row
+    const name =
+      isLowRank(model) && model.keep < 1 ? `keep ${model.keep}, ${model.dtype} factors` : modelName(model)
     const onFront = front.has(row) ? 'yes' : ''
     return [name, megabytes(row.equalBytes), formatPerplexity(row.perplexity), ...choiceCells(row), onFront]
   })
@@ -124,10 +114,15 @@ function bytesTable(rows: readonly Row[]): string {
 
 function levelsTable(rows: readonly Row[]): string {
   const lines = rows.flatMap((row) => {
-    if (!isLowRank(row.model)) return []
+    const [name, , , keptAs] = describe(row.model)
+    if (!isLowRank(row.model) || keptAs === '') {
+      const none = ['', '', '', '', '']
+      return [[name, ...none, formatPerplexity(row.perplexity), megabytes(row.storedBytes)]]
+    }
     const { keep, levels = [keep] } = row.model
     const measured = row.levels ?? [{ budget: row.keep, perplexity: row.perplexity }]
     return measured.map(({ budget, perplexity }, level) => [
+      name,
       String(keep),
       String(levels.length),
       `${level}`,
@@ -137,7 +132,7 @@ function levelsTable(rows: readonly Row[]): string {
       level === 0 ? megabytes(row.storedBytes) : '',
     ])
   })
-  return filledTable(['keep', 'levels', 'level', 'budget', 'realised', 'perplexity', 'MB'], lines)
+  return filledTable(['model', 'keep', 'levels', 'level', 'budget', 'realised', 'perplexity', 'MB'], lines)
 }
 
 function calibrationTable(rows: readonly Row[]): string {
