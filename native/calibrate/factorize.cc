@@ -53,8 +53,7 @@ int cutsAtOnce(const Calibration& calibration, const FactorizeOptions& options) 
 RowMatrix storedRows(const std::vector<StoredRow>& from, int64_t cols, Dtype dtype) {
   RowMatrix matrix = allocateRows(std::ssize(from), cols, dtype);
   for (int64_t i = 0; i < matrix.rows; ++i) {
-    const StoredRow& row = from[static_cast<size_t>(i)];
-    loadRow(matrix, i, row.data.data(), row.scale.data(), row.zero.data());
+    loadRows(matrix, i, 1, from[static_cast<size_t>(i)]);
   }
   return matrix;
 }
@@ -62,8 +61,7 @@ RowMatrix storedRows(const std::vector<StoredRow>& from, int64_t cols, Dtype dty
 PanelMatrix storedPanels(const std::vector<StoredRow>& from, int64_t outputs, Dtype dtype) {
   PanelMatrix matrix = allocatePanels(std::ssize(from), outputs, dtype);
   for (int64_t j = 0; outputs > 0 && j < matrix.rank; ++j) {
-    const StoredRow& rank = from[static_cast<size_t>(j)];
-    loadRank(matrix, j, rank.data.data(), rank.scale.data(), rank.zero.data());
+    loadRanks(matrix, j, 1, from[static_cast<size_t>(j)]);
   }
   return matrix;
 }

@@ -4,10 +4,13 @@
 #include <atomic>
 #include <functional>
 #include <map>
+#include <optional>
 #include <unordered_map>
 
 #include "core/error.h"
+#include "core/recycled.h"
 #include "core/thread_pool.h"
+#include "model/stored_matrix.h"
 
 namespace flrc {
 namespace {
@@ -83,130 +86,35 @@ class Loader {
     return values;
   }
 
-  // The three stored parts of a quantised matrix (design 5), if `name` is stored so.
-  struct Quantised {
-    Dtype dtype;
-    TensorReader data, scale;
-    std::shared_ptr<TensorReader> zero;
-  };
   bool isQuantised(const std::string& name) const { return has(name + ".q"); }
-  Quantised quantised(const std::string& name, Shape shape) {
-    const bool int4 = has(name + ".zero");
-    const int64_t groups = (shape.cols + kGroup - 1) / kGroup;
-    Quantised parts{int4 ? Dtype::int4 : Dtype::int8,
-                    reader(name + ".q", {shape.rows, int4 ? (shape.cols + 1) / 2 : shape.cols}),
-                    reader(name + ".scale", {shape.rows, groups}), nullptr};
-    if (int4) parts.zero = std::make_shared<TensorReader>(reader(name + ".zero", {shape.rows, groups}));
-    expectType(parts.data, int4 ? SourceType::u8 : SourceType::i8);
-    expectType(parts.scale, SourceType::bf16);
-    if (int4) expectType(*parts.zero, SourceType::u8);
-    return parts;
-  }
-  static void expectType(const TensorReader& reader, SourceType type) {
-    if (reader.source().type != type) {
-      throw Error(code::modelFormat,
-                  reader.source().file + ": " + reader.source().name + " has an unexpected type",
-                  reader.source().file, reader.source().name);
-    }
-  }
-
-  template <typename Store>  // store(row, data, scale, zero)
-  static void eachQuantisedRow(const Quantised& from, int64_t begin, int64_t end, const Store& store) {
-    std::vector<uint8_t> data, scale, zero;
-    from.data.readBytes(begin, end - begin, data);
-    from.scale.readBytes(begin, end - begin, scale);
-    if (from.zero) from.zero->readBytes(begin, end - begin, zero);
-    const size_t rows = static_cast<size_t>(end - begin);
-    for (size_t r = 0; r < rows; ++r) {
-      store(begin + static_cast<int64_t>(r), data.data() + r * (data.size() / rows),
-            scale.data() + r * (scale.size() / rows), zero.data() + r * (zero.size() / rows));
-    }
-  }
 
   // Before anything is allocated for it: a config may lie about sizes.
-  void requireStored(const std::string& name, Shape shape) {
-    if (isQuantised(name)) {
-      quantised(name, shape);
-    } else {
-      reader(name, {shape.rows, shape.cols});
-    }
+  std::shared_ptr<const StoredMatrix> stored(const std::string& name, Shape shape) {
+    if (!isQuantised(name)) return std::make_shared<StoredMatrix>(reader(name, {shape.rows, shape.cols}));
+    const bool int4 = has(name + ".zero");
+    const int64_t groups = (shape.cols + kGroup - 1) / kGroup;
+    TensorReader data = reader(name + ".q", {shape.rows, int4 ? (shape.cols + 1) / 2 : shape.cols});
+    TensorReader scale = reader(name + ".scale", {shape.rows, groups});
+    std::optional<TensorReader> zero;
+    if (int4) zero = reader(name + ".zero", {shape.rows, groups});
+    return std::make_shared<StoredMatrix>(std::move(data), std::move(scale), std::move(zero), shape.cols);
   }
 
   std::shared_ptr<RowMatrix> matrix(const std::string& name, Shape shape, Dtype dtype) {
-    requireStored(name, shape);
+    const auto from = stored(name, shape);
     auto into = std::make_shared<RowMatrix>(allocateRows(shape.rows, shape.cols, dtype));
-    fillRows(name, shape, into, into.get());
+    fillRows(from, shape.rows, into, into.get());
     return into;
   }
 
-  void fillRows(const std::string& name, Shape shape, std::shared_ptr<void> owner, RowMatrix* into) {
-    if (isQuantised(name)) {
-      auto from = std::make_shared<Quantised>(quantised(name, shape));
-      forRowRanges(shape.rows, [=](int64_t begin, int64_t end) {
-        (void)owner;
-        if (into->dtype == from->dtype) {
-          eachQuantisedRow(*from, begin, end,
-                           [&](int64_t row, const uint8_t* d, const uint8_t* s, const uint8_t* z) {
-                             loadRow(*into, row, d, s, z);
-                           });
-          return;
-        }
-        RowMatrix one = allocateRows(1, shape.cols, from->dtype);
-        std::vector<float> wide(static_cast<size_t>(shape.cols));
-        eachQuantisedRow(*from, begin, end,
-                         [&](int64_t row, const uint8_t* d, const uint8_t* s, const uint8_t* z) {
-                           loadRow(one, 0, d, s, z);
-                           getRow(one, 0, wide.data());
-                           setRow(*into, row, wide.data());
-                         });
-      });
-      return;
-    }
-    TensorReader from = reader(name, {shape.rows, shape.cols});
-    forRowRanges(shape.rows, [=](int64_t begin, int64_t end) {
-      (void)owner;
-      std::vector<float> wide(static_cast<size_t>((end - begin) * shape.cols));
-      from.readRows(begin, end - begin, wide.data());
-      for (int64_t r = begin; r < end; ++r) setRow(*into, r, wide.data() + (r - begin) * shape.cols);
-    });
-  }
-
-  // shape: [rank, outputs]
-  void fillPanels(const std::string& name, Shape shape, std::shared_ptr<FactorBlock> owner) {
-    const Dtype dtype = spec_.dtype;
-    if (isQuantised(name)) {
-      auto from = std::make_shared<Quantised>(quantised(name, shape));
-      tasks_.push_back([=] {
-        PanelMatrix stored = allocatePanels(shape.rows, shape.cols, from->dtype);
-        if (shape.rows > 0 && shape.cols > 0) {
-          eachQuantisedRow(*from, 0, shape.rows,
-                           [&](int64_t row, const uint8_t* d, const uint8_t* s, const uint8_t* z) {
-                             loadRank(stored, row, d, s, z);
-                           });
-        }
-        if (dtype == from->dtype) {
-          owner->c = std::move(stored);
-          return;
-        }
-        std::vector<float> wide(static_cast<size_t>(shape.rows * shape.cols));
-        for (int64_t j = 0; j < shape.rows; ++j) getRank(stored, j, wide.data() + j * shape.cols);
-        owner->c = makePanels(wide.data(), shape.rows, shape.cols, shape.cols, dtype);
-      });
-      return;
-    }
-    TensorReader from = reader(name, {shape.rows, shape.cols});
-    tasks_.push_back([=] {
-      std::vector<float> wide(static_cast<size_t>(shape.rows * shape.cols));
-      from.readRows(0, shape.rows, wide.data());
-      owner->c = makePanels(wide.data(), shape.rows, shape.cols, shape.cols, dtype);
-    });
-  }
-
-  template <typename Range>  // range(begin, end)
-  void forRowRanges(int64_t rows, Range range) {
+  void fillRows(const std::shared_ptr<const StoredMatrix>& from, int64_t rows,
+                const std::shared_ptr<void>& owner, RowMatrix* into) {
     for (int64_t begin = 0; begin < rows; begin += kRowsPerTask) {
       const int64_t end = std::min(rows, begin + kRowsPerTask);
-      tasks_.push_back([=] { range(begin, end); });
+      tasks_.push_back([=, this] {
+        (void)owner;
+        from->fill(*into, begin, end, *scratch_.take());
+      });
     }
   }
 
@@ -232,14 +140,14 @@ class Loader {
       float* to = linear.bias.data();
       tasks_.push_back([source, to] { source.readRows(0, source.source().rows(), to); });
     }
-    if (stored(name + ".P.0") || stored(name + ".U")) {
+    if (isStored(name + ".P.0") || isStored(name + ".U")) {
       readFactors(name, shape, linear);
     } else {
       linear.dense = matrix(name + ".weight", shape, spec_.dtype);
     }
   }
 
-  bool stored(const std::string& name) const { return has(name) || isQuantised(name); }
+  bool isStored(const std::string& name) const { return has(name) || isQuantised(name); }
 
   int64_t rankOf(const std::string& name) const {
     const auto plain = byName_.find(name);
@@ -252,23 +160,26 @@ class Loader {
   }
 
   void readFactors(const std::string& name, Shape shape, Linear& linear) {
-    linear.pivoted = stored(name + ".P.0");
+    linear.pivoted = isStored(name + ".P.0");
     const int64_t most = std::min(shape.rows, shape.cols);
     for (int64_t b = 0, sum = 0;; ++b) {
       const std::string suffix = "." + std::to_string(b);
       const std::string rows = linear.pivoted ? name + ".P" + suffix : name + ".V";
       const std::string panels = linear.pivoted ? name + ".C" + suffix : name + ".U";
-      if (!stored(rows) || (!linear.pivoted && b > 0)) break;
+      if (!isStored(rows) || (!linear.pivoted && b > 0)) break;
       const int64_t s = rankOf(rows);
       sum += s;
       if (s < 1 || sum > most) {
         throw Error(code::modelFormat, "the ranks of " + name + " do not fit its shape", {}, rows);
       }
-      requireStored(rows, {s, shape.cols});
+      const int64_t outputs = linear.pivoted ? shape.rows - s : shape.rows;
+      const auto p = stored(rows, {s, shape.cols}), c = stored(panels, {s, outputs});
       auto block = std::make_shared<FactorBlock>();
       block->p = allocateRows(s, shape.cols, spec_.dtype);
-      fillRows(rows, {s, shape.cols}, block, &block->p);
-      fillPanels(panels, {s, linear.pivoted ? shape.rows - s : shape.rows}, block);
+      block->c = allocatePanels(s, outputs, spec_.dtype);
+      fillRows(p, s, block, &block->p);
+      // Not shared out: two ranks may lie in one word.
+      tasks_.push_back([=, this] { c->fill(block->c, 0, s, *scratch_.take()); });
       if (linear.pivoted) {
         readPivots(name + ".I" + suffix, s, *block);
         unfinished_.emplace_back(block, shape.rows);
@@ -279,7 +190,7 @@ class Loader {
 
   void readPivots(const std::string& name, int64_t s, FactorBlock& block) {
     TensorReader source = reader(name, {s});
-    expectType(source, SourceType::i32);
+    source.expectType(SourceType::i32);
     std::vector<uint8_t> bytes;
     source.readBytes(0, 1, bytes);
     block.pivot.resize(static_cast<size_t>(s));
@@ -344,6 +255,7 @@ class Loader {
   std::unordered_map<std::string, const TensorSource*> byName_;
   std::map<std::string, std::shared_ptr<const SourceFile>> files_;
   std::vector<std::function<void()>> tasks_;
+  Recycled<StoredMatrix::Scratch> scratch_;
   std::vector<std::pair<std::shared_ptr<FactorBlock>, int64_t>> unfinished_;
 };
 

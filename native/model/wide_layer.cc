@@ -37,7 +37,7 @@ std::shared_ptr<const RowMatrix> converted(const std::shared_ptr<const RowMatrix
   ThreadPool::shared().parallelFor(from->rows, threads, [&](int64_t row) {
     std::vector<float> wide(static_cast<size_t>(from->cols));
     getRow(*from, row, wide.data());
-    setRow(*to, row, wide.data());
+    setRows(*to, row, 1, wide.data(), from->cols);
   });
   return to;
 }

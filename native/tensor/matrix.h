@@ -21,6 +21,7 @@ class Buffer {
  private:
   static constexpr uintptr_t kAlignment = 64;
   struct Free {
+    size_t mapped;  // bytes, 0 for memory of calloc
     void operator()(void* p) const;
   };
 
@@ -70,12 +71,14 @@ struct PanelMatrix {
 // From f32, row-major [rows, cols] with leading dimension ld. int8: symmetric, scale = max|w| / 127 of the
 // group, rounded to bf16 before quantising; int4: asymmetric, min..max of the group on 0..15.
 RowMatrix makeRows(const float* w, int64_t rows, int64_t cols, int64_t ld, Dtype dtype);
-// One row of an allocated matrix, so that rows can be filled in parallel from a file.
+// Rows [first, first + count) of an allocated matrix, so that rows can be filled in parallel from a file.
 RowMatrix allocateRows(int64_t rows, int64_t cols, Dtype dtype);
-void setRow(RowMatrix& matrix, int64_t row, const float* w);
+void setRows(RowMatrix& matrix, int64_t first, int64_t count, const float* w, int64_t ld);
 
-// From f32 [rank, outputs] (rank-major, the layout on disk) with leading dimension ld.
+// From f32 [rank, outputs] (rank-major, the layout on disk) with leading dimension ld. Ranks are set in order.
 PanelMatrix makePanels(const float* w, int64_t rank, int64_t outputs, int64_t ld, Dtype dtype);
+PanelMatrix allocatePanels(int64_t rank, int64_t outputs, Dtype dtype);
+void setRanks(PanelMatrix& matrix, int64_t first, int64_t count, const float* w, int64_t ld);
 
 // Back to f32: row `row` (cols values).
 void getRow(const RowMatrix& matrix, int64_t row, float* out);
@@ -85,16 +88,15 @@ void getRank(const PanelMatrix& matrix, int64_t rank, float* out);
 // The storage on disk and back (design 5). A stored row is `cols` values in groups of kGroup (the last may
 // be short): f32/bf16 as they are; int8 `q` [rows, cols]; int4 `q` [rows, ceil(cols / 2)] low nibble first;
 // `scale` bf16 [rows, ceil(cols / kGroup)]; `zero` uint8 of the same shape.
-// Both layouts write the same form: a PanelMatrix's stored rows are its ranks.
+// Both layouts write the same form: a PanelMatrix's stored rows are its ranks. A StoredRow to load from may
+// hold several, one after another.
 struct StoredRow {
   std::vector<uint8_t> data, scale, zero;
 };
 size_t storedRowBytes(Dtype dtype, int64_t cols);
 void storeRow(const RowMatrix& matrix, int64_t row, StoredRow& out);
 void storeRank(const PanelMatrix& matrix, int64_t rank, StoredRow& out);
-void loadRow(RowMatrix& matrix, int64_t row, const uint8_t* data, const uint8_t* scale, const uint8_t* zero);
-void loadRank(PanelMatrix& matrix, int64_t rank, const uint8_t* data, const uint8_t* scale,
-              const uint8_t* zero);
-PanelMatrix allocatePanels(int64_t rank, int64_t outputs, Dtype dtype);
+void loadRows(RowMatrix& matrix, int64_t first, int64_t count, const StoredRow& stored);
+void loadRanks(PanelMatrix& matrix, int64_t first, int64_t count, const StoredRow& stored);
 
 }  // namespace flrc

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cmath>
 #include <cstring>
 
 #include "core/error.h"
@@ -25,6 +24,19 @@ constexpr struct {
     {"Q5_1", SourceType::q5_1, {32, 24}},   {"Q4_K", SourceType::q4_k, {256, 144}},
     {"Q5_K", SourceType::q5_k, {256, 176}}, {"Q6_K", SourceType::q6_k, {256, 210}},
 };
+
+// Whether no value has all bits of its exponent set. Written so that compilers turn the loop into vectors.
+template <typename Bits>
+bool allFinite(const void* values, int64_t count, Bits exponent) {
+  const auto* at = static_cast<const uint8_t*>(values);
+  Bits special = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    Bits bits;
+    std::memcpy(&bits, at + i * static_cast<int64_t>(sizeof(Bits)), sizeof(Bits));
+    special |= static_cast<Bits>((bits & exponent) == exponent);
+  }
+  return special == 0;
+}
 
 std::string remedy() { return "; the file is damaged or still being written: fetch it again"; }
 
@@ -115,19 +127,36 @@ void TensorReader::readBytes(int64_t begin, int64_t count, std::vector<uint8_t>&
   }
 }
 
+void TensorReader::readStored(int64_t begin, int64_t count, std::vector<uint8_t>& out) const {
+  readBytes(begin, count, out);
+  const int64_t values = count * source_.cols();
+  const bool finite = source_.type == SourceType::bf16 ? allFinite<uint16_t>(out.data(), values, 0x7f80)
+                                                       : allFinite<uint32_t>(out.data(), values, 0x7f800000);
+  if (!finite) notFinite();
+}
+
 void TensorReader::readRows(int64_t begin, int64_t count, float* out) const {
   std::vector<uint8_t> bytes;
+  readRows(begin, count, out, bytes);
+}
+
+void TensorReader::readRows(int64_t begin, int64_t count, float* out, std::vector<uint8_t>& bytes) const {
   readBytes(begin, count, bytes);
   const int64_t values = count * source_.cols();
   toFloat(source_.type, bytes.data(), values, out);
-  // A sum is finite only if every term is, and is far cheaper than a test of each.
-  float sum = 0;
-  for (int64_t i = 0; i < values; ++i) sum += out[i] * 0.0f;
-  if (!std::isfinite(sum)) {
-    throw Error(code::numeric,
-                source_.file + ": " + source_.name + " holds NaN or infinite weights; the model is damaged",
-                source_.file, source_.name);
-  }
+  if (!allFinite<uint32_t>(out, values, 0x7f800000)) notFinite();
+}
+
+void TensorReader::expectType(SourceType type) const {
+  if (source_.type == type) return;
+  throw Error(code::modelFormat, source_.file + ": " + source_.name + " has an unexpected type", source_.file,
+              source_.name);
+}
+
+void TensorReader::notFinite() const {
+  throw Error(code::numeric,
+              source_.file + ": " + source_.name + " holds NaN or infinite weights; the model is damaged",
+              source_.file, source_.name);
 }
 
 }  // namespace flrc

@@ -54,13 +54,20 @@ class TensorReader {
   // E_MODEL_FORMAT unless the byte length is just what type and shape need.
   TensorReader(TensorSource source, std::shared_ptr<const SourceFile> file);
   const TensorSource& source() const { return source_; }
-  // Rows [begin, begin + count) to out [count, cols]. A NaN or infinite weight is E_NUMERIC.
+  // E_MODEL_FORMAT for a tensor of another type.
+  void expectType(SourceType type) const;
+  // Rows [begin, begin + count) to out [count, cols]. A NaN or infinite weight is E_NUMERIC. `bytes` is memory
+  // to work in, for those who read often.
   void readRows(int64_t begin, int64_t count, float* out) const;
-  // The stored bytes of rows [begin, begin + count) as they are.
+  void readRows(int64_t begin, int64_t count, float* out, std::vector<uint8_t>& bytes) const;
+  // The stored bytes of rows [begin, begin + count) as they are, and the same of weights in f32 or bf16, where
+  // a NaN or infinite one is E_NUMERIC.
   void readBytes(int64_t begin, int64_t count, std::vector<uint8_t>& out) const;
+  void readStored(int64_t begin, int64_t count, std::vector<uint8_t>& out) const;
 
  private:
   int64_t fileRow(int64_t row) const;
+  [[noreturn]] void notFinite() const;
 
   TensorSource source_;
   std::shared_ptr<const SourceFile> file_;

@@ -70,8 +70,8 @@ TEST("buffer: aligned, zero-filled, and an impossible size is E_OUT_OF_MEMORY") 
 TEST("row matrix: weights come back within half a step, for every dtype and width") {
   check::Random random(1);
   for (const Dtype dtype : kTypes) {
-    for (const int64_t cols : {1, 7, 31, 32, 33, 48, 64, 100}) {
-      const int64_t rows = 5, ld = cols + 3;
+    for (const int64_t cols : {1, 7, 31, 32, 33, 48, 64, 100, 128, 129, 300}) {
+      const int64_t rows = kPanel + 5, ld = cols + 3;
       const std::vector<float> w = random.floats(rows * ld);
       const RowMatrix matrix = makeRows(w.data(), rows, cols, ld, dtype);
       CHECK_EQUAL(matrix.stride % kGroup, 0);
@@ -182,8 +182,8 @@ TEST("stored form: what is stored loads to the same bytes, in either layout") {
         CHECK(fromRows.scale == fromPanels.scale);
         CHECK(fromRows.zero == fromPanels.zero);
         // Each layout is loaded from what the other one stored.
-        loadRow(rowsAgain, i, fromPanels.data.data(), fromPanels.scale.data(), fromPanels.zero.data());
-        loadRank(panelsAgain, i, fromRows.data.data(), fromRows.scale.data(), fromRows.zero.data());
+        loadRows(rowsAgain, i, 1, fromPanels);
+        loadRanks(panelsAgain, i, 1, fromRows);
       }
       const auto same = [](const Buffer& a, const Buffer& b) {
         return a.size() == b.size() && std::equal(a.data(), a.data() + a.size(), b.data());
@@ -200,6 +200,44 @@ TEST("stored form: what is stored loads to the same bytes, in either layout") {
   }
 }
 
+TEST("stored form: ranges of rows and ranks give the bytes of the whole") {
+  check::Random random(4);
+  for (const Dtype dtype : kTypes) {
+    const int64_t lines = 2 * kPanel + 6, cols = 140;
+    const std::vector<float> w = random.floats(lines * cols);
+    const RowMatrix rows = makeRows(w.data(), lines, cols, cols, dtype);
+    const PanelMatrix panels = makePanels(w.data(), lines, cols, cols, dtype);
+    RowMatrix setRange = allocateRows(lines, cols, dtype), loadRange = allocateRows(lines, cols, dtype);
+    PanelMatrix setRangeOf = allocatePanels(lines, cols, dtype),
+                loadRangeOf = allocatePanels(lines, cols, dtype);
+    for (int64_t begin = 0, end; begin < lines; begin = end) {
+      end = std::min(lines, begin + 27);
+      StoredRow stored, row;
+      for (int64_t i = begin; i < end; ++i) {
+        storeRow(rows, i, row);
+        stored.data.insert(stored.data.end(), row.data.begin(), row.data.end());
+        stored.scale.insert(stored.scale.end(), row.scale.begin(), row.scale.end());
+        stored.zero.insert(stored.zero.end(), row.zero.begin(), row.zero.end());
+      }
+      setRows(setRange, begin, end - begin, w.data() + begin * cols, cols);
+      loadRows(loadRange, begin, end - begin, stored);
+      setRanks(setRangeOf, begin, end - begin, w.data() + begin * cols, cols);
+      loadRanks(loadRangeOf, begin, end - begin, stored);
+    }
+    const auto same = [](const auto& a, const auto& b) {
+      for (const auto part : {&std::decay_t<decltype(a)>::data, &std::decay_t<decltype(a)>::scale,
+                              &std::decay_t<decltype(a)>::zero}) {
+        if (!std::equal((a.*part).data(), (a.*part).data() + (a.*part).size(), (b.*part).data())) return false;
+      }
+      return true;
+    };
+    CHECK(same(rows, setRange) && same(rows, loadRange));
+    CHECK(same(panels, setRangeOf) && same(panels, loadRangeOf));
+  }
+  RowMatrix rows = allocateRows(2, 4, Dtype::f32);
+  CHECK_THROWS(code::internal, setRows(rows, 1, 2, nullptr, 4));
+}
+
 TEST("stored form: int4 is low nibble first, and a stray high nibble of the last byte changes nothing") {
   std::vector<float> w(33, 0.0f);
   w[0] = 15.0f;
@@ -212,7 +250,7 @@ TEST("stored form: int4 is low nibble first, and a stray high nibble of the last
   CHECK_EQUAL(static_cast<int>(stored.data[16]), 0x0f);
   const std::vector<uint8_t> clean(matrix.data.data(), matrix.data.data() + matrix.data.size());
   stored.data[16] = 0x9f;
-  loadRow(matrix, 0, stored.data.data(), stored.scale.data(), stored.zero.data());
+  loadRows(matrix, 0, 1, stored);
   CHECK(std::equal(clean.begin(), clean.end(), matrix.data.data()));
 }
 

@@ -57,8 +57,7 @@ Matrix stored(const RoundedMatrix& rounded, int64_t cols, Dtype dtype) {
   RowMatrix matrix = allocateRows(rows, cols, dtype);
   std::vector<float> values(static_cast<size_t>(rows * cols));
   for (int64_t i = 0; i < rows; ++i) {
-    const StoredRow& row = rounded.rows[static_cast<size_t>(i)];
-    loadRow(matrix, i, row.data.data(), row.scale.data(), row.zero.data());
+    loadRows(matrix, i, 1, rounded.rows[static_cast<size_t>(i)]);
     getRow(matrix, i, values.data() + i * cols);
   }
   return reference::fromFloats(values.data(), rows, cols);

@@ -31,12 +31,14 @@ class FloatFile {
   }
   ~FloatFile() { std::remove(path.c_str()); }
 
-  TensorReader reader(std::vector<int64_t> shape, int64_t interleavedHeads = 0) const {
+  TensorReader reader(std::vector<int64_t> shape, int64_t interleavedHeads = 0,
+                      SourceType type = SourceType::f32) const {
     TensorSource source;
     source.name = "w";
     source.file = path;
     source.shape = std::move(shape);
-    source.byteLength = 4;
+    source.type = type;
+    source.byteLength = flrc::typeLayout(type).blockBytes;
     for (int64_t extent : source.shape) source.byteLength *= extent;
     source.interleavedHeads = interleavedHeads;
     return TensorReader(source, std::make_shared<SourceFile>(path));
@@ -122,6 +124,12 @@ TEST("source: NaN and infinite weights are refused") {
     const FloatFile file(values);
     std::vector<float> rows(6);
     CHECK_THROWS("E_NUMERIC", file.reader({2, 3}).readRows(0, 2, rows.data()));
+    std::vector<uint8_t> stored;
+    CHECK_THROWS("E_NUMERIC", file.reader({2, 3}).readStored(0, 2, stored));
+    // The same bytes as bf16: the high half of a float is one.
+    CHECK_THROWS("E_NUMERIC", file.reader({2, 6}, 0, SourceType::bf16).readStored(0, 2, stored));
+    file.reader({2, 6}, 0, SourceType::bf16).readStored(0, 1, stored);
+    CHECK_EQUAL(stored.size(), 12u);
   }
 }
 
