@@ -26,8 +26,9 @@ int64_t panelsPerTask(int64_t panels, size_t bytes, int threads) {
   return std::max<int64_t>(1, (panels + tasks - 1) / tasks);
 }
 
-// Outputs of a prefill tile, whole panels: of matrices whose outputs have `width` weights, equal shares for all
-// threads.
+// Outputs of a prefill tile, whole panels: of all matrices of a phase, whose outputs have up to `width`
+// weights, equal shares for all threads. Every tile costs a copy of its inputs, so small matrices are not
+// divided where their neighbours keep the other threads busy.
 int64_t tileRows(int64_t rows, int64_t width, int threads) {
   const int64_t most = std::max(kTileRows, kTileBytes / (4 * std::max<int64_t>(1, width)));
   const int64_t tiles = threads * std::max<int64_t>(1, (rows + threads * most - 1) / (threads * most));
@@ -54,13 +55,22 @@ void layOut(const LinearCall* calls, int count, LinearScratch& scratch) {
   }
 }
 
+// y[o] = latent[gather[o]] for all outputs of a pivoted block.
+void setGathered(const FactorBlock& block, const float* latent, float* __restrict y) {
+  const int32_t* from = block.gather.data();
+  const auto outputs = static_cast<int64_t>(block.gather.size());
+  for (int64_t o = 0; o < outputs; ++o) y[o] = latent[from[o]];
+}
+
 // y[o] = bias[o] + sum over blocks of (t, u)[gather[o]], for one column.
 void gatherColumn(const LinearCall& call, const std::vector<int64_t>& places, const float* latent, float* y) {
   const Linear& linear = *call.linear;
   const int64_t m = linear.outputs;
-  if (linear.factored() && (linear.pivoted || places.empty())) {
+  if (linear.factored() && places.empty()) {
     std::fill(y, y + m, 0.0f);
-    for (size_t b = 0; b < places.size(); ++b) addGathered(*linear.blocks[b], latent + places[b], y);
+  } else if (linear.factored() && linear.pivoted) {
+    setGathered(*linear.blocks[0], latent + places[0], y);
+    for (size_t b = 1; b < places.size(); ++b) addGathered(*linear.blocks[b], latent + places[b], y);
   }
   if (!linear.bias.empty()) {
     for (int64_t o = 0; o < m; ++o) y[o] += linear.bias[o];
@@ -131,26 +141,43 @@ class Application {
   void run() {
     auto& tasks = scratch_.tasks;
     tasks.clear();
-    for (int i = 0; i < count_; ++i) {
-      const Linear& linear = *calls_[i].linear;
-      if (!linear.factored()) splitRows(i, -1, *linear.dense, linear.outputs);
-      for (size_t b = 0; b < scratch_.places[i].size(); ++b) {
-        splitRows(i, static_cast<int32_t>(b), linear.blocks[b]->p, activeRank(calls_[i], *linear.blocks[b]));
-      }
-    }
+    int64_t rows = 0, outputs = 0, rank = 0;
+    eachMatrix([&](int, int32_t, const RowMatrix&, int64_t some) { rows += some; });
+    eachBlock([&](int i, int32_t, const FactorBlock& block) {
+      outputs += block.c.outputs;
+      rank = std::max(rank, activeRank(calls_[i], block));
+    });
+    const int64_t tile = tileRows(rows, calls_->linear->inputs, threads_);
+    eachMatrix([&](int i, int32_t b, const RowMatrix& w, int64_t some) { splitRows(i, b, w, some, tile); });
     if (decodes_) setInputs();
-    each([this](const LinearScratch::Task& task) { rows(task); });
+    each([this](const LinearScratch::Task& task) { this->rows(task); });
     tasks.clear();
-    for (int i = 0; i < count_; ++i) {
-      for (size_t b = 0; b < scratch_.places[i].size(); ++b) {
-        splitPanels(i, static_cast<int32_t>(b), calls_[i].linear->blocks[b]->c);
-      }
-    }
+    const int64_t panelTile = tileRows(outputs, rank, threads_) / kPanel;
+    eachBlock([&](int i, int32_t b, const FactorBlock& block) { splitPanels(i, b, block.c, panelTile); });
     if (!tasks.empty()) each([this](const LinearScratch::Task& task) { panels(task); });
     gatherAll(calls_, count_, columns_, threads_, scratch_);
   }
 
  private:
+  template <typename Body>  // body(call, block, factors)
+  void eachBlock(const Body& body) const {
+    for (int i = 0; i < count_; ++i) {
+      for (size_t b = 0; b < scratch_.places[i].size(); ++b) {
+        body(i, static_cast<int32_t>(b), *calls_[i].linear->blocks[b]);
+      }
+    }
+  }
+
+  template <typename Body>  // body(call, block or -1, dense weights or P, its rows in use)
+  void eachMatrix(const Body& body) const {
+    for (int i = 0; i < count_; ++i) {
+      const Linear& linear = *calls_[i].linear;
+      if (!linear.factored()) body(i, -1, *linear.dense, linear.outputs);
+    }
+    eachBlock(
+        [&](int i, int32_t b, const FactorBlock& block) { body(i, b, block.p, activeRank(calls_[i], block)); });
+  }
+
   template <typename Body>
   void each(const Body& body) {
     ThreadPool::shared().parallelFor(static_cast<int64_t>(scratch_.tasks.size()), threads_,
@@ -174,16 +201,15 @@ class Application {
     }
   }
 
-  void splitRows(int32_t call, int32_t block, const RowMatrix& w, int64_t rows) {
-    const int64_t step = decodes_ ? panelsPerTask((rows + kPanel - 1) / kPanel, w.bytes(), threads_) * kPanel
-                                  : tileRows(rows, w.cols, threads_);
+  void splitRows(int32_t call, int32_t block, const RowMatrix& w, int64_t rows, int64_t tile) {
+    const int64_t step =
+        decodes_ ? panelsPerTask((rows + kPanel - 1) / kPanel, w.bytes(), threads_) * kPanel : tile;
     for (int64_t r = 0; r < rows; r += step)
       scratch_.tasks.push_back({call, block, r, std::min(rows, r + step)});
   }
 
-  void splitPanels(int32_t call, int32_t block, const PanelMatrix& c) {
-    const int64_t step = decodes_ ? panelsPerTask(c.panels(), c.bytes(), threads_)
-                                  : tileRows(c.outputs, c.rank, threads_) / kPanel;
+  void splitPanels(int32_t call, int32_t block, const PanelMatrix& c, int64_t tile) {
+    const int64_t step = decodes_ ? panelsPerTask(c.panels(), c.bytes(), threads_) : tile;
     for (int64_t p = 0; p < c.panels(); p += step) {
       scratch_.tasks.push_back({call, block, p, std::min(c.panels(), p + step)});
     }
