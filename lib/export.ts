@@ -26,7 +26,7 @@ export async function exportModel(
     directory,
     {
       config: source.config.source,
-      tokenizer: source.tokenizer,
+      tokenizer: source.tokenizer(),
       generation: source.generation,
       entries: model.tensorEntries(true),
       writeTensors: (file, names, offsets) =>

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { FlrcError } from './errors.js'
 import { modelConfig } from './format/config.js'
-import { isObject, readJsonObject, readTextFile, statIfThere } from './format/files.js'
+import { isObject, parseJsonObject, readJsonObject, readTextFile, statIfThere } from './format/files.js'
 import { checkRanks, flrcHeader } from './format/flrc-header.js'
 import { type GgufFile, ggufTypes, readGguf } from './format/gguf.js'
 import { configFromGguf, ggufArchitecture, isGgufType } from './format/gguf-config.js'
@@ -57,7 +57,16 @@ async function directoryTemplate(
   return typeof named?.template === 'string' ? named.template : undefined
 }
 
-async function directoryTokenizer(directory: string): Promise<TokenizerSource> {
+/** What `make` gives, made at the first call. What it was made of, which may be large too, is let go then. */
+function once<T>(make: () => T): () => T {
+  let state: { make: () => T } | { value: T } = { make }
+  return () => {
+    if ('make' in state) state = { value: state.make() }
+    return state.value
+  }
+}
+
+async function directoryTokenizer(directory: string): Promise<() => TokenizerSource> {
   const file = join(directory, 'tokenizer.json')
   if (!(await isThere(file))) {
     throw new FlrcError(
@@ -66,12 +75,13 @@ async function directoryTokenizer(directory: string): Promise<TokenizerSource> {
       { file },
     )
   }
-  const tokenizer = await readJsonObject(file, { limit: tokenizerLimit, code: 'E_TOKENIZER' })
+  const text = await readTextFile(file, { limit: tokenizerLimit, code: 'E_TOKENIZER' })
   const configFile = join(directory, 'tokenizer_config.json')
   const config = (await isThere(configFile))
     ? await readJsonObject(configFile, { limit: tokenizerLimit, code: 'E_TOKENIZER' })
     : {}
-  return { tokenizer, config, chatTemplate: await directoryTemplate(directory, config) }
+  const chatTemplate = await directoryTemplate(directory, config)
+  return once(() => ({ tokenizer: parseJsonObject(text, file, 'E_TOKENIZER'), config, chatTemplate }))
 }
 
 async function directoryTensors(directory: string): Promise<StoredTensors> {
@@ -198,7 +208,7 @@ async function openGguf(path: string): Promise<ModelSource> {
     path,
     config,
     tensors: ggufSources(gguf, config),
-    tokenizer: tokenizerFromGguf(gguf),
+    tokenizer: once(() => tokenizerFromGguf(gguf)),
     generation: undefined,
     flrc: undefined,
     fileBytes: gguf.fileBytes,
@@ -207,8 +217,8 @@ async function openGguf(path: string): Promise<ModelSource> {
 
 /**
  * Opens a model on disk: a .gguf file, a Hugging Face directory (one or many safetensors) or an FLRC
- * directory. Reads and checks headers, config and tokenizer; no weights. Presence and shapes of tensors are
- * checked where they are loaded.
+ * directory. Reads and checks headers and config; no weights. Presence and shapes of tensors are checked where they
+ * are loaded, and the tokenizer where it is made.
  *
  * Throws E_NOT_FOUND, E_IO, E_MODEL_FORMAT, E_UNSUPPORTED_ARCH, E_UNSUPPORTED_TYPE, E_TOKENIZER, E_VERSION.
  */

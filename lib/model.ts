@@ -123,11 +123,8 @@ export async function loadParts(
   const levels = source.flrc
     ? source.flrc.levels.map((level) => rankVector(level.ranks, projections))
     : [Int32Array.from(projections, () => -1)]
-  const tokenizer = new Tokenizer(source.tokenizer, {
-    file: source.path,
-    eosTokenIds: source.config.eosTokenIds,
-  })
-  const native = await runTask(
+  const abandoned = new AbortController()
+  const reading = runTask(
     (addon) =>
       addon.loadModel(
         {
@@ -140,9 +137,22 @@ export async function loadParts(
         },
         progressSink(onProgress),
       ),
-    [signal],
+    [signal, abandoned.signal],
     releaseNative,
   )
+  // Made while other threads read the weights, for it takes about as long.
+  let tokenizer: Tokenizer
+  try {
+    tokenizer = new Tokenizer(source.tokenizer(), {
+      file: source.path,
+      eosTokenIds: source.config.eosTokenIds,
+    })
+  } catch (error) {
+    reading.catch(() => {})
+    abandoned.abort()
+    throw error
+  }
+  const native = await reading
   const { storage = 'pivoted', keep = 1 } = source.flrc ?? {}
   return { native, source, tokenizer, dtype, threads, plugin, storage, keep }
 }

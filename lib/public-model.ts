@@ -168,7 +168,7 @@ export class Model extends LoadedModel {
           measured: plan.heldOut && heldOutTable(plan.heldOut, { bytes: this.storedBytes, budgets }),
           figures: await cardFigures({ projections, levels, storage, scores: plan.scores }),
         },
-        tokenizer: source.tokenizer,
+        tokenizer: source.tokenizer(),
         generation: source.generation,
         entries: this.tensorEntries(false),
         writeTensors: (file, names, offsets) =>

@@ -277,7 +277,7 @@ async function promptSession(of: Model, { dialogue = '' }: DialogueSample) {
 
 function renderedPrompt(of: Model, dialogue: string): Promise<string> {
   const { bosToken, eosToken } = of.tokenizer
-  const template = of.source.tokenizer.chatTemplate ?? ''
+  const template = of.source.tokenizer().chatTemplate ?? ''
   return renderChat(template, [{ role: 'user', content: summaryPrompt(dialogue) }], { bosToken, eosToken })
 }
 

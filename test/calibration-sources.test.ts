@@ -41,7 +41,7 @@ const ids = (windows: readonly Int32Array[]) => windows.flatMap((window) => Arra
 /** A model with the tiny one's weights and tokenizer, and another chat template. */
 const withTemplate = (chatTemplate: string | undefined) =>
   Object.assign(Object.create(model) as Model, {
-    source: { ...model.source, tokenizer: { ...model.source.tokenizer, chatTemplate } },
+    source: { ...model.source, tokenizer: () => ({ ...model.source.tokenizer(), chatTemplate }) },
     writeSelfText: model.writeSelfText.bind(model),
   })
 

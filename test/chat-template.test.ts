@@ -16,7 +16,7 @@ const chatsOf = (name: string): Chat[] => JSON.parse(readFileSync(fixture(name),
 const hello: ChatMessage[] = [{ role: 'user', content: 'hello' }]
 
 async function checkChats(path: string, name: string): Promise<void> {
-  const { chatTemplate } = (await openModelSource(path)).tokenizer
+  const { chatTemplate } = (await openModelSource(path)).tokenizer()
   const chats = chatsOf(name)
   assert.ok(chatTemplate !== undefined && chats.length >= 3)
   for (const { messages, text } of chats) assert.is(await renderChat(chatTemplate, messages), text)

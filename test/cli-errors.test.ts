@@ -180,6 +180,13 @@ models('a missing tokenizer', async () => {
   await fails(1, 'E_TOKENIZER', ['generate', directory, '-p', 'x'])
 })
 
+models('a tokenizer that cannot be used, found while the weights are read', async () => {
+  const directory = spoiled('mumbling', (at) =>
+    writeFileSync(path.join(at, 'tokenizer.json'), '{"model": {"type": "Magic"}}'),
+  )
+  await fails(1, 'E_TOKENIZER', ['generate', directory, '-p', 'x'])
+})
+
 models('a chat template that never ends, and none at all', async () => {
   const setTemplate = (at: string, template: string | undefined) => {
     const name = path.join(at, 'tokenizer_config.json')

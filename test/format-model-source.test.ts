@@ -41,7 +41,7 @@ test('opens a Hugging Face directory', async () => {
   const q = source.tensors.get('model.layers.1.self_attn.q_proj.weight')
   assert.equal([q?.shape, q?.type, q?.byteLength, q?.interleavedHeads], [[32, 32], 'F32', 4096, undefined])
   assert.is(q?.file, join(directory, 'model.safetensors'))
-  assert.match(source.tokenizer.chatTemplate ?? '', /im_start/)
+  assert.match(source.tokenizer().chatTemplate ?? '', /im_start/)
   assert.is(source.fileBytes, readFileSync(join(directory, 'model.safetensors')).length)
 })
 
@@ -105,7 +105,7 @@ test('generation_config.json has the last word on end tokens', async () => {
 
 test('chat templates from their own file, from a list, or not at all', async () => {
   const directory = modelDirectory()
-  const template = async () => (await openModelSource(directory)).tokenizer.chatTemplate
+  const template = async () => (await openModelSource(directory)).tokenizer().chatTemplate
   const config = join(directory, 'tokenizer_config.json')
   const named = [
     { name: 'tool_use', template: 'b' },
@@ -227,7 +227,7 @@ for (const [what, broken, name, expected] of bad) {
     const directory = modelDirectory()
     broken(directory)
     const file = name === undefined ? directory : join(directory, name)
-    await throwsFlrcError(() => openModelSource(directory), { file, ...expected })
+    await throwsFlrcError(async () => (await openModelSource(directory)).tokenizer(), { file, ...expected })
   })
 }
 

@@ -15,7 +15,7 @@ const casesOf = (name: string): Cases => JSON.parse(readFileSync(fixture(name), 
 
 async function open(path: string): Promise<Tokenizer> {
   const { tokenizer, config } = await openModelSource(path)
-  return new Tokenizer(tokenizer, { file: path, eosTokenIds: config.eosTokenIds })
+  return new Tokenizer(tokenizer(), { file: path, eosTokenIds: config.eosTokenIds })
 }
 
 function checkCases(tokenizer: Tokenizer, { strings, chats }: Cases): void {

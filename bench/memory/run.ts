@@ -24,7 +24,7 @@ const peakBytes = () => process.resourceUsage().maxRSS * 1024
 
 async function loadTokenizer(path: string): Promise<TokenizerRun> {
   const { tokenizer, config } = await openModelSource(path)
-  new Tokenizer(tokenizer, { file: path, eosTokenIds: config.eosTokenIds }).encode(prompt)
+  new Tokenizer(tokenizer(), { file: path, eosTokenIds: config.eosTokenIds }).encode(prompt)
   return { peakBytes: peakBytes() }
 }
 

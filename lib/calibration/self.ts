@@ -42,7 +42,7 @@ export async function writeSelfWindows(
     return { windows: [], heldOut: [], sampling: { seed, ...sampling, plainWindows: 0, chatWindows: 0 } }
   }
   const chat =
-    model.source.tokenizer.chatTemplate === undefined ? undefined : await chatForm(model, seqLen, signal)
+    model.source.tokenizer().chatTemplate === undefined ? undefined : await chatForm(model, seqLen, signal)
   const plain = plainForm(model, seqLen)
   const forms = chat ? [plain, chat] : [plain]
   const ends = Int32Array.from(endTokens(model))

@@ -36,7 +36,8 @@ export class GgufHeaderError extends Error {}
 class OutOfBytes extends Error {}
 
 const maxHeaderBytes = 256_000_000
-const firstReadBytes = 1 << 20
+/** Enough for a vocabulary of 100,000. */
+const firstReadBytes = 1 << 22
 const maxDimensions = 4
 const maxArrayDepth = 4
 /** The least one metadata entry and one tensor entry take: an empty name, its type and a byte; one dimension. */
@@ -100,7 +101,10 @@ class Cursor {
 
   /** A count or size: 32 bits in version 1, 64 later. */
   count(): number {
-    return this.#wide ? Number(this.uint64()) : this.uint32()
+    if (!this.#wide) return this.uint32()
+    // No BigInt: vocabularies ask this for every token.
+    const low = this.uint32()
+    return low + this.uint32() * 2 ** 32
   }
 
   string(): string {
@@ -139,16 +143,21 @@ class Cursor {
     } else {
       this.take(length * fixedType(type, key)[0])
     }
-    const again = () => new Cursor(this.#bytes, begin, this.#wide)
     return {
       length,
-      items: () => {
-        const cursor = again()
-        return Array.from({ length }, () =>
-          type === valueType.string ? cursor.string() : cursor.#fixed(type, key),
-        )
-      },
+      items: () =>
+        type === valueType.string ? this.#strings(begin, length) : this.#fixedItems(begin, length, type, key),
     }
+  }
+
+  #strings(begin: number, length: number): string[] {
+    const cursor = new Cursor(this.#bytes, begin, this.#wide)
+    return Array.from({ length }, () => cursor.string())
+  }
+
+  #fixedItems(begin: number, length: number, type: number, key: string): GgufScalar[] {
+    const [size, decode] = fixedType(type, key)
+    return Array.from({ length }, (_, index) => decode(this.#bytes, begin + index * size))
   }
 }
 

@@ -71,19 +71,8 @@ function splitAtSpaces(json: Json): Json {
 
 const maxTokenId = 1 << 24
 
-/**
- * One more than the largest id of a tokenizer.json. Throws UnportableTokenizer for ids that are none: the
- * library keeps tokens in an array by id, which a large one would make enormous.
- */
-export function vocabularySize(json: Json): number {
-  const { model, added_tokens: added } = json
-  if (!isObject(model)) throw new UnportableTokenizer('no model')
-  const ids: unknown[] = Array.isArray(model.vocab)
-    ? model.vocab.map((_, id) => id)
-    : Object.values(isObject(model.vocab) ? model.vocab : {})
-  if (Array.isArray(added)) {
-    for (const token of added) ids.push(isObject(token) ? token.id : undefined)
-  }
+/** One more than the largest id of a vocabulary. Throws UnportableTokenizer for ids that are none. */
+export function vocabularySize(ids: Iterable<unknown>): number {
   let largest = -1
   for (const id of ids) {
     if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id > maxTokenId) {

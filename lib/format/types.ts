@@ -104,7 +104,8 @@ export interface ModelSource {
   path: string
   config: ModelConfig
   tensors: Map<string, TensorSource>
-  tokenizer: TokenizerSource
+  /** Made at the first call, because vocabularies are large. E_TOKENIZER. */
+  tokenizer(): TokenizerSource
   /** generation_config.json where there is one. */
   generation: Record<string, unknown> | undefined
   /** Present for FLRC checkpoints. */

@@ -23,7 +23,7 @@ export async function renderForModel(
   { opening, remedy, signal }: RenderForOptions,
 ): Promise<string[]> {
   const { source, tokenizer } = model
-  const template = source.tokenizer.chatTemplate
+  const template = source.tokenizer().chatTemplate
   if (template === undefined) {
     throw new FlrcError('E_CHAT_TEMPLATE', `${source.path}: the model has no chat template; ${remedy}`, {
       file: source.path,
