@@ -11,13 +11,13 @@
  * thread. All take turns; the first round, which fills the file cache, does not count. Median, with the fastest and the
  * slowest.
  */
-import { spawn } from 'node:child_process'
 import { writeFile } from 'node:fs/promises'
 import { cpus } from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { packageRoot } from '#lib/binding.js'
 import { medianOf } from '#lib/statistics/median.js'
+import { type Program, untilOutput } from './child.js'
 import { embeddedGguf } from './start-up/gguf.js'
 
 const { values, positionals } = parseArgs({
@@ -59,16 +59,10 @@ const programs: Record<string, string> = {
 // Files rather than `-e`: node-llama-cpp tries its binary in a child that gets the same options of Node.
 const programFile = (name: string) => path.join(beside, `first-token-${name}.mjs`)
 
-interface Row {
-  name: string
-  command: string
-  args: string[]
-}
-
 const node = (...args: string[]) => ({ command: process.execPath, args })
 const npx = (...args: string[]) => ({ command: 'npx', args: ['--no-install', ...args] })
 const installed = (...parts: string[]) => path.join(beside, 'node_modules', ...parts)
-const rows: Row[] = [
+const rows: Program[] = [
   { name: 'node -e 0', ...node('-e', 'console.log(0)') },
   { name: 'flrc --version', ...node(installed('flrc/dist/cli/main.js'), '--version') },
   { name: 'npx flrc --version', ...npx('flrc', '--version') },
@@ -91,31 +85,10 @@ const rows: Row[] = [
 ]
 for (const [name, program] of Object.entries(programs)) await writeFile(programFile(name), program)
 
-/** Milliseconds until the first byte of output. */
-function untilOutput({ name, command, args }: Row): Promise<number> {
-  const begin = performance.now()
-  const child = spawn(command, args, { cwd: beside, stdio: ['ignore', 'pipe', 'pipe'] })
-  let first: number | undefined
-  let errors = ''
-  child.stdout.on('data', () => {
-    first ??= performance.now() - begin
-  })
-  child.stderr.on('data', (data) => {
-    errors += data
-  })
-  return new Promise((resolve, reject) => {
-    child.on('error', reject)
-    child.on('close', (code) => {
-      if (code === 0 && first !== undefined) resolve(first)
-      else reject(new Error(`${name}: exit status ${code}\n${errors}`))
-    })
-  })
-}
-
 const times = new Map(rows.map(({ name }) => [name, [] as number[]]))
 for (let round = 0; round <= Number(values.rounds); round++) {
   for (const row of rows) {
-    const ms = await untilOutput(row)
+    const ms = await untilOutput(row, beside)
     if (round > 0) times.get(row.name)?.push(ms)
   }
 }
