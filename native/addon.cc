@@ -2,10 +2,13 @@
 
 #include "addon.h"
 
+#include "platform/library.h"
+
 namespace flrc {
 namespace {
 
 Napi::Object initialise(Napi::Env env, Napi::Object object) {
+  platform::stayLoaded();
   Environment::attach(env);
   Exports exports(env, object);
   addModelFunctions(exports);

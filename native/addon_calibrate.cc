@@ -1,11 +1,10 @@
 // Calibrating, and cutting models from what it found.
 
-#include <sys/resource.h>
-
 #include "addon.h"
 #include "addon_values.h"
 #include "calibrate/factorize.h"
 #include "core/thread_pool.h"
+#include "platform/process.h"
 
 namespace flrc {
 namespace {
@@ -36,12 +35,6 @@ CalibrationOptions calibrationOptions(const Napi::Object& from) {
   return options;
 }
 
-double peakBytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) * 1024.0;
-}
-
 Napi::Value calibrationResult(Napi::Env env, const std::shared_ptr<const Calibration>& calibration) {
   auto scores = [&](double FisherScore::*part) {
     std::vector<double> values;
@@ -69,7 +62,7 @@ Napi::Value calibrationResult(Napi::Env env, const std::shared_ptr<const Calibra
   to.Set("lossTokens", toNumber(env, static_cast<double>(calibration->lossTokens)));
   to.Set("meanLoss", toNumber(env, calibration->meanLoss));
   to.Set("seconds", seconds);
-  to.Set("peakBytes", toNumber(env, peakBytes()));
+  to.Set("peakBytes", toNumber(env, static_cast<double>(platform::peakMemory())));
   const LayerLimits& limits = calibration->limits;
   Napi::Object atOnce = Napi::Object::New(env);
   atOnce.Set("sequences", toNumber(env, limits.sequences));

@@ -1,13 +1,12 @@
 #include "backend/plugin.h"
 
-#include <dlfcn.h>
-
 #include <cstddef>
 #include <map>
 #include <mutex>
 
 #include "core/error.h"
 #include "model/device.h"
+#include "platform/library.h"
 
 namespace flrc {
 namespace {
@@ -17,11 +16,11 @@ namespace {
 }
 
 const Backend& open(const std::string& file) {
-  if (file.empty() || file[0] != '/') refuse(file, "is no absolute path, and plugins are not searched for");
-  // Its threads and graphs may run for as long as the process does.
-  void* library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-  if (!library) refuse(file, std::string("does not open: ") + dlerror());
-  const auto entry = reinterpret_cast<BackendEntry>(dlsym(library, kBackendEntry));
+  if (!platform::isAbsolutePath(file)) refuse(file, "is no absolute path, and plugins are not searched for");
+  std::string why;
+  void* library = platform::openLibrary(file, why);
+  if (!library) refuse(file, "does not open: " + why);
+  const auto entry = reinterpret_cast<BackendEntry>(platform::findSymbol(library, kBackendEntry));
   if (!entry) refuse(file, std::string("is no plugin of flrc: it has no ") + kBackendEntry);
   const Backend* table = entry();
   const std::string problem = contractProblem(table);

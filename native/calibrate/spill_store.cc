@@ -1,10 +1,5 @@
 #include "calibrate/spill_store.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstdlib>
 #include <cstring>
 
 #include "core/error.h"
@@ -14,16 +9,12 @@ namespace {
 
 [[noreturn]] void fail(const std::string& directory, const char* what) {
   throw Error(code::io,
-              "scratch file in " + directory + ": " + what + ": " + std::strerror(errno) +
+              "scratch file in " + directory + ": " + what + ": " + platform::lastError() +
                   "; free some space, set TMPDIR to a larger disk, or allow more memory",
               directory);
 }
 
 }  // namespace
-
-SpillSpace::~SpillSpace() {
-  if (fd_ >= 0) close(fd_);
-}
 
 bool SpillSpace::takeMemory(int64_t bytes) {
   int64_t left = left_.load();
@@ -33,42 +24,26 @@ bool SpillSpace::takeMemory(int64_t bytes) {
   return false;
 }
 
-int SpillSpace::file() {
-  if (fd_ < 0) {
-    std::string path = directory_ + "/flrc-XXXXXX";
-    fd_ = mkstemp(path.data());
-    if (fd_ < 0) fail(directory_, "cannot be made");
-    fcntl(fd_, F_SETFD, FD_CLOEXEC);
-    unlink(path.c_str());
-  }
-  return fd_;
-}
-
 int64_t SpillSpace::takeFile(int64_t bytes) {
   std::lock_guard<std::mutex> lock(mutex_);
-  file();
+  if (!file_) file_.emplace(platform::File::scratch(directory_));
+  if (!file_->isOpen()) {
+    file_.reset();
+    fail(directory_, "cannot be made");
+  }
   const int64_t offset = end_;
   end_ += bytes;
   return offset;
 }
 
 void SpillSpace::write(int64_t offset, const void* data, int64_t bytes) {
-  const auto* at = static_cast<const uint8_t*>(data);
-  while (bytes > 0) {
-    const ssize_t done = pwrite(fd_, at, static_cast<size_t>(bytes), offset);
-    if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) fail(directory_, "cannot be written");
-    at += done;
-    offset += done;
-    bytes -= done;
-  }
+  if (!file_->write(offset, data, bytes)) fail(directory_, "cannot be written");
 }
 
 void SpillSpace::read(int64_t offset, void* data, int64_t bytes) {
   auto* at = static_cast<uint8_t*>(data);
   while (bytes > 0) {
-    const ssize_t done = pread(fd_, at, static_cast<size_t>(bytes), offset);
-    if (done < 0 && errno == EINTR) continue;
+    const int64_t done = file_->read(offset, at, bytes);
     if (done <= 0) fail(directory_, "cannot be read back");
     at += done;
     offset += done;

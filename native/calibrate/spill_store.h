@@ -4,20 +4,19 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "platform/file.h"
+
 namespace flrc {
 
-// How many bytes a calibration may hold in memory, shared by its stores, and the scratch file for the rest:
-// unlinked from the start, so that a killed process leaves nothing.
+// How many bytes a calibration may hold in memory, shared by its stores, and the scratch file for the rest, of
+// which a killed process leaves nothing.
 class SpillSpace {
  public:
   SpillSpace(int64_t memory, std::string directory) : left_(memory), directory_(std::move(directory)) {}
-  ~SpillSpace();
-  SpillSpace(const SpillSpace&) = delete;
-  SpillSpace& operator=(const SpillSpace&) = delete;
-
   bool takeMemory(int64_t bytes);
   void giveMemory(int64_t bytes) { left_.fetch_add(bytes); }
   int64_t memoryLeft() const { return left_.load(); }
@@ -26,12 +25,10 @@ class SpillSpace {
   void read(int64_t offset, void* data, int64_t bytes);
 
  private:
-  int file();
-
   std::atomic<int64_t> left_;
   std::string directory_;
   std::mutex mutex_;
-  int fd_ = -1;
+  std::optional<platform::File> file_;
   int64_t end_ = 0;
 };
 

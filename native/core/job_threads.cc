@@ -2,12 +2,13 @@
 
 #include <chrono>
 #include <condition_variable>
-#include <cstdlib>
 #include <deque>
 #include <mutex>
 #include <set>
 #include <thread>
 #include <utility>
+
+#include "platform/process.h"
 
 namespace flrc {
 namespace {
@@ -21,7 +22,7 @@ struct Task {
 
 class Threads {
  public:
-  Threads() { std::atexit(stopAtExit); }
+  Threads() { platform::atProcessExit(stopAtExit); }
 
   // Never destroyed: threads may still wait on it while the process exits.
   static Threads& shared() {

@@ -4,18 +4,13 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <cstdlib>
 #include <exception>
-#include <fstream>
 #include <mutex>
-#include <string>
 #include <system_error>
 #include <thread>
 #include <utility>
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
+#include "platform/process.h"
 
 namespace flrc {
 namespace {
@@ -80,82 +75,6 @@ class TurnLock {
   std::condition_variable changed_;
   uint64_t last_ = 0, serving_ = 0;
 };
-
-#if defined(__linux__)
-
-constexpr int kUnlimited = 1 << 20;
-
-int quotaCores(double quota, double period) {
-  if (quota <= 0 || period <= 0) return kUnlimited;
-  return std::max(1, static_cast<int>(std::min<double>(quota / period, kUnlimited)));
-}
-
-int quotaV2(const std::string& directory) {
-  std::ifstream file(directory + "/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (!(file >> quota >> period) || quota == "max") return kUnlimited;
-  return quotaCores(std::strtod(quota.c_str(), nullptr), period);
-}
-
-int quotaV1(const std::string& directory) {
-  std::ifstream quotaFile(directory + "/cpu.cfs_quota_us"), periodFile(directory + "/cpu.cfs_period_us");
-  double quota = 0, period = 0;
-  if (!(quotaFile >> quota) || !(periodFile >> period)) return kUnlimited;
-  return quotaCores(quota, period);
-}
-
-// The tightest limit from the group itself up to the root: a parent's quota binds its children.
-template <typename Quota>
-int tightestQuota(const std::string& mount, std::string path, Quota quota) {
-  int cores = kUnlimited;
-  for (;;) {
-    cores = std::min(cores, quota(mount + path));
-    if (path.empty()) return cores;
-    const size_t parent = path.find_last_of('/');
-    path.resize(parent == std::string::npos ? 0 : parent);
-  }
-}
-
-// Lines of /proc/self/cgroup are "hierarchy:controllers:path"; version 2 has no controllers.
-int cgroupCores() {
-  std::ifstream groups("/proc/self/cgroup");
-  int cores = kUnlimited;
-  for (std::string line; std::getline(groups, line);) {
-    const size_t first = line.find(':');
-    const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    const std::string path = line.substr(second + 1);
-    if (controllers.empty()) {
-      cores = std::min(cores, tightestQuota("/sys/fs/cgroup", path, quotaV2));
-    } else if (("," + controllers + ",").find(",cpu,") != std::string::npos) {
-      cores = std::min(cores, tightestQuota("/sys/fs/cgroup/" + controllers, path, quotaV1));
-    }
-  }
-  return cores;
-}
-
-int affinityCores() {
-  // Machines with more processors than a cpu_set_t holds answer EINVAL until the set is large enough.
-  for (int processors = 1024; processors <= 1 << 20; processors *= 4) {
-    cpu_set_t* set = CPU_ALLOC(processors);
-    if (set == nullptr) break;
-    const size_t size = CPU_ALLOC_SIZE(processors);
-    const int cores = sched_getaffinity(0, size, set) == 0 ? CPU_COUNT_S(size, set) : 0;
-    CPU_FREE(set);
-    if (cores > 0) return cores;
-  }
-  return static_cast<int>(std::thread::hardware_concurrency());
-}
-
-int countCores() { return std::max(1, std::min(affinityCores(), cgroupCores())); }
-
-#else
-
-int countCores() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
-
-#endif
 
 }  // namespace
 
@@ -265,7 +184,7 @@ ThreadPool& ThreadPool::shared() {
 }
 
 int ThreadPool::availableCores() {
-  static const int cores = countCores();
+  static const int cores = platform::availableCores();
   return cores;
 }
 

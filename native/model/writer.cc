@@ -1,16 +1,12 @@
 #include "model/writer.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
 #include <functional>
 #include <unordered_map>
 
 #include "core/error.h"
 #include "linalg/gemm.h"
 #include "model/wide_layer.h"
+#include "platform/file.h"
 
 namespace flrc {
 namespace {
@@ -196,33 +192,24 @@ class Listing {
 
 class OutputFile {
  public:
-  explicit OutputFile(const std::string& path) : path_(path), fd_(open(path.c_str(), O_WRONLY | O_CLOEXEC)) {
-    if (fd_ < 0) fail("cannot be opened");
+  explicit OutputFile(const std::string& path) : path_(path), file_(path, platform::File::Use::write) {
+    if (!file_.isOpen()) fail("cannot be opened");
   }
-  ~OutputFile() { close(fd_); }
-  OutputFile(const OutputFile&) = delete;
-  OutputFile& operator=(const OutputFile&) = delete;
 
   void write(int64_t offset, const Bytes& bytes) {
-    size_t done = 0;
-    while (done < bytes.size()) {
-      const ssize_t got =
-          pwrite(fd_, bytes.data() + done, bytes.size() - done, offset + static_cast<int64_t>(done));
-      if (got < 0 && errno == EINTR) continue;
-      if (got <= 0) fail("cannot be written");
-      done += static_cast<size_t>(got);
-    }
+    if (!file_.write(offset, bytes.data(), static_cast<int64_t>(bytes.size()))) fail("cannot be written");
   }
   void sync() {
-    if (fsync(fd_) != 0) fail("cannot be flushed to disk");
+    if (!file_.flush()) fail("cannot be flushed to disk");
   }
 
  private:
   [[noreturn]] void fail(const char* what) const {
-    throw Error(code::io, path_ + " " + what + ": " + std::strerror(errno) + "; nothing was kept of it", path_);
+    throw Error(code::io, path_ + " " + what + ": " + platform::lastError() + "; nothing was kept of it",
+                path_);
   }
   std::string path_;
-  int fd_;
+  platform::File file_;
 };
 
 }  // namespace

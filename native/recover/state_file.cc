@@ -1,11 +1,6 @@
 #include "recover/state_file.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
 #include <cstring>
 
@@ -17,17 +12,13 @@ namespace {
 constexpr char kMark[8] = {'F', 'L', 'R', 'C', 'R', 'E', 'C', '1'};
 constexpr uint64_t kLongestNote = 64u << 20;
 // Bytes between two looks at whether the work was cancelled.
-constexpr size_t kPiece = 8u << 20;
+constexpr int64_t kPiece = 8 << 20;
 
 }  // namespace
 
-Descriptor::~Descriptor() {
-  if (fd_ >= 0) close(fd_);
-}
-
 StateWriter::StateWriter(const std::string& file, const std::string& note, const Job& job)
-    : file_(file), job_(job), fd_(open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) {
-  if (fd_ < 0) fail("cannot be made");
+    : file_(file), job_(job), to_(file, platform::File::Use::create) {
+  if (!to_.isOpen()) fail("cannot be made");
   const uint64_t length = note.size();
   write(kMark, sizeof kMark);
   write(&length, sizeof length);
@@ -36,45 +27,44 @@ StateWriter::StateWriter(const std::string& file, const std::string& note, const
 
 void StateWriter::fail(const char* what) const {
   throw Error(code::io,
-              file_ + " " + what + ": " + std::strerror(errno) +
+              file_ + " " + what + ": " + platform::lastError() +
                   "; free some space, or choose an output directory on a larger disk",
               file_);
 }
 
 void StateWriter::write(const void* data, size_t bytes) {
   const auto* at = static_cast<const uint8_t*>(data);
-  while (bytes > 0) {
+  for (auto left = static_cast<int64_t>(bytes); left > 0;) {
     job_.check();
-    const ssize_t done = ::write(fd_, at, std::min(bytes, kPiece));
-    if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) fail("cannot be written");
-    at += done;
-    bytes -= static_cast<size_t>(done);
+    const int64_t piece = std::min(left, kPiece);
+    if (!to_.write(end_, at, piece)) fail("cannot be written");
+    at += piece;
+    end_ += piece;
+    left -= piece;
   }
 }
 
 void StateWriter::finish() {
-  if (fsync(fd_) != 0) fail("cannot be flushed to disk");
+  if (!to_.flush()) fail("cannot be flushed to disk");
 }
 
 StateReader::StateReader(const std::string& file, const Job& job)
-    : file_(file), job_(job), fd_(open(file.c_str(), O_RDONLY | O_CLOEXEC)) {
-  if (fd_ < 0) fail("cannot be opened");
-  struct stat status {};
-  if (fstat(fd_, &status) != 0) fail("cannot be read");
-  remaining_ = static_cast<size_t>(status.st_size);
+    : file_(file), job_(job), from_(file, platform::File::Use::read) {
+  if (!from_.isOpen()) fail("cannot be opened");
+  size_ = from_.size();
+  if (size_ < 0) fail("cannot be read");
   char mark[sizeof kMark];
   uint64_t length = 0;
-  if (remaining_ < sizeof mark + sizeof length) refuse();
+  if (remaining() < sizeof mark + sizeof length) refuse();
   read(mark, sizeof mark);
   read(&length, sizeof length);
-  if (std::memcmp(mark, kMark, sizeof mark) != 0 || length > remaining_ || length > kLongestNote) refuse();
+  if (std::memcmp(mark, kMark, sizeof mark) != 0 || length > remaining() || length > kLongestNote) refuse();
   note_.resize(static_cast<size_t>(length));
   read(note_.data(), note_.size());
 }
 
 void StateReader::fail(const char* what) const {
-  throw Error(code::io, file_ + " " + what + ": " + std::strerror(errno) + "; run again without --resume",
+  throw Error(code::io, file_ + " " + what + ": " + platform::lastError() + "; run again without --resume",
               file_);
 }
 
@@ -84,17 +74,16 @@ void StateReader::refuse() const {
 }
 
 void StateReader::read(void* data, size_t bytes) {
-  if (bytes > remaining_) refuse();
-  remaining_ -= bytes;
+  if (bytes > remaining()) refuse();
   auto* at = static_cast<uint8_t*>(data);
-  while (bytes > 0) {
+  for (auto left = static_cast<int64_t>(bytes); left > 0;) {
     job_.check();
-    const ssize_t done = ::read(fd_, at, std::min(bytes, kPiece));
-    if (done < 0 && errno == EINTR) continue;
+    const int64_t done = from_.read(at_, at, std::min(left, kPiece));
     if (done < 0) fail("cannot be read");
     if (done == 0) refuse();
     at += done;
-    bytes -= static_cast<size_t>(done);
+    at_ += done;
+    left -= done;
   }
 }
 

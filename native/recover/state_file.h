@@ -1,24 +1,13 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 #include "core/job.h"
+#include "platform/file.h"
 
 namespace flrc {
-
-// An open file, closed with its owner.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor();
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  operator int() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 // The state of an interrupted training: a mark, the length of a note and the note, then arrays one after
 // another, as this machine holds them. E_IO names the file. The job is that of the call which reads or writes.
@@ -34,7 +23,8 @@ class StateWriter {
   [[noreturn]] void fail(const char* what) const;
   std::string file_;
   const Job& job_;
-  Descriptor fd_;
+  platform::File to_;
+  int64_t end_ = 0;
 };
 
 class StateReader {
@@ -42,7 +32,7 @@ class StateReader {
   StateReader(const std::string& file, const Job& job);
   const std::string& note() const { return note_; }
   // Bytes that are left to read.
-  size_t remaining() const { return remaining_; }
+  size_t remaining() const { return static_cast<size_t>(size_ - at_); }
   void read(void* data, size_t bytes);
   // E_MODEL_FORMAT: not a whole state of what is being trained.
   [[noreturn]] void refuse() const;
@@ -51,9 +41,10 @@ class StateReader {
   [[noreturn]] void fail(const char* what) const;
   std::string file_;
   const Job& job_;
-  Descriptor fd_;
+  platform::File from_;
   std::string note_;
-  size_t remaining_ = 0;
+  int64_t size_ = 0;
+  int64_t at_ = 0;
 };
 
 }  // namespace flrc

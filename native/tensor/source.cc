@@ -1,11 +1,5 @@
 #include "tensor/source.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
-
 #include "core/error.h"
 
 namespace flrc {
@@ -63,19 +57,16 @@ int64_t TensorSource::rows() const {
   return rows;
 }
 
-SourceFile::SourceFile(const std::string& path) : path_(path), fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-  if (fd_ < 0) throw Error(code::io, path + " cannot be opened: " + std::strerror(errno), path);
+SourceFile::SourceFile(const std::string& path) : path_(path), file_(path, platform::File::Use::read) {
+  if (!file_.isOpen()) throw Error(code::io, path + " cannot be opened: " + platform::lastError(), path);
 }
-
-SourceFile::~SourceFile() { close(fd_); }
 
 void SourceFile::read(int64_t offset, int64_t bytes, void* out, const std::string& tensor) const {
   auto* at = static_cast<uint8_t*>(out);
   while (bytes > 0) {
-    const ssize_t got = pread(fd_, at, static_cast<size_t>(bytes), offset);
-    if (got < 0 && errno == EINTR) continue;
+    const int64_t got = file_.read(offset, at, bytes);
     if (got < 0) {
-      throw Error(code::io, path_ + ": reading " + tensor + " failed: " + std::strerror(errno), path_, tensor);
+      throw Error(code::io, path_ + ": reading " + tensor + " failed: " + platform::lastError(), path_, tensor);
     }
     if (got == 0) {
       throw Error(code::modelFormat, path_ + " ends inside tensor " + tensor + remedy(), path_, tensor);

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "platform/file.h"
+
 namespace flrc {
 
 // How a tensor's numbers lie in its file (lib/format/types.ts TensorType); GGUF block types by GGML's names.
@@ -33,19 +35,16 @@ struct TensorSource {
   int64_t cols() const;  // last dimension, 1 for a scalar
 };
 
-// An open file, read with pread so that one that shrinks gives an error and no signal.
+// An open file, read and not mapped, so that one that shrinks gives an error and no signal.
 class SourceFile {
  public:
   explicit SourceFile(const std::string& path);
-  ~SourceFile();
-  SourceFile(const SourceFile&) = delete;
-  SourceFile& operator=(const SourceFile&) = delete;
   // Exactly `bytes` bytes at `offset`, or E_IO / E_MODEL_FORMAT naming the file and `tensor`.
   void read(int64_t offset, int64_t bytes, void* out, const std::string& tensor) const;
 
  private:
   std::string path_;
-  int fd_;
+  platform::File file_;
 };
 
 // Rows of a tensor as f32, in Hugging Face order. Thread-safe.

@@ -20,7 +20,7 @@ const sources = [
   'cuda',
   'native/backend.h',
   'native/tensor/dtype.h',
-  'native/unwind.cc',
+  'native/platform/linux/addon/unwind.cc',
   requirements,
   'scripts/setup/cuda.mjs',
   'scripts/package',

@@ -2,16 +2,14 @@
 // difference quotient of its own loss, and at other thread counts.
 #include "recover/recover.h"
 
-#include <unistd.h>
-
 #include <cmath>
-#include <cstdio>
 #include <map>
 
 #include "check.h"
 #include "fixture.h"
 #include "model/window_losses.h"
 #include "recover/state_file.h"
+#include "temporary.h"
 
 using flrc::Job;
 using flrc::Recovery;
@@ -56,7 +54,7 @@ RecoveryOptions options(const Case& of) {
   options.lengths.assign(static_cast<size_t>(of.dense.sequences), static_cast<int32_t>(of.dense.length));
   options.dtype = flrc::Dtype::f32;
   options.memory = 1 << 30;
-  options.scratch = "/tmp";
+  options.scratch = temporary::folder();
   return options;
 }
 
@@ -64,19 +62,13 @@ std::unique_ptr<Recovery> recovery(const Case& of, const RecoveryOptions& option
   return std::make_unique<Recovery>(of.start, of.dense.model, options, Job());
 }
 
-// A file that is gone at the end of its test.
-struct TemporaryFile {
-  std::string path = "/tmp/flrc-recover-" + std::to_string(getpid());
-  ~TemporaryFile() { std::remove(path.c_str()); }
-};
-
 struct Trained {
   std::vector<float> values, mean, square;
 };
 
 // By matrix, what the state file says of it.
 std::map<std::string, Trained> stateOf(const Case& of, Recovery& recovery) {
-  const TemporaryFile file;
+  const temporary::File file;
   const Job job;
   recovery.save(file.path, "a note", job);
   flrc::StateReader from(file.path, job);
@@ -171,7 +163,7 @@ TEST("recover: a loaded state goes on as if never left, and what was kept is wha
   const Case of = makeCase(2);
   const auto whole = recovery(of, options(of)), first = recovery(of, options(of)),
              second = recovery(of, options(of));
-  const TemporaryFile file;
+  const temporary::File file;
   first->step(kSteps[0], Job());
   first->keep();
   first->step(kSteps[1], Job());
@@ -225,8 +217,8 @@ TEST("recover: what cannot be used is refused, and divergence is E_NUMERIC") {
   Job cancelled;
   cancelled.cancel();
   CHECK_THROWS(flrc::code::aborted, recovery->step(kSteps[0], cancelled));
-  const TemporaryFile file;
-  CHECK_THROWS(flrc::code::io, recovery->load("/tmp/no/such/file", Job()));
+  const temporary::File file;
+  CHECK_THROWS(flrc::code::io, recovery->load(temporary::folder() + "/no/such/file", Job()));
   {
     const Job job;
     flrc::StateWriter writer(file.path, "note", job);

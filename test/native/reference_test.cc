@@ -10,6 +10,7 @@
 #include "linalg/factors.h"
 #include "model/session.h"
 #include "model/window_losses.h"
+#include "temporary.h"
 
 using flrc::Calibration;
 using flrc::CalibrationOptions;
@@ -31,7 +32,7 @@ CalibrationOptions options(const fixture::Fixture& of, Whitening whitening) {
   options.labels = Labels::data;
   options.whitening = whitening;
   options.memory = 1 << 30;
-  options.scratch = "/tmp";
+  options.scratch = temporary::folder();
   return options;
 }
 

@@ -1,16 +1,14 @@
 // Tensors as files hold them: types, row orders, damage.
 #include "tensor/source.h"
 
-#include <unistd.h>
-
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <limits>
 
 #include "check.h"
 #include "fixture.h"
+#include "temporary.h"
 
 using flrc::SourceFile;
 using flrc::SourceType;
@@ -23,28 +21,27 @@ namespace {
 class FloatFile {
  public:
   explicit FloatFile(const std::vector<float>& values) {
-    char name[] = "/tmp/flrc-source-XXXXXX";
-    close(mkstemp(name));
-    path = name;
-    std::ofstream(path, std::ios::binary)
+    std::ofstream(name_.place, std::ios::binary)
         .write(reinterpret_cast<const char*>(values.data()), static_cast<std::streamsize>(values.size() * 4));
   }
-  ~FloatFile() { std::remove(path.c_str()); }
 
   TensorReader reader(std::vector<int64_t> shape, int64_t interleavedHeads = 0,
                       SourceType type = SourceType::f32) const {
     TensorSource source;
     source.name = "w";
-    source.file = path;
+    source.file = path();
     source.shape = std::move(shape);
     source.type = type;
     source.byteLength = flrc::typeLayout(type).blockBytes;
     for (int64_t extent : source.shape) source.byteLength *= extent;
     source.interleavedHeads = interleavedHeads;
-    return TensorReader(source, std::make_shared<SourceFile>(path));
+    return TensorReader(source, std::make_shared<SourceFile>(path()));
   }
 
-  std::string path;
+  const std::string& path() const { return name_.path; }
+
+ private:
+  const temporary::File name_;
 };
 
 std::vector<float> counting(int count) {
@@ -112,7 +109,7 @@ TEST("source: a file that ends early is an error that names file and tensor") {
     CHECK(false);
   } catch (const flrc::Error& error) {
     CHECK_EQUAL(std::string(error.code), "E_MODEL_FORMAT");
-    CHECK_EQUAL(error.file, file.path);
+    CHECK_EQUAL(error.file, file.path());
     CHECK_EQUAL(error.tensor, "w");
   }
 }
@@ -137,8 +134,8 @@ TEST("source: sizes that do not fit shape and type, and impossible shapes, are r
   const FloatFile file(counting(12));
   TensorSource source;
   source.name = "w";
-  source.file = file.path;
-  const auto open = std::make_shared<SourceFile>(file.path);
+  source.file = file.path();
+  const auto open = std::make_shared<SourceFile>(file.path());
   const auto refuse = [&](std::vector<int64_t> shape, SourceType type, int64_t bytes, int64_t heads) {
     source.shape = std::move(shape);
     source.type = type;

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace flrc::platform {
+
+// An open file, closed with its owner and not inherited by child processes. Paths are UTF-8. Reads and writes
+// name their place, so that several threads may use one file at once.
+class File {
+ public:
+  enum class Use {
+    read,
+    write,   // a file that exists
+    create,  // made, or emptied
+  };
+
+  // Opens nothing where it fails; isOpen() says so and lastError() why.
+  File(const std::string& path, Use use);
+  // A new file in `directory` that nothing can be left of, however the process ends.
+  static File scratch(const std::string& directory);
+  ~File();
+  File(File&& other) noexcept;
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  bool isOpen() const;
+  // Bytes in the file; -1 where the system does not say.
+  int64_t size() const;
+  // Reads up to `bytes` at `offset`; how many were there, 0 at the end of the file, -1 where it fails.
+  int64_t read(int64_t offset, void* data, int64_t bytes) const;
+  // Writes all of them, or says that it failed.
+  bool write(int64_t offset, const void* data, int64_t bytes);
+  // To the disk.
+  bool flush();
+
+ private:
+  // A descriptor of POSIX, a handle of Windows; -1 is neither.
+  explicit File(intptr_t handle) : handle_(handle) {}
+  intptr_t handle_;
+};
+
+// What the system said of this thread's last failure in a File.
+std::string lastError();
+
+}  // namespace flrc::platform

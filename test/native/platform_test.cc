@@ -1,0 +1,135 @@
+// What the systems must have in common: files, libraries, cores.
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "platform/file.h"
+#include "platform/library.h"
+#include "platform/process.h"
+#include "temporary.h"
+
+using flrc::platform::File;
+
+namespace {
+
+std::set<std::filesystem::path> entries(const std::filesystem::path& folder) {
+  std::set<std::filesystem::path> all;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) all.insert(entry.path());
+  return all;
+}
+
+// A folder that is gone with the test.
+struct Folder {
+  Folder() { std::filesystem::create_directory(name.place); }
+  ~Folder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(name.place, ignored);
+  }
+  const temporary::File name;
+};
+
+}  // namespace
+
+TEST("platform: bytes are read where they were written, in a file whose name is not ASCII") {
+  const temporary::File name(u8"größe-模型");
+  {
+    File file(name.path, File::Use::create);
+    CHECK(file.isOpen());
+    CHECK(file.write(4, "late", 4));
+    CHECK(file.write(0, "soon", 4));
+    CHECK(file.flush());
+  }
+  {
+    File file(name.path, File::Use::write);
+    CHECK(file.write(2, "me", 2));
+  }
+  CHECK_EQUAL(std::filesystem::file_size(name.place), 8u);
+  const File file(name.path, File::Use::read);
+  CHECK_EQUAL(file.size(), 8);
+  char text[16] = {};
+  CHECK_EQUAL(file.read(1, text, 15), 7);
+  CHECK_EQUAL(std::string(text), "omelate");
+  CHECK_EQUAL(file.read(8, text, 1), 0);
+}
+
+TEST("platform: making a file empties the one that is there") {
+  const temporary::File name;
+  std::ofstream(name.place) << "a longer text";
+  CHECK(File(name.path, File::Use::create).isOpen());
+  CHECK_EQUAL(std::filesystem::file_size(name.place), 0u);
+}
+
+TEST("platform: a file that is missing is not opened and not made, and the reason is told") {
+  const temporary::File name;
+  for (File::Use use : {File::Use::read, File::Use::write}) CHECK(!File(name.path, use).isOpen());
+  CHECK(!flrc::platform::lastError().empty());
+  CHECK(!std::filesystem::exists(name.place));
+}
+
+TEST("platform: an open file can be moved and removed, and goes on being what it was") {
+  const temporary::File name, other;
+  std::ofstream(name.place) << "old";
+  const File file(name.path, File::Use::read);
+  std::filesystem::rename(name.place, other.place);
+  CHECK(std::filesystem::remove(other.place));
+  char text[4] = {};
+  CHECK_EQUAL(file.read(0, text, 3), 3);
+  CHECK_EQUAL(std::string(text), "old");
+}
+
+TEST("platform: a path may be longer than Windows takes without further ado") {
+  const Folder folder;
+  // As long as a folder's may be; a file in it is beyond that.
+  constexpr size_t kLongest = 246;
+  const std::string deep = folder.name.path + "/";
+  const std::string inner(kLongest - std::min(kLongest - 1, deep.size()), 'a');
+  std::filesystem::create_directory(folder.name.place / inner);
+  CHECK(File::scratch(deep + inner).isOpen());
+}
+
+TEST("platform: scratch files keep what is written, do not meet, and leave nothing") {
+  const Folder folder;
+  {
+    File one = File::scratch(folder.name.path);
+    File two = File::scratch(folder.name.path);
+    CHECK(one.isOpen() && two.isOpen());
+    CHECK(one.write(int64_t{5} << 30, "one", 3));
+    CHECK(two.write(0, "two", 3));
+    const File moved = std::move(one);
+    CHECK(!one.isOpen());
+    char text[4] = {};
+    CHECK_EQUAL(moved.read(int64_t{5} << 30, text, 3), 3);
+    CHECK_EQUAL(std::string(text), "one");
+  }
+  CHECK(entries(folder.name.place).empty());
+  CHECK(!File::scratch(folder.name.path + "/no/such/folder").isOpen());
+}
+
+TEST("platform: absolute paths are told from others") {
+  const auto here = temporary::utf8(std::filesystem::absolute("x"));
+  CHECK(flrc::platform::isAbsolutePath(here));
+  for (const char* relative : {"", "x", "x/y", "./x", "../x"}) CHECK(!flrc::platform::isAbsolutePath(relative));
+}
+
+TEST("platform: what is no library does not open, and the reason is told") {
+  const temporary::File name;
+  std::ofstream(name.place) << "no library";
+  std::string why;
+  CHECK(flrc::platform::openLibrary(name.path, why) == nullptr);
+  CHECK(!why.empty());
+}
+
+TEST("platform: this process has a core and has held memory") {
+  CHECK(flrc::platform::availableCores() >= 1);
+  const int64_t before = flrc::platform::peakMemory();
+  constexpr size_t kBytes = size_t{256} << 20;
+  std::vector<char> held(kBytes, 1);
+  CHECK(std::count(held.begin(), held.end(), 1) == static_cast<std::ptrdiff_t>(kBytes));
+  CHECK(flrc::platform::peakMemory() >= before);
+  CHECK(flrc::platform::peakMemory() >= static_cast<int64_t>(kBytes));
+}
