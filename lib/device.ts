@@ -21,6 +21,7 @@ export interface ChosenPlugin {
 
 /** The npm package that brings the plugin. */
 const pluginPackage = '@flrc/cuda'
+const pluginPlatform = 'linux-x64'
 /** A plugin, or a folder of plugins, in place of those that are installed. */
 const pathVariable = 'FLRC_BACKEND_PATH'
 const pluginName = /^flrc_cuda\w*\.so$/
@@ -52,9 +53,12 @@ export async function choosePlugin(
   }
   if (best !== undefined || device === 'auto') return best
   if (refusals.length > 0) throw new FlrcError('E_DEVICE', `${refusals.join('; ')}; or use device cpu`)
+  const here = `${process.platform}-${process.arch}`
   throw new FlrcError(
     'E_DEVICE',
-    `the CUDA plugin is not installed: npm install ${pluginPackage}, or set ${pathVariable} to a plugin; or use device cpu`,
+    here === pluginPlatform
+      ? `the CUDA plugin is not installed: npm install ${pluginPackage}, or set ${pathVariable} to a plugin; or use device cpu`
+      : `there is no CUDA plugin for ${here}, only for ${pluginPlatform}; use device cpu`,
   )
 }
 

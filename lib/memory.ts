@@ -43,8 +43,8 @@ export const recoveryBytes = 16
 
 /** Free memory in bytes, within a container's limit. */
 export function availableMemory(): number {
-  // Elsewhere what counts as free leaves out what the system would give up at once.
-  if (process.platform !== 'linux') return totalmem()
+  // What counts as free on macOS leaves out what the system would give up at once.
+  if (process.platform === 'darwin') return totalmem()
   return process.availableMemory?.() ?? freemem()
 }
 

@@ -13,6 +13,9 @@ export interface Host {
 /** Of the binaries that the package comes with; those of releases are built on it or on an older one. */
 const oldestGlibc = '2.34'
 
+/** Whose binaries are too large for the package, or known too little, and attached to its releases. */
+const attached = ['win32-x64', 'darwin-arm64']
+
 export function thisHost(): Host {
   const { platform, arch, versions, report } = process
   const header =
@@ -53,7 +56,11 @@ function remedy(folder: string, { platform, arch, glibc }: Host, there: readonly
   if (platform === 'linux' && glibc === undefined) {
     return 'musl (Alpine) is not supported: use a system with glibc, such as the image node:22-bookworm-slim'
   }
-  if (there.includes(`${platform}-${arch}`)) return `install flrc again, or ${fromSource(folder)}`
+  const name = `${platform}-${arch}`
+  if (there.includes(name)) return `install flrc again, or ${fromSource(folder)}`
+  if (attached.includes(name)) {
+    return `unpack the binary for ${name} that is attached to this version's release, and set FLRC_PREBUILD to the folder that then holds prebuilds`
+  }
   return `${there.length > 0 ? 'use one of these platforms, or ' : ''}${fromSource(folder)}`
 }
 

@@ -81,6 +81,10 @@ errors('the message lists what was tried, what there is, and the remedy', () =>
     )
     assert.match(explainMissing(folder, host), /install flrc again/)
     assert.match(
+      explainMissing(folder, { ...host, platform: 'win32' }),
+      /unpack the binary for win32-x64 .*, and set FLRC_PREBUILD to the folder/,
+    )
+    assert.match(
       explainMissing(folder, { ...host, glibc: undefined }),
       /musl\).*musl \(Alpine\) is not supported/,
     )

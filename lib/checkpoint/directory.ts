@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
-import { access, lstat, mkdir, readdir, realpath, rename, rm, rmdir, stat } from 'node:fs/promises'
+import { access, lstat, mkdir, readdir, realpath, rm, rmdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { abortedError, FlrcError } from '../errors.js'
-import { flush, ioError, renamed, systemCode } from './io.js'
+import { flushDirectory, flushFile, ioError, move, renamed, systemCode } from './io.js'
 import { checkReplaceable } from './replaceable.js'
 
 export interface DirectoryOptions {
@@ -100,7 +100,7 @@ async function removeLeftovers({ path, parent, name }: Place): Promise<void> {
     const match = /^(tmp|old)-(\d+)-[0-9a-f]{12}$/.exec(entry.slice(name.length + 2))
     const leftover = join(parent, entry)
     if (!match || !(await isStale(leftover, Number(match[2])))) continue
-    if (match[1] === 'old' && !(await exists(path))) await rename(leftover, path)
+    if (match[1] === 'old' && !(await exists(path))) await move(leftover, path)
     else await rm(leftover, { recursive: true, force: true })
   }
 }
@@ -117,7 +117,13 @@ async function checkTarget({ target, path, parent }: Place, overwrite: boolean):
     await checkReplaceable(path, target)
   }
   let ancestor = parent
-  while (!(await exists(ancestor))) ancestor = dirname(ancestor)
+  while (!(await exists(ancestor))) {
+    // A drive that Windows does not have.
+    if (dirname(ancestor) === ancestor) {
+      throw new FlrcError('E_IO', `${target}: there is no ${ancestor}; choose another path`, { file: target })
+    }
+    ancestor = dirname(ancestor)
+  }
   if (!(await stat(ancestor)).isDirectory()) {
     throw new FlrcError('E_IO', `${target}: ${basename(ancestor)} is not a directory; choose another path`, {
       file: target,
@@ -158,29 +164,33 @@ async function flushTree(directory: string): Promise<void> {
   for (const entry of await readdir(directory, { withFileTypes: true })) {
     const path = join(directory, entry.name)
     if (entry.isDirectory()) await flushTree(path)
-    else await flush(path)
+    else await flushFile(path)
   }
-  await flush(directory)
+  await flushDirectory(directory)
 }
+
+const takenCodes: readonly unknown[] = ['ENOTEMPTY', 'EEXIST', 'ENOTDIR']
 
 /** Puts the finished directory in its place. Whatever fails, the old one is there, or back. */
 async function commit(place: Place, temporary: string, suffix: string, overwrite: boolean): Promise<void> {
   await checkTarget(place, overwrite)
   const aside = join(place.parent, `.${place.name}.old-${suffix}`)
   const replaces = overwrite && (await exists(place.path))
-  if (replaces) await rename(place.path, aside)
+  if (replaces) await move(place.path, aside)
   try {
-    await rename(temporary, place.path)
+    await move(temporary, place.path)
   } catch (error) {
-    if (replaces) await rename(aside, place.path)
     const code = systemCode(error)
-    if (code !== 'ENOTEMPTY' && code !== 'EEXIST' && code !== 'ENOTDIR') throw error
+    // Windows does not say why it refuses.
+    const taken = takenCodes.includes(code) || (code === 'EPERM' && (await exists(place.path)))
+    if (replaces) await move(aside, place.path)
+    if (!taken) throw error
     throw new FlrcError('E_EXISTS', `${place.target}: came to be while it was written; choose another name`, {
       file: place.target,
       cause: error,
     })
   }
-  await flush(place.parent)
+  await flushDirectory(place.parent)
   // The new directory is complete and in place; should this fail, the next run removes the rest.
   if (replaces) await rm(aside, { recursive: true, force: true }).catch(() => undefined)
 }

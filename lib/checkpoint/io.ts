@@ -1,5 +1,6 @@
 import { open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { FlrcError } from '../errors.js'
 
 /** The system's name of an error, such as ENOSPC. */
@@ -58,9 +59,21 @@ export async function createFile(file: string, content: string | Uint8Array, siz
   }
 }
 
-/** Flushes a file or directory to the disk. */
-export async function flush(path: string): Promise<void> {
-  const handle = await open(path, 'r')
+/** Flushes a file to the disk. */
+export async function flushFile(file: string): Promise<void> {
+  // Windows flushes only what is open for writing.
+  const handle = await open(file, 'r+')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+/** Flushes a directory to the disk: which names are in it. Windows does that by itself. */
+export async function flushDirectory(directory: string): Promise<void> {
+  if (process.platform === 'win32') return
+  const handle = await open(directory, 'r')
   try {
     await handle.sync()
   } catch (error) {
@@ -69,6 +82,23 @@ export async function flush(path: string): Promise<void> {
     if (code !== 'EINVAL' && code !== 'ENOTSUP') throw error
   } finally {
     await handle.close()
+  }
+}
+
+/** How long Windows may go on refusing to move something that a virus scanner has opened. */
+const refusedMs = 5000
+const refusals: readonly unknown[] = ['EPERM', 'EACCES', 'EBUSY']
+
+/** Renames a file or directory, in one step; a file may be there already, and is replaced. */
+export async function move(from: string, to: string): Promise<void> {
+  const end = performance.now() + (process.platform === 'win32' ? refusedMs : 0)
+  for (let wait = 10; ; wait *= 2) {
+    try {
+      return await rename(from, to)
+    } catch (error) {
+      if (!refusals.includes(systemCode(error)) || performance.now() + wait > end) throw error
+    }
+    await setTimeout(wait)
   }
 }
 
@@ -82,9 +112,9 @@ export async function replaceFile(file: string, content: string): Promise<void> 
   const temporary = `${file}.${process.pid}.tmp`
   try {
     await createFile(temporary, content)
-    await flush(temporary)
-    await rename(temporary, file)
-    await flush(dirname(file))
+    await flushFile(temporary)
+    await move(temporary, file)
+    await flushDirectory(dirname(file))
   } catch (error) {
     await rm(temporary, { force: true })
     throw renamed(ioError(error, file), temporary, file)

@@ -1,6 +1,6 @@
-import { rename, rm } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import path from 'node:path'
-import { createFile, ioError, renamed } from '../checkpoint/io.js'
+import { createFile, ioError, move, renamed } from '../checkpoint/io.js'
 import { FlrcError } from '../errors.js'
 import * as format from '../format/files.js'
 
@@ -37,7 +37,7 @@ export async function writeNewFile(file: string, content: string, options: NewFi
   try {
     await createFile(temporary, content)
     await checkNewFile(file, options)
-    await rename(temporary, file)
+    await move(temporary, file)
   } catch (error) {
     await rm(temporary, { force: true })
     throw renamed(ioError(error, file), temporary, file)

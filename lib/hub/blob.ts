@@ -1,8 +1,8 @@
 import { createHash, type Hash } from 'node:crypto'
 import { constants } from 'node:fs'
-import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { ioError } from '../checkpoint/io.js'
+import { ioError, move } from '../checkpoint/io.js'
 import { FlrcError } from '../errors.js'
 import { statIfThere } from '../format/files.js'
 
@@ -50,7 +50,7 @@ export async function fetchBlob(file: HubFile, blob: string, read: ReadFrom, tas
         { file: file.path },
       )
     }
-    await rename(incomplete, blob).catch(async (error) => {
+    await move(incomplete, blob).catch(async (error) => {
       if ((await statIfThere(blob)) === undefined) throw error
     })
   } catch (error) {

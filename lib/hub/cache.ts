@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import { copyFile, mkdir, readFile, rename, symlink, writeFile } from 'node:fs/promises'
+import { copyFile, link, mkdir, readFile, symlink, writeFile } from 'node:fs/promises'
 import { dirname, join, relative } from 'node:path'
 import { getRepoFolderName } from '@huggingface/hub'
-import { ioError, systemCode } from '../checkpoint/io.js'
+import { ioError, move, systemCode } from '../checkpoint/io.js'
 import { statIfThere } from '../format/files.js'
 import { shardNames } from '../format/safetensors.js'
 import { commitPattern, type HubReference } from './reference.js'
@@ -41,7 +41,7 @@ export class RepositoryCache {
     try {
       await mkdir(dirname(file), { recursive: true })
       await writeFile(temporary, commit)
-      await rename(temporary, file)
+      await move(temporary, file)
     } catch (error) {
       throw ioError(error, file)
     }
@@ -56,9 +56,9 @@ export class RepositoryCache {
     } catch (error) {
       // Another process was as quick.
       if (systemCode(error) === 'EEXIST') return
-      // Windows lets only administrators link.
+      // Windows lets only administrators make symbolic links. Hard ones take no space, but not every disk has them.
       if (systemCode(error) !== 'EPERM') throw ioError(error, file)
-      await copyFile(blob, file)
+      await link(blob, file).catch(() => copyFile(blob, file))
     }
   }
 

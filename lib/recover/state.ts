@@ -1,6 +1,6 @@
-import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, readdir, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { ioError, systemCode } from '../checkpoint/io.js'
+import { ioError, move, systemCode } from '../checkpoint/io.js'
 import { sha256OfText } from '../checkpoint/plan.js'
 import { FlrcError } from '../errors.js'
 import type { RecoveryHandle } from './handle.js'
@@ -55,7 +55,7 @@ export class RecoveryState {
     try {
       await mkdir(dirname(this.file), { recursive: true })
       await handle.save(part, JSON.stringify(note))
-      await rename(part, this.file)
+      await move(part, this.file)
     } catch (error) {
       await rm(part, { force: true }).catch(() => undefined)
       throw ioError(error, this.file)
