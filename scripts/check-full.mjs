@@ -1,8 +1,11 @@
 // Everything `npm test` does, and what is too slow for every day. The list below is the one place for it.
 import { spawnSync } from 'node:child_process'
 import path from 'node:path'
+import { obstacleToCross } from './setup/cross.mjs'
 import { root, StepError } from './setup/log.mjs'
 import { ensureNode } from './setup/other-node.mjs'
+import { win32X64 } from './setup/targets.mjs'
+import { closingLine } from './test/counts.mjs'
 
 const script = (name) => path.join(root, 'scripts', name)
 
@@ -14,23 +17,26 @@ const jobs = [
   },
   { name: 'the report in a browser', run: () => node(process.execPath, [script('check-report.mjs')]) },
   ...onX64('linux-arm64, cross-built, under qemu', 'check:arm64'),
+  ...onX64('win32-x64, cross-built, under Wine', 'check:win32', () => obstacleToCross(win32X64)),
   ...onX64('the CUDA plugin, compiled', 'build:cuda'),
   { name: 'all tests on Node 22', run: () => onNode(22) },
   { name: 'all tests on Node 24', run: () => onNode(24) },
 ]
 
-let failed = 0
-for (const { name, run } of jobs) {
+const total = { passed: 0, failed: 0, skipped: 0 }
+for (const { name, run, obstacle } of jobs) {
   console.log(`\n== ${name}`)
-  if (!(await succeeds(run))) failed += 1
+  const reason = obstacle?.()
+  if (reason !== undefined) console.log(`skipped: ${reason}`)
+  total[reason !== undefined ? 'skipped' : (await succeeds(run)) ? 'passed' : 'failed'] += 1
 }
-console.log(`\n${jobs.length - failed} passed, ${failed} failed`)
-if (failed > 0) process.exitCode = 1
+console.log(`\n${closingLine(total)}`)
+if (total.failed > 0) process.exitCode = 1
 
-/** Cross compilers and NVIDIA's are there for x64 alone. */
-function onX64(name, command) {
+/** Cross compilers and NVIDIA's are there for x64 alone. `obstacle` says why a job is left out, if it is. */
+function onX64(name, command, obstacle) {
   const run = () => node(process.execPath, [script('setup.mjs'), command])
-  return process.arch === 'x64' ? [{ name, run }] : []
+  return process.arch === 'x64' ? [{ name, run, obstacle }] : []
 }
 
 function longer(test) {

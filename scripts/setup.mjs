@@ -2,7 +2,8 @@
 // Makes what is missing, then runs a command: what stands behind `npm run build`, `npm run demo` and the
 // others, from a bare clone on. Needs nothing but Node itself.
 import path from 'node:path'
-import { ensureCross } from './setup/cross.mjs'
+import { comesAsWheel } from './native/openblas.mjs'
+import { ensureCross, ensureWine } from './setup/cross.mjs'
 import {
   ensureCudaPlugin,
   ensureCudaSystemPackages,
@@ -12,14 +13,19 @@ import {
 import { ensureCudaTarball } from './setup/cuda-package.mjs'
 import { handOver, root, StepError } from './setup/log.mjs'
 import { ensureAddon, ensureNativeBench, ensureNativeTests } from './setup/native.mjs'
+import { ensureOpenBlasWheel } from './setup/openblas-wheel.mjs'
 import { ensureNode } from './setup/other-node.mjs'
 import { ensurePrebuild, ensureTarball, tarball } from './setup/package.mjs'
 import { ensureNodeModules } from './setup/packages.mjs'
 import { ensureSystemPackages } from './setup/system.mjs'
-import { host, linuxArm64 } from './setup/targets.mjs'
+import { host, linuxArm64, win32X64 } from './setup/targets.mjs'
 import { ensureLibrary, ensureTestCode } from './setup/typescript.mjs'
 
-const prepared = [ensureSystemPackages, ensureNodeModules]
+const prepared = [
+  ensureSystemPackages,
+  ensureNodeModules,
+  ...(comesAsWheel(host.name) ? [() => ensureOpenBlasWheel(host.name)] : []),
+]
 const built = [...prepared, ensureAddon, ensureLibrary]
 const released = [host, linuxArm64]
 const packedForRelease = [
@@ -29,6 +35,12 @@ const packedForRelease = [
   () => ensureAddon(linuxArm64),
   () => ensurePrebuild(linuxArm64),
   () => ensureTarball(released),
+]
+
+const builtForWindows = [
+  () => ensureCross(win32X64),
+  () => ensureAddon(win32X64),
+  () => ensurePrebuild(win32X64),
 ]
 
 const cuda = [ensureCudaSystemPackages, ensureNodeModules, ensureCudaToolchain]
@@ -50,8 +62,21 @@ const commands = {
     run: ['scripts/package/tarball.mjs', tarball, ...released.map(({ name }) => name)],
   },
   'check:arm64': {
-    steps: [...packedForRelease, () => ensureNativeTests(linuxArm64), () => ensureNode(20, linuxArm64.arch)],
+    steps: [...packedForRelease, () => ensureNativeTests(linuxArm64), () => ensureNode(20, linuxArm64)],
     run: ['scripts/check-arm64.mjs'],
+  },
+  'build:win32': { steps: [...prepared, ...builtForWindows] },
+  'check:win32': {
+    steps: [
+      ...built,
+      ensurePrebuild,
+      ensureTarball,
+      ...builtForWindows,
+      () => ensureNativeTests(win32X64),
+      () => ensureNode(20, win32X64),
+      () => ensureWine(win32X64),
+    ],
+    run: ['scripts/check-win32.mjs'],
   },
   'build:cuda': { steps: [...cuda, ensureCudaPlugin] },
   'build:cuda:fat': { steps: [...cuda, ensureFatCudaPlugin] },

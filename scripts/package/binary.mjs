@@ -12,7 +12,7 @@ export const oldestGlibc = '2.34'
 /** Shared libraries of glibc itself. Those of C++, GCC, Fortran and OpenBLAS are linked in. */
 const allowedLibraries = /^(libc|libm|libdl|libpthread|librt)\.so\.\d$|^ld-linux-[\w-]+\.so\.\d$/
 /** What Node-API asks an addon for. */
-const addonEntryPoints = ['napi_register_module_v1', 'node_api_module_get_api_version_v1']
+export const addonEntryPoints = ['napi_register_module_v1', 'node_api_module_get_api_version_v1']
 /** Folders where sources lie while they are built: a person's home, Debian's builders, CI's. */
 const buildFolders =
   /(?:\/home\/|\/Users\/|\/root\/|\/build\/|\/builds\/|\/runner\/|\/node_modules\/)[\w./+-]{3,}/
@@ -53,10 +53,15 @@ function symbolProblems(file, entryPoints) {
   return problems
 }
 
-function pathProblems(file) {
+/** A path of the machine that built a file, where there is one in it. */
+export function foreignPath(file) {
   const text = readFileSync(file, 'latin1')
   const own = [root, homedir()].find((folder) => folder.length > 1 && text.includes(`${folder}/`))
-  const found = own ?? buildFolders.exec(text)?.[0]
+  return own ?? buildFolders.exec(text)?.[0]
+}
+
+function pathProblems(file) {
+  const found = foreignPath(file)
   const problems = found === undefined ? [] : [`holds a path of the machine that built it: ${found}`]
   if (/ \.(debug_info|symtab) /.test(readelf('--section-headers', file))) problems.push('is not stripped')
   return problems

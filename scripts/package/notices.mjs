@@ -42,6 +42,22 @@ export function pluginNotices(cudaLicense) {
   return ['# Third-party notices', '## In the plugin', ...parts, ''].join('\n\n')
 }
 
+/** The notices of the binary for Windows; `openBlas` and `mingw`: the files that come with either. */
+export function windowsNotices(openBlas, mingw) {
+  const others = compiledIn.filter(({ text }) => text === 'highway.txt' || text === 'gcc.txt')
+  const parts = [
+    section(
+      'OpenBLAS, LAPACK and what they are built with',
+      'BSD-3-Clause and others',
+      readFileSync(openBlas, 'utf8'),
+    ),
+    section('Mingw-w64', 'ZPL-2.1 and others', readFileSync(mingw, 'utf8')),
+    ...others.map(compiledInSection),
+    ...compiledInPackages.map(packageSection),
+  ]
+  return ['# Third-party notices', '## In the native addon and beside it', ...parts, ''].join('\n\n')
+}
+
 /** Why the file in the repository is not what it should be, or undefined. */
 export function noticesProblem() {
   const found = existsSync(file) ? readFileSync(file, 'utf8') : ''

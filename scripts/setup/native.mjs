@@ -1,7 +1,7 @@
-import { existsSync, mkdirSync, readFileSync, rmSync, statSync, symlinkSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, symlinkSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import path from 'node:path'
-import { findOpenBlas } from '../native/openblas.mjs'
+import { findOpenBlas, sharedLibraries } from '../native/openblas.mjs'
 import { root, runStep } from './log.mjs'
 import { hashOf, once } from './stamp.mjs'
 import { versionOf } from './system.mjs'
@@ -17,11 +17,11 @@ const output = (target, name) => path.posix.join(target.folder, 'build/Release',
 export const cudaSessionTest = 'build/Release/flrc_cuda_session_test'
 
 export const addonOf = (target) => output(target, 'flrc.node')
-/** The sanitized ones run on the machine that builds only. */
+/** The sanitized ones run on the machine that builds only, and on Linux. */
 export const nativeTestsOf = (target) =>
-  target === host
+  target === host && target.platform === 'linux'
     ? [output(target, 'flrc_test'), output(target, 'flrc_test_sanitized')]
-    : [output(target, 'flrc_test')]
+    : [output(target, `flrc_test${target.platform === 'win32' ? '.exe' : ''}`)]
 
 /** Builds the addon: build/Release/flrc.node for this machine. */
 export function ensureAddon(target = host) {
@@ -32,10 +32,14 @@ export function ensureAddon(target = host) {
 
 /** Builds the C++ unit tests, for this machine plain and sanitized. */
 export function ensureNativeTests(target = host) {
-  const outputs = target === host ? [...nativeTestsOf(host), cudaSessionTest] : nativeTestsOf(target)
+  const tests = nativeTestsOf(target)
+  const outputs = target === host && target.platform === 'linux' ? [...tests, cudaSessionTest] : tests
   const inputs = hashOf([...sources, 'test/native', 'test/cuda'], toolchain(target))
   return once(`native-tests${suffix(target)}`, inputs, outputs, () =>
-    build('native tests', target, { extra: 'tests', outputs: outputs.map((file) => path.basename(file)) }),
+    build('native tests', target, {
+      extra: 'tests',
+      outputs: outputs.map((file) => path.basename(file, '.exe')),
+    }),
   )
 }
 
@@ -65,9 +69,13 @@ async function build(title, target, { extra, outputs }) {
     'configure',
     `--arch=${target.arch}`,
     '--',
+    `-Dflrc_platform=${target.platform}`,
     ...['tests', 'bench'].map((name) => `-Dflrc_${name}=${name === extra}`),
   ])
   await run(`compile with ${jobs} jobs`, name, ['build', '-j', String(jobs), ...outputs])
+  for (const library of sharedLibraries(target.name)) {
+    copyFileSync(library, path.join(root, output(target, path.basename(library))))
+  }
 }
 
 /** node-gyp builds in the folder of binding.gyp: another target gets a folder with links to everything. */
@@ -92,11 +100,11 @@ function headers() {
 }
 
 function toolchain(target) {
-  const openBlas = findOpenBlas(target.arch)
+  const openBlas = findOpenBlas(target.name)
   const { size, mtimeMs } = openBlas ? statSync(openBlas.library) : { size: 0, mtimeMs: 0 }
   const addonApi = path.join(root, 'node_modules/node-addon-api/package.json')
   return [
-    target.arch,
+    target.name,
     versionOf(tools(target).CXX ?? process.env.CXX ?? 'g++'),
     `${process.env.CXXFLAGS ?? ''} ${process.env.LDFLAGS ?? ''}`,
     `${openBlas?.library} ${size} ${mtimeMs}`,

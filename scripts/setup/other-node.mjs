@@ -4,12 +4,14 @@ import { pathToFileURL } from 'node:url'
 import { root, runStep, StepError } from './log.mjs'
 import { npm } from './packages.mjs'
 import { once } from './stamp.mjs'
+import { host } from './targets.mjs'
 
-/** Path of the executable, for this machine's processor or another. */
-export async function ensureNode(major, arch = process.arch) {
-  const name = `node-${process.platform}-${arch}`
-  const folder = path.join('build', arch === process.arch ? `node-${major}` : `node-${major}-${arch}`)
-  const executable = path.join(folder, 'node_modules', name, 'bin/node')
+/** Path of the executable, for this machine or another target. */
+export async function ensureNode(major, target = host) {
+  const windows = target.platform === 'win32'
+  const name = `node-${windows ? 'win' : target.platform}-${target.arch}`
+  const folder = path.join('build', target === host ? `node-${major}` : `node-${major}-${target.name}`)
+  const executable = path.join(folder, 'node_modules', name, windows ? 'bin/node.exe' : 'bin/node')
   const log = path.basename(folder)
   await once(log, name, [executable], async () => {
     const options = ['--no-save', '--no-package-lock', '--ignore-scripts', '--no-audit', '--no-fund']
@@ -19,11 +21,11 @@ export async function ensureNode(major, arch = process.arch) {
       '--prefix',
       path.join(root, folder),
       ...options,
-      // npm installs no other processor's program without it.
-      ...(arch === process.arch ? [] : ['--force']),
+      // npm installs no other machine's program without it.
+      ...(target === host ? [] : ['--force']),
       `${name}@${major}`,
     ]
-    await runStep(`Node ${major} for ${arch}`, npm[0], args, { name: log })
+    await runStep(`Node ${major} for ${target.name}`, npm[0], args, { name: log })
   })
   return path.join(root, executable)
 }

@@ -1,7 +1,19 @@
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import path from 'node:path'
+import { sharedLibraries, wheelLicense } from '../native/openblas.mjs'
 import { binaryProblems } from '../package/binary.mjs'
+import { windowsNotices } from '../package/notices.mjs'
 import { tarballProblems } from '../package/tarball.mjs'
+import { windowsBinaryProblems } from '../package/windows-binary.mjs'
 import { root, runStep, StepError } from './log.mjs'
 import { addonOf } from './native.mjs'
 import { npm } from './packages.mjs'
@@ -10,12 +22,14 @@ import { host } from './targets.mjs'
 
 const { name, version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
 
+const mingwLicense = '/usr/share/doc/mingw-w64-x86-64-dev/copyright'
+
 export const tarball = `build/package/${name}-${version}.tgz`
 
-/** Makes the binary that is shipped from a target's addon: stripped, and fit to run elsewhere. */
+/** Makes the binary that is shipped from a target's addon: stripped, fit to run elsewhere, and with what it needs beside it. */
 export function ensurePrebuild(target = host) {
   const addon = addonOf(target)
-  const linux = target.name.startsWith('linux')
+  const linux = target.platform === 'linux'
   // Named as prebuildify does with --napi --tag-libc, so that node-gyp-build finds it on glibc and not on musl.
   const prebuild = `prebuilds/${target.name}/flrc${linux ? '.glibc' : ''}.node`
   const inputs = hashOf([addon, 'scripts/package', 'scripts/setup/package.mjs'])
@@ -24,11 +38,24 @@ export function ensurePrebuild(target = host) {
     // Nothing that fails the checks may lie where it would be packed.
     const candidate = path.join(root, 'build', `flrc-${target.name}.node`)
     copyFileSync(path.join(root, addon), candidate)
-    const all = process.platform === 'darwin' ? '-x' : '--strip-all'
-    if (process.platform !== 'win32')
-      await runStep('strip', target.program('strip'), [all, candidate], { name: 'strip', quiet: true })
+    const all = target.platform === 'darwin' ? '-x' : '--strip-all'
+    await runStep('strip', target.program('strip'), [all, candidate], { name: 'strip', quiet: true })
     if (linux) refuse(prebuild, binaryProblems(candidate))
+    if (target.platform === 'win32') refuse(prebuild, windowsBinaryProblems(candidate))
+    // What changes a file on macOS breaks its signature, without which it does not load.
+    if (target.platform === 'darwin')
+      await runStep('codesign', 'codesign', ['--force', '--sign', '-', candidate], {
+        name: 'sign',
+        quiet: true,
+      })
     renameSync(candidate, path.join(root, prebuild))
+    const folder = path.join(root, path.dirname(prebuild))
+    for (const library of sharedLibraries(target.name)) {
+      copyFileSync(library, path.join(folder, path.basename(library)))
+    }
+    if (target.platform !== 'win32') return
+    const notices = windowsNotices(wheelLicense(target.name), mingwLicense)
+    writeFileSync(path.join(folder, 'THIRD-PARTY-NOTICES.md'), notices)
   })
 }
 

@@ -5,13 +5,20 @@ import { findOpenBlas } from '../native/openblas.mjs'
 import { runStep, StepError, say } from './log.mjs'
 
 // Looked for by the files themselves, so that a compiler or Python from elsewhere does as well as Debian's.
-const needed = [
-  { name: 'g++', present: () => process.env.CXX !== undefined || onPath('g++') },
-  { name: 'make', present: () => onPath('make') },
-  { name: 'python3', present: () => onPath('python3') },
-  { name: 'libopenblas-pthread-dev', present: () => findOpenBlas() !== undefined },
-  { name: 'libhwy-dev', present: () => existsSync('/usr/include/hwy/highway.h') },
-]
+const everywhere = ['make', 'python3'].map((name) => ({ name, present: () => onPath(name) }))
+const needed = {
+  linux: [
+    { name: 'g++', present: () => process.env.CXX !== undefined || onPath('g++') },
+    ...everywhere,
+    { name: 'libopenblas-pthread-dev', present: () => findOpenBlas() !== undefined },
+    { name: 'libhwy-dev', present: () => existsSync('/usr/include/hwy/highway.h') },
+  ],
+  darwin: [
+    { name: 'c++', present: () => onPath('c++') },
+    ...everywhere,
+    { name: 'highway', present: () => existsSync('/opt/homebrew/include/hwy/highway.h') },
+  ],
+}
 
 /** For the CUDA toolchain, which comes as Python packages. */
 export const pip = {
@@ -28,10 +35,15 @@ export const clangFormat = 'clang-format-14'
  * besides.
  */
 export async function ensureSystemPackages(more = []) {
-  if (process.platform !== 'linux') {
-    throw new StepError('system packages', `the native core builds on Linux only, not on ${process.platform}`)
+  const packages = needed[process.platform]
+  if (packages === undefined) {
+    throw new StepError(
+      'system packages',
+      `the native core builds on Linux and macOS only, not on ${process.platform}`,
+      'for Windows it is built on Linux: npm run build:win32',
+    )
   }
-  await ensurePresent([...needed, ...more])
+  await ensurePresent([...packages, ...more])
   if (process.env.CI === 'true' && !onPath(clangFormat) && !obstacleTo([clangFormat])) {
     await install([clangFormat]).catch(() =>
       say(`${clangFormat} could not be installed; C++ format goes unchecked`),
@@ -41,18 +53,31 @@ export async function ensureSystemPackages(more = []) {
 
 /** The same for `{ name, present }` of other packages. */
 export async function ensurePresent(packages) {
-  const absent = () => packages.filter((item) => !item.present()).map((item) => item.name)
-  const missing = absent()
+  const missing = absent(packages)
   if (missing.length === 0) return
   const obstacle = obstacleTo(missing)
   if (obstacle) throw new StepError('system packages', `missing: ${missing.join(', ')}`, obstacle)
   await install(missing)
-  if (absent().length > 0)
-    throw new StepError('system packages', `installed, yet not found: ${absent().join(', ')}`)
+  const still = absent(packages)
+  if (still.length > 0) throw new StepError('system packages', `installed, yet not found: ${still.join(', ')}`)
+}
+
+/** Why `ensurePresent` would fail; undefined where the packages are present or can be installed. */
+export function obstacleToPresence(packages) {
+  const missing = absent(packages)
+  const obstacle = missing.length > 0 ? obstacleTo(missing) : undefined
+  return obstacle && `missing: ${missing.join(', ')}; ${obstacle}`
+}
+
+function absent(packages) {
+  return packages.filter((item) => !item.present()).map((item) => item.name)
 }
 
 /** Why this script may or can not install packages, with what to do instead; undefined where it can. */
 function obstacleTo(packages) {
+  if (process.platform === 'darwin') {
+    return `install them with: xcode-select --install, and brew install ${packages.join(' ')}`
+  }
   if (!onPath('apt-get')) {
     return 'there is no apt-get here, and these are names of Debian 12; build in a Debian or Ubuntu container'
   }
