@@ -2,13 +2,12 @@
 // it, next to what it does on Linux. `npm run check:win32` makes all of it first; `-- PATTERN` runs the checks whose names
 // contain it, after the installation.
 import assert from 'node:assert/strict'
-import { root } from './setup/log.mjs'
 import { win32X64 } from './setup/targets.mjs'
 import { checkTarget } from './test/emulated.mjs'
 
 await checkTarget(win32X64, {
   pattern: process.argv[2],
-  env: { FLRC_PREBUILD: root },
+  attached: true,
   more: [
     ['checkpoints', checkpoints],
     ['failures', failures],

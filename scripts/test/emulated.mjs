@@ -1,7 +1,7 @@
 // Checks of a target that this machine only emulates: its C++ tests, and the installed package beside what it does here.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, cpSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { root } from '../setup/log.mjs'
@@ -18,14 +18,16 @@ const limit = 1800
 const tolerance = 1e-4
 
 /**
- * Runs the checks whose names contain `pattern`, after the installation. `kernelSets`: those of OpenBLAS to compress with,
- * by its names, or '' for its own choice; `env`: of the target's processes; `more`: further `[name, check]`, where
- * check gets `flrc(target, args)`, which gives the parsed output of a command, and the package's folder.
+ * Runs the checks whose names contain `pattern`, after the installation. `kernelSets`: those of OpenBLAS to compress
+ * with, by its names, or '' for its own choice; `attached`: whether the target's binary is not in the package; `more`:
+ * further `[name, check]`, where check gets `flrc(target, args)`, which gives the parsed output of a command, and `tiny`,
+ * the embedded model's folder.
  */
-export async function checkTarget(target, { pattern = '', kernelSets = [''], env = {}, more = [] }) {
+export async function checkTarget(target, { pattern = '', kernelSets = [''], attached = false, more = [] }) {
   const folder = mkdtempSync(path.join(tmpdir(), `flrc-${target.name}-`))
   const installed = path.join(folder, 'node_modules/flrc')
   const tiny = path.join(installed, 'models/tiny')
+  const beside = path.join(folder, 'beside')
   const nodes = new Map([
     [host, { command: process.execPath, args: [], env: {} }],
     [target, target.run(await ensureNode(20, target), [])],
@@ -59,6 +61,9 @@ export async function checkTarget(target, { pattern = '', kernelSets = [''], env
     writeFileSync(path.join(folder, 'package.json'), '{ "private": true }\n')
     const options = ['--prefer-offline', '--no-audit', '--no-fund', '--ignore-scripts']
     run({ command: npm[0], args: [...npm.slice(1), 'install', ...options, path.join(root, tarball)] })
+    if (!attached) return
+    const binary = path.join('prebuilds', target.name)
+    cpSync(path.join(root, binary), path.join(beside, binary), { recursive: true })
   }
 
   function writesTheSame() {
@@ -92,7 +97,7 @@ export async function checkTarget(target, { pattern = '', kernelSets = [''], env
   /** What a command of the program prints on a target; `status` is what it is to end with. */
   function flrc(on, args, more = {}, status = 0) {
     const node = nodes.get(on)
-    const own = on === target ? env : {}
+    const own = on === target && attached ? { FLRC_PREBUILD: beside } : {}
     const main = path.join(installed, 'dist/cli/main.js')
     const call = { command: node.command, args: [...node.args, main, ...args, '--json'] }
     return JSON.parse(run({ ...call, env: { ...node.env, ...own, ...more } }, status))

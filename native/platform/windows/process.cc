@@ -23,6 +23,16 @@ int64_t peakMemory() {
   return static_cast<int64_t>(counters.PeakWorkingSetSize);
 }
 
+double processorSeconds() {
+  // std::clock counts the time of day here.
+  FILETIME begun{}, ended{}, kernel{}, user{};
+  GetProcessTimes(GetCurrentProcess(), &begun, &ended, &kernel, &user);
+  const auto ticks = [](const FILETIME& time) {
+    return (uint64_t{time.dwHighDateTime} << 32) + time.dwLowDateTime;
+  };
+  return static_cast<double>(ticks(kernel) + ticks(user)) * 1e-7;
+}
+
 void atProcessExit(void (*)()) {}
 
 }  // namespace flrc::platform
