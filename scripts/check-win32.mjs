@@ -1,6 +1,6 @@
-// win32-x64 on linux-x64, under Wine: the C++ tests, and the installed tarball, with the binary that releases have beside
-// it, next to what it does on Linux. `npm run check:win32` makes all of it first; `-- PATTERN` runs the checks whose names
-// contain it, after the installation.
+// win32-x64 on linux-x64, under Wine: the C++ tests, tests of the library, and the installed tarball, with the binary that
+// releases have beside it, next to what it does on Linux. `npm run check:win32` makes all of it first; `-- PATTERN` runs
+// the checks whose names contain it, after the installation.
 import assert from 'node:assert/strict'
 import { win32X64 } from './setup/targets.mjs'
 import { checkTarget } from './test/emulated.mjs'
@@ -8,6 +8,8 @@ import { checkTarget } from './test/emulated.mjs'
 await checkTarget(win32X64, {
   pattern: process.argv[2],
   attached: true,
+  // Lifetimes, among others: the end of a process, of a worker, of a model that nobody holds.
+  library: ['api', 'generate', 'lifetime'],
   more: [
     ['checkpoints', checkpoints],
     ['failures', failures],

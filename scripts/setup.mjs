@@ -72,6 +72,7 @@ const commands = {
       ensurePrebuild,
       ensureTarball,
       ...builtForWindows,
+      ensureTestCode,
       () => ensureNativeTests(win32X64),
       () => ensureNode(20, win32X64),
       () => ensureWine(win32X64),

@@ -10,6 +10,7 @@ import { ensureNode } from '../setup/other-node.mjs'
 import { tarball } from '../setup/package.mjs'
 import { npm } from '../setup/packages.mjs'
 import { host } from '../setup/targets.mjs'
+import { countsOf } from './counts.mjs'
 import { runProgram } from './programs.mjs'
 
 /** Seconds for the C++ tests, which take some twenty times as long as natively under qemu. */
@@ -19,11 +20,12 @@ const tolerance = 1e-4
 
 /**
  * Runs the checks whose names contain `pattern`, after the installation. `kernelSets`: those of OpenBLAS to compress
- * with, by its names, or '' for its own choice; `attached`: whether the target's binary is not in the package; `more`:
- * further `[name, check]`, where check gets `flrc(target, args)`, which gives the parsed output of a command, and `tiny`,
- * the embedded model's folder.
+ * with, by its names, or '' for its own choice; `attached`: whether the target's binary is not in the package;
+ * `library`: names of compiled tests of the library; `more`: further `[name, check]`, where check gets
+ * `flrc(target, args)`, which gives the parsed output of a command, and `tiny`, the embedded model's folder.
  */
-export async function checkTarget(target, { pattern = '', kernelSets = [''], attached = false, more = [] }) {
+export async function checkTarget(target, options) {
+  const { pattern = '', kernelSets = [''], attached = false, library = [], more = [] } = options
   const folder = mkdtempSync(path.join(tmpdir(), `flrc-${target.name}-`))
   const installed = path.join(folder, 'node_modules/flrc')
   const tiny = path.join(installed, 'models/tiny')
@@ -37,6 +39,7 @@ export async function checkTarget(target, { pattern = '', kernelSets = [''], att
     ['C++ tests', nativeTests],
     ['generate', writesTheSame],
     ['compress', compress],
+    ...library.map((name) => [`library: ${name}`, () => libraryTest(name)]),
     ...more.map(([name, check]) => [name, () => check({ flrc, tiny })]),
   ]
   try {
@@ -54,6 +57,14 @@ export async function checkTarget(target, { pattern = '', kernelSets = [''], att
     const program = target.run(path.join(root, nativeTestsOf(target)[0]), [])
     const { passed, problem, output } = await runProgram({ ...program, limit })
     assert.equal(problem, undefined, `${problem}\n${output}`)
+    console.log(`     ${passed} passed`)
+  }
+
+  function libraryTest(name) {
+    const { passed, failed } = countsOf(
+      node(target, [path.join(root, 'build/ts/test', `${name}.test.js`)], { cwd: root }),
+    )
+    assert.ok(passed > 0 && failed === 0, `${passed} passed, ${failed} failed`)
     console.log(`     ${passed} passed`)
   }
 
@@ -95,20 +106,23 @@ export async function checkTarget(target, { pattern = '', kernelSets = [''], att
   }
 
   /** What a command of the program prints on a target; `status` is what it is to end with. */
-  function flrc(on, args, more = {}, status = 0) {
-    const node = nodes.get(on)
-    const own = on === target && attached ? { FLRC_PREBUILD: beside } : {}
-    const main = path.join(installed, 'dist/cli/main.js')
-    const call = { command: node.command, args: [...node.args, main, ...args, '--json'] }
-    return JSON.parse(run({ ...call, env: { ...node.env, ...own, ...more } }, status))
+  function flrc(on, args, env = {}, status = 0) {
+    return JSON.parse(node(on, [path.join(installed, 'dist/cli/main.js'), ...args, '--json'], { env, status }))
   }
 
-  function run({ command, args, env = {} }, expected = 0) {
+  /** What Node prints on a target. */
+  function node(on, args, { env = {}, ...options } = {}) {
+    const { command, args: first, env: own } = nodes.get(on)
+    const binary = on === target && attached ? { FLRC_PREBUILD: beside } : {}
+    return run({ command, args: [...first, ...args], env: { ...own, ...binary, ...env }, ...options })
+  }
+
+  function run({ command, args, env = {}, cwd = folder, status: expected = 0 }) {
     // Node for Windows cannot write to the pipes that Wine hands on.
     const [output, errors] = ['stdout', 'stderr'].map((name) => path.join(folder, name))
     const files = [output, errors].map((file) => openSync(file, 'w'))
     const { status, error } = spawnSync(command, args, {
-      cwd: folder,
+      cwd,
       stdio: ['ignore', ...files],
       env: { ...process.env, OPENBLAS_CORETYPE: '', ...env },
     })
