@@ -42,17 +42,20 @@ export function pluginNotices(cudaLicense) {
   return ['# Third-party notices', '## In the plugin', ...parts, ''].join('\n\n')
 }
 
-/** The notices of the binary for Windows; `openBlas` and `mingw`: the files that come with either. */
-export function windowsNotices(openBlas, mingw) {
-  const others = compiledIn.filter(({ text }) => text === 'highway.txt' || text === 'gcc.txt')
+/**
+ * The notices of a binary that has OpenBLAS beside it. `openBlas`: the file that comes with that; `mingw`: the one of
+ * MinGW-w64, where that has built the binary and is in it, with GCC's libraries.
+ */
+export function besideNotices(openBlas, mingw) {
+  const compiler = mingw === undefined ? [] : compiledIn.filter(({ text }) => text === 'gcc.txt')
   const parts = [
     section(
       'OpenBLAS, LAPACK and what they are built with',
       'BSD-3-Clause and others',
       readFileSync(openBlas, 'utf8'),
     ),
-    section('Mingw-w64', 'ZPL-2.1 and others', readFileSync(mingw, 'utf8')),
-    ...others.map(compiledInSection),
+    ...(mingw === undefined ? [] : [section('MinGW-w64', 'ZPL-2.1 and others', readFileSync(mingw, 'utf8'))]),
+    ...[...compiler, ...compiledIn.filter(({ text }) => text === 'highway.txt')].map(compiledInSection),
     ...compiledInPackages.map(packageSection),
   ]
   return ['# Third-party notices', '## In the native addon and beside it', ...parts, ''].join('\n\n')

@@ -11,7 +11,7 @@ import {
 import path from 'node:path'
 import { sharedLibraries, wheelLicense } from '../native/openblas.mjs'
 import { binaryProblems } from '../package/binary.mjs'
-import { windowsNotices } from '../package/notices.mjs'
+import { besideNotices } from '../package/notices.mjs'
 import { tarballProblems } from '../package/tarball.mjs'
 import { windowsBinaryProblems } from '../package/windows-binary.mjs'
 import { root, runStep, StepError } from './log.mjs'
@@ -50,11 +50,11 @@ export function ensurePrebuild(target = host) {
       })
     renameSync(candidate, path.join(root, prebuild))
     const folder = path.join(root, path.dirname(prebuild))
-    for (const library of sharedLibraries(target.name)) {
-      copyFileSync(library, path.join(folder, path.basename(library)))
-    }
-    if (target.platform !== 'win32') return
-    const notices = windowsNotices(wheelLicense(target.name), mingwLicense)
+    const libraries = sharedLibraries(target.name)
+    for (const library of libraries) copyFileSync(library, path.join(folder, path.basename(library)))
+    if (libraries.length === 0) return
+    const mingw = target.platform === 'win32' ? mingwLicense : undefined
+    const notices = besideNotices(wheelLicense(target.name), mingw)
     writeFileSync(path.join(folder, 'THIRD-PARTY-NOTICES.md'), notices)
   })
 }
