@@ -1,7 +1,5 @@
 #include "tensor/matrix.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -9,6 +7,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "platform/memory.h"
 #include "tensor/run.h"
 
 namespace flrc {
@@ -258,7 +257,7 @@ StoredLine lineOf(const StoredRow& rows, Dtype dtype, int64_t cols, int64_t line
 
 void Buffer::Free::operator()(void* p) const {
   if (mapped > 0) {
-    munmap(p, mapped);
+    platform::unmapPages(p, mapped);
   } else {
     std::free(p);
   }
@@ -272,8 +271,7 @@ Buffer::Buffer(size_t bytes) : size_(bytes) {
   const size_t all = bytes + 3 * kAlignment;
   void* memory = nullptr;
   if (all >= kMapped) {
-    memory = mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) memory = nullptr;
+    memory = platform::mapPages(all);
   } else if (all > bytes) {
     memory = std::calloc(all, 1);
   }

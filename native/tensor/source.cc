@@ -1,5 +1,7 @@
 #include "tensor/source.h"
 
+#include <cstring>
+
 #include "core/error.h"
 
 namespace flrc {

@@ -28,10 +28,17 @@ const tests = [
   'cuda/test',
   'cuda/test/runtime',
   'test/native/check.cc',
+  'native/platform/posix/memory.cc',
   'native/tensor/matrix.cc',
   'native/tensor/run.cc',
 ]
-const headers = ['test/native/check.h', 'native/tensor', 'native/core', 'native/backend.h']
+const headers = [
+  'test/native/check.h',
+  'native/tensor',
+  'native/core',
+  'native/platform/memory.h',
+  'native/backend.h',
+]
 const folder = 'build/cuda-tests'
 
 export const cudaTests = [`${folder}/flrc_cuda_test`]
