@@ -1,4 +1,4 @@
-// What the systems must have in common: files, libraries, cores.
+// What the systems must have in common: files, memory, libraries, cores.
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
@@ -10,6 +10,7 @@
 #include "check.h"
 #include "platform/file.h"
 #include "platform/library.h"
+#include "platform/memory.h"
 #include "platform/process.h"
 #include "temporary.h"
 
@@ -108,6 +109,16 @@ TEST("platform: scratch files keep what is written, do not meet, and leave nothi
   }
   CHECK(entries(folder.name.place).empty());
   CHECK(!File::scratch(folder.name.path + "/no/such/folder").isOpen());
+}
+
+TEST("platform: fresh pages are zeros that can be written") {
+  constexpr size_t kBytes = (size_t{1} << 20) + 3;
+  auto* pages = static_cast<char*>(flrc::platform::mapPages(kBytes));
+  CHECK(pages != nullptr);
+  if (pages == nullptr) return;
+  CHECK(std::count(pages, pages + kBytes, 0) == static_cast<std::ptrdiff_t>(kBytes));
+  pages[kBytes - 1] = 1;
+  flrc::platform::unmapPages(pages, kBytes);
 }
 
 TEST("platform: absolute paths are told from others") {
