@@ -47,7 +47,7 @@ interface Measure {
 const kl: Measure = {
   id: 'progressive-kl',
   title: 'KL to the dense model against mean active budget',
-  label: 'mean KL to dense, nats; lower is better',
+  label: 'KL to the dense model, nats; lower is better',
   of: ({ figures: { quality } }) => quality && { value: quality.meanKl, interval: quality.intervals.meanKl },
 }
 const rouge: Measure = {
