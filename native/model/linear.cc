@@ -141,24 +141,32 @@ class Application {
   void run() {
     auto& tasks = scratch_.tasks;
     tasks.clear();
+    const Tiles tile = decodes_ ? Tiles{} : tiles();
+    eachMatrix(
+        [&](int i, int32_t b, const RowMatrix& w, int64_t some) { splitRows(i, b, w, some, tile.rows); });
+    if (decodes_) setInputs();
+    each([this](const LinearScratch::Task& task) { this->rows(task); });
+    tasks.clear();
+    eachBlock([&](int i, int32_t b, const FactorBlock& block) { splitPanels(i, b, block.c, tile.panels); });
+    if (!tasks.empty()) each([this](const LinearScratch::Task& task) { panels(task); });
+    gatherAll(calls_, count_, columns_, threads_, scratch_);
+  }
+
+ private:
+  // What a task of prefill has of rows, and of panels.
+  struct Tiles {
+    int64_t rows = 0, panels = 0;
+  };
+  Tiles tiles() const {
     int64_t rows = 0, outputs = 0, rank = 0;
     eachMatrix([&](int, int32_t, const RowMatrix&, int64_t some) { rows += some; });
     eachBlock([&](int i, int32_t, const FactorBlock& block) {
       outputs += block.c.outputs;
       rank = std::max(rank, activeRank(calls_[i], block));
     });
-    const int64_t tile = tileRows(rows, calls_->linear->inputs, threads_);
-    eachMatrix([&](int i, int32_t b, const RowMatrix& w, int64_t some) { splitRows(i, b, w, some, tile); });
-    if (decodes_) setInputs();
-    each([this](const LinearScratch::Task& task) { this->rows(task); });
-    tasks.clear();
-    const int64_t panelTile = tileRows(outputs, rank, threads_) / kPanel;
-    eachBlock([&](int i, int32_t b, const FactorBlock& block) { splitPanels(i, b, block.c, panelTile); });
-    if (!tasks.empty()) each([this](const LinearScratch::Task& task) { panels(task); });
-    gatherAll(calls_, count_, columns_, threads_, scratch_);
+    return {tileRows(rows, calls_->linear->inputs, threads_), tileRows(outputs, rank, threads_) / kPanel};
   }
 
- private:
   template <typename Body>  // body(call, block, factors)
   void eachBlock(const Body& body) const {
     for (int i = 0; i < count_; ++i) {

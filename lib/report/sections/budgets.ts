@@ -7,6 +7,7 @@ import {
   type ScheduleShape,
   scheduleOn,
 } from '../../schedule.js'
+import { meanOf } from '../../statistics/mean.js'
 import type { ReportContents } from '../contents.js'
 import type { Section } from '../html.js'
 
@@ -36,11 +37,10 @@ export async function budgetsSection({ inspection }: ReportContents): Promise<Se
     const used = asked.map((budget, step) => (step === 0 ? 0 : levelOf(budget, levels)))
     return { name, text, asked, used, budgets: used.map((level) => levels[level]?.budget ?? 1) }
   })
-  const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
   const room = (from - to) * 0.08
   const title = 'Active budget over the steps of a generation'
-  const lowest = runs.reduce((best, one) => (mean(one.budgets) < mean(best.budgets) ? one : best))
-  const seen = `Over these ${steps} tokens ${lowest.name} reads least: ${mean(lowest.budgets).toFixed(3)} on average.`
+  const lowest = runs.reduce((best, one) => (meanOf(one.budgets) < meanOf(best.budgets) ? one : best))
+  const seen = `Over these ${steps} tokens ${lowest.name} reads least: ${meanOf(lowest.budgets).toFixed(3)} on average.`
   return {
     id: 'budgets',
     title: 'How the rank falls while decoding',
@@ -79,8 +79,8 @@ export async function budgetsSection({ inspection }: ReportContents): Promise<Se
           ],
           rows: runs.map(({ text, asked, used, budgets }) => [
             text,
-            mean(asked).toFixed(3),
-            mean(budgets).toFixed(3),
+            meanOf(asked).toFixed(3),
+            meanOf(budgets).toFixed(3),
             ...levels.map((_, level) => used.filter((at) => at === level).length),
           ]),
         },
