@@ -11,10 +11,10 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { packageRoot } from '#lib/binding.js'
-import { medianOf } from '#lib/statistics/median.js'
 import { outputOf, untilOutput } from './child.js'
 import type { LoadRun } from './load/run.js'
 import { markdownTable } from './quality/tables.js'
+import { spread } from './spread.js'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -68,15 +68,13 @@ for (let round = 0; round <= Number(values.rounds); round++) {
 const measured = rows.map(({ row }) => row)
 if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(measured, null, 2)}\n`)
 
-const spread = (seconds: number[]) =>
-  `${medianOf(seconds).toFixed(3)} (${Math.min(...seconds).toFixed(3)} to ${Math.max(...seconds).toFixed(3)})`
 console.log(`${cpus()[0]?.model}, ${cpus().length} processors, ${values.rounds} rounds\n`)
 console.log(
   markdownTable(
     ['model', 'library', 'Model.load, s', 'first token, s', 'flrc generate, s'],
     measured.map(({ model, library, load, firstToken, program }) => [
       ...[model, library],
-      ...[load, firstToken, program].map(spread),
+      ...[load, firstToken, program].map((seconds) => spread(seconds, 3)),
     ]),
   ),
 )

@@ -13,6 +13,7 @@ import { medianOf } from '#lib/statistics/median.js'
 import { outputOf } from './child.js'
 import type { DecodeMemoryRun, TokenizerRun } from './memory/run.js'
 import { markdownTable } from './quality/tables.js'
+import { spread } from './spread.js'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -72,8 +73,7 @@ console.log(
       const held = median('weightBytes') + median('cacheBytes')
       const load = decode.map((run) => run.loadSeconds)
       return [
-        ...[model, dtype],
-        `${median('loadSeconds').toFixed(3)} (${Math.min(...load).toFixed(3)} to ${Math.max(...load).toFixed(3)})`,
+        ...[model, dtype, spread(load, 3)],
         ...[median('weightBytes'), median('cacheBytes'), median('peakBytes'), alone].map(megabytes),
         megabytes(median('peakBytes') - held - alone),
       ]

@@ -1,5 +1,6 @@
 import { medianOf } from '#lib/statistics/median.js'
 import { markdownTable } from '../quality/tables.js'
+import { spread } from '../spread.js'
 
 export interface LlamaRow {
   engine: string
@@ -23,11 +24,6 @@ export interface LlamaResults {
 }
 
 const nameOf = ({ engine, type }: LlamaRow) => `${engine} ${type}`
-
-function spread(values: readonly number[], digits: number): string {
-  const [median, least, most] = [medianOf(values), Math.min(...values), Math.max(...values)]
-  return `${median.toFixed(digits)} (${least.toFixed(digits)} to ${most.toFixed(digits)})`
-}
 
 /** Round by round, as both took turns. */
 function ratio(of: readonly number[], by: readonly number[]): string {
