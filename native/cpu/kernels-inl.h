@@ -9,9 +9,11 @@
 #include "cpu/attention-inl.h"
 #include "cpu/dequantise-inl.h"
 #include "cpu/elementwise-inl.h"
+#include "cpu/gather-inl.h"
 #include "cpu/kernels.h"
 #include "cpu/logits-inl.h"
 #include "cpu/panels-inl.h"
+#include "cpu/prompt-inl.h"
 #include "cpu/reduce-inl.h"
 #include "cpu/rows-inl.h"
 
@@ -25,6 +27,10 @@ constexpr Kernels tableOf(const char* target) {
       .rowsTimes = rowsTimes<Way>,
       .roundInputs = roundInputs<Way>,
       .panelsTimes = panelsTimes<Way>,
+      .rowsTimesPrompt = nullptr,
+      .panelsTimesPrompt = nullptr,
+      .roundPrompt = nullptr,
+      .gather = gather,
       .rmsNorm = rmsNorm,
       .siluTimes = siluTimes,
       .siluTimesBackward = siluTimesBackward,
@@ -45,6 +51,14 @@ constexpr Kernels tableOf(const char* target) {
 #if HWY_TARGET == HWY_AVX3
 constexpr Kernels kernelTable = tableOf<ShortProducts>("avx512");
 constexpr Kernels vnniTable = tableOf<ByteProducts>("avx512-vnni");
+
+constexpr Kernels withPrompts(Kernels table) {
+  table.rowsTimesPrompt = rowsTimesPrompt;
+  table.panelsTimesPrompt = panelsTimesPrompt;
+  table.roundPrompt = roundPrompt;
+  return table;
+}
+constexpr Kernels bf16Table = withPrompts(tableOf<ByteProducts>("avx512-bf16"));
 #elif HWY_TARGET == HWY_AVX2
 constexpr Kernels kernelTable = tableOf<ShortProducts>("avx2");
 #elif HWY_TARGET == HWY_SSE4

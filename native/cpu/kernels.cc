@@ -32,16 +32,19 @@ bool runsAvx3() {
 }
 
 bool runsVnni() { return runsAvx3() && __builtin_cpu_supports("avx512vnni"); }
+
+bool runsBf16() { return runsVnni() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 }  // namespace
 
 int kernelTargets(const Kernels** out, int capacity) {
-  const Kernels* found[4];
+  const Kernels* found[5];
   int count = 0;
 #if HWY_ARCH_X86
   __builtin_cpu_init();
 #if HWY_TARGETS & HWY_AVX3
+  if (runsBf16()) found[count++] = &N_AVX3::bf16Table;
   if (runsVnni()) found[count++] = &N_AVX3::vnniTable;
   if (runsAvx3()) found[count++] = &N_AVX3::kernelTable;
 #endif

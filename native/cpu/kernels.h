@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "cpu/kv_view.h"
+#include "cpu/prompt_inputs.h"
 #include "cpu/row_inputs.h"
 #include "tensor/matrix.h"
 
@@ -18,6 +19,14 @@ struct LogitSums {
   int64_t best = 0;     // the first of the largest
   double sum = 0;       // of e^(logit - largest)
   double weighted = 0;  // of e^(logit - largest) * (logit - largest)
+};
+
+// Where a pivoted block's outputs lie: output o at `from[o]`, which is below `rank` where bit o % 32 of
+// `taken[o / 32]` says so; both parts rise.
+struct GatherMap {
+  const int32_t* from;
+  const uint32_t* taken;
+  int64_t rank, outputs;
 };
 
 // Kernels of one instruction set. All activations are f32; `x` has columns at stride ldx. No kernel starts
@@ -38,6 +47,20 @@ struct Kernels {
   // in groups of kGroup ranks, for every panel.
   void (*panelsTimes)(const PanelMatrix& w, int64_t panelBegin, int64_t panelEnd, int64_t rank, const float* t,
                       int64_t ldt, int columns, float* y, int64_t ldy);
+
+  // The same products for the columns of a prompt, however many, of weights and inputs rounded to bf16; of
+  // weights in bf16, int8 and int4. Null, all three, where the processor does not multiply bf16. A column's
+  // result depends neither on the others nor on the split. rowBegin is a panel's first row; t has the inputs
+  // of the ranks in use.
+  void (*rowsTimesPrompt)(const RowMatrix& w, int64_t rowBegin, int64_t rowEnd, const PromptInputs& x, float* y,
+                          int64_t ldy);
+  void (*panelsTimesPrompt)(const PanelMatrix& w, int64_t panelBegin, int64_t panelEnd, const PromptInputs& t,
+                            float* y, int64_t ldy);
+  // `inputs` values of one column as bf16: kPromptPairs words to every `stride` of `words`, zeros at the end.
+  void (*roundPrompt)(const float* x, int64_t inputs, int64_t stride, uint32_t* words);
+
+  // y[o] = latent[map.from[o]] for all outputs, or added to y.
+  void (*gather)(const GatherMap& map, const float* latent, bool adds, float* y);
 
   // y[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; y may be x.
   void (*rmsNorm)(const float* x, const float* weight, float eps, int64_t n, float* y);

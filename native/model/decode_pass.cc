@@ -10,8 +10,8 @@
 namespace flrc {
 namespace {
 
-// Queries of a prefill attention tile.
-constexpr int64_t kQueryTile = 64;
+// Queries of a prefill attention tile, of all heads that share its keys and values.
+constexpr int64_t kTileQueries = 128;
 // Positions times query width below which one attention is not worth sharing.
 constexpr int64_t kParallelAttention = 32 * 1024;
 
@@ -114,7 +114,10 @@ void DecodePass::logits(const int64_t* rows, int64_t count, float* out) {
 }
 
 size_t DecodePass::capacity() const {
-  size_t floats = scratch_.latent.capacity();
+  size_t floats = scratch_.latent.capacity() + scratch_.prompt.words.capacity();
+  for (const auto& call : scratch_.promptLatent) {
+    for (const auto& block : call) floats += block.words.capacity();
+  }
   for (const auto* buffer : {&x_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &out_}) {
     floats += buffer->capacity();
   }
@@ -124,20 +127,20 @@ size_t DecodePass::capacity() const {
 void DecodePass::attention(int64_t l, const PassRow* rows, int64_t count) {
   const ModelConfig& config = model_.config;
   const int64_t qWidth = config.queryWidth(), window = config.slidingWindow[static_cast<size_t>(l)];
+  const int64_t shared = config.heads / config.kvHeads;
   ThreadPool& pool = ThreadPool::shared();
 
   if (count > cpu::kMaxColumns) {
     const cpu::KvView cache = rows->cache->view(l);
-    const int64_t tiles = (count + kQueryTile - 1) / kQueryTile;
-    pool.parallelFor(tiles * config.heads, model_.threads, [&](int64_t task) {
-      const int64_t head = task % config.heads, first = (task / config.heads) * kQueryTile;
-      const int64_t place = first * qWidth + head * config.headDim;
-      attendTile(cache, rows->position + first, std::min(kQueryTile, count - first), head, window,
+    const int64_t step = std::max<int64_t>(1, kTileQueries / shared), tiles = (count + step - 1) / step;
+    pool.parallelFor(tiles * config.kvHeads, model_.threads, [&](int64_t task) {
+      const int64_t kvHead = task % config.kvHeads, first = (task / config.kvHeads) * step;
+      const int64_t place = first * qWidth + kvHead * shared * config.headDim;
+      attendTile(cache, rows->position + first, std::min(step, count - first), kvHead, window,
                  q_.data() + place, attended_.data() + place);
     });
     return;
   }
-  const int64_t shared = config.heads / config.kvHeads;
   auto one = [&](int64_t task) {
     thread_local std::vector<float> scores;
     const int64_t kvHead = task % config.kvHeads, t = task / config.kvHeads;
@@ -156,19 +159,31 @@ void DecodePass::attention(int64_t l, const PassRow* rows, int64_t count) {
   }
 }
 
-void DecodePass::attendTile(const cpu::KvView& cache, int64_t first, int64_t rows, int64_t head, int64_t window,
-                            const float* q, float* out) const {
+void DecodePass::attendTile(const cpu::KvView& cache, int64_t first, int64_t rows, int64_t kvHead,
+                            int64_t window, const float* q, float* out) const {
   const ModelConfig& config = model_.config;
-  const int64_t qWidth = config.queryWidth(), hd = config.headDim;
+  const int64_t qWidth = config.queryWidth(), hd = config.headDim, shared = config.heads / config.kvHeads;
   const int64_t begin = firstVisible(first, window);
-  const int64_t length = first + rows - begin;
-  std::vector<float> keys(static_cast<size_t>(length * hd)), values(keys.size());
-  cpu::kernels().widenKv(cache, head / (config.heads / config.kvHeads), begin, begin + length, keys.data(),
-                         values.data());
-  std::vector<float> scores(static_cast<size_t>(rows * length));
-  gemm(false, false, rows, length, hd, 1.0f, q, qWidth, keys.data(), length, 0.0f, scores.data(), length);
-  attentionSoftmax(scores.data(), rows, length, first, begin, window, hd);
-  gemm(false, false, rows, hd, length, 1.0f, scores.data(), length, values.data(), hd, 0.0f, out, qWidth);
+  const int64_t length = first + rows - begin, all = shared * rows;
+  thread_local std::vector<float> keys, values, queries, scores;
+  keys.resize(static_cast<size_t>(length * hd));
+  values.resize(keys.size());
+  cpu::kernels().widenKv(cache, kvHead, begin, begin + length, keys.data(), values.data());
+  // [head][query], so that all heads are one product.
+  queries.resize(static_cast<size_t>(all * hd));
+  for (int64_t i = 0; i < all; ++i) {
+    std::copy_n(q + i % rows * qWidth + i / rows * hd, hd, queries.data() + i * hd);
+  }
+  scores.resize(static_cast<size_t>(all * length));
+  gemm(false, false, all, length, hd, 1.0f, queries.data(), hd, keys.data(), length, 0.0f, scores.data(),
+       length);
+  for (int64_t h = 0; h < shared; ++h) {
+    attentionSoftmax(scores.data() + h * rows * length, rows, length, first, begin, window, hd);
+  }
+  gemm(false, false, all, hd, length, 1.0f, scores.data(), length, values.data(), hd, 0.0f, queries.data(), hd);
+  for (int64_t i = 0; i < all; ++i) {
+    std::copy_n(queries.data() + i * hd, hd, out + i % rows * qWidth + i / rows * hd);
+  }
 }
 
 }  // namespace flrc

@@ -35,7 +35,9 @@ class DecodePass {
  private:
   void layer(int64_t index, const PassRow* rows, int64_t count, int64_t level);
   void attention(int64_t layer, const PassRow* rows, int64_t count);
-  void attendTile(const cpu::KvView& cache, int64_t first, int64_t rows, int64_t head, int64_t window,
+  // Consecutive queries from position `first` on, of all heads that share a key/value head: q and out
+  // [rows][width] from its first head on.
+  void attendTile(const cpu::KvView& cache, int64_t first, int64_t rows, int64_t kvHead, int64_t window,
                   const float* q, float* out) const;
   template <typename Body>
   void eachToken(int64_t count, const Body& body) const;

@@ -55,13 +55,6 @@ void layOut(const LinearCall* calls, int count, LinearScratch& scratch) {
   }
 }
 
-// y[o] = latent[gather[o]] for all outputs of a pivoted block.
-void setGathered(const FactorBlock& block, const float* latent, float* __restrict y) {
-  const int32_t* from = block.gather.data();
-  const auto outputs = static_cast<int64_t>(block.gather.size());
-  for (int64_t o = 0; o < outputs; ++o) y[o] = latent[from[o]];
-}
-
 // y[o] = bias[o] + sum over blocks of (t, u)[gather[o]], for one column.
 void gatherColumn(const LinearCall& call, const std::vector<int64_t>& places, const float* latent, float* y) {
   const Linear& linear = *call.linear;
@@ -69,8 +62,7 @@ void gatherColumn(const LinearCall& call, const std::vector<int64_t>& places, co
   if (linear.factored() && places.empty()) {
     std::fill(y, y + m, 0.0f);
   } else if (linear.factored() && linear.pivoted) {
-    setGathered(*linear.blocks[0], latent + places[0], y);
-    for (size_t b = 1; b < places.size(); ++b) addGathered(*linear.blocks[b], latent + places[b], y);
+    for (size_t b = 0; b < places.size(); ++b) gatherBlock(*linear.blocks[b], latent + places[b], b > 0, y);
   }
   if (!linear.bias.empty()) {
     for (int64_t o = 0; o < m; ++o) y[o] += linear.bias[o];
@@ -144,8 +136,13 @@ class Application {
     const Tiles tile = decodes_ ? Tiles{} : tiles();
     eachMatrix(
         [&](int i, int32_t b, const RowMatrix& w, int64_t some) { splitRows(i, b, w, some, tile.rows); });
-    if (decodes_) setInputs();
+    if (decodes_) {
+      setInputs();
+    } else {
+      setPrompt();
+    }
     each([this](const LinearScratch::Task& task) { this->rows(task); });
+    if (!decodes_) setPromptLatent();
     tasks.clear();
     eachBlock([&](int i, int32_t b, const FactorBlock& block) { splitPanels(i, b, block.c, tile.panels); });
     if (!tasks.empty()) each([this](const LinearScratch::Task& task) { panels(task); });
@@ -209,15 +206,53 @@ class Application {
     }
   }
 
+  static bool multipliesBf16(Dtype dtype) {
+    return cpu::kernels().rowsTimesPrompt != nullptr && dtype != Dtype::f32;
+  }
+
+  // As sgemm does for every tile.
+  bool copiesInputs(Dtype dtype) const { return !decodes_ && !multipliesBf16(dtype); }
+
+  void setPrompt() {
+    bool any = false;
+    eachMatrix([&](int, int32_t, const RowMatrix& w, int64_t) { any = any || multipliesBf16(w.dtype); });
+    if (!any) return;
+    const int64_t inputs = calls_->linear->inputs;
+    cpu::PromptInputs& prompt = scratch_.prompt;
+    cpu::resize(prompt, columns_, inputs);
+    ThreadPool::shared().parallelFor(prompt.tiles(), threads_, [&](int64_t tile) {
+      cpu::setPromptTile(cpu::kernels(), x_, inputs, inputs, tile, prompt);
+    });
+  }
+
+  void setPromptLatent() {
+    auto& latents = scratch_.promptLatent;
+    auto& tasks = scratch_.tasks;
+    tasks.clear();
+    if (latents.size() < static_cast<size_t>(count_)) latents.resize(static_cast<size_t>(count_));
+    eachBlock([&](int i, int32_t b, const FactorBlock& block) {
+      if (!multipliesBf16(block.c.dtype)) return;
+      if (latents[i].size() <= static_cast<size_t>(b)) latents[i].resize(static_cast<size_t>(b) + 1);
+      cpu::resize(latents[i][b], columns_, activeRank(calls_[i], block));
+      for (int64_t tile = 0; tile < latents[i][b].tiles(); ++tile) tasks.push_back({i, b, tile, tile + 1});
+    });
+    each([&](const LinearScratch::Task& task) {
+      const FactorBlock& block = *calls_[task.linear].linear->blocks[task.block];
+      cpu::setPromptTile(cpu::kernels(),
+                         scratch_.latent.data() + scratch_.places[task.linear][task.block], scratch_.width,
+                         activeRank(calls_[task.linear], block), task.begin, latents[task.linear][task.block]);
+    });
+  }
+
   void splitRows(int32_t call, int32_t block, const RowMatrix& w, int64_t rows, int64_t tile) {
     const int64_t step =
-        decodes_ ? panelsPerTask((rows + kPanel - 1) / kPanel, w.bytes(), threads_) * kPanel : tile;
+        copiesInputs(w.dtype) ? tile : panelsPerTask((rows + kPanel - 1) / kPanel, w.bytes(), threads_) * kPanel;
     for (int64_t r = 0; r < rows; r += step)
       scratch_.tasks.push_back({call, block, r, std::min(rows, r + step)});
   }
 
   void splitPanels(int32_t call, int32_t block, const PanelMatrix& c, int64_t tile) {
-    const int64_t step = decodes_ ? panelsPerTask(c.panels(), c.bytes(), threads_) : tile;
+    const int64_t step = copiesInputs(c.dtype) ? tile : panelsPerTask(c.panels(), c.bytes(), threads_);
     for (int64_t p = 0; p < c.panels(); p += step) {
       scratch_.tasks.push_back({call, block, p, std::min(c.panels(), p + step)});
     }
@@ -231,6 +266,8 @@ class Application {
     const int64_t ldy = dense ? call.linear->outputs : scratch_.width;
     if (decodes_) {
       cpu::kernels().rowsTimes(w, task.begin, task.end, scratch_.inputs[static_cast<size_t>(w.dtype)], y, ldy);
+    } else if (multipliesBf16(w.dtype)) {
+      cpu::kernels().rowsTimesPrompt(w, task.begin, task.end, scratch_.prompt, y, ldy);
     } else {
       prefillRows(w, task.begin, task.end, x_, columns_, y, ldy);
     }
@@ -246,6 +283,9 @@ class Application {
     if (decodes_) {
       cpu::kernels().panelsTimes(block.c, task.begin, task.end, rank, t, scratch_.width,
                                  static_cast<int>(columns_), y, ldy);
+    } else if (multipliesBf16(block.c.dtype)) {
+      cpu::kernels().panelsTimesPrompt(block.c, task.begin, task.end,
+                                       scratch_.promptLatent[task.linear][task.block], y, ldy);
     } else {
       prefillPanels(block.c, task.begin, task.end, rank, t, scratch_.width, columns_, y, ldy);
     }
@@ -265,6 +305,7 @@ class Application {
 void finishBlock(FactorBlock& block, int64_t outputs) {
   const int64_t s = block.rank();
   block.gather.assign(static_cast<size_t>(outputs), -1);
+  block.taken.assign(static_cast<size_t>((outputs + 31) / 32), 0);
   int32_t before = -1;
   for (int64_t j = 0; j < s; ++j) {
     const int32_t at = block.pivot[j];
@@ -274,6 +315,7 @@ void finishBlock(FactorBlock& block, int64_t outputs) {
     }
     before = at;
     block.gather[at] = static_cast<int32_t>(j);
+    block.taken[static_cast<size_t>(at / 32)] |= uint32_t{1} << (at % 32);
   }
   int32_t rest = static_cast<int32_t>(s);
   for (auto& at : block.gather) {
@@ -281,8 +323,10 @@ void finishBlock(FactorBlock& block, int64_t outputs) {
   }
 }
 
-void addGathered(const FactorBlock& block, const float* latent, float* y) {
-  for (size_t o = 0; o < block.gather.size(); ++o) y[o] += latent[block.gather[o]];
+void gatherBlock(const FactorBlock& block, const float* latent, bool adds, float* y) {
+  cpu::kernels().gather({block.gather.data(), block.taken.data(), block.rank(),
+                         static_cast<int64_t>(block.gather.size())},
+                        latent, adds, y);
 }
 
 void scatterGathered(const FactorBlock& block, const float* dy, float* dt, float* du) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "cpu/prompt_inputs.h"
 #include "cpu/row_inputs.h"
 #include "tensor/matrix.h"
 
@@ -18,19 +19,20 @@ struct FactorBlock {
   PanelMatrix c;
   std::vector<int32_t> pivot;   // [s], rising; empty for plain factors
   std::vector<int32_t> gather;  // [m]: where output o lies in (t, u), u = C t; empty for plain factors
+  std::vector<uint32_t> taken;  // [m / 32]: bit o % 32 of word o / 32 says that output o is a pivot
 
   int64_t rank() const { return p.rows; }
   size_t bytes() const { return p.bytes() + c.bytes() + pivot.size() * sizeof(int32_t); }
 };
 
-// Fills `gather` from `pivot` for m outputs; E_MODEL_FORMAT unless pivots are rising and inside [0, m).
+// Fills `gather` and `taken` from `pivot` for m outputs; E_MODEL_FORMAT unless pivots are rising and inside [0, m).
 void finishBlock(FactorBlock& block, int64_t outputs);
 
-// y[o] += latent[gather[o]] for all outputs of a pivoted block: its part of one token's result, from t with u
-// behind it.
-void addGathered(const FactorBlock& block, const float* latent, float* y);
+// y[o] = latent[gather[o]] for all outputs of a pivoted block, its part of one token's result from t with u
+// behind it, or added to y.
+void gatherBlock(const FactorBlock& block, const float* latent, bool adds, float* y);
 
-// The transpose of addGathered: from the gradient of one token's result, those at t and at u, overwritten.
+// The transpose of gatherBlock: from the gradient of one token's result, those at t and at u, overwritten.
 void scatterGathered(const FactorBlock& block, const float* dy, float* dt, float* du);
 
 // One projection y = W x (+ bias), dense or factored. Immutable once built, shared between models.
@@ -59,6 +61,8 @@ struct LinearScratch {
   int64_t width = 0;
   std::vector<std::vector<int64_t>> places;    // [call][block], where t begins
   std::array<cpu::RowInputs, kDtypes> inputs;  // x in the form that weights of each type want
+  cpu::PromptInputs prompt;                    // x of a prompt
+  std::vector<std::vector<cpu::PromptInputs>> promptLatent;  // [call][block], t of a prompt
   struct Task {
     int32_t linear, block;
     int64_t begin, end;
@@ -74,7 +78,9 @@ struct LinearCall {
 
 // y = W x for several projections of the same input x [columns, n] (q/k/v, gate/up). Up to 16 columns go
 // through the decode kernels, where a column's result is bitwise the same in any batch, split and thread
-// count; more go through tiles of dequantised weights and sgemm.
+// count. More columns, a prompt, have their inputs rounded to bf16 where the processor multiplies that and the
+// weights are not f32, and do not depend on each other either; elsewhere they go through tiles of dequantised
+// weights and sgemm.
 void applyLinears(const LinearCall* calls, int count, const float* x, int64_t columns, int threads,
                   LinearScratch& scratch);
 

@@ -337,7 +337,7 @@ std::shared_ptr<const Model> TrainableFactors::model(const std::vector<float>& v
       block->c = makePanels(at + p.count(), c.rows, c.cols, c.cols, model->dtype);
       at += p.count() + c.count();
       block->pivot = from[b].stored->pivot;
-      block->gather = from[b].stored->gather;
+      if (linear.pivoted) finishBlock(*block, linear.outputs);
       linear.blocks[b] = std::move(block);
     }
   });

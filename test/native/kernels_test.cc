@@ -325,3 +325,31 @@ TEST("widen: rows and panels come out bit for bit as getRow and getRank give the
     }
   });
 }
+
+TEST("gather: outputs come from t and u in their order, set and added, whatever their number") {
+  forTargets([](const Kernels& kernels) {
+    check::Random random(9);
+    for (const int64_t outputs : {1, 15, 16, 17, 32, 33, 100, 129}) {
+      for (const int64_t rank : {int64_t{0}, int64_t{1}, outputs / 3, outputs}) {
+        // Every so many outputs, so that both parts have runs and single places.
+        std::vector<int32_t> from(static_cast<size_t>(outputs));
+        std::vector<uint32_t> taken(static_cast<size_t>((outputs + 31) / 32));
+        int32_t t = 0, u = static_cast<int32_t>(rank);
+        for (int64_t o = 0; o < outputs; ++o) {
+          const bool pivot = t < rank && (outputs - o <= rank - t || o % 5 < 2);
+          from[static_cast<size_t>(o)] = pivot ? t++ : u++;
+          if (pivot) taken[static_cast<size_t>(o / 32)] |= uint32_t{1} << (o % 32);
+        }
+        const std::vector<float> latent = random.floats(outputs), before = random.floats(outputs);
+        const cpu::GatherMap map{from.data(), taken.data(), rank, outputs};
+        std::vector<float> set(before), added(before);
+        kernels.gather(map, latent.data(), false, set.data());
+        kernels.gather(map, latent.data(), true, added.data());
+        for (size_t o = 0; o < set.size(); ++o) {
+          CHECK_EQUAL(set[o], latent[static_cast<size_t>(from[o])]);
+          CHECK_EQUAL(added[o], before[o] + latent[static_cast<size_t>(from[o])]);
+        }
+      }
+    }
+  });
+}
