@@ -3,6 +3,8 @@
 // CHAIN: projections as MxN, `+` between those of one input, `,` between one after another. THREADS and COLUMNS
 // are lists. In every round each combination goes once over all copies of the chain, BYTES at least, in turn
 // with a measurement of the read bandwidth of as many threads. stdout: one JSON line.
+//   flrc_bench sgemm THREADS ROUNDS
+// The most that products in fp32 reach, which what calibration does is measured by.
 #include "cpu/kernels.h"
 
 #include <chrono>
@@ -18,6 +20,7 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "model/linear.h"
+#include "sgemm.h"
 
 using namespace flrc;
 
@@ -212,12 +215,19 @@ void measure(char** arguments) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count != 9) {
-    std::fprintf(stderr, "usage: %s CHAIN KIND DTYPE RANK THREADS COLUMNS ROUNDS BYTES\n", arguments[0]);
+  const bool sgemm = count == 4 && std::strcmp(arguments[1], "sgemm") == 0;
+  if (count != 9 && !sgemm) {
+    std::fprintf(stderr,
+                 "usage: %s CHAIN KIND DTYPE RANK THREADS COLUMNS ROUNDS BYTES, or sgemm THREADS ROUNDS\n",
+                 arguments[0]);
     return 2;
   }
   try {
-    measure(arguments);
+    if (sgemm) {
+      measureSgemm(std::atoi(arguments[2]), std::atoi(arguments[3]));
+    } else {
+      measure(arguments);
+    }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -107,11 +107,10 @@ HWY_INLINE WordVector roundedPairs(FloatVector first, FloatVector second) {
 template <Dtype kType, int i, typename Scale, typename Zero>
 HWY_INLINE void storePairs(WordVector from, const Scale& scale, const Zero& zero, uint32_t* out) {
   if constexpr (i < kWordValues<kType>) {
-    const auto value = [&](auto at) HWY_ATTR {
-      return scaled<kType>(weightOf<kType, at>(from), scale(at), zero(at));
-    };
-    const auto pair = roundedPairs(value(std::integral_constant<int, i>()),
-                                   value(std::integral_constant<int, i + 1>()));
+    const auto value = [&](auto at)
+                           HWY_ATTR { return scaled<kType>(weightOf<kType, at>(from), scale(at), zero(at)); };
+    const auto pair =
+        roundedPairs(value(std::integral_constant<int, i>()), value(std::integral_constant<int, i + 1>()));
     hn::StoreU(pair, hn::Repartition<uint32_t, FloatTag>(), out);
     storePairs<kType, i + 2>(from, scale, zero, out + kPanel);
   }

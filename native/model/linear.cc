@@ -238,15 +238,16 @@ class Application {
     });
     each([&](const LinearScratch::Task& task) {
       const FactorBlock& block = *calls_[task.linear].linear->blocks[task.block];
-      cpu::setPromptTile(cpu::kernels(),
-                         scratch_.latent.data() + scratch_.places[task.linear][task.block], scratch_.width,
-                         activeRank(calls_[task.linear], block), task.begin, latents[task.linear][task.block]);
+      cpu::setPromptTile(cpu::kernels(), scratch_.latent.data() + scratch_.places[task.linear][task.block],
+                         scratch_.width, activeRank(calls_[task.linear], block), task.begin,
+                         latents[task.linear][task.block]);
     });
   }
 
   void splitRows(int32_t call, int32_t block, const RowMatrix& w, int64_t rows, int64_t tile) {
-    const int64_t step =
-        copiesInputs(w.dtype) ? tile : panelsPerTask((rows + kPanel - 1) / kPanel, w.bytes(), threads_) * kPanel;
+    const int64_t step = copiesInputs(w.dtype)
+                             ? tile
+                             : panelsPerTask((rows + kPanel - 1) / kPanel, w.bytes(), threads_) * kPanel;
     for (int64_t r = 0; r < rows; r += step)
       scratch_.tasks.push_back({call, block, r, std::min(rows, r + step)});
   }
@@ -324,9 +325,9 @@ void finishBlock(FactorBlock& block, int64_t outputs) {
 }
 
 void gatherBlock(const FactorBlock& block, const float* latent, bool adds, float* y) {
-  cpu::kernels().gather({block.gather.data(), block.taken.data(), block.rank(),
-                         static_cast<int64_t>(block.gather.size())},
-                        latent, adds, y);
+  cpu::kernels().gather(
+      {block.gather.data(), block.taken.data(), block.rank(), static_cast<int64_t>(block.gather.size())},
+      latent, adds, y);
 }
 
 void scatterGathered(const FactorBlock& block, const float* dy, float* dt, float* du) {

@@ -25,7 +25,8 @@ struct FactorBlock {
   size_t bytes() const { return p.bytes() + c.bytes() + pivot.size() * sizeof(int32_t); }
 };
 
-// Fills `gather` and `taken` from `pivot` for m outputs; E_MODEL_FORMAT unless pivots are rising and inside [0, m).
+// Fills `gather` and `taken` from `pivot` for m outputs; E_MODEL_FORMAT unless pivots are rising and inside [0,
+// m).
 void finishBlock(FactorBlock& block, int64_t outputs);
 
 // y[o] = latent[gather[o]] for all outputs of a pivoted block, its part of one token's result from t with u
@@ -59,9 +60,9 @@ struct LinearScratch {
   // is one look-up.
   std::vector<float> latent;
   int64_t width = 0;
-  std::vector<std::vector<int64_t>> places;    // [call][block], where t begins
-  std::array<cpu::RowInputs, kDtypes> inputs;  // x in the form that weights of each type want
-  cpu::PromptInputs prompt;                    // x of a prompt
+  std::vector<std::vector<int64_t>> places;                  // [call][block], where t begins
+  std::array<cpu::RowInputs, kDtypes> inputs;                // x in the form that weights of each type want
+  cpu::PromptInputs prompt;                                  // x of a prompt
   std::vector<std::vector<cpu::PromptInputs>> promptLatent;  // [call][block], t of a prompt
   struct Task {
     int32_t linear, block;

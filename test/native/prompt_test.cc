@@ -53,8 +53,8 @@ void checkColumn(const float* w, int64_t outputStep, int64_t inputStep, const fl
 
 using Product = std::function<void(const PromptInputs& x, int64_t begin, int64_t end, float* y)>;
 
-// What holds of any product of `outputs` by `inputs` weights: its values, and that neither the number of columns
-// nor the split of outputs, at whole panels, changes a bit.
+// What holds of any product of `outputs` by `inputs` weights: its values, and that neither the number of
+// columns nor the split of outputs, at whole panels, changes a bit.
 void checkProduct(const Kernels& kernels, const std::vector<float>& w, int64_t outputStep, int64_t inputStep,
                   int64_t inputs, int64_t outputs, int64_t ldy, const Product& times) {
   check::Random random(static_cast<uint64_t>(inputs * 100 + outputs));
