@@ -12,6 +12,8 @@ namespace {
 
 // Queries of a prefill attention tile, of all heads that share its keys and values.
 constexpr int64_t kTileQueries = 128;
+// Tokens of a task at most.
+constexpr int64_t kTaskTokens = 16;
 // Positions times query width below which one attention is not worth sharing.
 constexpr int64_t kParallelAttention = 32 * 1024;
 
@@ -19,10 +21,15 @@ constexpr int64_t kParallelAttention = 32 * 1024;
 
 template <typename Body>
 void DecodePass::eachToken(int64_t count, const Body& body) const {
+  // A task is a claim that threads contend for, and what most bodies do to a token takes no longer than one.
+  const int64_t some = std::clamp<int64_t>(count / (4 * model_.threads), 1, kTaskTokens);
+  const auto task = [&](int64_t index) {
+    for (int64_t t = index * some; t < std::min(count, (index + 1) * some); ++t) body(t);
+  };
   if (count == 1) {
     body(int64_t{0});
   } else {
-    ThreadPool::shared().parallelFor(count, model_.threads, body);
+    ThreadPool::shared().parallelFor((count + some - 1) / some, model_.threads, task);
   }
 }
 
@@ -134,7 +141,8 @@ void DecodePass::attention(int64_t l, const PassRow* rows, int64_t count) {
     const cpu::KvView cache = rows->cache->view(l);
     const int64_t step = std::max<int64_t>(1, kTileQueries / shared), tiles = (count + step - 1) / step;
     pool.parallelFor(tiles * config.kvHeads, model_.threads, [&](int64_t task) {
-      const int64_t kvHead = task % config.kvHeads, first = (task / config.kvHeads) * step;
+      // The last queries see the most keys, and the longest tasks go first.
+      const int64_t kvHead = task % config.kvHeads, first = (tiles - 1 - task / config.kvHeads) * step;
       const int64_t place = first * qWidth + kvHead * shared * config.headDim;
       attendTile(cache, rows->position + first, std::min(step, count - first), kvHead, window,
                  q_.data() + place, attended_.data() + place);

@@ -18,6 +18,9 @@ constexpr int64_t kTileBytes = 768 * 1024;
 // Work below this takes no longer than fetching it as a task of its own.
 constexpr int64_t kTaskBytes = 32 * 1024;
 
+// Columns whose outputs are gathered by one task.
+constexpr int64_t kTaskColumns = 8;
+
 // Of a matrix of so many bytes: equal shares for all threads, several each where that is worth it, so that a
 // thread that is held up holds up the others less. Whole panels, so that no two tasks read the same.
 int64_t panelsPerTask(int64_t panels, size_t bytes, int threads) {
@@ -87,7 +90,10 @@ void gatherAll(const LinearCall* calls, int count, int64_t columns, int threads,
   if (columns == 1) {
     column(0);
   } else {
-    ThreadPool::shared().parallelFor(columns, threads, column);
+    ThreadPool::shared().parallelFor((columns + kTaskColumns - 1) / kTaskColumns, threads, [&](int64_t task) {
+      const int64_t end = std::min(columns, (task + 1) * kTaskColumns);
+      for (int64_t c = task * kTaskColumns; c < end; ++c) column(c);
+    });
   }
 }
 
