@@ -58,8 +58,8 @@ async function sgemm(): Promise<number[]> {
  * diagonal two products twice forward and five back.
  */
 function operations(): number {
-  const { hidden, vocab, layers, heads, headDim } = model.config
-  const weights = model.projections.reduce((sum, { outputs, inputs }) => sum + outputs * inputs, 0)
+  const { hiddenSize, vocabSize, layers, heads, headDim } = model.config
+  const weights = model.projections.reduce((sum, { rows, cols }) => sum + rows * cols, 0)
   const attention = (layers * heads * headDim * seqLen) / 2
-  return 2 * seqLen * (4 * weights + 2 * hidden * vocab + 9 * attention)
+  return 2 * seqLen * (4 * weights + 2 * hiddenSize * vocabSize + 9 * attention)
 }

@@ -16,7 +16,7 @@ if (source === undefined || file === undefined) {
 }
 const model = await Model.load(source, { dtype: 'f32' })
 const window = model.tokenizer.encode(await readFile(file, 'utf8')).slice(0, 512)
-const quarter = Math.floor(model.config.hidden / 4)
+const quarter = Math.floor(model.config.hiddenSize / 4)
 
 async function seconds(randomisedRank: number): Promise<number> {
   const { figures, handle } = await model.calibrate(
