@@ -91,9 +91,16 @@ ThinProblem thinFirst(const float* w, int64_t m, int64_t n, const PackedSymmetri
     return problem;
   }
   problem = {n, m, std::vector<double>(static_cast<size_t>(m * n)), a, b};
-  for (int64_t i = 0; i < m; ++i) {
-    for (int64_t j = 0; j < n; ++j)
-      problem.w[static_cast<size_t>(j * m + i)] = static_cast<double>(w[i * n + j]);
+  // In squares whose rows and columns both stay in cache.
+  constexpr int64_t kSide = 32;
+  for (int64_t row = 0; row < m; row += kSide) {
+    const int64_t rowEnd = std::min(m, row + kSide);
+    for (int64_t column = 0; column < n; column += kSide) {
+      const int64_t columnEnd = std::min(n, column + kSide);
+      for (int64_t j = column; j < columnEnd; ++j) {
+        for (int64_t i = row; i < rowEnd; ++i) problem.w[static_cast<size_t>(j * m + i)] = w[i * n + j];
+      }
+    }
   }
   return problem;
 }
@@ -128,8 +135,35 @@ void fillGaussian(uint64_t seed, std::vector<double>& values) {
   }
 }
 
+// Rows y [k, n] times the inverse of the Cholesky factor of their products. False, with y as it was, where they are
+// too close to dependent: what is left of orthogonality falls with the square of the largest over the smallest.
+bool orthonormaliseByCholesky(const Job& job, int64_t k, int64_t n, std::vector<double>& y) {
+  constexpr double kLeast = 1e-6;
+  std::vector<double> lower(static_cast<size_t>(k * k));
+  job.check();
+  cblas_dsyrk(CblasRowMajor, CblasLower, CblasNoTrans, blasInt(k), blasInt(n), 1.0, y.data(), blasInt(n), 0.0,
+              lower.data(), blasInt(k));
+  const int size = blasInt(k);
+  int info = 0;
+  dpotrf_("U", &size, lower.data(), &size, &info, 1);
+  if (info != 0) return false;
+  double least = lower[0], most = lower[0];
+  for (int64_t i = 0; i < k; ++i) {
+    least = std::min(least, lower[static_cast<size_t>(i * k + i)]);
+    most = std::max(most, lower[static_cast<size_t>(i * k + i)]);
+  }
+  if (!(least > kLeast * most)) return false;
+  job.check();
+  cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, blasInt(k), blasInt(n), 1.0,
+              lower.data(), blasInt(k), y.data(), blasInt(n));
+  return true;
+}
+
 // Replaces the rows of y [k, n], k <= n, by an orthonormal basis of what they span.
 void orthonormaliseRows(const Job& job, int64_t k, int64_t n, std::vector<double>& y) {
+  // The second time makes up for what the first leaves (Yamamoto et al. 2015), and both take a fraction of what
+  // reflections do.
+  if (orthonormaliseByCholesky(job, k, n, y) && orthonormaliseByCholesky(job, k, n, y)) return;
   const int rows = blasInt(n), columns = blasInt(k), query = -1;
   std::vector<double> tau(static_cast<size_t>(k));
   double best = 0, bestQ = 0;
