@@ -20,6 +20,22 @@ constexpr auto kSpin = std::chrono::microseconds(40);
 
 // Set while this thread runs tasks of a region: a nested call must not wait for the region it is part of.
 thread_local bool insideRegion = false;
+thread_local int number = 0;
+
+// What to ask memory for while waiting.
+struct Ahead {
+  const uint8_t *at = nullptr, *end = nullptr;
+
+  // Asks for a little; false where nothing is left.
+  bool ask() {
+    if (at >= end) return false;
+    // Into L2: more than fits into L1 may be asked for.
+    __builtin_prefetch(at, 0, 2);
+    at += 64;
+    return true;
+  }
+};
+thread_local Ahead ahead;
 
 class RegionScope {
  public:
@@ -41,12 +57,13 @@ void pauseCore() {
 // Spins until ready() or the time for spinning is over; says which.
 template <typename Ready>
 bool spinUntil(Ready ready) {
+  Ahead& mine = ahead;
   const auto end = std::chrono::steady_clock::now() + kSpin;
   do {
     // The clock costs as much as several pauses, so it is read once in a while.
     for (int i = 0; i < 32; ++i) {
       if (ready()) return true;
-      pauseCore();
+      if (!mine.ask()) pauseCore();
     }
   } while (std::chrono::steady_clock::now() < end);
   return ready();
@@ -104,15 +121,16 @@ struct ThreadPool::State {
   void grow(int wanted) {
     for (; helpers < wanted; ++helpers) {
       try {
-        std::thread([this] { help(); }).detach();
+        std::thread([this, which = helpers + 1] { help(which); }).detach();
       } catch (const std::system_error&) {
         return;  // The caller does what missing helpers would have done.
       }
     }
   }
 
-  [[noreturn]] void help() {
+  [[noreturn]] void help(int which) {
     insideRegion = true;
+    number = which;
     for (;;) {
       if (!spinUntil([&] { return gate.load(std::memory_order_acquire) >= kSeat; })) park();
       if (!takeSeat()) continue;
@@ -182,6 +200,10 @@ ThreadPool& ThreadPool::shared() {
   static ThreadPool* const pool = new ThreadPool;
   return *pool;
 }
+
+int ThreadPool::threadNumber() { return number; }
+
+void ThreadPool::readAhead(const uint8_t* at, int64_t bytes) { ahead = {at, at + bytes}; }
 
 int ThreadPool::availableCores() {
   static const int cores = platform::availableCores();

@@ -20,6 +20,14 @@ class ThreadPool {
   // threads: how many threads in all may work for this call, the caller counted; 0 means all cores.
   void parallelFor(int64_t tasks, int threads, const std::function<void(int64_t task)>& body);
 
+  // Which of the pool's threads this is: 0 for all that call, helpers from 1 on. Who keeps to it finds in his
+  // caches what he left there.
+  static int threadNumber();
+
+  // Weights that this thread is likely to read next. While it waits for work, or for others to finish theirs,
+  // it asks memory for them. That reads nothing: they may be gone by then.
+  static void readAhead(const uint8_t* at, int64_t bytes);
+
   // Cores this process may run on (affinity and cgroup quota), at least 1.
   static int availableCores();
 

@@ -54,19 +54,30 @@ void DecodePass::run(const int32_t* tokens, const PassRow* rows, int64_t count, 
   }
 }
 
+DecodePass::LayerCalls DecodePass::callsOf(int64_t l, int64_t level) {
+  float* const to[] = {q_.data(), k_.data(), v_.data(), out_.data(), gate_.data(), up_.data(), out_.data()};
+  LayerCalls calls;
+  for (int p = 0; p < kProjections; ++p) {
+    calls.all[p] = {&model_.layers[static_cast<size_t>(l)].projections[p], model_.rank(level, l, p), to[p]};
+  }
+  return calls;
+}
+
+void DecodePass::apply(std::span<const LinearCall> calls, const std::vector<float>& x, int64_t count,
+                       std::span<const LinearCall> next) {
+  applyLinears(calls.data(), static_cast<int>(calls.size()), x.data(), count, model_.threads, scratch_, next);
+}
+
 void DecodePass::layer(int64_t l, const PassRow* rows, int64_t count, int64_t level) {
   const ModelConfig& config = model_.config;
   const cpu::Kernels& k = cpu::kernels();
   const int64_t d = config.hidden, qWidth = config.queryWidth(), kvWidth = config.kvWidth();
   const Layer& layer = model_.layers[static_cast<size_t>(l)];
-  const auto rank = [&](int p) { return model_.rank(level, l, p); };
+  const LayerCalls calls = callsOf(l, level);
   eachToken(count, [&](int64_t t) {
     k.rmsNorm(x_.data() + t * d, layer.attentionNorm->data(), config.eps, d, normed_.data() + t * d);
   });
-  const LinearCall qkv[] = {{&layer.projections[kQ], rank(kQ), q_.data()},
-                            {&layer.projections[kK], rank(kK), k_.data()},
-                            {&layer.projections[kV], rank(kV), v_.data()}};
-  applyLinears(qkv, 3, normed_.data(), count, model_.threads, scratch_);
+  apply(calls.qkv(), normed_, count, calls.o());
 
   eachToken(count, [&](int64_t t) {
     float* q = q_.data() + t * qWidth;
@@ -87,21 +98,21 @@ void DecodePass::layer(int64_t l, const PassRow* rows, int64_t count, int64_t le
   });
 
   attention(l, rows, count);
-  const LinearCall o[] = {{&layer.projections[kO], rank(kO), out_.data()}};
-  applyLinears(o, 1, attended_.data(), count, model_.threads, scratch_);
+  apply(calls.o(), attended_, count, calls.gateUp());
   eachToken(count, [&](int64_t t) {
     k.add(out_.data() + t * d, d, x_.data() + t * d);
     k.rmsNorm(x_.data() + t * d, layer.mlpNorm->data(), config.eps, d, normed_.data() + t * d);
   });
-  const LinearCall gateUp[] = {{&layer.projections[kGate], rank(kGate), gate_.data()},
-                               {&layer.projections[kUp], rank(kUp), up_.data()}};
-  applyLinears(gateUp, 2, normed_.data(), count, model_.threads, scratch_);
+  apply(calls.gateUp(), normed_, count, calls.down());
   eachToken(count, [&](int64_t t) {
     float* gate = gate_.data() + t * config.intermediate;
     k.siluTimes(gate, up_.data() + t * config.intermediate, config.intermediate, gate);
   });
-  const LinearCall down[] = {{&layer.projections[kDown], rank(kDown), out_.data()}};
-  applyLinears(down, 1, gate_.data(), count, model_.threads, scratch_);
+  if (l + 1 < config.layers) {
+    apply(calls.down(), gate_, count, callsOf(l + 1, level).qkv());
+  } else {
+    apply(calls.down(), gate_, count, {});
+  }
   eachToken(count, [&](int64_t t) { k.add(out_.data() + t * d, d, x_.data() + t * d); });
 }
 

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/job.h"
@@ -33,6 +35,18 @@ class DecodePass {
   size_t capacity() const;
 
  private:
+  // A layer's projections at a level, in the order of Projection; those of one input together.
+  struct LayerCalls {
+    std::array<LinearCall, kProjections> all;
+    std::span<const LinearCall> qkv() const { return {all.data() + kQ, 3}; }
+    std::span<const LinearCall> o() const { return {all.data() + kO, 1}; }
+    std::span<const LinearCall> gateUp() const { return {all.data() + kGate, 2}; }
+    std::span<const LinearCall> down() const { return {all.data() + kDown, 1}; }
+  };
+
+  LayerCalls callsOf(int64_t layer, int64_t level);
+  void apply(std::span<const LinearCall> calls, const std::vector<float>& x, int64_t count,
+             std::span<const LinearCall> next);
   void layer(int64_t index, const PassRow* rows, int64_t count, int64_t level);
   void attention(int64_t layer, const PassRow* rows, int64_t count);
   // Consecutive queries from position `first` on, of all heads that share a key/value head: q and out

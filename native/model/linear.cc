@@ -38,10 +38,6 @@ int64_t tileRows(int64_t rows, int64_t width, int threads) {
   return (rows + tiles * kPanel - 1) / (tiles * kPanel) * kPanel;
 }
 
-int64_t activeRank(const LinearCall& call, const FactorBlock& block) {
-  return call.linear->pivoted ? block.rank() : std::min(call.rank, block.rank());
-}
-
 void layOut(const LinearCall* calls, int count, LinearScratch& scratch) {
   scratch.width = 0;
   if (scratch.places.size() < static_cast<size_t>(count)) scratch.places.resize(static_cast<size_t>(count));
@@ -53,7 +49,7 @@ void layOut(const LinearCall* calls, int count, LinearScratch& scratch) {
     for (int64_t b = 0; b < blocks; ++b) {
       const FactorBlock& block = *linear.blocks[b];
       scratch.places[i].push_back(scratch.width);
-      scratch.width += activeRank(calls[i], block) + (linear.pivoted ? block.c.outputs : 0);
+      scratch.width += calls[i].activeRank(block) + (linear.pivoted ? block.c.outputs : 0);
     }
   }
 }
@@ -87,14 +83,10 @@ void gatherAll(const LinearCall* calls, int count, int64_t columns, int threads,
                    calls[i].y + c * calls[i].linear->outputs);
     }
   };
-  if (columns == 1) {
-    column(0);
-  } else {
-    ThreadPool::shared().parallelFor((columns + kTaskColumns - 1) / kTaskColumns, threads, [&](int64_t task) {
-      const int64_t end = std::min(columns, (task + 1) * kTaskColumns);
-      for (int64_t c = task * kTaskColumns; c < end; ++c) column(c);
-    });
-  }
+  ThreadPool::shared().parallelFor((columns + kTaskColumns - 1) / kTaskColumns, threads, [&](int64_t task) {
+    const int64_t end = std::min(columns, (task + 1) * kTaskColumns);
+    for (int64_t c = task * kTaskColumns; c < end; ++c) column(c);
+  });
 }
 
 // Of this thread, not cleared: a tile's dequantised weights.
@@ -120,35 +112,23 @@ void prefillPanels(const PanelMatrix& c, int64_t begin, int64_t end, int64_t ran
   gemm(false, false, columns, outputs, rank, 1.0f, t, ldt, wide, outputs, 0.0f, y + first, ldy);
 }
 
-// All calls at once: rows of dense weights and of every block's P, then panels of every block's C.
+// More columns than decoding has, all calls at once: rows of dense weights and of every block's P, then panels
+// of every block's C.
 class Application {
  public:
   Application(const LinearCall* calls, int count, const float* x, int64_t columns, int threads,
               LinearScratch& scratch)
-      : calls_(calls),
-        count_(count),
-        x_(x),
-        columns_(columns),
-        threads_(threads),
-        decodes_(columns <= cpu::kMaxColumns),
-        scratch_(scratch) {
-    layOut(calls, count, scratch);
-    scratch.latent.resize(static_cast<size_t>(scratch.width * columns));
-  }
+      : calls_(calls), count_(count), x_(x), columns_(columns), threads_(threads), scratch_(scratch) {}
 
   void run() {
     auto& tasks = scratch_.tasks;
     tasks.clear();
-    const Tiles tile = decodes_ ? Tiles{} : tiles();
+    const Tiles tile = tiles();
     eachMatrix(
         [&](int i, int32_t b, const RowMatrix& w, int64_t some) { splitRows(i, b, w, some, tile.rows); });
-    if (decodes_) {
-      setInputs();
-    } else {
-      setPrompt();
-    }
+    setPrompt();
     each([this](const LinearScratch::Task& task) { this->rows(task); });
-    if (!decodes_) setPromptLatent();
+    setPromptLatent();
     tasks.clear();
     eachBlock([&](int i, int32_t b, const FactorBlock& block) { splitPanels(i, b, block.c, tile.panels); });
     if (!tasks.empty()) each([this](const LinearScratch::Task& task) { panels(task); });
@@ -165,7 +145,7 @@ class Application {
     eachMatrix([&](int, int32_t, const RowMatrix&, int64_t some) { rows += some; });
     eachBlock([&](int i, int32_t, const FactorBlock& block) {
       outputs += block.c.outputs;
-      rank = std::max(rank, activeRank(calls_[i], block));
+      rank = std::max(rank, calls_[i].activeRank(block));
     });
     return {tileRows(rows, calls_->linear->inputs, threads_), tileRows(outputs, rank, threads_) / kPanel};
   }
@@ -186,7 +166,7 @@ class Application {
       if (!linear.factored()) body(i, -1, *linear.dense, linear.outputs);
     }
     eachBlock(
-        [&](int i, int32_t b, const FactorBlock& block) { body(i, b, block.p, activeRank(calls_[i], block)); });
+        [&](int i, int32_t b, const FactorBlock& block) { body(i, b, block.p, calls_[i].activeRank(block)); });
   }
 
   template <typename Body>
@@ -200,24 +180,9 @@ class Application {
     return task.block < 0 ? *linear.dense : linear.blocks[task.block]->p;
   }
 
-  void setInputs() {
-    std::array<bool, kDtypes> set{};
-    for (const LinearScratch::Task& task : scratch_.tasks) {
-      const RowMatrix& w = rowsOf(task);
-      const auto type = static_cast<size_t>(w.dtype);
-      if (set[type]) continue;
-      set[type] = true;
-      cpu::setInputs(cpu::kernels(), x_, w.cols, w.cols, static_cast<int>(columns_), w.dtype,
-                     scratch_.inputs[type]);
-    }
-  }
-
   static bool multipliesBf16(Dtype dtype) {
     return cpu::kernels().rowsTimesPrompt != nullptr && dtype != Dtype::f32;
   }
-
-  // As sgemm does for every tile.
-  bool copiesInputs(Dtype dtype) const { return !decodes_ && !multipliesBf16(dtype); }
 
   void setPrompt() {
     bool any = false;
@@ -239,27 +204,27 @@ class Application {
     eachBlock([&](int i, int32_t b, const FactorBlock& block) {
       if (!multipliesBf16(block.c.dtype)) return;
       if (latents[i].size() <= static_cast<size_t>(b)) latents[i].resize(static_cast<size_t>(b) + 1);
-      cpu::resize(latents[i][b], columns_, activeRank(calls_[i], block));
+      cpu::resize(latents[i][b], columns_, calls_[i].activeRank(block));
       for (int64_t tile = 0; tile < latents[i][b].tiles(); ++tile) tasks.push_back({i, b, tile, tile + 1});
     });
     each([&](const LinearScratch::Task& task) {
       const FactorBlock& block = *calls_[task.linear].linear->blocks[task.block];
       cpu::setPromptTile(cpu::kernels(), scratch_.latent.data() + scratch_.places[task.linear][task.block],
-                         scratch_.width, activeRank(calls_[task.linear], block), task.begin,
+                         scratch_.width, calls_[task.linear].activeRank(block), task.begin,
                          latents[task.linear][task.block]);
     });
   }
 
   void splitRows(int32_t call, int32_t block, const RowMatrix& w, int64_t rows, int64_t tile) {
-    const int64_t step = copiesInputs(w.dtype)
-                             ? tile
-                             : panelsPerTask((rows + kPanel - 1) / kPanel, w.bytes(), threads_) * kPanel;
+    const int64_t step = multipliesBf16(w.dtype)
+                             ? panelsPerTask((rows + kPanel - 1) / kPanel, w.bytes(), threads_) * kPanel
+                             : tile;
     for (int64_t r = 0; r < rows; r += step)
       scratch_.tasks.push_back({call, block, r, std::min(rows, r + step)});
   }
 
   void splitPanels(int32_t call, int32_t block, const PanelMatrix& c, int64_t tile) {
-    const int64_t step = copiesInputs(c.dtype) ? tile : panelsPerTask(c.panels(), c.bytes(), threads_);
+    const int64_t step = multipliesBf16(c.dtype) ? panelsPerTask(c.panels(), c.bytes(), threads_) : tile;
     for (int64_t p = 0; p < c.panels(); p += step) {
       scratch_.tasks.push_back({call, block, p, std::min(c.panels(), p + step)});
     }
@@ -271,9 +236,7 @@ class Application {
     const RowMatrix& w = rowsOf(task);
     float* y = dense ? call.y : scratch_.latent.data() + scratch_.places[task.linear][task.block];
     const int64_t ldy = dense ? call.linear->outputs : scratch_.width;
-    if (decodes_) {
-      cpu::kernels().rowsTimes(w, task.begin, task.end, scratch_.inputs[static_cast<size_t>(w.dtype)], y, ldy);
-    } else if (multipliesBf16(w.dtype)) {
+    if (multipliesBf16(w.dtype)) {
       cpu::kernels().rowsTimesPrompt(w, task.begin, task.end, scratch_.prompt, y, ldy);
     } else {
       prefillRows(w, task.begin, task.end, x_, columns_, y, ldy);
@@ -283,14 +246,11 @@ class Application {
   void panels(const LinearScratch::Task& task) {
     const LinearCall& call = calls_[task.linear];
     const FactorBlock& block = *call.linear->blocks[task.block];
-    const int64_t rank = activeRank(call, block);
+    const int64_t rank = call.activeRank(block);
     float* t = scratch_.latent.data() + scratch_.places[task.linear][task.block];
     float* y = call.linear->pivoted ? t + rank : call.y;
     const int64_t ldy = call.linear->pivoted ? scratch_.width : call.linear->outputs;
-    if (decodes_) {
-      cpu::kernels().panelsTimes(block.c, task.begin, task.end, rank, t, scratch_.width,
-                                 static_cast<int>(columns_), y, ldy);
-    } else if (multipliesBf16(block.c.dtype)) {
+    if (multipliesBf16(block.c.dtype)) {
       cpu::kernels().panelsTimesPrompt(block.c, task.begin, task.end,
                                        scratch_.promptLatent[task.linear][task.block], y, ldy);
     } else {
@@ -303,7 +263,6 @@ class Application {
   const float* x_;
   int64_t columns_;
   int threads_;
-  bool decodes_;
   LinearScratch& scratch_;
 };
 
@@ -325,8 +284,11 @@ void finishBlock(FactorBlock& block, int64_t outputs) {
     block.taken[static_cast<size_t>(at / 32)] |= uint32_t{1} << (at % 32);
   }
   int32_t rest = static_cast<int32_t>(s);
-  for (auto& at : block.gather) {
-    if (at < 0) at = rest++;
+  block.panelOutput.assign(1, 0);
+  for (int64_t o = 0; o < outputs; ++o) {
+    if (block.gather[o] >= 0) continue;
+    if (rest > s && (rest - s) % kPanel == 0) block.panelOutput.push_back(static_cast<int32_t>(o));
+    block.gather[o] = rest++;
   }
 }
 
@@ -389,8 +351,14 @@ size_t Linear::weightBytes(int64_t rank) const {
 }
 
 void applyLinears(const LinearCall* calls, int count, const float* x, int64_t columns, int threads,
-                  LinearScratch& scratch) {
-  Application(calls, count, x, columns, threads, scratch).run();
+                  LinearScratch& scratch, std::span<const LinearCall> next) {
+  layOut(calls, count, scratch);
+  scratch.latent.resize(static_cast<size_t>(scratch.width * columns));
+  if (columns <= cpu::kMaxColumns) {
+    decodeLinears(calls, count, x, columns, threads, next, scratch);
+  } else {
+    Application(calls, count, x, columns, threads, scratch).run();
+  }
 }
 
 }  // namespace flrc

@@ -1,12 +1,15 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "cpu/prompt_inputs.h"
 #include "cpu/row_inputs.h"
+#include "model/decode_linear.h"
 #include "tensor/matrix.h"
 
 namespace flrc {
@@ -20,13 +23,15 @@ struct FactorBlock {
   std::vector<int32_t> pivot;   // [s], rising; empty for plain factors
   std::vector<int32_t> gather;  // [m]: where output o lies in (t, u), u = C t; empty for plain factors
   std::vector<uint32_t> taken;  // [m / 32]: bit o % 32 of word o / 32 says that output o is a pivot
+  std::vector<int32_t>
+      panelOutput;  // [panels of c]: the output that a panel's u begins with, but 0 of the first
 
   int64_t rank() const { return p.rows; }
   size_t bytes() const { return p.bytes() + c.bytes() + pivot.size() * sizeof(int32_t); }
 };
 
-// Fills `gather` and `taken` from `pivot` for m outputs; E_MODEL_FORMAT unless pivots are rising and inside [0,
-// m).
+// Fills `gather`, `taken` and `panelOutput` from `pivot` for m outputs; E_MODEL_FORMAT unless pivots are rising
+// and inside [0, m).
 void finishBlock(FactorBlock& block, int64_t outputs);
 
 // y[o] = latent[gather[o]] for all outputs of a pivoted block, its part of one token's result from t with u
@@ -69,20 +74,27 @@ struct LinearScratch {
     int64_t begin, end;
   };
   std::vector<Task> tasks;
+  DecodeScratch decode;
 };
 
 struct LinearCall {
   const Linear* linear;
   int64_t rank;  // the level's rank; ignored when dense
   float* y;      // [columns, outputs]
+
+  // Ranks of a block that count.
+  int64_t activeRank(const FactorBlock& block) const {
+    return linear->pivoted ? block.rank() : std::min(rank, block.rank());
+  }
 };
 
 // y = W x for several projections of the same input x [columns, n] (q/k/v, gate/up). Up to 16 columns go
 // through the decode kernels, where a column's result is bitwise the same in any batch, split and thread
 // count. More columns, a prompt, have their inputs rounded to bf16 where the processor multiplies that and the
 // weights are not f32, and do not depend on each other either; elsewhere they go through tiles of dequantised
-// weights and sgemm.
+// weights and sgemm. `next`: the calls that will follow, if they are known, whose weights are then asked for
+// while threads wait.
 void applyLinears(const LinearCall* calls, int count, const float* x, int64_t columns, int threads,
-                  LinearScratch& scratch);
+                  LinearScratch& scratch, std::span<const LinearCall> next = {});
 
 }  // namespace flrc

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <utility>
 
 #include "check.h"
 #include "linalg/pivot.h"
@@ -170,6 +171,64 @@ TEST("linear: a column is bitwise the same alone, in any batch of 16 and at any 
         const auto y = apply(projection, levels().back(), one, 2);
         CHECK(std::equal(y.begin(), y.end(), batch.begin() + static_cast<std::ptrdiff_t>(column * kM)));
       }
+    }
+  }
+}
+
+TEST("linear: outputs of blocks whose panels begin at different outputs come together at any thread count") {
+  constexpr int64_t kOutputs = 1500, kInputs = 64, kColumns = 2;
+  check::Random random(13);
+  const auto values = [&](int64_t count) {
+    std::vector<float> all;
+    for (int64_t i = 0; i < count; ++i) all.push_back(static_cast<float>(random.normal()));
+    return all;
+  };
+  const auto x = values(kColumns * kInputs);
+  Linear projection;
+  projection.outputs = kOutputs;
+  projection.inputs = kInputs;
+  projection.bias = values(kOutputs);
+  std::vector<double> exact;
+  for (int64_t c = 0; c < kColumns; ++c)
+    exact.insert(exact.end(), projection.bias.begin(), projection.bias.end());
+
+  // Pivots are the first outputs, the last ones, and all of them.
+  int64_t sum = 0;
+  for (const auto& [first, rank] : {std::pair<int64_t, int64_t>{0, 400}, {1100, 400}, {0, kOutputs}}) {
+    const int64_t rest = kOutputs - rank;
+    const auto p = values(rank * kInputs), c = values(rank * rest);
+    auto block = std::make_shared<FactorBlock>();
+    block->p = flrc::makeRows(p.data(), rank, kInputs, kInputs, Dtype::f32);
+    block->c = flrc::makePanels(c.data(), rank, rest, rest, Dtype::f32);
+    for (int64_t j = 0; j < rank; ++j) block->pivot.push_back(static_cast<int32_t>(first + j));
+    flrc::finishBlock(*block, kOutputs);
+    projection.blocks.push_back(block);
+    sum += rank;
+    for (int64_t column = 0; column < kColumns; ++column) {
+      std::vector<double> t(static_cast<size_t>(rank));
+      for (int64_t i = 0; i < rank * kInputs; ++i) {
+        t[static_cast<size_t>(i / kInputs)] += static_cast<double>(p[static_cast<size_t>(i)]) *
+                                               x[static_cast<size_t>(column * kInputs + i % kInputs)];
+      }
+      double* y = exact.data() + column * kOutputs;
+      for (int64_t j = 0; j < rank; ++j) {
+        y[first + j] += t[static_cast<size_t>(j)];
+        for (int64_t o = 0; o < rest; ++o) {
+          y[o < first ? o : o + rank] +=
+              static_cast<double>(c[static_cast<size_t>(j * rest + o)]) * t[static_cast<size_t>(j)];
+        }
+      }
+    }
+
+    std::vector<float> alone(kColumns * kOutputs), y(alone.size());
+    LinearScratch scratch;
+    const LinearCall call = {&projection, sum, alone.data()}, again = {&projection, sum, y.data()};
+    flrc::applyLinears(&call, 1, x.data(), kColumns, 1, scratch);
+    CHECK_AT_MOST(relativeError(alone, exact), 1e-5);
+    for (int round = 0; round < 30; ++round) {
+      std::fill(y.begin(), y.end(), 0.0f);
+      flrc::applyLinears(&again, 1, x.data(), kColumns, 2 + round % 4, scratch, {&again, 1});
+      CHECK(y == alone);
     }
   }
 }

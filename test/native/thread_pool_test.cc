@@ -8,6 +8,8 @@
 #include <set>
 #include <stdexcept>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "check.h"
 #include "platform/process.h"
@@ -47,6 +49,32 @@ TEST("thread pool: no more threads work than asked for, and several do") {
   });
   CHECK_AT_MOST(static_cast<double>(workers.size()), 3);
   CHECK(workers.size() > 1);
+}
+
+TEST("thread pool: threads have numbers of their own, and callers 0") {
+  const auto caller = std::this_thread::get_id();
+  CHECK_EQUAL(ThreadPool::threadNumber(), 0);
+  std::mutex mutex;
+  std::set<std::pair<int, std::thread::id>> seen;
+  ThreadPool::shared().parallelFor(200, 3, [&](int64_t) {
+    std::lock_guard<std::mutex> guard(mutex);
+    seen.emplace(ThreadPool::threadNumber(), std::this_thread::get_id());
+  });
+  std::set<int> numbers;
+  for (const auto& [number, thread] : seen) {
+    CHECK(numbers.insert(number).second);
+    CHECK((number == 0) == (thread == caller));
+  }
+}
+
+TEST("thread pool: memory that is asked for ahead may be gone") {
+  for (int round = 0; round < 20; ++round) {
+    ThreadPool::shared().parallelFor(4, 2, [&](int64_t) {
+      const std::vector<uint8_t> memory(1 << 20);
+      ThreadPool::readAhead(memory.data(), static_cast<int64_t>(memory.size()));
+    });
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
 }
 
 TEST("thread pool: a single task or thread stays on the caller") {
