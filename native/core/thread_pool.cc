@@ -104,11 +104,12 @@ struct ThreadPool::State {
 
   TurnLock turn;
 
-  std::atomic<uint32_t> gate{0};
+  // What a helper needs to begin lies on one cache line.
+  alignas(64) std::atomic<uint32_t> gate{0};
   const std::function<void(int64_t)>* body = nullptr;
   int64_t tasks = 0;
   std::atomic<int64_t> next{0};
-  std::mutex failureMutex;
+  alignas(64) std::mutex failureMutex;
   std::exception_ptr failure;
 
   std::mutex parkMutex;

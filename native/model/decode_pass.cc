@@ -17,6 +17,30 @@ constexpr int64_t kTaskTokens = 16;
 // Positions times query width below which one attention is not worth sharing.
 constexpr int64_t kParallelAttention = 32 * 1024;
 
+void ask(const void* object, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(object) + i, 0, 2);
+}
+
+// What describes weights is scattered, and out of the caches when its turn comes: a token's weights have gone
+// through them. Each call asks for the next of the three steps from a layer to its blocks, of the layers after
+// this one.
+void askForDescriptions(const Model& model, int64_t layer) {
+  const auto of = [&](int64_t ahead) { return &model.layers[static_cast<size_t>(layer + ahead)].projections; };
+  const int64_t left = model.config.layers - layer;
+  if (left > 3) ask(of(3), sizeof(*of(3)));
+  if (left > 2) {
+    for (const Linear& w : *of(2)) {
+      ask(w.dense.get(), w.factored() ? 0 : sizeof(RowMatrix));
+      ask(w.blocks.data(), w.blocks.size() * sizeof(w.blocks[0]));
+    }
+  }
+  if (left > 1) {
+    for (const Linear& w : *of(1)) {
+      for (const auto& block : w.blocks) ask(block.get(), sizeof(FactorBlock));
+    }
+  }
+}
+
 }  // namespace
 
 template <typename Body>
@@ -73,6 +97,7 @@ void DecodePass::layer(int64_t l, const PassRow* rows, int64_t count, int64_t le
   const cpu::Kernels& k = cpu::kernels();
   const int64_t d = config.hidden, qWidth = config.queryWidth(), kvWidth = config.kvWidth();
   const Layer& layer = model_.layers[static_cast<size_t>(l)];
+  askForDescriptions(model_, l);
   const LayerCalls calls = callsOf(l, level);
   eachToken(count, [&](int64_t t) {
     k.rmsNorm(x_.data() + t * d, layer.attentionNorm->data(), config.eps, d, normed_.data() + t * d);
