@@ -196,6 +196,41 @@ data('every row of the benchmark has its place', async () => {
   assert.ok(named.includes('curve, int8 factors: keep 0.9, two-sided, labels model, pivoted, on text'))
 })
 
+data(
+  'dense int8 and int4 are drawn as compress rounds them, and to the nearest where nothing else is',
+  async () => {
+    const denseOf = async (file: string) => {
+      const { models } = await readQuality([file])
+      return models.filter(({ series, label }) => series === 'dense' && label.startsWith('int4'))
+    }
+    const { version, settings, rows } = JSON.parse(readFileSync(qualityFile, 'utf8')) as {
+      version: number
+      settings: object
+      rows: { model: { kind: string; dtype?: string; keep?: number }; perplexity: number }[]
+    }
+    const kept = rows.find(
+      ({ model: { kind, dtype, keep } }) => kind === 'low-rank' && dtype === 'int4' && keep === 1,
+    )
+    const both = await denseOf(qualityFile)
+    assert.equal(
+      both.filter(({ aside }) => aside !== true).map(({ label, perplexity }) => [label, perplexity]),
+      [['int4', kept?.perplexity]],
+    )
+    assert.equal(
+      both.filter(({ aside }) => aside === true).map(({ label }) => label),
+      ['int4, to the nearest'],
+    )
+    writeFileSync(
+      at('cut.json'),
+      JSON.stringify({ version, settings, rows: rows.filter((row) => row !== kept) }),
+    )
+    assert.equal(
+      (await denseOf(at('cut.json'))).map(({ label, aside }) => [label, aside]),
+      [['int4', false]],
+    )
+  },
+)
+
 data('rows of progressive decoding have their own names and mean active budgets', async () => {
   const { settings, rows } = JSON.parse(readFileSync(qualityFile, 'utf8'))
   const summaries = { rougeL: 0.2, interval: [0.1, 0.3] }

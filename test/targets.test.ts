@@ -49,6 +49,23 @@ search('ends beside it, from both sides', async () => {
   }
 })
 
+search('takes one step where the excess is straight, from either side', async () => {
+  for (const wanted of ['below', 'above'] as const) {
+    const seen: number[] = []
+    const found = await crossing(
+      async (keep) => {
+        seen.push(keep)
+        return 100 * keep - 88.2
+      },
+      wanted,
+      0.1,
+    )
+    assert.is(seen.length, 3, `keeps tried: ${seen}`)
+    const { excess = Number.NaN } = found[wanted] ?? {}
+    assert.ok(wanted === 'below' ? excess <= 0 && excess >= -0.1 : excess > 0 && excess <= 0.1)
+  }
+})
+
 search('says which side has nothing', async () => {
   assert.equal(await crossing(async (keep) => keep - 2, 'below', 0), {
     below: { keep: 1, excess: -1 },

@@ -24,7 +24,8 @@ export interface Crossing {
 /**
  * Where a rising excess crosses zero between `leastKeep` and 1, by regula falsi: the next keep is where a straight
  * line between the bracket's ends crosses, the end that stays counting half each time it stays (Illinois), and the
- * middle where two steps have not halved the bracket.
+ * middle where two steps have not halved the bracket. The line is followed to the middle of what is near enough, not
+ * to zero, where an almost straight excess (bytes) would end a hair on the wrong side.
  *
  * @param near an excess, in size, of the wanted side that is near enough to end
  */
@@ -39,12 +40,13 @@ export async function crossing(
   if (above.excess <= 0) return { below: above, above: undefined }
   let below = await at(least)
   if (below.excess > 0) return { below: undefined, above: below }
+  const aim = (wanted === 'below' ? -near : near) / 2
   const weight = { below: 1, above: 1 }
   let slow = above.keep - below.keep
   for (let tries = 0; tries < mostTries && above.keep - below.keep > resolution; tries++) {
     if (Math.abs(wanted === 'below' ? below.excess : above.excess) <= near) break
     const width = above.keep - below.keep
-    const [low, high] = [-below.excess * weight.below, above.excess * weight.above]
+    const [low, high] = [(aim - below.excess) * weight.below, (above.excess - aim) * weight.above]
     const halve = tries % 2 === 1 && width > slow / 2
     if (tries % 2 === 1) slow = width
     const middle = await at(

@@ -57,6 +57,8 @@ const lineHeight = 15
 /** Of a legend's symbol, and between its entries. */
 const swatch = 16
 const gap = 14
+/** Between a legend and the plot, whose highest symbol reaches its edge. */
+const underLegend = 6
 const margins = { left: 58, bottom: 40, right: 20, top: 26 }
 /** Values beyond so many in a line are drawn without symbols. */
 const mostSymbols = 40
@@ -80,7 +82,7 @@ export async function seriesPlot(figure: SeriesPlot): Promise<string> {
     0,
     ...[...(names === 'end' ? series : []), ...references].map(({ name }) => textWidth(name)),
   )
-  const marginTop = margins.top + legend.length * lineHeight
+  const marginTop = margins.top + legendHeight(legend.length)
   const marginRight = widest > 0 ? widest + 24 : margins.right
   const toPixel = plot.scale({
     y: { type: yType, domain: yDomain, range: [height - margins.bottom, marginTop] },
@@ -139,8 +141,12 @@ function ticksOf({ type, whole }: Axis, domain: [number, number]) {
 function title(plot: PlotLibrary, text: string, rows: number): Markish {
   return plot.text([text], {
     ...{ frameAnchor: 'top-left', textAnchor: 'start', lineAnchor: 'bottom' },
-    ...{ dx: -margins.left + 2, dy: -10 - rows * lineHeight, fill: colour('muted') },
+    ...{ dx: -margins.left + 2, dy: -10 - legendHeight(rows), fill: colour('muted') },
   })
+}
+
+function legendHeight(rows: number): number {
+  return rows > 0 ? rows * lineHeight + underLegend : 0
 }
 
 interface LegendEntry {
@@ -170,7 +176,7 @@ function legendEntry(
   row: number,
   rows: number,
 ): Markish[] {
-  const dy = -8 - (rows - 1 - row) * lineHeight
+  const dy = -8 - underLegend - (rows - 1 - row) * lineHeight
   const place = { frameAnchor: 'top-left' as const, dy }
   return [
     plot.dot([0], { ...place, dx: left + 5, r: 4, ...symbolOf(style) }),

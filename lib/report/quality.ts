@@ -97,9 +97,10 @@ async function readRows(file: string): Promise<QualityRows> {
   }
   const { settings, rows } = parsed.output
   const { modelSha256 } = settings
+  const rounded = new Set(rows.flatMap(({ model }) => wholeDtype(model) ?? []))
   return {
     caption: captionOf(settings),
-    models: rows.map(measured),
+    models: rows.map((row) => measured(row, rounded)),
     ...(typeof modelSha256 === 'string' ? { modelSha256 } : {}),
   }
 }
@@ -113,12 +114,18 @@ function captionOf(settings: Record<string, string | number>): string {
   )
 }
 
-function measured(row: v.InferOutput<typeof rowSchema>): MeasuredModel {
+/** Of a model that keeps everything, so that nothing is cut: a dense one, rounded as `compress` does it. */
+function wholeDtype(model: MeasuredSpec): string | undefined {
+  return model.kind === 'low-rank' && model.keep === 1 ? model.dtype : undefined
+}
+
+/** @param rounded dtypes that a dense model was also rounded to against the calibration's moments */
+function measured(row: v.InferOutput<typeof rowSchema>, rounded: ReadonlySet<string>): MeasuredModel {
   const { model, keep, equalBytes, perplexity, summaries, name, schedule, quality } = row
   const trivial = model.kind === 'trivial'
   const budget = trivial ? {} : { meanActiveBudget: quality?.meanActiveBudget ?? keep }
   return {
-    ...(name === undefined || trivial ? named(model) : { series: name, label: schedule ?? '' }),
+    ...(name === undefined || trivial ? named(model, rounded) : { series: name, label: schedule ?? '' }),
     keep,
     ...(trivial || equalBytes === undefined ? {} : { bytes: equalBytes }),
     ...(perplexity === undefined ? {} : { perplexity }),
@@ -126,9 +133,15 @@ function measured(row: v.InferOutput<typeof rowSchema>): MeasuredModel {
   }
 }
 
-function named(model: MeasuredSpec): Pick<MeasuredModel, 'series' | 'label' | 'aside'> {
+function named(
+  model: MeasuredSpec,
+  rounded: ReadonlySet<string>,
+): Pick<MeasuredModel, 'series' | 'label' | 'aside'> {
   switch (model.kind) {
     case 'dense':
+      if (rounded.has(model.dtype)) {
+        return { series: 'dense', label: `${model.dtype}, to the nearest`, aside: true }
+      }
       // f32 is twice as large and no better, so all else would huddle in a corner.
       return { series: 'dense', label: model.dtype, aside: model.dtype === 'f32' }
     case 'source':
@@ -144,6 +157,7 @@ function named(model: MeasuredSpec): Pick<MeasuredModel, 'series' | 'label' | 'a
       }
     case 'low-rank': {
       const { calibration, method, storage, dtype, keep, levels } = model
+      if (wholeDtype(model) !== undefined) return { series: 'dense', label: dtype }
       const { source, whitening, labels } = calibration
       const factors = dtype === 'int8' || dtype === 'int4' ? `, ${dtype} factors` : ''
       const usual = storage === 'pivoted' && levels === undefined && source === 'text'
