@@ -12,7 +12,8 @@ import { scoresSection } from './report/sections/scores.js'
 import { sizeSection } from './report/sections/size.js'
 import { timeSection } from './report/sections/time.js'
 
-export { type MeasuredModel, type QualityRows, readQuality } from './report/quality.js'
+export type { MeasuredModel } from './report/measured.js'
+export { type QualityRows, readQuality } from './report/quality.js'
 
 /** In the order of the page; those without data are undefined. */
 const sections = [

@@ -136,10 +136,15 @@ page('recovery and ROUGE where they are given', async () => {
   const plan = JSON.parse(readFileSync(file, 'utf8'))
   const recovery = { curve: [point(0, 0.5), point(10, 0.25)], best: point(10, 0.25), heldOut: 2 }
   writeFileSync(file, JSON.stringify({ ...plan, recovery }))
-  const rouge = { mean: 0.2, interval: [0.15, 0.25] as [number, number], meanActiveBudget: 0.75 }
+  const people = { mean: 0.2, interval: [0.15, 0.25] as [number, number] }
   const models = [
-    { series: 'curve', label: 'keep 0.8', keep: 0.8, rougeL: rouge },
-    { series: 'no model', label: 'first 20 words', keep: 1, rougeL: { mean: 0.3 } },
+    {
+      series: 'curve',
+      label: 'keep 0.8',
+      keep: 0.8,
+      summaries: { people, budget: 0.8, meanActiveBudget: 0.75 },
+    },
+    { series: 'no model', label: 'first 20 words', keep: 1, summaries: { people: { mean: 0.3 } } },
   ]
   const { document, sections } = parsed(await reportHtml(directory, { caption: 'By hand.', models }))
   assert.ok(sections.includes('recovery') && sections.includes('rouge'))
@@ -231,29 +236,40 @@ data(
   },
 )
 
-data('rows of progressive decoding have their own names and mean active budgets', async () => {
-  const { settings, rows } = JSON.parse(readFileSync(qualityFile, 'utf8'))
-  const summaries = { rougeL: 0.2, interval: [0.1, 0.3] }
-  const model = rows.find(({ model: { kind } }: { model: { kind: string } }) => kind === 'low-rank').model
-  const row = {
-    name: 'linear, three levels',
-    schedule: 'linear:.9:.7:64',
-    model,
-    keep: 0.9,
-    storedBytes: 10,
-    summaries,
+data('rows of progressive decoding are lines by what falls, at their mean active budgets', async () => {
+  const file = repository('bench', 'results', 'progressive-smollm2-135m.json')
+  const { models, caption, summariesCaption } = await readQuality([file])
+  assert.is(caption, '', 'no perplexities, so nothing of windows')
+  assert.match(summariesCaption ?? '', /^Dialogues of dialogsum.test.jsonl; .* half dialogues/)
+  const { rows } = JSON.parse(readFileSync(file, 'utf8')) as {
+    rows: {
+      name: string
+      budget?: number
+      scores: { written: { dense: { rougeL: number[] }; spent: { tokens: number[]; budget: number[] } } }
+    }[]
   }
-  const progressive = [{ ...row, quality: { meanActiveBudget: 0.75 } }]
-  writeFileSync(at('progressive.json'), JSON.stringify({ version: 1, settings, rows: progressive }))
-  const { models } = await readQuality([qualityFile, at('progressive.json')])
-  assert.equal(models.at(-1), {
-    series: 'linear, three levels',
-    label: 'linear:.9:.7:64',
-    keep: 0.9,
-    rougeL: { mean: 0.2, interval: [0.1, 0.3], meanActiveBudget: 0.75 },
-  })
-  const { sections } = parsed(await reportHtml(threeLevels, [qualityFile, at('progressive.json')]))
-  assert.ok(sections.includes('rouge'))
+  const at = rows.findIndex(({ name, budget }) => name === 'step, dense and one level' && budget === 0.8)
+  const { dense = { rougeL: [] }, spent = { tokens: [], budget: [] } } = rows[at]?.scores.written ?? {}
+  const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0)
+  const own = models[at]
+  assert.equal([own?.series, own?.summaries?.budget], ['dense, then one level', 0.8])
+  assert.ok(Math.abs((own?.summaries?.dense?.mean ?? 0) - sum(dense.rougeL) / dense.rougeL.length) < 1e-12)
+  const read = sum(spent.budget.map((value, sample) => value * (spent.tokens[sample] ?? 0)))
+  assert.ok(Math.abs((own?.summaries?.meanActiveBudget ?? 0) - read / sum(spent.tokens)) < 1e-12)
+  const drawn = new Set(models.filter(({ aside }) => aside !== true).map(({ series }) => series))
+  const lines = [
+    'curve, static',
+    'dense',
+    'dense, then one level',
+    'earlier methods, static',
+    'falling, 2 levels',
+  ]
+  assert.equal([...drawn].sort(), [...lines, 'falling, 5 levels', 'falling, two models', 'no model'])
+  const { document } = parsed(await reportHtml(threeLevels, { caption, models }))
+  const cells = rowsOf(document, 'rouge').find(([name, , budget]) => name === own?.series && budget === '0.794')
+  assert.is(cells?.[3], own?.summaries?.dense?.mean.toFixed(3))
+  const text = document.querySelector('#rouge svg')?.textContent ?? ''
+  for (const line of lines) assert.ok(text.includes(line), `${line} is in the figure`)
 })
 
 data('rows of another model, and other files, are refused', async () => {

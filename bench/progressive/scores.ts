@@ -1,5 +1,6 @@
 /** What a row is worth on every sample, and the means with their intervals. */
 import { evaluate } from 'flrc'
+import { weightedMean } from '#lib/statistics/mean.js'
 import type { Interval, SummaryScores } from '../quality/rows.js'
 
 const rouges = ['rouge1', 'rouge2', 'rougeL'] as const
@@ -125,11 +126,6 @@ function writtenFigures({ people, dense, spent }: WrittenScores): WrittenFigures
       },
     }),
   }
-}
-
-function weightedMean(values: readonly number[], weights: readonly number[]): number {
-  const total = weights.reduce((sum, weight) => sum + weight, 0)
-  return values.reduce((sum, value, at) => sum + value * (weights[at] ?? 0), 0) / Math.max(1, total)
 }
 
 export type Measure = 'dense' | 'people' | 'kl' | 'agreement'

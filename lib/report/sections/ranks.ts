@@ -19,8 +19,8 @@ export async function ranksSection(contents: ReportContents): Promise<Section> {
     ),
     ramp: { from: 'nothing read', to: 'as much as dense' },
     caption:
-      'Rank of each projection (rows) in each layer (columns), written in the cell where there is room. The deeper ' +
-      `the colour, the larger the share of the projection's parameters that is read. ${seen}${shown}`,
+      'Rank of each projection (rows) in each layer (columns), written in the cell where there is room. The further ' +
+      `along the scale its colour is, the larger the share of the projection's parameters that is read. ${seen}${shown}`,
     table: {
       caption: `Ranks${levels.length > 1 ? ', level 0 first' : ''}; d is dense`,
       columns: ['layer', ...projectionKinds],

@@ -2,7 +2,8 @@ import { heldOutSource } from '../../checkpoint/plan.js'
 import { neutralStyle, type Series, seriesPlot } from '../../plots.js'
 import { type ReportContents, tensorBytes } from '../contents.js'
 import type { Figure, Section } from '../html.js'
-import type { MeasuredModel, QualityRows } from '../quality.js'
+import type { MeasuredModel } from '../measured.js'
+import type { QualityRows } from '../quality.js'
 
 /** Perplexities beyond so many times the least are left to the table. */
 const farthest = 8
@@ -73,7 +74,7 @@ async function methodsFigure(quality: QualityRows | undefined): Promise<Figure |
   const models = (quality?.models ?? []).filter(
     (model): model is Sized => model.bytes !== undefined && model.perplexity !== undefined,
   )
-  const drawn = models.filter(({ aside }) => aside !== true)
+  const drawn = models.filter(({ aside, calibratedOn }) => aside !== true && calibratedOn === undefined)
   if (!quality || drawn.length === 0) return undefined
   const limit = farthest * Math.min(...drawn.map(({ perplexity }) => perplexity))
   const series = seriesOf(drawn.filter(({ perplexity }) => perplexity <= limit))
