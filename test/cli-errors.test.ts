@@ -113,6 +113,15 @@ usage('schedules and levels are checked', async () => {
   assert.not.ok(existsSync(file('none')))
 })
 
+usage('the error names the help of the command that was called', async () => {
+  const of = async (...args: string[]) => (await fails(2, 'E_USAGE', args)).message
+  assert.match(await of('generate', tinyModel), /; see flrc generate --help$/)
+  assert.match(await of('eval', 'perplexity', tinyModel), /; see flrc eval perplexity --help$/)
+  assert.match(await of('eval', 'frobnicate'), /; see flrc eval --help$/)
+  assert.match(await of('frobnicate'), /; see flrc --help$/)
+  assert.match(await of('inspect', tinyModel, '--dtype', 'fp16'), /bf16, int8, int4; see flrc inspect --help$/)
+})
+
 usage('--help and --version exit 0', async () => {
   for (const args of [['--help'], ['--version'], ['compress', '--help'], ['eval', 'perplexity', '--help']]) {
     const ended = await runCli(args)

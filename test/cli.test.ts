@@ -138,6 +138,9 @@ commands('compress, then everything that takes a checkpoint', async () => {
   assert.equal(completion.levels, [0, 0, 0, 1, 1, 1])
   const streamed = await runCli([...run, '--schedule', 'step:.8:.6:3'], { cwd: folder })
   assert.is(streamed.stdout, `${completion.text}\n`, 'stdout is the text alone')
+  assert.not.match(streamed.stderr, 'changes nothing')
+  const dense = await runCli(['generate', tinyModel, ...run.slice(2), '--schedule', 'step:.8:.6:3'])
+  assert.match(dense.stderr, /^note: the model has one level, so the schedule changes nothing; .* --levels$/m)
 
   const longer = ['generate', 'small', '-p', prompt, '--max-tokens', '40']
   const plain = await json(longer)

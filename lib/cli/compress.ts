@@ -8,7 +8,7 @@ import { checkCompressOptions, compress, isQuantised, type KeepOptions, type Sco
 import { counted } from '../counted.js'
 import { FlrcError } from '../errors.js'
 import type { StorageDtype } from '../format/types.js'
-import { checkMemory, gigabytes, memoryNeeds, recoveryBytes, weightBytes } from '../memory.js'
+import { checkMemory, memoryNeeds, recoveryBytes, weightBytes } from '../memory.js'
 import { projectionsOf } from '../model.js'
 import { openModel } from '../open-model.js'
 import type { CompressionReport } from '../public-model.js'
@@ -189,7 +189,9 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
     )
   }
   if (report.storedBytes > report.sourceBytes) {
-    const remedy = dtype === 'int8' || dtype === 'int4' ? 'try --target-bytes' : 'try --dtype int8'
+    const narrower = dtype === 'int8' ? 'int4' : 'int8'
+    const smaller = options.targetBytes === undefined ? '--target-bytes' : 'a smaller --target-bytes'
+    const remedy = `try ${dtype === 'int4' ? smaller : `--dtype ${narrower}`}`
     note(
       `note: the checkpoint (${formatBytes(report.storedBytes)}) is larger than its source ` +
         `(${formatBytes(report.sourceBytes)}), whose weights are stored in fewer bits; ${remedy}`,
@@ -215,8 +217,8 @@ async function tellMemory(
   checkMemory(needs, memory)
   const { weights, least, everything, available } = needs
   note(
-    `memory: ${gigabytes(weights)} for the weights, dense and compressed${training > 0 ? ', and their training' : ''}, ` +
-      `${gigabytes(least)} to ${gigabytes(everything)} to calibrate; ${gigabytes(available)} are free`,
+    `memory: ${formatBytes(weights)} for the weights, dense and compressed${training > 0 ? ', and their training' : ''}, ` +
+      `${formatBytes(least)} to ${formatBytes(everything)} to calibrate; ${formatBytes(available)} are free`,
   )
 }
 

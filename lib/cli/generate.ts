@@ -60,6 +60,11 @@ export function registerGenerate(program: Command, signal: AbortSignal): void {
     const { dtype, device, threads, below, json, prompt, chat, ...options } = flags
     const schedule = parseSchedule(flags.schedule)
     const model = await loadModel(path, { dtype, device, threads, below }, signal)
+    if (flags.schedule !== 'full' && model.levels.length === 1) {
+      note(
+        'note: the model has one level, so the schedule changes nothing; levels come from flrc compress --levels',
+      )
+    }
     const settings = { ...options, schedule, signal }
     const generation = chat ? model.chat().send(prompt, settings) : model.generate(prompt, settings)
     const completion = await complete(generation, json ? undefined : (piece) => print(piece.text))

@@ -17,6 +17,13 @@ const commands = {
   report: async () => (await import('./report.js')).registerReport,
 }
 
+const examples = `
+Examples:
+  flrc demo
+  flrc compress HuggingFaceTB/SmolLM2-135M-Instruct -o small --keep .9 --levels .9,.8,.7
+  flrc generate small -p "The capital of France is" --schedule linear:.9:.7:32
+  flrc report small -o small.html`
+
 const exitCodes = { done: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143 } as const
 
 /** How long an interrupted command may take to remove what it has half written. */
@@ -40,12 +47,15 @@ async function main(args: string[]): Promise<number> {
       process.exit(error.code === 'EPIPE' ? exitCodes.done : exitCodes.failed)
     })
   }
+  let root: Command | undefined
   try {
-    await (await program(args[2])).parseAsync(args)
+    root = await program(args[2])
+    await root.parseAsync(args)
     return interrupt.signal.aborted ? interruptCode : exitCodes.done
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return exitCodes.done
-    const failure = error instanceof CommanderError ? usageError(error, args[2]) : toFlrcError(error)
+    const failure =
+      error instanceof CommanderError ? usageError(error, calledPath(root, args.slice(2))) : toFlrcError(error)
     note(`flrc: ${failure.code}: ${describe(failure)}`)
     if (args.includes('--json')) {
       const { code, message, file, tensor } = failure
@@ -65,6 +75,7 @@ async function program(first: string | undefined): Promise<Command> {
     // Usage errors are printed in the one place that prints all errors.
     .configureOutput({ outputError: () => undefined })
     .showSuggestionAfterError()
+    .addHelpText('after', examples)
   if (first === '--version' || first === '-V') return root
   const called = Object.entries(commands).filter(([name]) => name === first)
   for (const [, load] of called.length > 0 ? called : Object.entries(commands)) {
@@ -74,11 +85,25 @@ async function program(first: string | undefined): Promise<Command> {
   return root
 }
 
-function usageError(error: CommanderError, first: string | undefined): FlrcError {
-  const message = error.message.replace(/^error: /, '').replaceAll('\n', ' ')
+/** The names of the command that was called: `eval perplexity` and the like are two. */
+function calledPath(root: Command | undefined, words: readonly string[]): string {
+  const path = ['flrc']
+  let command = root
+  for (const word of words) {
+    command = command?.commands.find((candidate) => candidate.name() === word)
+    if (!command) break
+    path.push(word)
+  }
+  return path.join(' ')
+}
+
+function usageError(error: CommanderError, called: string): FlrcError {
+  const message = error.message
+    .replace(/^error: /, '')
+    .replaceAll('\n', ' ')
+    .replace(/\.$/, '')
   const text = error.code === 'commander.help' ? 'no command given' : message
-  const help = first !== undefined && Object.hasOwn(commands, first) ? `flrc ${first} --help` : 'flrc --help'
-  return new FlrcError('E_USAGE', `${text}; see ${help}`)
+  return new FlrcError('E_USAGE', `${text}; see ${called} --help`)
 }
 
 function describe({ message, file, tensor }: FlrcError): string {
