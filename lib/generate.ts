@@ -38,7 +38,7 @@ export interface GenerateOptions {
   /** Equal seeds give equal samples; 0 by default. */
   seed?: number
   /** Generation ends before the first of these strings. */
-  stop?: readonly string[]
+  stop?: string | readonly string[]
   /** Ends the iterator with E_ABORTED. */
   signal?: AbortSignal
 }
@@ -143,7 +143,8 @@ export async function complete(
   }
 }
 
-interface DecodeOptions extends Required<Omit<GenerateOptions, 'signal' | 'schedule' | 'speculate'>> {
+interface DecodeOptions extends Required<Omit<GenerateOptions, 'signal' | 'schedule' | 'speculate' | 'stop'>> {
+  stop: readonly string[]
   schedule: Schedule | undefined
   speculation: Speculation | undefined
   /** Prompt tokens that the session's cache already holds. */
@@ -223,8 +224,8 @@ export function checkOptions(options: GenerateOptions, model: LoadedModel): Omit
     topP = 1,
     minP = 0,
     seed = 0,
-    stop = [],
   } = options
+  const stop = typeof options.stop === 'string' ? [options.stop] : (options.stop ?? [])
   checkWhole('maxTokens', maxTokens, 0)
   checkWhole('topK', topK, 0)
   checkWhole('seed', seed, 0)
@@ -234,7 +235,7 @@ export function checkOptions(options: GenerateOptions, model: LoadedModel): Omit
   if (schedule !== undefined && typeof schedule !== 'function')
     refuse('schedule', schedule, 'a function of the step')
   if (!Array.isArray(stop) || stop.some((text) => typeof text !== 'string' || text === '')) {
-    refuse('stop', JSON.stringify(stop), 'a list of strings that are not empty')
+    refuse('stop', JSON.stringify(options.stop), 'a string that is not empty, or a list of such')
   }
   const running = schedule && scheduleOn(schedule, model)
   const speculation = speculate && checkSpeculate(speculate, model)

@@ -99,6 +99,7 @@ generation('a stop string ends the text before it', async () => {
   assert.is(stopped.finishReason, 'stop')
   assert.is(stopped.text, whole.slice(0, whole.indexOf(stop)))
   assert.is(stopped.levels.length, stopped.tokenIds.length)
+  assert.is((await run({ maxTokens: 40, stop }, model)).text, stopped.text, 'one string is a list of one')
 })
 
 generation('the level of token i is the schedule at i, the first token from prefill', async () => {

@@ -195,15 +195,18 @@ using('every command of the README', async () => {
   assert.is((dense.tokenIds as number[]).length, 4)
 })
 
+function readmeProgram(): string {
+  const readme = readFileSync(path.join(installed, 'README.md'), 'utf8')
+  return /```ts\n(import [\s\S]*?)```/.exec(readme)?.[1] ?? ''
+}
+
 using("the README's program", async () => {
-  const [, code = ''] =
-    /```ts\n(import [\s\S]*?)```/.exec(readFileSync(path.join(installed, 'README.md'), 'utf8')) ?? []
   const files = {
     'SmolLM2-135M-Instruct.Q4_1.gguf': tiny,
     'my-text.txt': path.join(tiny, 'calibration.txt'),
     'held-out.txt': path.join(tiny, 'heldout.txt'),
   }
-  let program = code
+  let program = readmeProgram()
   for (const [name, file] of Object.entries(files)) {
     assert.ok(program.includes(`'${name}'`), name)
     program = program.replaceAll(`'${name}'`, JSON.stringify(file))
@@ -212,6 +215,27 @@ using("the README's program", async () => {
   const { stdout } = await works(process.execPath, ['readme.mjs'])
   assert.match(stdout, /perplexity: [\d.]+/)
   assert.ok(existsSync(path.join(project, 'smol-flrc', 'flrc-plan.json')))
+})
+
+using("the README's program has the package's types, whatever finds them", async () => {
+  const code = readmeProgram()
+  // Modules that become CommonJS have no await outside of functions.
+  const [, imports = '', body = ''] = /^((?:import .*\n)+)([\s\S]*)$/.exec(code) ?? []
+  const wrapped = `${imports}export async function main() {${body}}\n`
+  const wrong = wrapped.replace('keep: 0.9', "keep: 'much'")
+  for (const [name, text] of Object.entries({ 'a.mts': code, 'a.cts': wrapped, 'b.mts': wrong })) {
+    writeFileSync(path.join(project, name), text)
+  }
+  const tsc = (file: string, module: string, resolution: string) => [
+    ...[path.join(root, 'node_modules/typescript/bin/tsc'), '--noEmit', '--strict', '--target', 'es2022'],
+    ...['--types', 'node', '--typeRoots', path.join(root, 'node_modules/@types')],
+    ...['--module', module, '--moduleResolution', resolution, file],
+  ]
+  await works(process.execPath, tsc('a.mts', 'node16', 'node16'))
+  await works(process.execPath, tsc('a.cts', 'nodenext', 'nodenext'))
+  await works(process.execPath, tsc('a.mts', 'esnext', 'bundler'))
+  const refused = await runProgram(process.execPath, tsc('b.mts', 'node16', 'node16'))
+  assert.match(refused.stdout, /b\.mts.*error TS2322: Type 'string' is not assignable to type 'number'/)
 })
 
 using('every example', async () => {
