@@ -210,6 +210,20 @@ breaking('a broken connection is taken up where it broke', () =>
   }),
 )
 
+breaking('what lies in Xet storage comes over its bridge of plain HTTP, resumed and checked alike', () =>
+  withHub({ xet: true }, async (hub, repo) => {
+    hub.faults.cutAfter = { bytes: 1_000_000, times: 1 }
+    await fetchTiny()
+    assert.equal(readFileSync(path.join(snapshot(repo), 'model.safetensors')), weights)
+    assert.ok(blobs(repo).includes(weightsEtag), 'named by its SHA-256, not by the hash of Xet')
+    const [begun, resumed] = hub.requests.filter(({ url }) => url === `/${weightsEtag}`)
+    assert.is(begun?.range, undefined)
+    assert.match(resumed?.range ?? '', new RegExp(`^bytes=[1-9]\\d*-${weights.length - 1}$`))
+    const asked = hub.requests.filter(({ url }) => /^\/(token|reconstruction)\//.test(url))
+    assert.equal(asked, [], 'nothing of the protocol of Xet')
+  }),
+)
+
 breaking('an aborted download ends at once, leaves nothing that looks whole, and is gone on with', () =>
   withHub({}, async (hub, repo) => {
     hub.faults.stallAfter = 1_500_000
@@ -256,17 +270,19 @@ breaking('Ctrl-C while downloading exits 130', () =>
   }),
 )
 
-breaking('bytes that are not those listed are refused and not kept', () =>
-  withHub({}, async (hub, repo) => {
-    hub.faults.spoil = (content) => Buffer.concat([content.subarray(0, -1), Buffer.from('X')])
-    await throwsFlrcError(() => fetchTiny(), { code: 'E_HUB', message: /model\.safetensors: .*checksum/ })
-    assert.not.ok(blobs(repo).some((name) => name.startsWith(weightsEtag)))
-    assert.not.ok(readdirSync(snapshot(repo)).includes('model.safetensors'))
+breaking('bytes that are not those listed are refused and not kept', async () => {
+  for (const xet of [false, true]) {
+    await withHub({ xet }, async (hub, repo) => {
+      hub.faults.spoil = (content) => Buffer.concat([content.subarray(0, -1), Buffer.from('X')])
+      await throwsFlrcError(() => fetchTiny(), { code: 'E_HUB', message: /model\.safetensors: .*checksum/ })
+      assert.not.ok(blobs(repo).some((name) => name.startsWith(weightsEtag)))
+      assert.not.ok(readdirSync(snapshot(repo)).includes('model.safetensors'))
 
-    hub.faults.spoil = (content) => Buffer.concat([content, Buffer.from('X')])
-    await throwsFlrcError(() => fetchTiny(), { code: 'E_HUB', message: /checksum/ })
-  }),
-)
+      hub.faults.spoil = (content) => Buffer.concat([content, Buffer.from('X')])
+      await throwsFlrcError(() => fetchTiny(), { code: 'E_HUB', message: /checksum/ })
+    })
+  }
+})
 
 breaking('a spoiled beginning from an earlier run is replaced', async () => {
   for (const left of [Buffer.alloc(1000, 1), Buffer.alloc(weights.length + 1, 1)]) {

@@ -28,11 +28,14 @@ export interface Repository {
   refs?: string[]
   /** Answers all with this status. */
   status?: number
+  /** Large files are in Xet storage: who asks for it is told where, all others are sent to a bridge of plain HTTP. */
+  xet?: boolean
 }
 
 /** Files from this size on are in large-file storage, on a server of its own. */
 const lfsFrom = 100_000
 const pageSize = 3
+const xetInfo = 'application/vnd.xet-fileinfo+json'
 
 const sha256 = (content: Buffer) => createHash('sha256').update(content).digest('hex')
 const gitHash = (content: Buffer) =>
@@ -114,6 +117,13 @@ export class HubServer {
     }
     const hash = sha256(content)
     const linked = { 'x-linked-etag': `"${hash}"`, 'x-linked-size': content.length }
+    if (this.#repository.xet === true && request.headers.accept?.includes(xetInfo)) {
+      const at = (route: string) => `${originOf(this.#storage)}/${route}/${hash}`
+      const link = `<${at('token')}>; rel="xet-auth", <${at('reconstruction')}>; rel="xet-reconstruction-info"`
+      response.writeHead(200, { ...headers, ...linked, 'content-type': xetInfo, 'x-xet-hash': hash, link })
+      response.end(JSON.stringify({ hash }))
+      return
+    }
     response.writeHead(302, { ...headers, ...linked, location: `${originOf(this.#storage)}/${hash}` }).end()
   }
 
@@ -128,7 +138,8 @@ export class HubServer {
         const bytes = Buffer.from(content)
         const entry = { type: 'file', path, size: bytes.length, oid: gitHash(bytes) }
         const lfs = { oid: sha256(bytes), size: bytes.length, pointerSize: 134 }
-        return bytes.length < lfsFrom ? entry : { ...entry, lfs }
+        const xet = this.#repository.xet === true ? { xetHash: lfs.oid } : {}
+        return bytes.length < lfsFrom ? entry : { ...entry, lfs, ...xet }
       })
     const from = Number(url.searchParams.get('cursor') ?? 0)
     const next = new URL(url)
