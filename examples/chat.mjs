@@ -1,9 +1,10 @@
 // Talks to a model in the terminal; an empty line ends it:
 //   node examples/chat.mjs [MODEL]
 import { createInterface } from 'node:readline/promises'
+import { fileURLToPath } from 'node:url'
 import { Model } from 'flrc'
 
-const path = process.argv[2] ?? new URL('../models/tiny/', import.meta.url).pathname
+const path = process.argv[2] ?? fileURLToPath(new URL('../models/tiny', import.meta.url))
 const model = await Model.load(path)
 const terminal = createInterface({ input: process.stdin, output: process.stdout, prompt: '> ' })
 // Where the input is a file it may end while the model still writes.

@@ -2,13 +2,15 @@
 //   node examples/compress.mjs [MODEL] [CALIBRATION.txt]
 // Without arguments it takes the model that comes with the package.
 import { readFile } from 'node:fs/promises'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { compress, evaluate, Model, progressive } from 'flrc'
 
-const tiny = new URL('../models/tiny/', import.meta.url).pathname
-const [path = tiny, calibrationFile = `${tiny}calibration.txt`] = process.argv.slice(2)
+const tiny = fileURLToPath(new URL('../models/tiny', import.meta.url))
+const [source = tiny, calibrationFile = path.join(tiny, 'calibration.txt')] = process.argv.slice(2)
 const text = await readFile(calibrationFile, 'utf8')
 
-const model = await Model.load(path)
+const model = await Model.load(source)
 try {
   const small = await compress(model, {
     keep: 0.9,

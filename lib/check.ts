@@ -6,20 +6,30 @@ export function refuse(name: string, value: unknown, wanted: string): never {
   throw new FlrcError('E_USAGE', `${name} is ${String(value)}; it must be ${wanted}`)
 }
 
+/** A value as it would stand in a program. */
+function shown(value: unknown): unknown {
+  return typeof value === 'string' ? JSON.stringify(value) : value
+}
+
+/** `wanted` says what the text is. */
+export function checkText(name: string, value: unknown, wanted: string): void {
+  if (typeof value !== 'string') refuse(name, value, `a string, ${wanted}`)
+}
+
 export function checkWhole(name: string, value: unknown, from: number): void {
   if (Number.isSafeInteger(value) && (value as number) >= from) return
-  refuse(name, value, `a whole number from ${from}`)
+  refuse(name, shown(value), `a whole number from ${from}`)
 }
 
 /** `range` says in words what [from, to] is. */
 export function checkRange(name: string, value: unknown, from: number, to: number, range: string): void {
   if (typeof value === 'number' && value >= from && value <= to) return
-  refuse(name, value, range)
+  refuse(name, shown(value), range)
 }
 
 export function checkOneOf(name: string, value: unknown, allowed: readonly string[]): void {
   if (allowed.some((candidate) => candidate === value)) return
-  refuse(name, value, `one of ${allowed.join(', ')}`)
+  refuse(name, shown(value), `one of ${allowed.join(', ')}`)
 }
 
 /** `count` levels there are. */

@@ -2,6 +2,7 @@ import { levelBudgets, type Sensitivity } from './allocate.js'
 import { callNative, packageVersion } from './binding.js'
 import { Calibration, calibrate, usualWhitening } from './calibrate.js'
 import { windowLength } from './calibration/windows.js'
+import { refuse } from './check.js'
 import type { CompressionPlan } from './checkpoint/plan.js'
 import { heldOutPerplexity } from './compress/held-out.js'
 import { type AllocateOptions, type CompressOptions, checkCompressOptions } from './compress/options.js'
@@ -10,7 +11,7 @@ import { atKeep, solveKeep } from './compress/solve.js'
 import { FlrcError } from './errors.js'
 import type { StorageDtype } from './format/types.js'
 import { checkMemory, memoryNeeds, recoveryBytes } from './memory.js'
-import type { LoadedModel, Projection, TaskOptions } from './model.js'
+import { LoadedModel, type Projection, type TaskOptions } from './model.js'
 import { Model } from './public-model.js'
 import type { RecoveryReport } from './recover/report.js'
 import { checkRecoverOptions, type RecoverOptions, recover, recoveryWindows } from './recover.js'
@@ -33,6 +34,7 @@ const usualSamples = 64
  * reaches, naming the nearest), E_CALIBRATION, E_CHAT_TEMPLATE, E_CONTEXT, E_NUMERIC, E_DISPOSED, E_ABORTED.
  */
 export async function compress(model: LoadedModel, options: CompressOptions): Promise<Model> {
+  if (!(model instanceof LoadedModel)) refuse('the model', typeof model, 'what Model.load gives')
   checkCompressOptions(options)
   const recovery = checkRecoverOptions(options.recover)
   refuseCompressed(model)

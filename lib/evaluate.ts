@@ -1,4 +1,4 @@
-import { checkLevel, checkWhole } from './check.js'
+import { checkLevel, checkText, checkWhole } from './check.js'
 import { FlrcError } from './errors.js'
 import type { LoadedModel, TaskOptions } from './model.js'
 import { firstTokens } from './text.js'
@@ -52,6 +52,7 @@ export async function perplexity(
   text: string,
   options: PerplexityOptions = {},
 ): Promise<PerplexityResult> {
+  checkText('text', text, 'the text itself')
   const context = model.config.contextLength
   const { seqLen = Math.min(2048, context), windows: limit, level = 0 } = options
   checkWhole('seqLen', seqLen, 2)

@@ -249,6 +249,9 @@ export function checkOptions(options: GenerateOptions, model: LoadedModel): Omit
 }
 
 function promptTokens(model: LoadedModel, prompt: string | readonly number[] | Int32Array): number[] {
+  if (typeof prompt !== 'string' && !Array.isArray(prompt) && !(prompt instanceof Int32Array)) {
+    refuse('the prompt', prompt, 'a text or a list of token ids')
+  }
   const tokens = Array.from(typeof prompt === 'string' ? model.tokenizer.encode(prompt) : prompt)
   const { vocabSize, bosTokenId, eosTokenIds } = model.config
   const wrong = tokens.find((token) => !Number.isSafeInteger(token) || token < 0 || token >= vocabSize)

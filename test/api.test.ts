@@ -16,7 +16,7 @@ import {
   progressive,
 } from '#lib/index.js'
 import { tinyModel } from './support/child.js'
-import { rejects } from './support/flrc-error.js'
+import { rejects, throwsFlrcError } from './support/flrc-error.js'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'flrc-test-'))
 const text = readFileSync(path.join(tinyModel, 'calibration.txt'), 'utf8')
@@ -296,6 +296,27 @@ measuring('line ends do not change a text, and the tail is dropped', async () =>
   assert.is(windows, Math.floor(whole.length / 64))
 })
 
+const mistakes = suite('what programs without types pass in')
+
+mistakes('is E_USAGE that names the argument and what it may be', async () => {
+  const any = (value: unknown) => value as never
+  const cases: [said: RegExp, call: () => Promise<unknown>][] = [
+    [/the model is undefined; it must be a string, a path/, () => Model.load(any(undefined))],
+    [/the model is file:.*; it must be a string/, () => Model.load(any(new URL('file:///model')))],
+    [/dtype is "fp16"; it must be one of/, () => Model.load(tinyModel, { dtype: any('fp16') })],
+    [/the model is string; it must be what Model.load gives/, () => compress(any(tinyModel), { keep: 0.5 })],
+    [/keep is "\.5"; it must be a number/, () => compress(model, { keep: any('.5') })],
+    [/calibration is string; it must be a list/, () => compress(model, { keep: 0.5, calibration: any(text) })],
+    [/a calibration source must have one of/, () => compress(model, { keep: 0.5, calibration: any([5]) })],
+    [/the prompt is undefined; it must be a text/, () => complete(model.generate(any(undefined)))],
+    [/maxTokens is "5"; it must be a whole/, () => complete(model.generate('x', { maxTokens: any('5') }))],
+    [/stop is 5; it must be a string/, () => complete(model.generate('x', { stop: any(5) }))],
+    [/text is undefined; it must be a string/, () => evaluate.perplexity(model, any(undefined))],
+    [/the message is undefined; it must be a string/, () => complete(model.chat().send(any(undefined)))],
+  ]
+  for (const [message, call] of cases) await throwsFlrcError(call, { code: 'E_USAGE', message })
+})
+
 measuring.after(() => rmSync(folder, { recursive: true }))
 
-for (const tests of [generation, chats, compression, measuring]) tests.run()
+for (const tests of [generation, chats, compression, mistakes, measuring]) tests.run()

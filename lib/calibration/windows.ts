@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { basename } from 'node:path'
-import { checkWhole } from '../check.js'
+import { checkWhole, refuse } from '../check.js'
 import { sha256OfText } from '../checkpoint/plan.js'
 import { type DialogueSample, parseDialogues } from '../data/dialogues.js'
 import { FlrcError } from '../errors.js'
@@ -60,6 +60,8 @@ export async function calibrationWindows(
   const seqLen = windowLength(model, options.seqLen)
   checkWhole('samples', samples, 1)
   checkWhole('seed', seed, 0)
+  if (!Array.isArray(calibration))
+    refuse('calibration', typeof calibration, 'a list of texts and other sources')
   if (calibration.length === 0) {
     throw new FlrcError(
       'E_CALIBRATION',
@@ -111,7 +113,7 @@ export function windowLength({ config }: Pick<LoadedModel, 'config'>, asked: num
 }
 
 function asSource(given: string | Source): Source {
-  const source = typeof given === 'string' ? { text: given } : given
+  const source: Source = typeof given === 'string' ? { text: given } : Object(given)
   const kinds = [
     'text' in source && typeof source.text === 'string',
     'dialogues' in source && (typeof source.dialogues === 'string' || Array.isArray(source.dialogues)),

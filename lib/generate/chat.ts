@@ -1,3 +1,4 @@
+import { checkText } from '../check.js'
 import { FlrcError } from '../errors.js'
 import {
   checkContext,
@@ -68,6 +69,7 @@ export class Chat {
   async *#turn(content: string, options: GenerateOptions, signal: AbortSignal): ReturnType<typeof decode> {
     if (this.#disposed) throw new FlrcError('E_DISPOSED', 'the chat was disposed; start a new one')
     this.#model.assertUsable()
+    checkText('the message', content, 'what the user says')
     if (this.#busy) throw new FlrcError('E_USAGE', 'a turn of this chat is under way; wait until it ends')
     const checked = checkOptions(options, this.#model)
     const messages: ChatMessage[] = [...this.#messages, { role: 'user', content }]
