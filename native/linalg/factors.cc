@@ -135,8 +135,9 @@ void fillGaussian(uint64_t seed, std::vector<double>& values) {
   }
 }
 
-// Rows y [k, n] times the inverse of the Cholesky factor of their products. False, with y as it was, where they are
-// too close to dependent: what is left of orthogonality falls with the square of the largest over the smallest.
+// Rows y [k, n] times the inverse of the Cholesky factor of their products. False, with y as it was, where they
+// are too close to dependent: what is left of orthogonality falls with the square of the largest over the
+// smallest.
 bool orthonormaliseByCholesky(const Job& job, int64_t k, int64_t n, std::vector<double>& y) {
   constexpr double kLeast = 1e-6;
   std::vector<double> lower(static_cast<size_t>(k * k));
