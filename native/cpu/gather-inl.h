@@ -17,11 +17,15 @@ namespace flrc::cpu::HWY_NAMESPACE {
 // looking outputs up one by one takes several times as long.
 template <bool kAdds>
 HWY_INLINE void gatherOf(const GatherMap& map, const float* latent, float* y) {
-  const float *t = latent, *u = latent + map.rank;
-  for (int64_t o = 0; o < map.outputs; o += kLanes) {
-    const int64_t left = map.outputs - o;
-    const auto inUse = static_cast<__mmask16>(left < kLanes ? (1u << left) - 1 : 0xffffu);
-    const auto taken = static_cast<__mmask16>(map.taken[o / 32] >> (o % 32));
+  if (map.begin >= map.end) return;
+  int64_t before = __builtin_popcount(map.taken[map.begin / 32] & ((1u << map.begin % 32) - 1));
+  for (int64_t word = 0; word < map.begin / 32; ++word) before += __builtin_popcount(map.taken[word]);
+  const float *t = latent + before, *u = latent + map.rank + map.begin - before;
+  for (int64_t o = map.begin / kLanes * kLanes; o < map.end; o += kLanes) {
+    const int64_t skipped = map.begin - o, left = map.end - o;
+    const uint32_t most = left < kLanes ? (1u << left) - 1 : 0xffffu;
+    const auto inUse = static_cast<__mmask16>(skipped > 0 ? most >> skipped << skipped : most);
+    const auto taken = static_cast<__mmask16>(map.taken[o / 32] >> (o % 32) & inUse);
     const auto rest = static_cast<__mmask16>(~taken & inUse);
     // The second keeps what the first has spread.
     const __m512 first = _mm512_maskz_expandloadu_ps(taken, t);
@@ -36,7 +40,7 @@ HWY_INLINE void gatherOf(const GatherMap& map, const float* latent, float* y) {
 template <bool kAdds>
 HWY_INLINE void gatherOf(const GatherMap& map, const float* latent, float* __restrict y) {
   const int32_t* from = map.from;
-  for (int64_t o = 0; o < map.outputs; ++o) y[o] = kAdds ? y[o] + latent[from[o]] : latent[from[o]];
+  for (int64_t o = map.begin; o < map.end; ++o) y[o] = kAdds ? y[o] + latent[from[o]] : latent[from[o]];
 }
 #endif
 

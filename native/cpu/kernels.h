@@ -21,12 +21,12 @@ struct LogitSums {
   double weighted = 0;  // of e^(logit - largest) * (logit - largest)
 };
 
-// Where a pivoted block's outputs lie: output o at `from[o]`, which is below `rank` where bit o % 32 of
-// `taken[o / 32]` says so; both parts rise.
+// Where outputs [begin, end) of a pivoted block lie: output o at `from[o]`, which is below `rank` where bit o %
+// 32 of `taken[o / 32]` says so; both parts rise.
 struct GatherMap {
   const int32_t* from;
   const uint32_t* taken;
-  int64_t rank, outputs;
+  int64_t rank, begin, end;
 };
 
 // Kernels of one instruction set. All activations are f32; `x` has columns at stride ldx. No kernel starts
@@ -59,7 +59,7 @@ struct Kernels {
   // `inputs` values of one column as bf16: kPromptPairs words to every `stride` of `words`, zeros at the end.
   void (*roundPrompt)(const float* x, int64_t inputs, int64_t stride, uint32_t* words);
 
-  // y[o] = latent[map.from[o]] for all outputs, or added to y.
+  // y[o] = latent[map.from[o]] for the map's outputs, or added to y.
   void (*gather)(const GatherMap& map, const float* latent, bool adds, float* y);
 
   // y[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; y may be x.

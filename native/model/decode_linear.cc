@@ -291,7 +291,7 @@ class Decoding {
   }
 
   // y[o] = bias[o] + sum over blocks of (t, u)[gather[o]], of plain factors and dense weights bias[o] alone,
-  // for all columns. A few outputs each time: not what Kernels::gather is for.
+  // for all columns.
   void putTogether(int32_t call, Units outputs) const {
     if (outputs.count() <= 0) return;
     const LinearCall& of = calls_[static_cast<size_t>(call)];
@@ -302,9 +302,7 @@ class Decoding {
       if (linear.factored() && places.empty()) std::fill(y + outputs.begin, y + outputs.end, 0.0f);
       for (size_t b = 0; linear.pivoted && b < places.size(); ++b) {
         const float* from = scratch_.latent.data() + c * scratch_.width + places[b];
-        const int32_t* gather = linear.blocks[b]->gather.data();
-        for (int64_t o = outputs.begin; o < outputs.end; ++o)
-          y[o] = b == 0 ? from[gather[o]] : y[o] + from[gather[o]];
+        gatherBlock(*linear.blocks[b], outputs.begin, outputs.end, from, b > 0, y);
       }
       if (linear.bias.empty()) continue;
       for (int64_t o = outputs.begin; o < outputs.end; ++o) y[o] += linear.bias[static_cast<size_t>(o)];

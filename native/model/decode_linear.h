@@ -44,8 +44,8 @@ struct DecodeScratch {
   std::unique_ptr<SharedRun[]> runs;  // of each thread
   int capacity = 0;
   std::vector<WeightsAt> ahead;  // of each thread: what it begins the following phase with
-  std::vector<uint8_t>
-      seams;  // [units of panels]: whether outputs before and behind come from different threads
+  // [units of panels]: whether the outputs before and behind come from different threads.
+  std::vector<uint8_t> seams;
 };
 
 // applyLinears for up to cpu::kMaxColumns columns. `next`: the calls that will follow, for their weights to be

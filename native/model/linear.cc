@@ -293,9 +293,12 @@ void finishBlock(FactorBlock& block, int64_t outputs) {
 }
 
 void gatherBlock(const FactorBlock& block, const float* latent, bool adds, float* y) {
-  cpu::kernels().gather(
-      {block.gather.data(), block.taken.data(), block.rank(), static_cast<int64_t>(block.gather.size())},
-      latent, adds, y);
+  gatherBlock(block, 0, static_cast<int64_t>(block.gather.size()), latent, adds, y);
+}
+
+void gatherBlock(const FactorBlock& block, int64_t begin, int64_t end, const float* latent, bool adds,
+                 float* y) {
+  cpu::kernels().gather({block.gather.data(), block.taken.data(), block.rank(), begin, end}, latent, adds, y);
 }
 
 void scatterGathered(const FactorBlock& block, const float* dy, float* dt, float* du) {

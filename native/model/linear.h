@@ -37,6 +37,9 @@ void finishBlock(FactorBlock& block, int64_t outputs);
 // y[o] = latent[gather[o]] for all outputs of a pivoted block, its part of one token's result from t with u
 // behind it, or added to y.
 void gatherBlock(const FactorBlock& block, const float* latent, bool adds, float* y);
+// The same for outputs [begin, end) alone.
+void gatherBlock(const FactorBlock& block, int64_t begin, int64_t end, const float* latent, bool adds,
+                 float* y);
 
 // The transpose of gatherBlock: from the gradient of one token's result, those at t and at u, overwritten.
 void scatterGathered(const FactorBlock& block, const float* dy, float* dt, float* du);

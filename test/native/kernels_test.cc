@@ -341,13 +341,21 @@ TEST("gather: outputs come from t and u in their order, set and added, whatever 
           if (pivot) taken[static_cast<size_t>(o / 32)] |= uint32_t{1} << (o % 32);
         }
         const std::vector<float> latent = random.floats(outputs), before = random.floats(outputs);
-        const cpu::GatherMap map{from.data(), taken.data(), rank, outputs};
-        std::vector<float> set(before), added(before);
-        kernels.gather(map, latent.data(), false, set.data());
-        kernels.gather(map, latent.data(), true, added.data());
-        for (size_t o = 0; o < set.size(); ++o) {
-          CHECK_EQUAL(set[o], latent[static_cast<size_t>(from[o])]);
-          CHECK_EQUAL(added[o], before[o] + latent[static_cast<size_t>(from[o])]);
+        // All of them, and some, which leave the others as they are.
+        for (const int64_t begin : {int64_t{0}, outputs / 2, outputs}) {
+          for (const int64_t end : {begin, (begin + outputs) / 2, outputs}) {
+            const cpu::GatherMap map{from.data(), taken.data(), rank, begin, end};
+            std::vector<float> set(before), added(before);
+            kernels.gather(map, latent.data(), false, set.data());
+            kernels.gather(map, latent.data(), true, added.data());
+            for (int64_t o = 0; o < outputs; ++o) {
+              const auto at = static_cast<size_t>(o);
+              const float own = latent[static_cast<size_t>(from[at])], kept = before[at];
+              const bool inside = o >= begin && o < end;
+              CHECK_EQUAL(set[at], inside ? own : kept);
+              CHECK_EQUAL(added[at], inside ? kept + own : kept);
+            }
+          }
         }
       }
     }
