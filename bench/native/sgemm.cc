@@ -25,7 +25,8 @@ std::vector<float> matrix(uint64_t seed) {
 
 }  // namespace
 
-void measureSgemm(int threads, int rounds) {
+void measureSgemm(int wanted, int rounds) {
+  const int threads = wanted > 0 ? wanted : ThreadPool::availableCores();
   const std::vector<float> a = matrix(1), b = matrix(2);
   std::vector<std::vector<float>> c(static_cast<size_t>(threads), std::vector<float>(a.size()));
   std::printf("{\"gflops\":[");
