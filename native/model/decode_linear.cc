@@ -290,22 +290,13 @@ class Decoding {
     }
   }
 
-  // y[o] = bias[o] + sum over blocks of (t, u)[gather[o]], of plain factors and dense weights bias[o] alone,
-  // for all columns.
+  // Of all columns.
   void putTogether(int32_t call, Units outputs) const {
     if (outputs.count() <= 0) return;
     const LinearCall& of = calls_[static_cast<size_t>(call)];
-    const Linear& linear = *of.linear;
-    const std::vector<int64_t>& places = scratch_.places[static_cast<size_t>(call)];
     for (int64_t c = 0; c < columns_; ++c) {
-      float* y = of.y + c * linear.outputs;
-      if (linear.factored() && places.empty()) std::fill(y + outputs.begin, y + outputs.end, 0.0f);
-      for (size_t b = 0; linear.pivoted && b < places.size(); ++b) {
-        const float* from = scratch_.latent.data() + c * scratch_.width + places[b];
-        gatherBlock(*linear.blocks[b], outputs.begin, outputs.end, from, b > 0, y);
-      }
-      if (linear.bias.empty()) continue;
-      for (int64_t o = outputs.begin; o < outputs.end; ++o) y[o] += linear.bias[static_cast<size_t>(o)];
+      gatherOutputs(of, scratch_.places[static_cast<size_t>(call)], scratch_.latent.data() + c * scratch_.width,
+                    outputs.begin, outputs.end, of.y + c * of.linear->outputs);
     }
   }
 

@@ -54,20 +54,6 @@ void layOut(const LinearCall* calls, int count, LinearScratch& scratch) {
   }
 }
 
-// y[o] = bias[o] + sum over blocks of (t, u)[gather[o]], for one column.
-void gatherColumn(const LinearCall& call, const std::vector<int64_t>& places, const float* latent, float* y) {
-  const Linear& linear = *call.linear;
-  const int64_t m = linear.outputs;
-  if (linear.factored() && places.empty()) {
-    std::fill(y, y + m, 0.0f);
-  } else if (linear.factored() && linear.pivoted) {
-    for (size_t b = 0; b < places.size(); ++b) gatherBlock(*linear.blocks[b], latent + places[b], b > 0, y);
-  }
-  if (!linear.bias.empty()) {
-    for (int64_t o = 0; o < m; ++o) y[o] += linear.bias[o];
-  }
-}
-
 bool needsGather(const LinearCall& call) {
   return !call.linear->bias.empty() || (call.linear->factored() && (call.linear->pivoted || call.rank == 0));
 }
@@ -79,8 +65,9 @@ void gatherAll(const LinearCall* calls, int count, int64_t columns, int threads,
   auto column = [&](int64_t c) {
     for (int i = 0; i < count; ++i) {
       if (!needsGather(calls[i])) continue;
-      gatherColumn(calls[i], scratch.places[i], scratch.latent.data() + c * scratch.width,
-                   calls[i].y + c * calls[i].linear->outputs);
+      const int64_t outputs = calls[i].linear->outputs;
+      gatherOutputs(calls[i], scratch.places[i], scratch.latent.data() + c * scratch.width, 0, outputs,
+                    calls[i].y + c * outputs);
     }
   };
   ThreadPool::shared().parallelFor((columns + kTaskColumns - 1) / kTaskColumns, threads, [&](int64_t task) {
@@ -292,13 +279,20 @@ void finishBlock(FactorBlock& block, int64_t outputs) {
   }
 }
 
-void gatherBlock(const FactorBlock& block, const float* latent, bool adds, float* y) {
-  gatherBlock(block, 0, static_cast<int64_t>(block.gather.size()), latent, adds, y);
-}
-
 void gatherBlock(const FactorBlock& block, int64_t begin, int64_t end, const float* latent, bool adds,
                  float* y) {
   cpu::kernels().gather({block.gather.data(), block.taken.data(), block.rank(), begin, end}, latent, adds, y);
+}
+
+void gatherOutputs(const LinearCall& call, const std::vector<int64_t>& places, const float* latent,
+                   int64_t begin, int64_t end, float* y) {
+  const Linear& linear = *call.linear;
+  if (linear.factored() && places.empty()) std::fill(y + begin, y + end, 0.0f);
+  for (size_t b = 0; linear.pivoted && b < places.size(); ++b) {
+    gatherBlock(*linear.blocks[b], begin, end, latent + places[b], b > 0, y);
+  }
+  if (linear.bias.empty()) return;
+  for (int64_t o = begin; o < end; ++o) y[o] += linear.bias[static_cast<size_t>(o)];
 }
 
 void scatterGathered(const FactorBlock& block, const float* dy, float* dt, float* du) {

@@ -34,10 +34,8 @@ struct FactorBlock {
 // and inside [0, m).
 void finishBlock(FactorBlock& block, int64_t outputs);
 
-// y[o] = latent[gather[o]] for all outputs of a pivoted block, its part of one token's result from t with u
-// behind it, or added to y.
-void gatherBlock(const FactorBlock& block, const float* latent, bool adds, float* y);
-// The same for outputs [begin, end) alone.
+// y[o] = latent[gather[o]] for outputs [begin, end) of a pivoted block, its part of one token's result from t
+// with u behind it, or added to y.
 void gatherBlock(const FactorBlock& block, int64_t begin, int64_t end, const float* latent, bool adds,
                  float* y);
 
@@ -90,6 +88,12 @@ struct LinearCall {
     return linear->pivoted ? block.rank() : std::min(rank, block.rank());
   }
 };
+
+// y[o] = bias[o] + sum over blocks of (t, u)[gather[o]] for outputs [begin, end) of one token. `places` is what
+// LinearScratch has of this call, `latent` is of this token. Dense weights and plain factors, whose products
+// are in y already, have their bias added alone.
+void gatherOutputs(const LinearCall& call, const std::vector<int64_t>& places, const float* latent,
+                   int64_t begin, int64_t end, float* y);
 
 // y = W x for several projections of the same input x [columns, n] (q/k/v, gate/up). Up to 16 columns go
 // through the decode kernels, where a column's result is bitwise the same in any batch, split and thread

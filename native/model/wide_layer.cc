@@ -101,7 +101,7 @@ void WideLinear::apply(const float* x, int64_t tokens, float* y, std::vector<flo
         for (int64_t token = 0; token < tokens; ++token) {
           std::copy_n(t + token * s, s, together.begin());
           std::copy_n(u.begin() + token * others, others, together.begin() + s);
-          gatherBlock(*block.stored, together.data(), true, y + token * m);
+          gatherBlock(*block.stored, 0, m, together.data(), true, y + token * m);
         }
       }
       t += tokens * s;
