@@ -23,7 +23,8 @@ const wanted = (name) => patterns.length === 0 || patterns.some((pattern) => nam
 
 const nativeTests = nativeTestsOf(host)
 const results = []
-const compiled = { native: nativeTests, cuda: [...cudaTests, cudaSessionTest] }
+// The sessions' test is the core's, and opens the plugin that is built with the kernels' tests.
+const compiled = { native: [...nativeTests, cudaSessionTest], cuda: [...cudaTests, cudaSessionTest] }
 for (const check of checks) {
   // Which TypeScript tests are wanted is known only once they are compiled.
   const needed =
