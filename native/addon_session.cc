@@ -129,12 +129,6 @@ struct SessionGroup {
   }
 };
 
-// What became of one of several sessions: a step, or why there is none.
-struct StepOutcome {
-  Sampled sampled;
-  std::shared_ptr<const Error> failure;
-};
-
 Napi::Value decodeEach(const Napi::CallbackInfo& call) {
   const SessionGroup group(call[0]);
   const auto tokens = integers(call[1], "tokens"), levels = integers(call[2], "levels");
@@ -142,26 +136,22 @@ Napi::Value decodeEach(const Napi::CallbackInfo& call) {
   if (tokens.size() != group.size() || levels.size() != group.size() || how.size() != group.size()) {
     throw Error(code::internal, "one token, level and sampling per session is expected");
   }
-  return startWork<std::vector<StepOutcome>>(
+  return startWork<std::vector<Sampled>>(
       call.Env(), call.Env().Undefined(),
       [=](const Job& job) {
         std::vector<NextToken> next;
+        std::vector<NextDraw> draws;
         for (size_t i = 0; i < group.size(); ++i) {
           next.push_back({group.sessions[i].get(), tokens[i], levels[i]});
+          draws.push_back({group.sessions[i].get(), how[i]});
         }
         Session::appendEach(next, job);
-        std::vector<StepOutcome> outcomes(group.size());
-        if (group.size() == 0) return outcomes;
-        ThreadPool::shared().parallelFor(
-            static_cast<int64_t>(group.size()), group.sessions[0]->model().threads, [&](int64_t i) {
-              outcomes[i].failure = failureOf([&] { outcomes[i].sampled = group.sessions[i]->sample(how[i]); });
-            });
-        return outcomes;
+        return Session::sampleEach(draws);
       },
-      [=](Napi::Env env, std::vector<StepOutcome>& outcomes) {
+      [=](Napi::Env env, std::vector<Sampled>& all) {
         group.tell(env);
-        return toList(env, outcomes, [&](const StepOutcome& outcome) {
-          return outcome.failure ? toJavaScript(env, *outcome.failure) : step(env, outcome.sampled);
+        return toList(env, all, [&](const Sampled& sampled) {
+          return sampled.token < 0 ? toJavaScript(env, notFinite()) : step(env, sampled);
         });
       });
 }

@@ -13,7 +13,7 @@ namespace flrc {
 
 // Raised with every change of a struct or of a function's meaning. Functions may be added at the table's end
 // without: `size` tells which are there.
-inline constexpr uint32_t kBackendVersion = 2;
+inline constexpr uint32_t kBackendVersion = 3;
 // `extern "C" const flrc::Backend* flrc_backend()`, valid for as long as the process lives.
 inline constexpr const char* kBackendEntry = "flrc_backend";
 using BackendEntry = const struct Backend* (*)();
@@ -114,7 +114,7 @@ struct BackendSampling {
 };
 
 struct BackendSampled {
-  int32_t token = 0;
+  int32_t token = 0;   // -1: a logit is not finite
   double logprob = 0;  // under the model's own distribution, before temperature and filters
   double entropy = 0;  // of that distribution, nats
 };
@@ -128,6 +128,12 @@ struct DevicePass;
 struct BackendRow {
   DeviceSequence* sequence;
   int64_t position;
+};
+
+// A sequence to draw a token from, and how.
+struct BackendDraw {
+  DeviceSequence* sequence;
+  BackendSampling sampling;
 };
 
 struct Backend {
@@ -168,12 +174,12 @@ struct Backend {
   // The same logits stay where they are: each row's become its sequence's last logits.
   BackendCode (*keepLogits)(DevicePass* pass, const int64_t* rows, int64_t count, BackendFailure* failure);
 
-  // A sequence's last logits [vocab], to the host, from the host, and sampled from (numeric if one of them is
-  // not finite). The caller knows whether there are any.
+  // A sequence's last logits [vocab], to the host and from the host. The caller knows whether there are any.
   BackendCode (*getLogits)(DeviceSequence* sequence, float* out, BackendFailure* failure);
   BackendCode (*setLogits)(DeviceSequence* sequence, const float* logits, BackendFailure* failure);
-  BackendCode (*sample)(DeviceSequence* sequence, const BackendSampling* sampling, BackendSampled* out,
-                        BackendFailure* failure);
+  // From the last logits of each of up to kBackendRows sequences of one model, each there once, with bitwise
+  // the result that it has alone.
+  BackendCode (*sample)(const BackendDraw* draws, int64_t count, BackendSampled* out, BackendFailure* failure);
 
   // Fisher scores of one dense projection [m, n], counted layer by layer, and one sequence (linalg/fisher.h):
   // with G = sum over tokens of g x^T, sums[0] = sum (G o W)^2, sums[1] = sum G^2, sums[2] = sum |G o W|. x

@@ -62,7 +62,7 @@ devices(
     const cpu = await generate('cpu', {})
     const reasons: [string, RegExp][] = [
       ['absent', /gives no table/],
-      ['newer', /made for version 3 of the plugin interface, and this flrc for 2/],
+      ['newer', /made for version 4 of the plugin interface, and this flrc for 3/],
       ['short', /table that is too short/],
       ['hole', /leaves out functions/],
       ['unfit', /this machine is not to its liking/],

@@ -1,8 +1,8 @@
 #include "bench/timing.h"
 #include "kernels/attention.h"
 #include "kernels/decode.h"
-#include "kernels/sample.h"
 #include "tensor/dtype.h"
+#include "test/sampling.h"
 
 // What a decode step does besides its products, each as a chain of launches that wait for one another.
 
@@ -68,32 +68,25 @@ class DecodeKernels {
   }
 
   void sampling(int vocab, int columns) {
-    const auto chunks = static_cast<size_t>(logitsChunks(vocab));
     Array<float> from(floats(int64_t{vocab} * columns)), to(static_cast<size_t>(vocab * columns));
     Array<Likeliest> likeliest(static_cast<size_t>(columns));
     Array<SampledRow> sampled(static_cast<size_t>(columns));
-    Array<LikeliestPart> parts(chunks * kLikeliestRows);
-    Array<uint32_t> counters{std::vector<uint32_t>(kLikeliestRows)}, counter{std::vector<uint32_t>(1)},
-        counts{std::vector<uint32_t>(kSelectRounds * kSelectBins)};
-    Array<uint64_t> masses{std::vector<uint64_t>(kSelectRounds * kSelectBins)}, weights(chunks), ties(chunks);
-    LikeliestParams params{};
+    test::SamplingMemory memory(vocab);
+    std::vector<LikeliestParams::Row> kept;
     for (int c = 0; c < columns; ++c) {
-      params.rows[c] = {from.read() + int64_t{vocab} * c, to.global() + int64_t{vocab} * c,
-                        likeliest.global() + c, sampled.global() + c};
+      kept.push_back({from.read() + int64_t{vocab} * c, to.global() + int64_t{vocab} * c,
+                      likeliest.global() + c, sampled.global() + c});
     }
-    params.vocab = vocab;
-    params.parts = parts.global();
-    params.counters = counters.global();
     const std::string of = " of " + std::to_string(vocab);
     add("likeliest token" + of, columns, 0,
-        [&] { launchLikeliest(device_.stream(), params, columns, chip_.hopper); });
-    if (columns > 1) return;
+        [&] { launchLikeliest(device_.stream(), memory.likeliest(kept), columns, chip_.hopper); });
     const auto draw = [&](const std::string& name, const SamplingRow& how) {
-      add(name + of, 1, 0, [&] {
-        launchSample(device_.stream(),
-                     {to.read(), vocab, how, likeliest.read(), sampled.global(), masses.global(),
-                      counts.global(), weights.global(), ties.global(), counter.global()});
-      });
+      std::vector<SampleParams::Row> rows;
+      for (int c = 0; c < columns; ++c) {
+        rows.push_back({to.read() + int64_t{vocab} * c, likeliest.read() + c, sampled.global() + c, how});
+      }
+      add(name + of, columns, 0,
+          [&] { launchSample(device_.stream(), memory.sample(rows), columns, chip_.multiprocessors); });
     };
     draw("draw at a temperature", {0.8f, 0, 1, 0, 1, 0});
     draw("draw with top-p", {0.8f, 0, 0.95f, 0, 1, 0});

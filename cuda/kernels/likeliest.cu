@@ -75,7 +75,7 @@ FLRC_KERNEL void likeliestKernel(FLRC_PARAMS(LikeliestParams) p) {
   dependentTrigger();
   dependentWait();
   const LikeliestParams::Row row = p.rows[blockY()];
-  const Own own = ownOf(row.from, p.vocab);
+  const Own own = ownOf(row.from, p.vocab, blockX());
   const Shared<LikeliestPart> warps = sharedMemory<LikeliestPart>(0);
   if (!(row.to == row.from)) copyTo(row.to, own, p.vocab);
   const LikeliestPart part = partOf(own);
@@ -106,7 +106,7 @@ FLRC_KERNEL void likeliestKernel(FLRC_PARAMS(LikeliestParams) p) {
 }  // namespace
 
 void launchLikeliest(Stream stream, const LikeliestParams& params, int rows, bool dependent) {
-  LaunchShape shape = shapeOf(params.vocab, rows, kSharedBytes);
+  LaunchShape shape = shapeOf(logitsChunks(params.vocab), rows, kSharedBytes);
   shape.dependent = dependent;
   launch(stream, shape, likeliestKernel, params);
 }

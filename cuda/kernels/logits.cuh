@@ -9,15 +9,15 @@ inline constexpr int kThreads = 256;
 inline constexpr int kWarps = kThreads / 32;
 inline constexpr int kOwn = kLogitsChunk / kThreads;  // neighbouring logits of a thread
 
-// A thread's logits of its block's chunk.
+// A thread's logits of a chunk.
 struct Own {
   float logit[kOwn];
   int first, count;  // token ids; a count below 1 is none
 };
 
-FLRC_DEVICE Own ownOf(Global<const float> logits, int vocab) {
+FLRC_DEVICE Own ownOf(Global<const float> logits, int vocab, int chunk) {
   Own own;
-  own.first = blockX() * kLogitsChunk + threadIndex() * kOwn;
+  own.first = chunk * kLogitsChunk + threadIndex() * kOwn;
   const int left = vocab - own.first;
   // Not clamped at 0 as well: ptxas 13.0 then takes a count of 0 for a full one, in the comparison behind it.
   own.count = left < kOwn ? left : kOwn;
@@ -44,10 +44,10 @@ FLRC_DEVICE uint32_t keyOf(float value) {
 }
 FLRC_DEVICE float floatOf(uint32_t key) { return bitsToFloat(key >> 31 != 0 ? key & 0x7fffffffu : ~key); }
 
-// A block's grid: a chunk of a row each.
-inline LaunchShape shapeOf(int vocab, int rows, size_t sharedBytes) {
+// Blocks of each of some rows.
+inline LaunchShape shapeOf(int blocks, int rows, size_t sharedBytes) {
   LaunchShape shape;
-  shape.gridX = static_cast<unsigned>(logitsChunks(vocab));
+  shape.gridX = static_cast<unsigned>(blocks);
   shape.gridY = static_cast<unsigned>(rows);
   shape.threads = kThreads;
   shape.sharedBytes = sharedBytes;

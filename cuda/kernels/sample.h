@@ -56,27 +56,34 @@ struct SamplingRow {
   uint64_t seed, draw;
 };
 
-// Draws a token from one row of logits [vocab]. Filters as on the CPU: top-k, top-p, min-p on the untempered
-// distribution, then temperature. Probabilities are whole multiples of 2^-40 of the likeliest one's, so that
-// their sums do not depend on the order of threads. The draw goes through what is left in the order of token
-// ids (the CPU goes by likelihood: the distribution is the same, the token that a seed gives is not). All
-// blocks of the launch run at once.
+// Draws a token from each of some rows of logits [vocab]. Filters as on the CPU: top-k, top-p, min-p on the
+// untempered distribution, then temperature. Probabilities are whole multiples of 2^-40 of the likeliest one's,
+// so that their sums do not depend on who adds them up: a row is drawn alike alone, in any batch and on any
+// number of blocks. The draw goes through what is left in the order of token ids (the CPU goes by likelihood:
+// the distribution is the same, the token that a seed gives is not).
+inline constexpr int kSampleRows = 16;
 inline constexpr int kSelectRounds = 8;
 inline constexpr int kSelectBins = 256;
 struct SampleParams {
-  Global<const float> logits;
+  struct Row {
+    Global<const float> logits;
+    Global<const Likeliest> likeliest;  // of these logits
+    Global<SampledRow> sampled;         // may be the host's memory
+    SamplingRow sampling;
+  };
+  Row rows[kSampleRows];
   int vocab;
-  SamplingRow sampling;
-  Global<const Likeliest> likeliest;  // of these logits
-  Global<SampledRow> sampled;         // may be the host's memory
-  // Working memory: bins [kSelectRounds][kSelectBins] that are 0 before the first launch and after each, and a
-  // value a chunk.
+  // Working memory: by row, bins [kSelectRounds][kSelectBins] and barriers that are 0 before the first launch
+  // and fit for another after each, and a value a chunk.
   Global<uint64_t> masses;
   Global<uint32_t> counts;
   Global<uint64_t> weights;
   Global<uint64_t> ties;
-  Global<uint32_t> counter;  // of the grid's barriers
+  Global<uint32_t> counters;
 };
-void launchSample(Stream stream, const SampleParams& params);
+// The blocks of a row wait for one another. All of a launch run at once, for there are no more of them than so
+// many on each of the chip's multiprocessors have room for; rows, not more than that, share them.
+inline constexpr int kSampleBlocks = 4;
+void launchSample(Stream stream, const SampleParams& params, int rows, int multiprocessors);
 
 }  // namespace flrc::gpu

@@ -75,7 +75,7 @@ DeviceModel::DeviceModel(const BackendModel& from, const BackendCancel& cancel)
     to.window = layer.window;
     for (int p = 0; p < kBackendProjections; ++p) to.projections[p] = gpu::LinearWeights(layer.projections[p]);
   }
-  sampler = gpu::Sampler(vocab);
+  sampler = gpu::Sampler(vocab, limits.multiprocessors);
 }
 
 DeviceModel::~DeviceModel() = default;
@@ -133,21 +133,28 @@ void DeviceSequence::setLogits(const float* from) {
   model.sampler.keep(model.queue, {keeping(logits.read())});
 }
 
-BackendSampled DeviceSequence::sample(const BackendSampling& how) {
-  const bool greedy = how.temperature == 0;
-  if (!greedy) {
-    model.sampler.draw(
-        model.queue, logits.read(), likeliest.read(),
-        {static_cast<float>(how.temperature), static_cast<int32_t>(std::min<int64_t>(how.topK, model.vocab)),
-         static_cast<float>(how.topP), static_cast<float>(how.minP), how.seed, how.draw},
-        sampled.global() + 1);
+gpu::SampleParams::Row DeviceSequence::drawing(const BackendSampling& how) {
+  const auto topK = static_cast<int32_t>(std::min<int64_t>(how.topK, model.vocab));
+  return {logits.read(),
+          likeliest.read(),
+          sampled.global() + 1,
+          {static_cast<float>(how.temperature), topK, static_cast<float>(how.topP),
+           static_cast<float>(how.minP), how.seed, how.draw}};
+}
+
+void sampleEach(const BackendDraw* draws, int64_t count, BackendSampled* out) {
+  const auto isGreedy = [&](int64_t i) { return draws[i].sampling.temperature == 0; };
+  DeviceModel& model = draws[0].sequence->model;
+  std::vector<gpu::SampleParams::Row> rows;
+  for (int64_t i = 0; i < count; ++i) {
+    if (!isGreedy(i)) rows.push_back(draws[i].sequence->drawing(draws[i].sampling));
   }
+  if (!rows.empty()) model.sampler.draw(model.queue, rows);
   model.queue.synchronise();
-  const gpu::SampledRow row = sampled.at(greedy ? 0 : 1);
-  if (row.token < 0) {
-    throw Failure(BackendCode::numeric, "a logit is not finite; the model's weights overflow in this dtype");
+  for (int64_t i = 0; i < count; ++i) {
+    const gpu::SampledRow row = draws[i].sequence->sampled.at(isGreedy(i) ? 0 : 1);
+    out[i] = {row.token, row.logprob, row.entropy};
   }
-  return {row.token, row.logprob, row.entropy};
 }
 
 namespace gpu {

@@ -68,8 +68,8 @@ struct DeviceSequence {
   // How a row of logits becomes the sequence's own.
   gpu::LikeliestParams::Row keeping(gpu::Global<const float> row);
   void setLogits(const float* from);
-  // Draws from the logits. Numeric where one is not finite.
-  BackendSampled sample(const BackendSampling& how);
+  // A draw from the logits, which puts the token beside the likeliest.
+  gpu::SampleParams::Row drawing(const BackendSampling& how);
 
   // The first `count` positions of another, to room that is there.
   void take(const DeviceSequence& from, int64_t count);
@@ -84,6 +84,9 @@ struct DeviceSequence {
   gpu::Buffer<gpu::Likeliest> likeliest;
   gpu::HostBuffer<gpu::SampledRow> sampled;  // the likeliest token, and the last one drawn
 };
+
+// From sequences of one model: one launch for all that are not greedy, and one wait.
+void sampleEach(const BackendDraw* draws, int64_t count, BackendSampled* out);
 
 namespace gpu {
 

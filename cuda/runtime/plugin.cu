@@ -124,11 +124,10 @@ BackendCode setLogits(DeviceSequence* sequence, const float* logits, BackendFail
   });
 }
 
-BackendCode sample(DeviceSequence* sequence, const BackendSampling* sampling, BackendSampled* out,
-                   BackendFailure* failure) {
+BackendCode sample(const BackendDraw* draws, int64_t count, BackendSampled* out, BackendFailure* failure) {
   return guarded(failure, [&] {
-    std::lock_guard<std::mutex> lock(sequence->model.mutex);
-    *out = sequence->sample(*sampling);
+    std::lock_guard<std::mutex> lock(draws[0].sequence->model.mutex);
+    sampleEach(draws, count, out);
   });
 }
 

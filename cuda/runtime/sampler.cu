@@ -13,14 +13,16 @@ Buffer<T> zeros(size_t count) {
 
 }  // namespace
 
-Sampler::Sampler(int64_t vocab) : vocab_(static_cast<int>(vocab)) {
+Sampler::Sampler(int64_t vocab, int multiprocessors)
+    : vocab_(static_cast<int>(vocab)), multiprocessors_(multiprocessors) {
   const auto chunks = static_cast<size_t>(logitsChunks(vocab_));
+  constexpr size_t kBins = kSampleRows * kSelectRounds * kSelectBins;
   parts_ = Buffer<LikeliestPart>(kLikeliestRows * chunks);
-  counters_ = zeros<uint32_t>(kLikeliestRows + 1);
-  masses_ = zeros<uint64_t>(kSelectRounds * kSelectBins);
-  counts_ = zeros<uint32_t>(kSelectRounds * kSelectBins);
-  weights_ = Buffer<uint64_t>(chunks);
-  ties_ = Buffer<uint64_t>(chunks);
+  counters_ = zeros<uint32_t>(kLikeliestRows + kSampleRows);
+  masses_ = zeros<uint64_t>(kBins);
+  counts_ = zeros<uint32_t>(kBins);
+  weights_ = Buffer<uint64_t>(kSampleRows * chunks);
+  ties_ = Buffer<uint64_t>(kSampleRows * chunks);
 }
 
 void Sampler::keep(Queue& queue, const std::vector<LikeliestParams::Row>& rows) {
@@ -32,10 +34,16 @@ void Sampler::keep(Queue& queue, const std::vector<LikeliestParams::Row>& rows) 
   launchLikeliest(queue.stream(), params, static_cast<int>(rows.size()), false);
 }
 
-void Sampler::draw(Queue& queue, Global<const float> logits, Global<const Likeliest> likeliest,
-                   const SamplingRow& sampling, Global<SampledRow> to) {
-  launchSample(queue.stream(), {logits, vocab_, sampling, likeliest, to, masses_.global(), counts_.global(),
-                                weights_.global(), ties_.global(), counters_.global() + kLikeliestRows});
+void Sampler::draw(Queue& queue, const std::vector<SampleParams::Row>& rows) {
+  SampleParams params{};
+  std::copy(rows.begin(), rows.end(), params.rows);
+  params.vocab = vocab_;
+  params.masses = masses_.global();
+  params.counts = counts_.global();
+  params.weights = weights_.global();
+  params.ties = ties_.global();
+  params.counters = counters_.global() + kLikeliestRows;
+  launchSample(queue.stream(), params, static_cast<int>(rows.size()), multiprocessors_);
 }
 
 }  // namespace flrc::gpu

@@ -11,9 +11,9 @@
 #include "kernels/eigen_blocks.h"
 #include "kernels/pivots.h"
 #include "kernels/products.h"
-#include "kernels/sample.h"
 #include "tensor/dtype.h"
 #include "test/caches.h"
+#include "test/sampling.h"
 
 #ifndef __CUDACC__
 
@@ -100,39 +100,31 @@ TEST("barriers: prefill attention") {
 }
 
 TEST("barriers: sampling") {
-  CHECK_EVERY_BARRIER(
-      [](Device& device) {
-        constexpr int kVocab = 4100;
-        check::Random random(4);
-        const auto chunks = static_cast<size_t>(logitsChunks(kVocab));
-        Array<float> logits(random.floats(kVocab)), kept(size_t{kVocab});
-        Array<Likeliest> likeliest(size_t{1});
-        Array<SampledRow> sampled(size_t{1}), out(size_t{1});
-        Array<LikeliestPart> parts(chunks);
-        Array<uint64_t> masses(std::vector<uint64_t>(kSelectRounds * kSelectBins)), weights(chunks),
-            ties(chunks);
-        Array<uint32_t> counts(std::vector<uint32_t>(kSelectRounds * kSelectBins)),
-            counters(std::vector<uint32_t>(1)), counter(std::vector<uint32_t>(1));
-        LikeliestParams params{};
-        params.rows[0] = {logits.read(), kept.global(), likeliest.global(), sampled.global()};
-        params.vocab = kVocab;
-        params.parts = parts.global();
-        params.counters = counters.global();
-        launchLikeliest(device.stream(), params, 1, false);
-        launchSample(device.stream(), {kept.read(),
-                                       kVocab,
-                                       {1, 300, 0.7f, 0, 5, 0},
-                                       likeliest.read(),
-                                       out.global(),
-                                       masses.global(),
-                                       counts.global(),
-                                       weights.global(),
-                                       ties.global(),
-                                       counter.global()});
-        device.synchronise();
-        return bytesOf(sampled) + bytesOf(out);
-      },
-      80);
+  // A block to a chunk, and blocks of two chunks.
+  for (const auto& [vocab, multiprocessors] : {std::pair{4100, 4}, {16100, 1}}) {
+    CHECK_EVERY_BARRIER(
+        [vocab = vocab, multiprocessors = multiprocessors](Device& device) {
+          check::Random random(4);
+          test::SamplingMemory memory(vocab);
+          // Some of every chunk have the last key that is kept.
+          const std::vector<float> few = random.floats(40);
+          std::vector<float> values;
+          for (int i = 0; i < vocab; ++i) values.push_back(few[static_cast<size_t>(random.below(40))]);
+          Array<float> logits(values), kept(static_cast<size_t>(vocab));
+          Array<Likeliest> likeliest(size_t{1});
+          Array<SampledRow> sampled(size_t{1}), out(size_t{1});
+          launchLikeliest(
+              device.stream(),
+              memory.likeliest({{logits.read(), kept.global(), likeliest.global(), sampled.global()}}), 1,
+              false);
+          launchSample(device.stream(),
+                       memory.sample({{kept.read(), likeliest.read(), out.global(), {1, 300, 0.7f, 0, 5, 0}}}),
+                       1, multiprocessors);
+          device.synchronise();
+          return bytesOf(sampled) + bytesOf(out);
+        },
+        80);
+  }
 }
 
 TEST("barriers: Fisher scores, moments, clipping, thin products and curves") {

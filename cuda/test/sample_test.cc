@@ -9,11 +9,12 @@
 
 #include "check.h"
 #include "core/random.h"
-#include "test/device.h"
+#include "test/sampling.h"
 
 using namespace flrc::gpu;
 using test::Array;
 using test::Device;
+using test::SamplingMemory;
 
 namespace {
 
@@ -47,45 +48,37 @@ std::vector<int> kept(const std::vector<float>& logits, const std::vector<double
   return order;
 }
 
-// What launches of kernels/sample.h share.
-struct Work {
-  explicit Work(int vocab)
-      : parts(static_cast<size_t>(kLikeliestRows * logitsChunks(vocab))),
-        weights(static_cast<size_t>(logitsChunks(vocab))),
-        ties(weights.download().size()) {}
-
-  Array<LikeliestPart> parts;
-  Array<uint64_t> weights, ties;
-  Array<uint32_t> counters{std::vector<uint32_t>(kLikeliestRows)}, counter{std::vector<uint32_t>(1)},
-      counts{std::vector<uint32_t>(kSelectRounds * kSelectBins)};
-  Array<uint64_t> masses{std::vector<uint64_t>(kSelectRounds * kSelectBins)};
-};
-
 // A row of logits that has been kept, and what came of it.
 struct KeptLogits {
   explicit KeptLogits(const std::vector<float>& values) : from(values), to(values.size()) {}
 
   LikeliestParams::Row row() { return {from.read(), to.global(), likeliest.global(), sampled.global()}; }
+  SampleParams::Row drawing(const SamplingRow& how) {
+    return {to.read(), likeliest.read(), drawn.global(), how};
+  }
 
   Array<float> from, to;
   Array<Likeliest> likeliest{size_t{1}};
-  Array<SampledRow> sampled{size_t{1}};
+  Array<SampledRow> sampled{size_t{1}}, drawn{size_t{1}};
 };
 
-void keep(Device& device, Work& work, const std::vector<KeptLogits*>& rows, int vocab) {
-  LikeliestParams params{};
-  for (size_t r = 0; r < rows.size(); ++r) params.rows[r] = rows[r]->row();
-  params.vocab = vocab;
-  params.parts = work.parts.global();
-  params.counters = work.counters.global();
-  launchLikeliest(device.stream(), params, static_cast<int>(rows.size()), true);
+using Rows = std::vector<std::unique_ptr<KeptLogits>>;
+
+Rows rowsOf(const std::vector<std::vector<float>>& logits) {
+  Rows rows;
+  for (const std::vector<float>& values : logits) rows.push_back(std::make_unique<KeptLogits>(values));
+  return rows;
 }
 
-void draw(Device& device, Work& work, KeptLogits& kept, int vocab, const SamplingRow& sampling,
-          Array<SampledRow>& to) {
-  launchSample(device.stream(),
-               {kept.to.read(), vocab, sampling, kept.likeliest.read(), to.global(), work.masses.global(),
-                work.counts.global(), work.weights.global(), work.ties.global(), work.counter.global()});
+void keep(Device& device, SamplingMemory& memory, const Rows& rows) {
+  std::vector<LikeliestParams::Row> kept;
+  for (const auto& row : rows) kept.push_back(row->row());
+  launchLikeliest(device.stream(), memory.likeliest(kept), static_cast<int>(rows.size()), true);
+}
+
+void draw(Device& device, SamplingMemory& memory, const std::vector<SampleParams::Row>& rows,
+          int multiprocessors) {
+  launchSample(device.stream(), memory.sample(rows), static_cast<int>(rows.size()), multiprocessors);
 }
 
 struct Distribution {
@@ -114,21 +107,23 @@ void checkSampled(const SampledRow& got, const std::vector<float>& logits, const
   CHECK_NEAR(got.entropy, all.entropy, 1e-5);
 }
 
-void checkDraws(const std::vector<float>& logits, SamplingRow sampling, uint64_t seed) {
+// `multiprocessors`: those that launches are made for, fewer than chips have where a block is to go through
+// several chunks of a row.
+void checkDraws(const std::vector<float>& logits, SamplingRow sampling, uint64_t seed,
+                int multiprocessors = 4) {
   const auto vocab = static_cast<int>(logits.size());
   Device device(seed);
-  Work work(vocab);
-  KeptLogits row(logits);
-  keep(device, work, {&row}, vocab);
+  SamplingMemory memory(vocab);
+  const Rows rows = rowsOf({logits});
+  keep(device, memory, rows);
   const Distribution all(logits);
   const std::vector<int> left = kept(logits, all.probability, sampling);
   for (uint64_t d = 0; d < 6; ++d) {
     sampling.seed = seed;
     sampling.draw = d;
-    Array<SampledRow> out(size_t{1});
-    draw(device, work, row, vocab, sampling, out);
+    draw(device, memory, {rows[0]->drawing(sampling)}, multiprocessors);
     device.synchronise();
-    const SampledRow got = out.at(0);
+    const SampledRow got = rows[0]->drawn.at(0);
     checkSampled(got, logits, all);
     CHECK(std::find(left.begin(), left.end(), got.token) != left.end());
     double total = 0, before = 0, own = 0;
@@ -152,31 +147,28 @@ TEST("sample: the likeliest token of several rows, and the same bits for each al
     constexpr int kRows = 3;
     check::Random random(static_cast<uint64_t>(vocab));
     Device device(static_cast<uint64_t>(vocab));
-    Work work(vocab);
+    SamplingMemory memory(vocab);
     std::vector<std::vector<float>> logits;
-    std::vector<std::unique_ptr<KeptLogits>> rows;
-    std::vector<KeptLogits*> pointers;
     for (int r = 0; r < kRows; ++r) {
       logits.push_back(random.floats(vocab));
       for (float& logit : logits.back()) logit *= 3;
       // Of equals the first one.
       if (r == 2) logits.back()[1] = logits.back().back() = 20;
-      rows.push_back(std::make_unique<KeptLogits>(logits.back()));
-      pointers.push_back(rows.back().get());
     }
+    const Rows rows = rowsOf(logits);
     // Twice: the counters are left as they were found.
-    for (int i = 0; i < 2; ++i) keep(device, work, pointers, vocab);
+    for (int i = 0; i < 2; ++i) keep(device, memory, rows);
     device.synchronise();
     for (size_t r = 0; r < kRows; ++r) {
       const SampledRow got = rows[r]->sampled.at(0);
       CHECK_EQUAL(got.token, ranked(logits[r]).front());
       checkSampled(got, logits[r], Distribution(logits[r]));
       CHECK(rows[r]->to.download() == logits[r]);
-      KeptLogits alone(logits[r]);
-      keep(device, work, {&alone}, vocab);
+      const Rows alone = rowsOf({logits[r]});
+      keep(device, memory, alone);
       device.synchronise();
-      CHECK_EQUAL(alone.sampled.at(0).logprob, got.logprob);
-      CHECK_EQUAL(alone.sampled.at(0).entropy, got.entropy);
+      CHECK_EQUAL(alone[0]->sampled.at(0).logprob, got.logprob);
+      CHECK_EQUAL(alone[0]->sampled.at(0).entropy, got.entropy);
     }
   }
 }
@@ -207,18 +199,81 @@ TEST("sample: of equal logits the first ids are kept") {
   }
 }
 
-TEST("sample: a logit that is not finite is told") {
+TEST("sample: rows of one launch draw what each draws alone, on any number of blocks") {
+  // Chunks of a row to a block: one, several and all of them.
+  constexpr int kVocab = 9001, kRows = 5;
+  const std::vector<SamplingRow> how = {{0.8f, 0, 1, 0, 3, 0},
+                                        {1.1f, 700, 1, 0, 3, 1},
+                                        {0.9f, 0, 0.9f, 0, 3, 2},
+                                        {1, 300, 0.8f, 0.01f, 3, 3},
+                                        {1.5f, 0, 1, 0.1f, 3, 4}};
+  check::Random random(21);
+  std::vector<std::vector<float>> logits;
+  for (int r = 0; r < kRows; ++r) {
+    logits.push_back(random.floats(kVocab));
+    // Many ties, so that their order decides.
+    for (float& logit : logits.back()) logit = r % 2 ? std::round(2 * logit) : 3 * logit;
+  }
+  std::vector<SampledRow> expected;
+  for (size_t r = 0; r < kRows; ++r) {
+    Device device(r);
+    SamplingMemory memory(kVocab);
+    const Rows rows = rowsOf({logits[r]});
+    keep(device, memory, rows);
+    draw(device, memory, {rows[0]->drawing(how[r])}, 4);
+    device.synchronise();
+    expected.push_back(rows[0]->drawn.at(0));
+  }
+  for (const int multiprocessors : {1, 3, 20}) {
+    Device device(static_cast<uint64_t>(multiprocessors));
+    SamplingMemory memory(kVocab);
+    const Rows rows = rowsOf(logits);
+    keep(device, memory, rows);
+    std::vector<SampleParams::Row> draws;
+    for (size_t r = 0; r < kRows; ++r) draws.push_back(rows[r]->drawing(how[r]));
+    // The second time in other places: bins and barriers are left as they were found.
+    for (int i = 0; i < 2; ++i) {
+      draw(device, memory, draws, multiprocessors);
+      device.synchronise();
+      for (size_t r = 0; r < kRows; ++r) {
+        const SampledRow got = rows[r]->drawn.at(0);
+        CHECK_EQUAL(got.token, expected[r].token);
+        CHECK_EQUAL(got.logprob, expected[r].logprob);
+        CHECK_EQUAL(got.entropy, expected[r].entropy);
+      }
+      std::reverse(draws.begin(), draws.end());
+    }
+  }
+}
+
+TEST("sample: blocks that go through several chunks filter and draw what they should") {
+  uint64_t seed = 200;
+  check::Random random(22);
+  std::vector<float> logits = random.floats(12301);
+  for (float& logit : logits) logit = std::round(6 * logit) / 2;
+  // Seven chunks for four blocks.
+  for (const SamplingRow& one : {SamplingRow{0.8f, 0, 1, 0, 0, 0}, SamplingRow{1, 900, 0.7f, 0, 0, 0}}) {
+    checkDraws(logits, one, ++seed, 1);
+  }
+}
+
+TEST("sample: a logit that is not finite is told, and keeps no other row from being drawn") {
   for (const float bad : {HUGE_VALF, -HUGE_VALF, NAN}) {
-    std::vector<float> logits(4100, 1.0f);
+    const std::vector<float> good(4100, 1.0f);
+    std::vector<float> logits = good;
     logits[37] = bad;
     Device device(1);
-    Work work(4100);
-    KeptLogits row(logits);
-    Array<SampledRow> out(size_t{1});
-    keep(device, work, {&row}, 4100);
-    draw(device, work, row, 4100, {1, 0, 1, 0, 0, 0}, out);
+    SamplingMemory memory(4100);
+    const Rows rows = rowsOf({logits, good, logits});
+    keep(device, memory, rows);
+    const SamplingRow how = {1, 0, 0.5f, 0, 0, 0};
+    draw(device, memory, {rows[0]->drawing(how), rows[1]->drawing(how), rows[2]->drawing(how)}, 4);
     device.synchronise();
-    CHECK_EQUAL(row.sampled.at(0).token, -1);
-    CHECK_EQUAL(out.at(0).token, -1);
+    for (const size_t r : {0, 2}) {
+      CHECK_EQUAL(rows[r]->sampled.at(0).token, -1);
+      CHECK_EQUAL(rows[r]->drawn.at(0).token, -1);
+    }
+    CHECK_AT_MOST(0, rows[1]->drawn.at(0).token);
+    checkSampled(rows[1]->drawn.at(0), good, Distribution(good));
   }
 }

@@ -8,6 +8,7 @@
 
 #include "core/bandwidth.h"
 #include "core/error.h"
+#include "core/thread_pool.h"
 #include "cpu/kernels.h"
 #include "linalg/fisher.h"
 #include "model/decode_pass.h"
@@ -18,9 +19,11 @@ namespace flrc {
 static_assert(kBackendRows == cpu::kMaxColumns);
 
 struct DeviceSequence {
-  explicit DeviceSequence(const Model& of) : vocab(of.config.vocab), cache(of.config, of.dtype) {}
+  explicit DeviceSequence(const Model& of)
+      : vocab(of.config.vocab), threads(of.threads), cache(of.config, of.dtype) {}
 
   int64_t vocab;
+  int threads;
   KvCache cache;
   std::vector<float> logits;
 };
@@ -159,9 +162,20 @@ BackendCode setLogits(DeviceSequence* sequence, const float* logits, BackendFail
   return guarded(failure, [&] { sequence->logits.assign(logits, logits + sequence->vocab); });
 }
 
-BackendCode sample(DeviceSequence* sequence, const BackendSampling* sampling, BackendSampled* out,
-                   BackendFailure* failure) {
-  return guarded(failure, [&] { *out = sampleToken(sequence->logits.data(), sequence->vocab, *sampling); });
+BackendSampled sampleOne(const BackendDraw& draw) {
+  try {
+    return sampleToken(draw.sequence->logits.data(), draw.sequence->vocab, draw.sampling);
+  } catch (const Error& error) {
+    if (codeOf(error.code) != BackendCode::numeric) throw;
+    return {-1, 0, 0};
+  }
+}
+
+BackendCode sample(const BackendDraw* draws, int64_t count, BackendSampled* out, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    ThreadPool::shared().parallelFor(count, draws[0].sequence->threads,
+                                     [&](int64_t i) { out[i] = sampleOne(draws[i]); });
+  });
 }
 
 BackendCode fisher(DeviceModel* weights, int64_t projection, const float* w, const float* x, const float* g,

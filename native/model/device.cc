@@ -1,11 +1,12 @@
 #include "model/device.h"
 
+#include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "core/error.h"
 #include "model/cpu_backend.h"
 #include "model/model.h"
+#include "model/sampler.h"
 
 namespace flrc {
 namespace {
@@ -164,9 +165,19 @@ void SequenceHandle::setLogits(const float* logits) {
 }
 
 BackendSampled SequenceHandle::sample(const BackendSampling& sampling) const {
-  BackendSampled sampled;
-  callBackend(
-      [&](BackendFailure* failure) { return backend_->sample(sequence_.get(), &sampling, &sampled, failure); });
+  const BackendSampled sampled = sampleEach(*backend_, {{sequence_.get(), sampling}}).front();
+  if (sampled.token < 0) throw notFinite();
+  return sampled;
+}
+
+std::vector<BackendSampled> sampleEach(const Backend& backend, const std::vector<BackendDraw>& draws) {
+  std::vector<BackendSampled> sampled(draws.size());
+  for (size_t done = 0; done < draws.size(); done += kBackendRows) {
+    const size_t count = std::min(static_cast<size_t>(kBackendRows), draws.size() - done);
+    callBackend([&](BackendFailure* failure) {
+      return backend.sample(draws.data() + done, static_cast<int64_t>(count), sampled.data() + done, failure);
+    });
+  }
   return sampled;
 }
 

@@ -3,6 +3,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "backend.h"
 #include "core/job.h"
@@ -55,6 +56,7 @@ class SequenceHandle {
   SequenceHandle copy(int64_t length) const;
   void getLogits(float* out) const;
   void setLogits(const float* logits);
+  // E_NUMERIC if a logit is not finite.
   BackendSampled sample(const BackendSampling& sampling) const;
   size_t bytes() const { return backend_->sequenceBytes(sequence_.get()); }
   DeviceSequence* get() const { return sequence_.get(); }
@@ -66,6 +68,10 @@ class SequenceHandle {
   const Backend* backend_;
   Owned sequence_;
 };
+
+// From sequences of one model that are there once each; what each gives alone, but that a token is -1 where a
+// logit is not finite.
+std::vector<BackendSampled> sampleEach(const Backend& backend, const std::vector<BackendDraw>& draws);
 
 // Working memory of a backend's passes, and the passes.
 class PassHandle {

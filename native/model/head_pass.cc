@@ -8,6 +8,7 @@
 #include "cpu/kernels.h"
 #include "linalg/gemm.h"
 #include "model/layer_pass.h"
+#include "model/sampler.h"
 
 namespace flrc {
 namespace {
@@ -90,10 +91,7 @@ double HeadPass::lossAndGradient(const float* x, const int32_t* tokens, int64_t 
       const float nextLogit = row[next];
       const float logSum = kernel.softmax(row, vocab, 1.0f);
       const double loss = static_cast<double>(logSum) - nextLogit;
-      if (!std::isfinite(loss)) {
-        throw Error(code::numeric,
-                    "a logit is not finite; the model's weights overflow in this dtype, try f32");
-      }
+      if (!std::isfinite(loss)) throw notFinite();
       total += loss;
       if (!dx) continue;
       const int32_t label =

@@ -5,7 +5,6 @@
 #include <limits>
 #include <numeric>
 
-#include "core/error.h"
 #include "core/random.h"
 #include "cpu/kernels.h"
 
@@ -63,13 +62,15 @@ std::vector<Candidate> filtered(const float* logits, int64_t vocab, double logSu
 
 LogitSums sumsOf(const float* logits, int64_t vocab) {
   const LogitSums sums = cpu::kernels().logitSums(logits, vocab);
-  if (!sums.finite) {
-    throw Error(code::numeric, "a logit is not finite; the model's weights overflow in this dtype, try f32");
-  }
+  if (!sums.finite) throw notFinite();
   return sums;
 }
 
 }  // namespace
+
+Error notFinite() {
+  return {code::numeric, "a logit is not finite; the model's weights overflow in this dtype, try f32"};
+}
 
 double tokenLogprob(const float* logits, int64_t vocab, int32_t token) {
   const LogitSums sums = sumsOf(logits, vocab);

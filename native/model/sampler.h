@@ -5,11 +5,15 @@
 #include <vector>
 
 #include "backend.h"
+#include "core/error.h"
 
 namespace flrc {
 
 using Sampling = BackendSampling;
 using Sampled = BackendSampled;
+
+// E_NUMERIC of logits of which one is not finite.
+Error notFinite();
 
 // What may be drawn from logits [vocab] and how likely: the tokens that the filters leave, weighed after
 // temperature, the likeliest first. Greedy leaves the likeliest alone, the lowest id of equals.

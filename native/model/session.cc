@@ -143,8 +143,12 @@ void Session::moveTo(std::shared_ptr<const Model> model) {
 
 Sampled Session::sample(const Sampling& sampling) {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (!hasLogits_) throw Error(code::internal, "nothing to sample from: append tokens first");
+  checkLogits();
   return sequence_->sample(sampling);
+}
+
+void Session::checkLogits() const {
+  if (!hasLogits_) throw Error(code::internal, "nothing to sample from: append tokens first");
 }
 
 SpeculationRound Session::speculate(int32_t token, const DraftOptions& options, const Sampling& sampling,

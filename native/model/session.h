@@ -25,6 +25,12 @@ struct NextToken {
   int64_t level = 0;
 };
 
+// A token to draw from a session's logits, and how.
+struct NextDraw {
+  Session* session = nullptr;
+  Sampling sampling;
+};
+
 // One generation's own state, on the backend that the model computes with: the KV cache and the last logits.
 // Calls take turns under the session's lock.
 class Session {
@@ -43,6 +49,9 @@ class Session {
   // pass. Every session comes to what append() alone would bring it to, bit by bit. On an error or abort all
   // keep their former lengths.
   static void appendEach(const std::vector<NextToken>& next, const Job& job);
+  // Draws from the kept logits of each of several sessions of one model, each named once, what sample() draws
+  // from each alone. A token is -1 where a logit is not finite.
+  static std::vector<Sampled> sampleEach(const std::vector<NextDraw>& draws);
   // A session of its own that begins with what this one holds.
   std::shared_ptr<Session> fork();
   // Goes on with another model's weights, on what it holds. E_INTERNAL unless both models decode on the CPU and
@@ -51,6 +60,7 @@ class Session {
   // KL(reference || of), nats, of the distributions that their kept logits give. E_INTERNAL without logits or
   // where vocabularies differ in size, E_NUMERIC for a logit that is not finite.
   static double divergence(Session& reference, Session& of);
+  // E_NUMERIC if a logit is not finite.
   Sampled sample(const Sampling& sampling);
   // One round of self-speculation from `token`, which comes next: drafts on from it at a lower level, runs it
   // and the drafts through level 0 in one pass and keeps what the rejection rule accepts, and one token more.
@@ -73,6 +83,9 @@ class Session {
   // Hears of a chunk [first, first + count) of the appended tokens, which the pass has just run.
   using OnChunk = std::function<void(int64_t first, int64_t count)>;
 
+  using Locks = std::vector<std::unique_lock<std::mutex>>;
+  // Of several sessions, for what they do together. E_INTERNAL if one is named twice or the models differ.
+  static Locks lockEach(std::vector<Session*> sessions);
   // The backend's state of this session, made when first needed: that may take as long as the weights' way to
   // it.
   void open(const Job& job);
@@ -87,6 +100,7 @@ class Session {
   void verifyDrafts(int32_t token, Sampling sampling, const Job& job, SpeculationRound& round);
   // Some tokens of appendEach, 16 at most and of one level, with `pass` as working memory.
   static void appendRows(const NextToken* next, int64_t count, PassHandle& pass, const Job& job);
+  void checkLogits() const;
   void countBytes();
 
   std::shared_ptr<const Model> model_;

@@ -10,22 +10,28 @@
 
 namespace flrc {
 
-void Session::appendEach(const std::vector<NextToken>& next, const Job& job) {
-  if (next.empty()) return;
-  std::vector<Session*> sessions;
-  for (const NextToken& one : next) sessions.push_back(one.session);
+Session::Locks Session::lockEach(std::vector<Session*> sessions) {
   // Calls that share sessions take the locks in one order, so that none waits for the other's.
   std::sort(sessions.begin(), sessions.end(), std::less<Session*>());
   if (std::adjacent_find(sessions.begin(), sessions.end()) != sessions.end()) {
     throw Error(code::internal, "a session is to take two tokens at once");
   }
-  std::vector<std::unique_lock<std::mutex>> locks;
-  for (Session* session : sessions) locks.emplace_back(session->mutex_);
-  const Session& first = *next.front().session;
-  for (const NextToken& one : next) {
-    if (one.session->model_ != first.model_) {
+  Locks locks;
+  for (Session* session : sessions) {
+    locks.emplace_back(session->mutex_);
+    if (session->model_ != sessions.front()->model_) {
       throw Error(code::internal, "sessions of different models decode together");
     }
+  }
+  return locks;
+}
+
+void Session::appendEach(const std::vector<NextToken>& next, const Job& job) {
+  if (next.empty()) return;
+  std::vector<Session*> sessions;
+  for (const NextToken& one : next) sessions.push_back(one.session);
+  const Locks locks = lockEach(sessions);
+  for (const NextToken& one : next) {
     one.session->checkAppend(&one.token, 1, one.level);
     one.session->open(job);
   }
@@ -71,6 +77,19 @@ void Session::appendRows(const NextToken* next, int64_t count, PassHandle& pass,
     ++next[i].session->length_;
     next[i].session->hasLogits_ = true;
   }
+}
+
+std::vector<Sampled> Session::sampleEach(const std::vector<NextDraw>& draws) {
+  if (draws.empty()) return {};
+  std::vector<Session*> sessions;
+  for (const NextDraw& one : draws) sessions.push_back(one.session);
+  const Locks locks = lockEach(sessions);
+  std::vector<BackendDraw> rows;
+  for (const NextDraw& one : draws) {
+    one.session->checkLogits();
+    rows.push_back({one.session->sequence_->get(), one.sampling});
+  }
+  return flrc::sampleEach(sessions.front()->model_->device.backend(), rows);
 }
 
 double Session::divergence(Session& reference, Session& of) {

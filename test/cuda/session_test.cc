@@ -203,6 +203,55 @@ TEST("emulated CUDA: what is drawn repeats with its seed, and the likeliest of o
   CHECK_EQUAL(session.sample(sampling).token, session.sample({}).token);
 }
 
+TEST("emulated CUDA: sessions are drawn from together as each is alone, greedy or not, bit by bit") {
+  const flrc::Backend* plugin = emulated();
+  if (!plugin) return;
+  const ModelPointer model = both(*plugin, fixture::spec("llama", 1), Dtype::bf16).cuda;
+  std::vector<std::unique_ptr<Session>> sessions;
+  std::vector<flrc::NextDraw> draws;
+  for (int32_t i = 0; i < 18; ++i) {
+    sessions.push_back(std::make_unique<Session>(model));
+    append(*sessions.back(), {20 + i, 3});
+    Sampling how;
+    how.temperature = i % 3 == 0 ? 0 : 0.5 + 0.1 * i;
+    how.topK = i % 2 ? 30 : 0;
+    how.topP = i % 4 < 2 ? 1 : 0.8;
+    how.minP = i % 5 ? 0 : 0.01;
+    how.seed = 7;
+    how.draw = static_cast<uint64_t>(i);
+    draws.push_back({sessions.back().get(), how});
+  }
+  const std::vector<flrc::Sampled> together = Session::sampleEach(draws);
+  for (size_t i = 0; i < draws.size(); ++i) {
+    const flrc::Sampled alone = sessions[i]->sample(draws[i].sampling);
+    CHECK_EQUAL(together[i].token, alone.token);
+    CHECK_EQUAL(together[i].logprob, alone.logprob);
+    CHECK_EQUAL(together[i].entropy, alone.entropy);
+  }
+}
+
+TEST("emulated CUDA: logits that are not finite are drawn from by nobody, and the others all the same") {
+  const flrc::Backend* plugin = emulated();
+  if (!plugin) return;
+  const ModelPointer model = both(*plugin, fixture::spec("llama", 1), Dtype::bf16).cuda;
+  flrc::DeviceModel* weights = model->device.weights(*model, Job());
+  flrc::SequenceHandle good(*plugin, weights), bad(*plugin, weights), worse(*plugin, weights);
+  std::vector<float> logits(static_cast<size_t>(model->config.vocab));
+  logits[5] = 30;
+  good.setLogits(logits.data());
+  logits[7] = NAN;
+  bad.setLogits(logits.data());
+  logits[7] = -INFINITY;
+  worse.setLogits(logits.data());
+  Sampling how;
+  how.temperature = 1;
+  const auto sampled = flrc::sampleEach(*plugin, {{bad.get(), how}, {good.get(), how}, {worse.get(), {}}});
+  CHECK_EQUAL(sampled[0].token, -1);
+  CHECK_EQUAL(sampled[1].token, 5);
+  CHECK_EQUAL(sampled[2].token, -1);
+  CHECK_THROWS("E_NUMERIC", bad.sample(how));
+}
+
 TEST("emulated CUDA: what the kernels do not take is refused, and a cancelled call keeps the length") {
   const flrc::Backend* plugin = emulated();
   if (!plugin) return;

@@ -96,6 +96,58 @@ TEST("sessions: what cannot be decoded together is refused, and an abort leaves 
   CHECK_EQUAL(some[0]->length(), 4);
 }
 
+TEST("sessions: 18 are drawn from together as each is alone") {
+  const auto of = fixture::load(fixture::names().front(), 2);
+  const Sessions some = sessions(of.model, 18);
+  std::vector<flrc::NextDraw> draws;
+  for (size_t i = 0; i < some.size(); ++i) {
+    some[i]->append(of.tokens.data() + i % 3, 4, 0, Job());
+    flrc::Sampling how;
+    // Every third one greedy.
+    how.temperature = i % 3 == 0 ? 0 : 1.5;
+    how.topK = i % 2 ? 20 : 0;
+    how.topP = i % 5 ? 1 : 0.8;
+    how.seed = 4;
+    how.draw = i;
+    draws.push_back({some[i].get(), how});
+  }
+  const std::vector<flrc::Sampled> together = Session::sampleEach(draws);
+  CHECK_EQUAL(together.size(), some.size());
+  for (size_t i = 0; i < some.size(); ++i) {
+    const flrc::Sampled alone = some[i]->sample(draws[i].sampling);
+    CHECK_EQUAL(together[i].token, alone.token);
+    CHECK_EQUAL(together[i].logprob, alone.logprob);
+    CHECK_EQUAL(together[i].entropy, alone.entropy);
+  }
+  CHECK(Session::sampleEach({}).empty());
+  CHECK_THROWS("E_INTERNAL", Session::sampleEach({draws[0], draws[1], draws[0]}));
+  Session stranger(fixture::load(fixture::names().back(), 1).model), empty(of.model);
+  stranger.append(of.tokens.data(), 4, 0, Job());
+  CHECK_THROWS("E_INTERNAL", Session::sampleEach({draws[0], {&stranger, {}}}));
+  CHECK_THROWS("E_INTERNAL", Session::sampleEach({draws[0], {&empty, {}}}));
+}
+
+TEST("sessions: logits that are not finite are drawn from by nobody, and the others all the same") {
+  const auto of = fixture::load(fixture::names().front(), 2);
+  const flrc::Backend& backend = of.model->device.backend();
+  flrc::DeviceModel* weights = of.model->device.weights(*of.model, Job());
+  flrc::SequenceHandle good(backend, weights), bad(backend, weights), worse(backend, weights);
+  std::vector<float> logits(static_cast<size_t>(of.model->config.vocab));
+  logits[5] = 30;
+  good.setLogits(logits.data());
+  logits[7] = NAN;
+  bad.setLogits(logits.data());
+  logits[7] = -INFINITY;
+  worse.setLogits(logits.data());
+  flrc::Sampling how;
+  how.temperature = 1;
+  const auto sampled = flrc::sampleEach(backend, {{bad.get(), how}, {good.get(), how}, {worse.get(), {}}});
+  CHECK_EQUAL(sampled[0].token, -1);
+  CHECK_EQUAL(sampled[1].token, 5);
+  CHECK_EQUAL(sampled[2].token, -1);
+  CHECK_THROWS("E_NUMERIC", bad.sample(how));
+}
+
 TEST("sessions: a fork goes its own way from the same place") {
   const auto of = fixture::load(fixture::names().front(), 2);
   Session session(of.model);

@@ -157,10 +157,8 @@ BackendCode setLogits(DeviceSequence* sequence, const float* logits, BackendFail
   return BackendCode::ok;
 }
 
-BackendCode sample(DeviceSequence* sequence, const BackendSampling*, BackendSampled* out,
-                   BackendFailure* failure) {
-  if (is("nan")) return failed(BackendCode::numeric, failure, "a logit is not finite");
-  *out = {sequence->next, -0.5, 0.25};
+BackendCode sample(const BackendDraw* draws, int64_t count, BackendSampled* out, BackendFailure*) {
+  for (int64_t i = 0; i < count; ++i) out[i] = {is("nan") ? -1 : draws[i].sequence->next, -0.5, 0.25};
   return BackendCode::ok;
 }
 

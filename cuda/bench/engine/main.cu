@@ -225,7 +225,6 @@ Timing timeModel(const Backend& table, flrc::DeviceModel* model, int sequences, 
     from = now;
     return passed;
   };
-  const flrc::BackendSampling greedy;
   const auto count = static_cast<size_t>(sequences);
   std::vector<int64_t> all(count);
   std::iota(all.begin(), all.end(), 0);
@@ -234,10 +233,15 @@ Timing timeModel(const Backend& table, flrc::DeviceModel* model, int sequences, 
     std::vector<flrc::DeviceSequence*> each(count);
     std::vector<int32_t> next(count);
     std::vector<flrc::BackendRow> rows;
-    const auto sample = [&](size_t s) {
-      flrc::BackendSampled sampled;
-      must([&](BackendFailure* f) { return table.sample(each[s], &greedy, &sampled, f); });
-      next[s] = sampled.token;
+    // The likeliest tokens of `some` sequences from `first` on.
+    const auto sample = [&](size_t first, size_t some) {
+      std::vector<flrc::BackendDraw> draws;
+      for (size_t s = first; s < first + some; ++s) draws.push_back({each[s], {}});
+      std::vector<flrc::BackendSampled> sampled(some);
+      must([&](BackendFailure* f) {
+        return table.sample(draws.data(), static_cast<int64_t>(some), sampled.data(), f);
+      });
+      for (size_t s = 0; s < some; ++s) next[first + s] = sampled[s].token;
     };
     for (size_t s = 0; s < count; ++s) {
       must([&](BackendFailure* f) { return table.createSequence(model, &each[s], f); });
@@ -249,7 +253,7 @@ Timing timeModel(const Backend& table, flrc::DeviceModel* model, int sequences, 
         return table.run(pass, prompt.data(), rows.data(), kPrompt, levelOf(0), &never, f);
       });
       must([&](BackendFailure* f) { return table.keepLogits(pass, &last, 1, f); });
-      sample(s);
+      sample(s, 1);
       if (round >= 0) prefill.push_back(seconds());
     }
     seconds();
@@ -260,7 +264,7 @@ Timing timeModel(const Backend& table, flrc::DeviceModel* model, int sequences, 
         return table.run(pass, next.data(), rows.data(), sequences, levelOf(i), &never, f);
       });
       must([&](BackendFailure* f) { return table.keepLogits(pass, all.data(), sequences, f); });
-      for (size_t s = 0; s < count; ++s) sample(s);
+      sample(0, count);
     }
     if (round >= 0) step.push_back(seconds() / kTokens);
     for (flrc::DeviceSequence* sequence : each) table.releaseSequence(sequence);
