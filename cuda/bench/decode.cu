@@ -104,16 +104,6 @@ class DecodeKernels {
     }
     return values;
   }
-  static std::vector<uint16_t> halves(int64_t count) {
-    std::vector<uint16_t> values(static_cast<size_t>(count));
-    uint32_t state = 1;
-    for (uint16_t& value : values) {
-      state = state * 1664525u + 1013904223u;
-      // Of either sign, and from 1/4 to 1.
-      value = static_cast<uint16_t>((state >> 16 & 0x80ff) | 0x3e80);
-    }
-    return values;
-  }
 
   template <typename Launch>
   void add(const std::string& name, int columns, double bytes, const Launch& launchOnce) {

@@ -1,11 +1,13 @@
 #include <memory>
 
+#include "bench/cublas.h"
 #include "bench/timing.h"
 #include "kernels/weights.cuh"
+#include "runtime/device_limits.h"
 #include "test/linear_cases.h"
 
 // Products: each case some 200 times in one graph, over copies of its weights that are together larger than
-// three times the L2 cache.
+// three times the L2 cache. Low-rank ones beside what cuBLAS takes for them.
 
 namespace bench {
 namespace {
@@ -44,6 +46,10 @@ std::string nameOf(const Chain& chain) {
   return chain.size() == 1 ? chain[0].name() : chain[0].name() + " and the layer's others";
 }
 
+bool isEnough(const Chip& chip, size_t copies, double bytes) {
+  return static_cast<double>(copies) * bytes > 3.2 * static_cast<double>(chip.l2Bytes);
+}
+
 // Copies of a chain's weights, more than the L2 cache holds.
 class Rotating {
  public:
@@ -64,7 +70,7 @@ class Rotating {
         }
         bytes_ += static_cast<double>(stage.problem->weightBytes());
       }
-    } while (static_cast<double>(copies_.size()) * bytes_ < 3.2 * static_cast<double>(chip.l2Bytes));
+    } while (!isEnough(chip, copies_.size(), bytes_));
   }
 
   Row time(Device& device, const Chip& chip, int columns, int aheadBytes) {
@@ -93,6 +99,55 @@ class Rotating {
   double bytes_ = 0;
 };
 
+// y = U (V x), bf16, as two calls, over copies of the same size as ours are.
+class TwoCalls {
+ public:
+  TwoCalls(const Chip& chip, int outputs, int inputs, int rank)
+      : outputs_(outputs), inputs_(inputs), rank_(rank) {
+    x_ = std::make_unique<Array<uint16_t>>(halves(inputs));
+    t_ = std::make_unique<Array<uint16_t>>(static_cast<size_t>(rank));
+    y_ = std::make_unique<Array<uint16_t>>(static_cast<size_t>(outputs));
+    do {
+      copies_.push_back({std::make_unique<Array<uint16_t>>(halves(int64_t{rank} * inputs)),
+                         std::make_unique<Array<uint16_t>>(halves(int64_t{rank} * outputs))});
+    } while (!isEnough(chip, copies_.size(), bytes()));
+  }
+
+  // By whichever of cuBLAS's functions is the faster one.
+  Row time(Device& device, Cublas& cublas) {
+    Row best{};
+    for (const Cublas::Call call : {Cublas::Call::gemm, Cublas::Call::gemv}) {
+      const auto pair = [&](size_t i) {
+        const Copy& copy = copies_[i % copies_.size()];
+        cublas.multiply(call, copy.v->read(), rank_, inputs_, x_->read(), t_->global());
+        cublas.multiply(call, copy.u->read(), outputs_, rank_, t_->read(), y_->global());
+      };
+      // What is used for the first time may not be captured.
+      pair(0);
+      device.synchronise();
+      const double seconds = replaySeconds(device, [&] {
+        for (size_t i = 0; i < kLaunches; ++i) pair(i);
+      });
+      const double microseconds = 1e6 * seconds / kLaunches;
+      if (best.columns > 0 && best.microseconds <= microseconds) continue;
+      best = {std::string("two cuBLAS calls (") + Cublas::nameOf(call) + "), bf16 " + std::to_string(outputs_) +
+                  "x" + std::to_string(inputs_) + " rank " + std::to_string(rank_),
+              microseconds, bytes(), 0, 1};
+    }
+    return best;
+  }
+
+ private:
+  struct Copy {
+    std::unique_ptr<Array<uint16_t>> v, u;  // [rank, inputs], [outputs, rank]
+  };
+  double bytes() const { return 2.0 * rank_ * (inputs_ + outputs_); }
+
+  int outputs_, inputs_, rank_;
+  std::unique_ptr<Array<uint16_t>> x_, t_, y_;
+  std::vector<Copy> copies_;
+};
+
 }  // namespace
 
 double readBandwidth(Device& device, const Chip& chip) {
@@ -112,13 +167,25 @@ void timeLinears(Device& device, const Chip& chip, std::vector<Row>& rows) {
   std::vector<Chain> chains;
   for (const test::LinearCase& one : test::timedLinearCases()) chains.push_back({one});
   for (const int rank : {256, 512, 1024}) chains.push_back(test::layerCases(rank));
+  Cublas cublas(device);
+  if (!cublas.missing().empty()) std::printf("two cuBLAS calls: skipped, %s\n", cublas.missing().c_str());
   for (const Chain& chain : chains) {
     Rotating weights(chip, chain);
     const auto add = [&](int columns, int aheadBytes) {
       rows.push_back(weights.time(device, chip, columns, aheadBytes));
       print(rows.back(), chip);
     };
-    for (const int aheadBytes : {0, 64 * 1024, 192 * 1024}) add(1, aheadBytes);
+    for (const int aheadBytes : {0, 64 * 1024, kAheadBytes}) add(1, aheadBytes);
+    // As the engine launches it.
+    const double ours = rows.back().microseconds;
+    const test::Projection& only = chain[0].projections[0];
+    if (cublas.missing().empty() && chain.size() == 1 && chain[0].dtype == flrc::Dtype::bf16 &&
+        only.form == test::Form::plain) {
+      Row row = TwoCalls(chip, only.outputs, chain[0].inputs, only.active).time(device, cublas);
+      row.ratio = row.microseconds / ours;
+      rows.push_back(row);
+      print(row, chip);
+    }
     for (const int columns : {2, 4, 16}) add(columns, 64 * 1024);
   }
 }

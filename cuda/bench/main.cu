@@ -15,6 +15,7 @@ void print(const Row& row, const Chip& chip) {
                 row.microseconds - least);
   }
   if (row.flops > 0) std::printf(" %8.1f TFLOP/s", row.flops / row.microseconds / 1e6);
+  if (row.ratio > 0) std::printf(" %6.2f times ours", row.ratio);
   std::printf("\n");
   std::fflush(stdout);
 }
@@ -30,9 +31,9 @@ void writeJson(const char* file, const Chip& chip, const std::vector<Row>& rows)
     const Row& row = rows[i];
     std::fprintf(out,
                  "%s\n    {\"name\": \"%s\", \"columns\": %d, \"aheadBytes\": %d, "
-                 "\"microseconds\": %.4f, \"bytes\": %.0f, \"flops\": %.6g}",
+                 "\"microseconds\": %.4f, \"bytes\": %.0f, \"flops\": %.6g, \"ratio\": %.4f}",
                  i > 0 ? "," : "", row.name.c_str(), row.columns, row.aheadBytes, row.microseconds, row.bytes,
-                 row.flops);
+                 row.flops, row.ratio);
   }
   std::fprintf(out, "\n  ]\n}\n");
   std::fclose(out);

@@ -64,6 +64,17 @@ double replaySeconds(test::Device& device, const Record& record) {
   return static_cast<double>(milliseconds[kRounds / 2]) / 1e3;
 }
 
+// bf16 values of either sign, from 1/4 to 1.
+inline std::vector<uint16_t> halves(int64_t count) {
+  std::vector<uint16_t> values(static_cast<size_t>(count));
+  uint32_t state = 1;
+  for (uint16_t& value : values) {
+    state = state * 1664525u + 1013904223u;
+    value = static_cast<uint16_t>((state >> 16 & 0x80ff) | 0x3e80);
+  }
+  return values;
+}
+
 // One figure. What does not apply is 0.
 struct Row {
   std::string name;
@@ -72,6 +83,7 @@ struct Row {
   double flops = 0;
   int columns = 0;
   int aheadBytes = 0;  // that a block has the L2 cache fetch
+  double ratio = 0;    // of this time to that of ours for the same work
 };
 
 // Bytes a second that reading reaches.
