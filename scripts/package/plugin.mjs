@@ -3,8 +3,8 @@ import { statSync } from 'node:fs'
 import { pathToFileURL } from 'node:url'
 import { binaryProblems } from './binary.mjs'
 
-/** Kernels for six chips and PTX; a template instantiated too often shows here. */
-const largest = 40_000_000
+/** Kernels for six chips and PTX have 4; a template instantiated too often shows here. */
+const largest = 10_000_000
 
 /** Everything wrong with the file, a line each. The driver and NVIDIA's libraries are opened at run time. */
 export function pluginProblems(file) {
