@@ -3,7 +3,8 @@
 // The contract between the core and what computes for it: a versioned table of functions over plain structs.
 // The CPU is one such table (model/cpu_backend.cc); a plugin is a shared object that shows another one under
 // kBackendEntry. Nothing is thrown and nothing is allocated for the other side across it: whoever made an
-// object frees it. A table may be called from any thread; calls on one pass or sequence come one at a time.
+// object frees it. A table may be called from any thread; calls on one pass or sequence, or on one set of
+// moments, come one at a time.
 
 #include <cstdint>
 
@@ -136,6 +137,38 @@ struct BackendDraw {
   BackendSampling sampling;
 };
 
+// What a calibration (native/calibrate) computes of its tapes, which lie on the host: moments of several rows,
+// and the truncation curves of projections that share an input.
+struct DeviceMoments;
+struct DeviceCurves;
+
+// Nested factors of a projection W [m, n] (linalg/factors.h): what they are made of, and where they go.
+struct BackendFactoring {
+  int64_t m, n;
+  const float* w;           // [m, n]
+  const double* inputs;     // sum x x^T [n, n], its lower triangle packed by rows; null for the identity
+  const double* gradients;  // sum g g^T [m, m], likewise
+  // Of the size of the thin side, likewise: what W sees of the wide side's moment, which is then null.
+  const double* seen;
+  int64_t rank;  // 1..min(m, n)
+  bool randomised;
+  int32_t oversampling, powerIterations;
+  double jitter;
+  uint64_t seed;
+  float* u;          // [rank, m]
+  float* v;          // [rank, n]
+  double* singular;  // [rank]
+};
+
+// A projection of which a truncation curve is computed (linalg/curves.h); borrowed until the curves are
+// released.
+struct BackendCurve {
+  int64_t m, rank;
+  const float* u;  // [rank, m]
+  const float* v;  // [rank, n]
+  const float* w;  // [m, n]; null where the factors hold all ranks
+};
+
 struct Backend {
   uint32_t size;     // sizeof(Backend) where the table was built
   uint32_t version;  // kBackendVersion there
@@ -181,11 +214,35 @@ struct Backend {
   // the result that it has alone.
   BackendCode (*sample)(const BackendDraw* draws, int64_t count, BackendSampled* out, BackendFailure* failure);
 
-  // Fisher scores of one dense projection [m, n], counted layer by layer, and one sequence (linalg/fisher.h):
-  // with G = sum over tokens of g x^T, sums[0] = sum (G o W)^2, sums[1] = sum G^2, sums[2] = sum |G o W|. x
-  // [tokens, n] and g [tokens, m]; w [m, n] are the host's weights in f32, for who has no better ones.
-  BackendCode (*fisher)(DeviceModel* model, int64_t projection, const float* w, const float* x, const float* g,
-                        int64_t tokens, double* sums, BackendFailure* failure);
+  // Fisher scores of one sequence (linalg/fisher.h) for `count` dense projections [m, n] with one input,
+  // counted layer by layer from `projection` on: with G = sum over tokens of g x^T, sums[i][0] = sum (G o W)^2,
+  // sums[i][1] = sum G^2, sums[i][2] = sum |G o W|. x [tokens, n] and g[i] [tokens, m]; w[i] [m, n] are the
+  // host's weights in f32, for who has no better ones.
+  BackendCode (*fisher)(DeviceModel* model, int64_t projection, int64_t count, const float* const* w,
+                        const float* x, const float* const* g, int64_t tokens, double (*sums)[3],
+                        const BackendCancel* cancel, BackendFailure* failure);
+
+  // `count` sums of x x^T, each [n, n] with n = widths[i], to sums[i], its lower triangle packed by rows and
+  // zeros as yet. They are there when finishMoments has returned; until then sums[i] may be in use.
+  BackendCode (*createMoments)(DeviceModel* model, const int64_t* widths, double* const* sums, int64_t count,
+                               DeviceMoments** out, BackendFailure* failure);
+  void (*releaseMoments)(DeviceMoments* moments);
+  // Adds rows x[i] [tokens, n] of one sequence to each: products in f32, added up over sequences in fp64.
+  BackendCode (*addMoments)(DeviceMoments* moments, const float* const* x, int64_t tokens,
+                            const BackendCancel* cancel, BackendFailure* failure);
+  BackendCode (*finishMoments)(DeviceMoments* moments, const BackendCancel* cancel, BackendFailure* failure);
+
+  // Numeric where W or a moment is not finite, or a moment that must be inverted is nothing.
+  BackendCode (*factorize)(DeviceModel* model, const BackendFactoring* factoring, const BackendCancel* cancel,
+                           BackendFailure* failure);
+
+  // Of `count` projections with one input of n values.
+  BackendCode (*createCurves)(DeviceModel* model, int64_t n, const BackendCurve* of, int64_t count,
+                              DeviceCurves** out, BackendFailure* failure);
+  void (*releaseCurves)(DeviceCurves* curves);
+  // Adds one sequence to each curve: x [tokens, n], g[i] [tokens, m], out[i] [rank + 1].
+  BackendCode (*addCurves)(DeviceCurves* curves, const float* x, const float* const* g, int64_t tokens,
+                           double* const* out, const BackendCancel* cancel, BackendFailure* failure);
 };
 
 }  // namespace flrc

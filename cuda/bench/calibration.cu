@@ -78,7 +78,7 @@ class Calibration {
     Array<double> sum(std::vector<double>(static_cast<size_t>(int64_t{n} * (n + 1) / 2)));
     byWarps("moment of inputs, " + std::to_string(n) + ", 8 sequences of 512", 1.0 * kTokens * n * (n + 1.0),
             [&](int warpgroups) {
-              launchMoment(device_.stream(), {{x.read(), n, n}, kPassage, sum.global()}, warpgroups);
+              launchMoment(device_.stream(), {{x.read(), n, n}, nullptr, kPassage, sum.global()}, warpgroups);
             });
   }
 
@@ -95,11 +95,11 @@ class Calibration {
     Array<double> partial(static_cast<size_t>(kCurveBlocks * (rank + 1))),
         curve(std::vector<double>(static_cast<size_t>(rank + 1)));
     add("halves of factors, " + shape, 0, [&] {
-      launchSplitFactors(device_.stream(), {factors.read(), rank, n, n, high.global(), low.global()});
+      launchSplit(device_.stream(), {factors.read(), rank, n, n, high.global(), low.global()});
     });
     add("thin product, " + shape, 4.0 * kTokens * n * rank, [&] {
       launchThinProduct(device_.stream(),
-                        {{x.read(), n, n}, kTokens, high.read(), low.read(), n, rank, v.global()});
+                        {{x.read(), n, n}, nullptr, kTokens, high.read(), low.read(), n, rank, v.global()});
     });
     add("curve, " + shape, 0, [&] {
       launchCurve(device_.stream(),
@@ -142,8 +142,8 @@ class Calibration {
     Array<uint32_t> busy(static_cast<size_t>(batch * kEigenSweeps));
     add("all eigenvectors, " + std::to_string(batch) + " of " + std::to_string(n), 0, [&] {
       launchEigen(device_.stream(),
-                  {gram.matrix.read(), n, rows.global(), lengths.global(), busy.global(), values.global(),
-                   vectors.global()},
+                  {gram.matrix.read(), n, nullptr, rows.global(), lengths.global(), busy.global(),
+                   values.global(), vectors.global()},
                   batch);
     });
   }
@@ -154,7 +154,8 @@ class Calibration {
     Array<double> q(static_cast<size_t>(tall)), image(static_cast<size_t>(tall)),
         vectors(static_cast<size_t>(tall)), projected(static_cast<size_t>(small)),
         rows(static_cast<size_t>(small)), basis(static_cast<size_t>(small)),
-        lengths(static_cast<size_t>(batch * kRowLengths * sketch)), values(static_cast<size_t>(batch * sketch));
+        lengths(static_cast<size_t>(batch * kRowLengths * sketch)), shift(static_cast<size_t>(batch)),
+        values(static_cast<size_t>(batch * sketch));
     Array<uint64_t> seeds(std::vector<uint64_t>(static_cast<size_t>(batch), 1));
     Array<uint32_t> busy(static_cast<size_t>(batch * kEigenSweeps));
     add("randomised eigenvectors, " + std::to_string(batch) + " of " + std::to_string(n) + ", sketch " +
@@ -163,7 +164,7 @@ class Calibration {
           launchSketchedEigen(device_.stream(),
                               {gram.matrix.read(), n, sketch, 4, seeds.read(), q.global(), image.global(),
                                projected.global(), rows.global(), basis.global(), lengths.global(),
-                               busy.global(), values.global(), vectors.global()},
+                               busy.global(), shift.global(), values.global(), vectors.global()},
                               batch);
         });
   }

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/bases.h"
@@ -40,6 +41,7 @@ FLRC_KERNEL void scaleKernel(FLRC_PARAMS(ScaleParams) p) {
 struct PanelParams {
   CholeskyParams all;
   int first;  // column
+  double least;
 };
 
 // Columns [first, first + kPanel) of L, a block kRows of their rows; all blocks make the square on the
@@ -97,7 +99,7 @@ FLRC_KERNEL void panelKernel(FLRC_PARAMS(PanelParams) p) {
   }
   syncBlock();
 
-  if (warpIndex() == 0) factorSquare(square, inverse, 16 * static_cast<double>(n) * 0x1.0p-53);
+  if (warpIndex() == 0) factorSquare(square, inverse, p.least);
   syncBlock();
   if (threadIndex() < kRows) solveRow(rows + threadIndex() * kLd, square, inverse);
   syncBlock();
@@ -114,12 +116,13 @@ FLRC_KERNEL void panelKernel(FLRC_PARAMS(PanelParams) p) {
     left[first + threadIndex()] = left[first + threadIndex()] * square[threadIndex() * kLd + threadIndex()];
 }
 
-void launchPanels(Stream stream, const CholeskyParams& params, int batch) {
+void launchPanels(Stream stream, const CholeskyParams& params, int batch, const Pace& pace) {
   constexpr size_t kDoubles = (kPanel + kRows) * (kPanel + 1) + kPanel + kPanel * (kPanel + kRows);
   for (int first = 0; first < params.n; first += kPanel) {
     const int behind = params.n - first - kPanel, blocks = behind > 0 ? (behind + kRows - 1) / kRows : 1;
     launch(stream, shapeOf(blocks, 1, batch, kDoubles * sizeof(double)), panelKernel,
-           PanelParams{params, first});
+           PanelParams{params, first, leastPivot(params.n)});
+    pace(2.0 * first * kPanel * (kPanel + kRows) * blocks * batch);
   }
 }
 
@@ -131,8 +134,8 @@ void launchScales(Stream stream, const CholeskyParams& params, bool first, int b
 // Columns to a block of the substitution, one a thread.
 constexpr int kColumns = 128;
 
-// q = L^-1 diag(scale) q, in place.
-FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kColumns, 4) substituteKernel(FLRC_PARAMS(OrthonormaliseParams) p) {
+// Rows before the launch's are done.
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kColumns, 4) substituteKernel(FLRC_PARAMS(SubstituteParams) p) {
   const Shared<double> tile = sharedMemory<double>(0), inverse = tile + kPanel * kPanel;
   const int64_t n = p.rows, matrix = blockZ();
   const Global<const double> lower = p.lower + matrix * n * n, scale = p.lengths + matrix * kRowLengths * n;
@@ -152,7 +155,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kColumns, 4) substituteKernel(FLRC_PARAMS(Or
       inverse[threadIndex()] = 1 / lower[(row + threadIndex()) * (n + 1)];
     syncBlock();
   };
-  for (int first = 0; first < n; first += kPanel) {
+  for (int first = p.first; first < p.end; first += kPanel) {
     double value[kPanel];
     FLRC_UNROLL
     for (int i = 0; i < kPanel; ++i) {
@@ -182,21 +185,37 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kColumns, 4) substituteKernel(FLRC_PARAMS(Or
 
 }  // namespace
 
-void launchCholesky(Stream stream, const CholeskyParams& params, int batch) {
+void launchCholesky(Stream stream, const CholeskyParams& params, int batch, const Pace& pace) {
   launchScales(stream, params, true, batch);
-  launchPanels(stream, params, batch);
+  launchPanels(stream, params, batch, pace);
 }
 
-void launchOrthonormalise(Stream stream, const OrthonormaliseParams& p, int batch, int rounds) {
+void launchSubstitute(Stream stream, const SubstituteParams& params, int batch, const Pace& pace) {
+  LaunchShape shape =
+      shapeOf((params.width + kColumns - 1) / kColumns, 1, batch, (kPanel + 1) * kPanel * sizeof(double));
+  shape.threads = kColumns;
+  const auto flopsOf = [&](int first, int end) {
+    return (1.0 * end * end - 1.0 * first * first) * params.width * batch;
+  };
+  for (int first = 0, end; first < params.rows; first = end) {
+    end = first + kPanel;
+    while (end < params.rows && flopsOf(first, end + kPanel) < kFlopsPerLaunch) end += kPanel;
+    SubstituteParams part = params;
+    part.first = first;
+    part.end = std::min(end, params.rows);
+    launch(stream, shape, substituteKernel, part);
+    pace(flopsOf(first, end));
+  }
+}
+
+void launchOrthonormalise(Stream stream, const OrthonormaliseParams& p, int batch, int rounds,
+                          const Pace& pace) {
   const CholeskyParams cholesky{p.gram, p.lower, p.lengths, p.rows};
   for (int round = 0; round < rounds; ++round) {
-    launchProduct(stream, {p.q, p.q, p.gram, p.rows, p.rows, p.width, true, true}, batch);
+    launchProduct(stream, {p.q, p.q, p.gram, p.rows, p.rows, p.width, true, true}, batch, pace);
     launchScales(stream, cholesky, round == 0, batch);
-    launchPanels(stream, cholesky, batch);
-    LaunchShape shape =
-        shapeOf((p.width + kColumns - 1) / kColumns, 1, batch, (kPanel + 1) * kPanel * sizeof(double));
-    shape.threads = kColumns;
-    launch(stream, shape, substituteKernel, p);
+    launchPanels(stream, cholesky, batch, pace);
+    launchSubstitute(stream, {p.q, p.rows, p.width, p.lower, p.lengths}, batch, pace);
   }
 }
 

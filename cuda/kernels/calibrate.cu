@@ -115,51 +115,27 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 1) momentKernel(FLRC_PARAMS(Mo
     TileSums product;
     const Operand x = operandOf(p.x, p.passage, sequence);
     multiplyTile<false>(x, x, row, column, product);
+    if (p.low != nullptr) {
+      const Operand low = operandOf({p.low, p.x.ld, p.x.width}, p.passage, sequence);
+      syncBlock();
+      multiplyTile<false>(x, low, row, column, product);
+      syncBlock();
+      multiplyTile<false>(low, x, row, column, product);
+      syncBlock();
+      multiplyTile<false>(low, low, row, column, product);
+    }
     addToTriangle(p, row, column, product);
   }
 }
 
-// A warp takes a token's norm.
-FLRC_KERNEL void normsKernel(FLRC_PARAMS(ClipParams) p) {
-  const int64_t token = blockX() * kWarps + warpIndex();
-  if (token >= static_cast<int64_t>(p.passage.sequences) * p.passage.tokens) return;
-  double squares = 0;
-  for (int i = laneIndex(); i < p.g.width; i += 32) {
-    const double value = static_cast<double>(widen(p.g.data[token * p.g.ld + i]));
-    squares += value * value;
-  }
-  squares = warpSum(squares);
-  if (laneIndex() == 0) p.norms[token] = sqrt(squares);
-}
-
-// A block takes a sequence.
-FLRC_KERNEL void clipKernel(FLRC_PARAMS(ClipParams) p) {
-  constexpr double kLeastNorm = 0.1, kMostNorm = 10.0, kNoise = 1e-5;
-  const int64_t first = static_cast<int64_t>(blockX()) * p.passage.tokens;
-  double norms = 0;
-  for (int t = threadIndex(); t < p.passage.tokens; t += kThreads) norms += p.norms[first + t];
-  const double mean = blockSum(norms, sharedMemory<double>(0)) / static_cast<double>(p.passage.tokens);
-  for (int t = warpIndex(); t < p.passage.tokens; t += kWarps) {
-    const double norm = p.norms[first + t];
-    const double wanted = norm < kLeastNorm * mean  ? kLeastNorm * mean
-                          : norm > kMostNorm * mean ? kMostNorm * mean
-                                                    : norm;
-    const float factor = norm > kNoise * mean ? static_cast<float>(wanted / norm) : 1.0f;
-    for (int i = laneIndex(); i < p.g.width; i += 32) {
-      const int64_t at = (first + t) * p.g.ld + i;
-      p.clipped[at] = narrow(widen(p.g.data[at]) * factor);
-    }
-  }
-}
-
-FLRC_KERNEL void splitKernel(FLRC_PARAMS(FactorParams) p) {
+FLRC_KERNEL void splitKernel(FLRC_PARAMS(SplitParams) p) {
   const int64_t i = static_cast<int64_t>(blockX()) * kThreads + threadIndex();
   if (i >= p.rows * p.ld) return;
   const int64_t row = i / p.ld, column = i % p.ld;
-  const float value = column < p.width ? p.factors[row * p.width + column] : 0.0f;
+  const float value = column < p.width ? p.values[row * p.width + column] : 0.0f;
   const uint16_t high = narrow(value);
   p.high[i] = high;
-  p.low[i] = narrow(value - widen(high));
+  if (p.low != nullptr) p.low[i] = narrow(value - widen(high));
 }
 
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 2) thinProductKernel(FLRC_PARAMS(ThinProductParams) p) {
@@ -169,6 +145,11 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 2) thinProductKernel(FLRC_PARA
   multiplyTile<true>(x, {p.high, p.ld, p.rows, p.x.width}, row, column, product);
   syncBlock();
   multiplyTile<true>(x, {p.low, p.ld, p.rows, p.x.width}, row, column, product);
+  if (p.xLow != nullptr) {
+    syncBlock();
+    multiplyTile<true>({p.xLow, p.x.ld, p.tokens, p.x.width}, {p.high, p.ld, p.rows, p.x.width}, row, column,
+                       product);
+  }
   product.forEach([&](int i, int j, float value) {
     if (row + i < p.tokens && column + j < p.rows)
       p.out[static_cast<int64_t>(row + i) * p.rows + column + j] = value;
@@ -224,9 +205,8 @@ FLRC_KERNEL void dotsKernel(FLRC_PARAMS(DotParams) p) {
   const int64_t token = blockX() * kWarps + warpIndex();
   if (token >= p.tokens) return;
   float sum = 0;
-  for (int i = laneIndex(); i < p.g.width; i += 32) {
-    sum = fusedMultiplyAdd(widen(p.g.data[token * p.g.ld + i]), p.y[token * p.g.width + i], sum);
-  }
+  for (int i = laneIndex(); i < p.width; i += 32)
+    sum = fusedMultiplyAdd(p.g[token * p.width + i], p.y[token * p.width + i], sum);
   sum = warpSum(sum);
   if (laneIndex() == 0) p.out[token] = sum;
 }
@@ -279,16 +259,7 @@ void launchMoment(Stream stream, const MomentParams& params, int warpgroups) {
   launch(stream, tileShape(lines * (lines + 1) / 2, 1, 1, kTileBytes<false>), momentKernel, params);
 }
 
-void launchClip(Stream stream, const ClipParams& params) {
-  launch(stream, warpShape(int64_t{params.passage.sequences} * params.passage.tokens), normsKernel, params);
-  LaunchShape shape;
-  shape.gridX = static_cast<unsigned>(params.passage.sequences);
-  shape.threads = kThreads;
-  shape.sharedBytes = kWarps * sizeof(double);
-  launch(stream, shape, clipKernel, params);
-}
-
-void launchSplitFactors(Stream stream, const FactorParams& params) {
+void launchSplit(Stream stream, const SplitParams& params) {
   LaunchShape shape;
   shape.gridX = static_cast<unsigned>((params.rows * params.ld + kThreads - 1) / kThreads);
   shape.threads = kThreads;
@@ -300,11 +271,13 @@ void launchThinProduct(Stream stream, const ThinProductParams& params) {
          params);
 }
 
+size_t curveSharedBytes(int rank) { return (kWarps + static_cast<size_t>(rank) + 1) * sizeof(double); }
+
 void launchCurve(Stream stream, const CurveParams& params) {
   LaunchShape shape;
   shape.gridX = kCurveBlocks;
   shape.threads = kThreads;
-  shape.sharedBytes = static_cast<size_t>(kWarps + params.rank + 1) * sizeof(double);
+  shape.sharedBytes = curveSharedBytes(params.rank);
   launch(stream, shape, curveKernel, params);
   finish(stream, {params.partial, kCurveBlocks, params.rank + 1, params.curve});
 }

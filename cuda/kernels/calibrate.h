@@ -1,8 +1,9 @@
 #pragma once
 
-// What calibration computes of one projection's inputs and output gradients (native/calibrate has the CPU's).
-// Both come from the forward and backward pass as bf16, [sequences][tokens][ld], ld a multiple of 8; products
-// of them are exact in f32, and what is added up over sequences is added in fp64, in a fixed order.
+// What calibration computes of one projection's inputs and output gradients (native/linalg has the CPU's).
+// Both are bf16, [sequences][tokens][ld], ld a multiple of 8; products of them are exact in f32, and what is
+// added up over sequences is added in fp64, in a fixed order. Where bf16 alone is not enough, a second matrix
+// of the same layout holds what rounding to the first left: together they are f32's but for 2^-18 of it.
 
 #include "kernels/device.cuh"
 #include "tensor/dtype.h"
@@ -34,37 +35,32 @@ int fisherPartials(const FisherParams& params);
 // warpgroups: multiprocessors that have warpgroup products (DeviceLimits), here as below.
 void launchFisher(Stream stream, Dtype dtype, const FisherParams& params, int warpgroups);
 
-// sum [n (n + 1) / 2] += sum over all tokens of x x^T: the lower triangle, packed by rows.
+// sum [n (n + 1) / 2] += sum over all tokens of x x^T: the lower triangle, packed by rows. With a second half
+// all four products are made: without that of the second halves, small as it is, the sum could have eigenvalues
+// below zero, and by far more than the jitter that whoever inverts it adds.
 struct MomentParams {
   Activations x;
+  Global<const uint16_t> low;  // what x left, or null
   Passage passage;
   Global<double> sum;
 };
 void launchMoment(Stream stream, const MomentParams& params, int warpgroups);
 
-// Gradients with each token's norm brought within .1 and 10 times the mean norm of its sequence
-// (calibrate/moments.h), as the moment of gradients wants them.
-struct ClipParams {
-  Activations g;
-  Passage passage;
-  Global<double> norms;      // working memory: [sequences][tokens]
-  Global<uint16_t> clipped;  // as g
-};
-void launchClip(Stream stream, const ClipParams& params);
-
-// out [tokens][rows] = x F^T for factors F [rows][ld] given as the sum of two bf16 matrices (splitFactors),
-// which is f32's F but for 2^-17 of it.
-struct FactorParams {
-  Global<const float> factors;  // [rows][width]
+// Splits f32 rows in two bf16 matrices; with no place for the second, rounds them.
+struct SplitParams {
+  Global<const float> values;  // [rows][width]
   int rows, width;
   int64_t ld;                  // of the halves, a multiple of 8
   Global<uint16_t> high, low;  // [rows][ld]
 };
-void launchSplitFactors(Stream stream, const FactorParams& params);
+void launchSplit(Stream stream, const SplitParams& params);
 
+// out [tokens][rows] = x F^T for factors F [rows][ld] in two halves. Of x's second half only the product with
+// F's first is made: the other is as small as what halves leave.
 struct ThinProductParams {
   Activations x;
-  int tokens;  // of all sequences
+  Global<const uint16_t> xLow;  // what x left, or null
+  int tokens;                   // of all sequences
   Global<const uint16_t> high, low;
   int64_t ld;
   int rows;
@@ -72,7 +68,7 @@ struct ThinProductParams {
 };
 void launchThinProduct(Stream stream, const ThinProductParams& params);
 
-// Truncation curve (calibrate/curves.h): curve[r] += 1/2 sum over tokens of (whole_t - sum over j < r of u_tj
+// Truncation curve (linalg/curves.h): curve[r] += 1/2 sum over tokens of (whole_t - sum over j < r of u_tj
 // v_tj)^2 for r = 0..rank. Summed from the last rank, so that nothing cancels.
 struct CurveParams {
   Global<const float> u, v;   // [tokens][rank]: the thin products of g with U and of x with V
@@ -82,13 +78,14 @@ struct CurveParams {
   Global<double> curve;    // [rank + 1]
 };
 inline constexpr int kCurveBlocks = 64;
+// Shared memory that a block needs.
+size_t curveSharedBytes(int rank);
 void launchCurve(Stream stream, const CurveParams& params);
 
-// out[t] = g_t . y_t, y [tokens][y width] in f32.
+// out[t] = g_t . y_t, in f32.
 struct DotParams {
-  Activations g;
-  int tokens;
-  Global<const float> y;
+  Global<const float> g, y;  // [tokens][width]
+  int tokens, width;
   Global<float> out;
 };
 void launchDots(Stream stream, const DotParams& params);

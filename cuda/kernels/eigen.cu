@@ -33,6 +33,17 @@ FLRC_KERNEL void gaussianKernel(FLRC_PARAMS(GaussianParams) p) {
   if (i + 1 < p.count) out[i + 1] = radius * sin(angle);
 }
 
+// A block has a matrix.
+FLRC_KERNEL void shiftKernel(FLRC_PARAMS(ShiftParams) p) {
+  const int64_t step = int64_t{p.n} + 1;
+  const Global<double> matrix = p.matrix + static_cast<int64_t>(blockZ()) * p.n * p.n;
+  double trace = 0;
+  for (int i = threadIndex(); i < p.n; i += kThreads) trace += matrix[i * step];
+  const double shift = kEigenShift * blockSum(trace, sharedMemory<double>(0));
+  for (int i = threadIndex(); i < p.n; i += kThreads) matrix[i * step] = matrix[i * step] + shift;
+  if (threadIndex() == 0) p.shift[blockZ()] = shift;
+}
+
 // Threads that turn a pair of rows.
 constexpr int kTogether = 16;
 
@@ -126,31 +137,39 @@ void launchGaussian(Stream stream, const GaussianParams& params, int batch) {
   launch(stream, shapeOf((params.count / 2 + kThreads) / kThreads, 1, batch), gaussianKernel, params);
 }
 
-void launchEigen(Stream stream, const EigenParams& p, int batch) {
-  launchCholesky(stream, {p.a, p.rows, p.lengths, p.n}, batch);
+void launchShift(Stream stream, const ShiftParams& params, int batch) {
+  launch(stream, shapeOf(1, 1, batch, kWarps * sizeof(double)), shiftKernel, params);
+}
+
+void launchEigen(Stream stream, const EigenParams& p, int batch, const Pace& pace) {
+  launchCholesky(stream, {p.a, p.rows, p.lengths, p.n}, batch, pace);
   LaunchShape shape =
       shapeOf(1, 1, batch, static_cast<size_t>(2 * kMostWarps + p.n + p.n * p.n) * sizeof(double));
-  if (p.n > kMostShared || shape.sharedBytes > mostSharedBytes()) return launchBlockEigen(stream, p, batch);
+  if (p.n > kMostShared || shape.sharedBytes > mostSharedBytes())
+    return launchBlockEigen(stream, p, batch, pace);
   // Each group of threads has two pairs of a round.
   const int pairs = (p.n + 1) / 2;
   shape.threads = static_cast<unsigned>(std::min(kMostThreads, ((pairs + 1) / 2 * kTogether + 31) / 32 * 32));
   launch(stream, shape, jacobiKernel, p);
 }
 
-void launchSketchedEigen(Stream stream, const SketchedEigenParams& p, int batch) {
+void launchSketchedEigen(Stream stream, const SketchedEigenParams& p, int batch, const Pace& pace) {
   Global<double> q = p.q, image = p.image;
   launchGaussian(stream, {q, int64_t{p.sketch} * p.n, p.seeds}, batch);
-  const auto apply = [&] { launchProduct(stream, {q, p.matrix, image, p.sketch, p.n, p.n, false}, batch); };
+  const auto apply = [&] {
+    launchProduct(stream, {q, p.matrix, image, p.sketch, p.n, p.n, false}, batch, pace);
+  };
   for (int i = 0; i <= p.powerIterations; ++i) {
     apply();
     std::swap(q, image);
     const int rounds = i < p.powerIterations ? 1 : 3;
-    launchOrthonormalise(stream, {q, p.sketch, p.n, p.small, p.rows, p.lengths}, batch, rounds);
+    launchOrthonormalise(stream, {q, p.sketch, p.n, p.small, p.rows, p.lengths}, batch, rounds, pace);
   }
   apply();
-  launchProduct(stream, {image, q, p.small, p.sketch, p.sketch, p.n, true, true}, batch);
-  launchEigen(stream, {p.small, p.sketch, p.rows, p.lengths, p.busy, p.values, p.basis}, batch);
-  launchProduct(stream, {p.basis, q, p.vectors, p.sketch, p.n, p.sketch, false}, batch);
+  launchProduct(stream, {image, q, p.small, p.sketch, p.sketch, p.n, true, true}, batch, pace);
+  launchShift(stream, {p.small, p.sketch, p.shift}, batch);
+  launchEigen(stream, {p.small, p.sketch, p.shift, p.rows, p.lengths, p.busy, p.values, p.basis}, batch, pace);
+  launchProduct(stream, {p.basis, q, p.vectors, p.sketch, p.n, p.sketch, false}, batch, pace);
 }
 
 }  // namespace flrc::gpu

@@ -263,7 +263,7 @@ FLRC_KERNEL void sortKernel(FLRC_PARAMS(EigenParams) p) {
 
 }  // namespace
 
-void launchBlockEigen(Stream stream, const EigenParams& p, int batch) {
+void launchBlockEigen(Stream stream, const EigenParams& p, int batch, const Pace& pace) {
   launch(stream, shapeOf((p.n + kThreads - 1) / kThreads, p.n, batch), startKernel,
          StartParams{p.rows, p.lengths, p.busy, p.n});
   const int blocks = blocksOf(p.n);
@@ -272,6 +272,8 @@ void launchBlockEigen(Stream stream, const EigenParams& p, int batch) {
     for (int round = 0; round < blocks - 1; ++round) {
       launch(stream, shapeOf(blocks / 2, 1, batch, kDoubles * sizeof(double)), turnBlocksKernel,
              SweepParams{p.rows, p.busy, p.n, sweep, round});
+      // Gram matrices and products by what was turned.
+      pace(4.0 * kRows * kRows * p.n * (blocks / 2) * batch);
     }
   }
   launch(stream, shapeOf((p.n + kWarps - 1) / kWarps, 1, batch), measureKernel, p);

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/batches.cuh"
 #include "kernels/products.h"
 
@@ -45,7 +47,7 @@ template <bool kTransposed, bool kPaired>
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 3) productKernel(FLRC_PARAMS(ProductParams) p) {
   using Left = Tile<kRows, true>;
   using Right = Tile<kColumns, kTransposed>;
-  const int row = blockY() * kRows, column = blockX() * kColumns;
+  const int row = p.firstRow + blockY() * kRows, column = blockX() * kColumns;
   if (p.lower && column >= row + kRows) return;
   const int64_t matrix = blockZ();
   const Global<const double> a = p.a + matrix * p.m * p.k, b = p.b + matrix * p.n * p.k;
@@ -114,9 +116,9 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 3) productKernel(FLRC_PARAMS(Produ
 }
 
 template <bool kTransposed, bool kPaired>
-void launchTiles(Stream stream, const ProductParams& params, int batch) {
+void launchTiles(Stream stream, const ProductParams& params, int tiles, int batch) {
   LaunchShape shape = batches::shapeOf(
-      (params.n + kColumns - 1) / kColumns, (params.m + kRows - 1) / kRows, batch,
+      (params.n + kColumns - 1) / kColumns, tiles, batch,
       kStages * (Tile<kRows, true>::kValues + Tile<kColumns, kTransposed>::kValues) * sizeof(double));
   shape.threads = kThreads;
   launch(stream, shape, productKernel<kTransposed, kPaired>, params);
@@ -124,12 +126,23 @@ void launchTiles(Stream stream, const ProductParams& params, int batch) {
 
 }  // namespace
 
-void launchProduct(Stream stream, const ProductParams& params, int batch) {
+void launchProduct(Stream stream, const ProductParams& params, int batch, const Pace& pace) {
   const bool paired = params.k % 2 == 0 && (params.transposed || params.n % 2 == 0);
-  if (params.transposed) {
-    paired ? launchTiles<true, true>(stream, params, batch) : launchTiles<true, false>(stream, params, batch);
-  } else {
-    paired ? launchTiles<false, true>(stream, params, batch) : launchTiles<false, false>(stream, params, batch);
+  const double flopsPerTile = 2.0 * kRows * params.n * params.k * batch * (params.lower ? 0.5 : 1);
+  const int tiles = (params.m + kRows - 1) / kRows,
+            most = static_cast<int>(std::clamp(kFlopsPerLaunch / flopsPerTile, 1.0, 1.0 * tiles));
+  for (int first = 0; first < tiles; first += most) {
+    const int count = std::min(most, tiles - first);
+    ProductParams part = params;
+    part.firstRow = first * kRows;
+    if (params.transposed) {
+      paired ? launchTiles<true, true>(stream, part, count, batch)
+             : launchTiles<true, false>(stream, part, count, batch);
+    } else {
+      paired ? launchTiles<false, true>(stream, part, count, batch)
+             : launchTiles<false, false>(stream, part, count, batch);
+    }
+    pace(count * flopsPerTile);
   }
 }
 

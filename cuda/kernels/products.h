@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/device.cuh"
+#include "kernels/pace.h"
 
 namespace flrc::gpu {
 
@@ -12,7 +13,8 @@ struct ProductParams {
   int m, n, k;
   bool transposed;
   bool lower = false;
+  int firstRow = 0;  // of c, in the launch
 };
-void launchProduct(Stream stream, const ProductParams& params, int batch);
+void launchProduct(Stream stream, const ProductParams& params, int batch, const Pace& pace = kNoPace);
 
 }  // namespace flrc::gpu

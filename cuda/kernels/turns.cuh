@@ -62,7 +62,7 @@ FLRC_DEVICE void placeRow(const EigenParams& p, Squares squares, Row values, int
     before += other > value || (other == value && i < row) ? 1 : 0;
   }
   const int64_t to = static_cast<int64_t>(blockZ()) * p.n + warpSum(before);
-  if (laneIndex() == 0) p.values[to] = value;
+  if (laneIndex() == 0) p.values[to] = p.shift != nullptr ? value - p.shift[blockZ()] : value;
   for (int i = laneIndex(); i < p.n; i += 32) p.vectors[to * p.n + i] = values[i] * over;
 }
 

@@ -187,7 +187,7 @@ constexpr int kMomentStages = 6;
 using MomentPipeline = Pipeline<kMomentColumns, kMomentStages>;
 
 struct WarpgroupMomentParams {
-  TensorMap x;
+  TensorMap x, low;
   MomentParams moment;
   int tiles;
 };
@@ -197,6 +197,8 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) momentKernel(FLRC_PARAMS(Warpgr
   if (threadIndex() == 0) pipeline.init();
   syncBlock();
   const Passage passage = p.moment.passage;
+  // Of two halves, each with each.
+  const int products = p.moment.low != nullptr ? 4 : 1;
   // Tiles of the lower triangle, row by row.
   int tileRow = 0, tileColumn = blockX();
   const auto find = [&] {
@@ -207,8 +209,12 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) momentKernel(FLRC_PARAMS(Warpgr
     for (int tile = blockX(); threadIndex() % kWarpgroup == 0 && tile < p.tiles;
          tile += gridX(), tileColumn += gridX()) {
       find();
-      for (int sequence = 0; sequence < passage.sequences; ++sequence)
-        pipeline.fetch(p.x, p.x, tileRow * kRows, tileColumn * kMomentColumns, passage.tokens, sequence);
+      for (int sequence = 0; sequence < passage.sequences; ++sequence) {
+        for (int product = 0; product < products; ++product) {
+          pipeline.fetch(product / 2 ? p.low : p.x, product % 2 ? p.low : p.x, tileRow * kRows,
+                         tileColumn * kMomentColumns, passage.tokens, sequence);
+        }
+      }
     }
   } else {
     takeRegisters<kConsumerRegisters>();
@@ -216,12 +222,12 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) momentKernel(FLRC_PARAMS(Warpgr
     float sums[kSums];
     for (int tile = blockX(); tile < p.tiles; tile += gridX(), tileColumn += gridX()) {
       find();
-      // What sequences add up to, and what rounding left of it: together as good as fp64, of which there is
+      // What products add up to, and what rounding left of it: together as good as fp64, of which there is
       // little.
       float high[kSums], low[kSums];
       FLRC_UNROLL
       for (int i = 0; i < kSums; ++i) high[i] = low[i] = 0;
-      for (int sequence = 0; sequence < passage.sequences; ++sequence) {
+      for (int product = 0; product < products * passage.sequences; ++product) {
         pipeline.multiply(passage.tokens, sums);
         FLRC_UNROLL
         for (int i = 0; i < kSums; ++i) {
@@ -284,7 +290,10 @@ void launchWarpgroupMoment(Stream stream, const MomentParams& params, int blocks
   shape.gridX = static_cast<unsigned>(std::min(blocks, tiles));
   shape.threads = kThreads;
   shape.sharedBytes = MomentPipeline::kBytes + 2 * kMomentStages * sizeof(uint64_t);
-  launch(stream, shape, momentKernel, WarpgroupMomentParams{mapOf(params.x, params.passage), params, tiles});
+  const TensorMap x = mapOf(params.x, params.passage);
+  const TensorMap low =
+      params.low != nullptr ? mapOf({params.low, params.x.ld, params.x.width}, params.passage) : x;
+  launch(stream, shape, momentKernel, WarpgroupMomentParams{x, low, params, tiles});
 }
 
 }  // namespace flrc::gpu

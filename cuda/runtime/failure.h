@@ -17,6 +17,10 @@ class Failure : public std::runtime_error {
   BackendCode code;
 };
 
+inline void checkGoesOn(const BackendCancel& cancel) {
+  if (cancel.cancelled(cancel.context)) throw Failure(BackendCode::aborted, "the operation was aborted");
+}
+
 // Runs a table function's body; whatever it throws becomes a code and words. What has no code of its own comes
 // from the device.
 template <typename Body>

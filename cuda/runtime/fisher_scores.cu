@@ -1,48 +1,38 @@
 #include "kernels/calibrate.h"
-#include "runtime/device_limits.h"
 #include "runtime/fisher_scores.h"
 
 namespace flrc::gpu {
-namespace {
 
-template <typename T>
-void grow(Buffer<T>& buffer, size_t count) {
-  if (buffer.count() < count) buffer = Buffer<T>(count);
+void FisherScores::score(int64_t projection, int64_t count, const float* x, const float* const* g,
+                         int64_t tokens, double (*sums)[3], const BackendCancel& cancel) {
+  std::lock_guard<std::mutex> working(mutex_);
+  Pieces pieces(cancel);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = projection + i;
+    const LinearWeights& linear =
+        model.layers[static_cast<size_t>(at / kBackendProjections)].projections[at % kBackendProjections];
+    if (linear.factored) throw Failure(BackendCode::internal, "a Fisher score needs a dense projection");
+    if (i == 0) x_.load(pieces, x, tokens, linear.inputs);
+    g_.load(pieces, g[i], tokens, linear.outputs);
+    score(pieces, linear, tokens, sums[i]);
+  }
 }
 
-}  // namespace
-
-void FisherScores::score(int64_t projection, const float* x, const float* g, int64_t tokens, double* sums) {
-  const LinearWeights& linear = model.layers[static_cast<size_t>(projection / kBackendProjections)]
-                                    .projections[projection % kBackendProjections];
-  if (linear.factored) throw Failure(BackendCode::internal, "a Fisher score needs a dense projection");
-  const auto activations = [&](const float* from, int64_t width, Buffer<uint16_t>& to) {
-    const int64_t ld = (width + 7) / 8 * 8;
-    grow(to, static_cast<size_t>(tokens * ld));
-    rounded_.assign(to.count(), 0);
-    for (int64_t t = 0; t < tokens; ++t) {
-      for (int64_t i = 0; i < width; ++i) {
-        rounded_[static_cast<size_t>(t * ld + i)] = floatToBf16(from[t * width + i]);
-      }
-    }
-    model.queue.upload(to, rounded_.data());
-    return Activations{to.read(), ld, static_cast<int>(width)};
-  };
+void FisherScores::score(Pieces& pieces, const LinearWeights& linear, int64_t tokens, double* sums) {
   const RowWeights& rows = linear.dense;
   FisherParams params{};
-  params.x = activations(x, linear.inputs, x_);
-  params.g = activations(g, linear.outputs, g_);
+  params.x = x_.high();
+  params.g = g_.high();
   params.passage = {1, static_cast<int>(tokens)};
   params.weights = rows.data.read();
   params.scale = rows.scale.read();
   params.zero = rows.zero.read();
-  grow(partial_, static_cast<size_t>(fisherPartials(params)));
+  pieces.grow(partial_, static_cast<size_t>(fisherPartials(params)));
   params.partial = partial_.global();
   params.sums = sums_.global();
-  const double zeros[3] = {};
-  model.queue.upload(sums_, zeros);
-  launchFisher(model.queue.stream(), rows.dtype, params, currentDevice().warpgroups);
-  model.queue.download(sums_, 0, 3, sums);
+  pieces.clear(sums_);
+  launchFisher(pieces.stream(), rows.dtype, params, model.limits.warpgroups);
+  pieces.download(sums_, 0, sums, 3);
 }
 
 }  // namespace flrc::gpu

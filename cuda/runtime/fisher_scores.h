@@ -1,8 +1,8 @@
 #pragma once
 
-#include <vector>
+#include <mutex>
 
-#include "runtime/model.h"
+#include "runtime/split_rows.h"
 
 namespace flrc::gpu {
 
@@ -11,14 +11,16 @@ class FisherScores {
  public:
   explicit FisherScores(DeviceModel& of) : model(of), sums_(3) {}
 
-  // x [tokens, n] and g [tokens, m] are rounded to bf16, whose products are exact in f32. sums [3] as
-  // linalg/fisher.h.
-  void score(int64_t projection, const float* x, const float* g, int64_t tokens, double* sums);
+  // As the table's fisher. Inputs and gradients are rounded to bf16, whose products are exact in f32.
+  void score(int64_t projection, int64_t count, const float* x, const float* const* g, int64_t tokens,
+             double (*sums)[3], const BackendCancel& cancel);
 
  private:
+  void score(Pieces& pieces, const LinearWeights& linear, int64_t tokens, double* sums);
+
   DeviceModel& model;
-  std::vector<uint16_t> rounded_;
-  Buffer<uint16_t> x_, g_;
+  std::mutex mutex_;
+  SplitRows x_{SplitRows::Kind::rounded}, g_{SplitRows::Kind::rounded};
   Buffer<double> partial_, sums_;
 };
 

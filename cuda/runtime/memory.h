@@ -139,6 +139,15 @@ class Queue {
   void upload(Buffer<T>& to, const T* from) {
     check(cudaMemcpyAsync(to.global(), from, to.bytes(), cudaMemcpyHostToDevice, stream()));
   }
+  // `count` values from `first` on.
+  template <typename T>
+  void upload(Buffer<T>& to, size_t first, const T* from, size_t count) {
+    check(cudaMemcpyAsync(to.global() + first, from, count * sizeof(T), cudaMemcpyHostToDevice, stream()));
+  }
+  template <typename T>
+  void clear(Buffer<T>& buffer) {
+    check(cudaMemsetAsync(buffer.global(), 0, buffer.bytes(), stream()));
+  }
   // `count` values from `first` on; what was enqueued before is done first.
   template <typename T>
   void download(const Buffer<T>& from, size_t first, size_t count, T* to) {
@@ -262,6 +271,17 @@ class Queue {
     to.memory()->fillFromHost(from, to.bytes());
   }
   template <typename T>
+  void upload(Buffer<T>& to, size_t first, const T* from, size_t count) {
+    synchronise();
+    std::vector<T> all = contents(to);
+    std::copy_n(from, count, all.begin() + static_cast<std::ptrdiff_t>(first));
+    upload(to, all.data());
+  }
+  template <typename T>
+  void clear(Buffer<T>& buffer) {
+    upload(buffer, std::vector<T>(buffer.count()).data());
+  }
+  template <typename T>
   void download(const Buffer<T>& from, size_t first, size_t count, T* to) {
     synchronise();
     std::memcpy(to, from.memory()->begin() + first * sizeof(T), count * sizeof(T));
@@ -270,8 +290,7 @@ class Queue {
   void move(const Place<T>& from, size_t fromPart, const Place<T>& to, size_t toPart, size_t count,
             size_t parts = 1) {
     synchronise();
-    const auto* begin = reinterpret_cast<const T*>(to.buffer.memory()->begin());
-    std::vector<T> all(begin, begin + to.buffer.count());
+    std::vector<T> all = contents(to.buffer);
     const auto* values = reinterpret_cast<const T*>(from.buffer.memory()->begin()) + from.first;
     for (size_t p = 0; p < parts; ++p) {
       std::copy_n(values + p * fromPart, count,
@@ -281,6 +300,12 @@ class Queue {
   }
 
  private:
+  template <typename T>
+  static std::vector<T> contents(const Buffer<T>& buffer) {
+    const auto* begin = reinterpret_cast<const T*>(buffer.memory()->begin());
+    return {begin, begin + buffer.count()};
+  }
+
   emulator::Machine machine_{1};
 };
 

@@ -26,10 +26,6 @@ void checkFits(const BackendModel& model) {
   }
 }
 
-void checkGoesOn(const BackendCancel& cancel) {
-  if (cancel.cancelled(cancel.context)) throw Failure(BackendCode::aborted, "the operation was aborted");
-}
-
 gpu::Buffer<float> vectorOf(const float* from, int64_t count) {
   return from ? gpu::Buffer<float>(from, static_cast<size_t>(count)) : gpu::Buffer<float>();
 }
@@ -65,7 +61,7 @@ DeviceModel::DeviceModel(const BackendModel& from, const BackendCancel& cancel)
   finalNorm = vectorOf(from.finalNorm, hidden);
   layers.resize(static_cast<size_t>(layerCount));
   for (int64_t l = 0; l < layerCount; ++l) {
-    checkGoesOn(cancel);
+    gpu::checkGoesOn(cancel);
     const BackendLayer& layer = from.layer[l];
     gpu::LayerWeights& to = layers[static_cast<size_t>(l)];
     to.attentionNorm = vectorOf(layer.attentionNorm, hidden);

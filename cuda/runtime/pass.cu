@@ -9,7 +9,7 @@ namespace flrc {
 
 void DevicePass::run(const int32_t* tokens, const BackendRow* rows, int64_t count, int64_t level,
                      const BackendCancel& cancel) {
-  if (cancel.cancelled(cancel.context)) throw gpu::Failure(BackendCode::aborted, "the operation was aborted");
+  gpu::checkGoesOn(cancel);
   sequences_.clear();
   int64_t longest = 0;
   for (int64_t t = 0; t < count; ++t) {

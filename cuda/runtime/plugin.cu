@@ -5,9 +5,12 @@
 
 #include "backend.h"
 #include "runtime/bandwidth.h"
+#include "runtime/curves.h"
 #include "runtime/driver.h"
+#include "runtime/factoring.h"
 #include "runtime/failure.h"
 #include "runtime/fisher_scores.h"
+#include "runtime/moments.h"
 #include "runtime/pass.h"
 
 namespace flrc::gpu {
@@ -131,13 +134,48 @@ BackendCode sample(const BackendDraw* draws, int64_t count, BackendSampled* out,
   });
 }
 
-BackendCode fisher(DeviceModel* model, int64_t projection, const float*, const float* x, const float* g,
-                   int64_t tokens, double* sums, BackendFailure* failure) {
+BackendCode fisher(DeviceModel* model, int64_t projection, int64_t count, const float* const*, const float* x,
+                   const float* const* g, int64_t tokens, double (*sums)[3], const BackendCancel* cancel,
+                   BackendFailure* failure) {
+  return guarded(failure, [&] {
+    {
+      std::lock_guard<std::mutex> lock(model->mutex);
+      if (!model->fisher) model->fisher = std::make_unique<FisherScores>(*model);
+    }
+    model->fisher->score(projection, count, x, g, tokens, sums, *cancel);
+  });
+}
+
+BackendCode createMoments(DeviceModel* model, const int64_t* widths, double* const* sums, int64_t count,
+                          DeviceMoments** out, BackendFailure* failure) {
   return guarded(failure, [&] {
     std::lock_guard<std::mutex> lock(model->mutex);
-    if (!model->fisher) model->fisher = std::make_unique<FisherScores>(*model);
-    model->fisher->score(projection, x, g, tokens, sums);
+    *out = new DeviceMoments(*model, widths, sums, count);
   });
+}
+
+BackendCode addMoments(DeviceMoments* moments, const float* const* x, int64_t tokens,
+                       const BackendCancel* cancel, BackendFailure* failure) {
+  return guarded(failure, [&] { moments->add(x, tokens, *cancel); });
+}
+
+BackendCode finishMoments(DeviceMoments* moments, const BackendCancel* cancel, BackendFailure* failure) {
+  return guarded(failure, [&] { moments->finish(*cancel); });
+}
+
+BackendCode factorize(DeviceModel*, const BackendFactoring* factoring, const BackendCancel* cancel,
+                      BackendFailure* failure) {
+  return guarded(failure, [&] { factorizeProjection(*factoring, *cancel); });
+}
+
+BackendCode createCurves(DeviceModel*, int64_t n, const BackendCurve* of, int64_t count, DeviceCurves** out,
+                         BackendFailure* failure) {
+  return guarded(failure, [&] { *out = new DeviceCurves(n, of, count); });
+}
+
+BackendCode addCurves(DeviceCurves* curves, const float* x, const float* const* g, int64_t tokens,
+                      double* const* out, const BackendCancel* cancel, BackendFailure* failure) {
+  return guarded(failure, [&] { curves->add(x, g, tokens, out, *cancel); });
 }
 
 }  // namespace
@@ -147,9 +185,10 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
   using namespace flrc;
   using namespace flrc::gpu;
   static const Backend table = {
-      sizeof(Backend), kBackendVersion, "cuda",         score,        describe,    gpu::readBandwidth,
-      createModel,     release,         createSequence, copySequence, release,     sequenceBytes,
-      createPass,      release,         passBytes,      gpu::run,     gpu::logits, keepLogits,
-      getLogits,       setLogits,       gpu::sample,    fisher};
+      sizeof(Backend), kBackendVersion, "cuda",         score,        describe,      gpu::readBandwidth,
+      createModel,     release,         createSequence, copySequence, release,       sequenceBytes,
+      createPass,      release,         passBytes,      gpu::run,     gpu::logits,   keepLogits,
+      getLogits,       setLogits,       gpu::sample,    fisher,       createMoments, release,
+      addMoments,      finishMoments,   factorize,      createCurves, release,       addCurves};
   return &table;
 }

@@ -72,8 +72,8 @@ void PrefillSteps::multiply(const std::vector<PlannedLinear>& linears, Global<co
 }
 
 void PrefillSteps::round(Global<const float> x, int64_t width, int64_t columns, Buffer<uint16_t>& to) {
-  launchSplitFactors(model.queue.stream(), {x, static_cast<int>(columns), static_cast<int>(width),
-                                            padded(width), to.global(), remainder_.global()});
+  launchSplit(model.queue.stream(), {x, static_cast<int>(columns), static_cast<int>(width), padded(width),
+                                     to.global(), remainder_.global()});
 }
 
 void PrefillSteps::multiplyDense(const PlannedLinear& linear, int64_t columns) {

@@ -45,7 +45,7 @@ struct Bases {
 
 // Eigenvectors of a batch by sketches: its memory, and what is in it afterwards.
 struct Sketches {
-  Array<double> matrix, q, image, small, rows, basis, lengths, values, vectors;
+  Array<double> matrix, q, image, small, rows, basis, lengths, shift, values, vectors;
   Array<uint64_t> seeds;
   Array<uint32_t> busy;
 
@@ -55,7 +55,7 @@ struct Sketches {
     launchSketchedEigen(
         device.stream(),
         {matrix.read(), n, sketch, 4, seeds.read(), q.global(), image.global(), small.global(), rows.global(),
-         basis.global(), lengths.global(), busy.global(), values.global(), vectors.global()},
+         basis.global(), lengths.global(), busy.global(), shift.global(), values.global(), vectors.global()},
         static_cast<int>(seedOfEach.size()));
     device.synchronise();
   }
@@ -70,6 +70,7 @@ struct Sketches {
         rows(batch * k * k),
         basis(batch * k * k),
         lengths(batch * kRowLengths * k),
+        shift(batch),
         values(batch * k),
         vectors(batch * k * n),
         seeds(seedOfEach),
@@ -241,27 +242,36 @@ TEST("factorize: a Cholesky factor, of a matrix with dependent and with empty ro
 TEST("factorize: eigenvalues fall, and eigenvectors are those of the matrix") {
   struct Case {
     int n, batch;
-    bool byBlocks;
+    bool byBlocks, shifted;
   };
-  for (const auto& [n, batch, byBlocks] :
-       {Case{1, 2, false}, Case{2, 2, false}, Case{7, 2, false}, Case{24, 2, false}, Case{33, 2, false},
-        Case{33, 1, true}, Case{70, 1, true}}) {
+  for (const auto& [n, batch, byBlocks, shifted] :
+       {Case{1, 2, false, false}, Case{2, 2, false, true}, Case{7, 2, false, false}, Case{24, 2, false, false},
+        Case{33, 2, false, false}, Case{33, 2, false, true}, Case{33, 1, true, false}, Case{70, 1, true, false},
+        Case{33, 2, true, true}}) {
     check::Random random(static_cast<uint64_t>(n));
     std::vector<double> a;
     for (int matrix = 0; matrix < batch; ++matrix) {
-      // The second of the smaller ones is of half the rank.
+      // The second is of half the rank, and what is shifted a little below zero behind it.
       const int rank = matrix == 0 ? n : (n + 1) / 2;
       std::vector<double> values;
-      for (int i = 0; i < n; ++i) values.push_back(i < rank ? std::pow(i + 1, byBlocks ? -1 : -3) : 0);
+      for (int i = 0; i < n; ++i)
+        values.push_back(i < rank ? std::pow(i + 1, byBlocks ? -1 : -3) : shifted ? -1e-5 : 0);
       const std::vector<double> one = symmetricOf(random, values);
       a.insert(a.end(), one.begin(), one.end());
     }
     Array<double> in(a), rows(a.size()), lengths(static_cast<size_t>(batch * kRowLengths * n)),
-        values(static_cast<size_t>(batch * n)), vectors(a.size());
+        values(static_cast<size_t>(batch * n)), vectors(a.size()), shift(static_cast<size_t>(batch));
     Array<uint32_t> busy(static_cast<size_t>(batch * kEigenSweeps));
     Device device(5);
-    const EigenParams params{
-        in.read(), n, rows.global(), lengths.global(), busy.global(), values.global(), vectors.global()};
+    if (shifted) launchShift(device.stream(), {in.global(), n, shift.global()}, batch);
+    const EigenParams params{in.read(),
+                             n,
+                             shifted ? shift.read() : nullptr,
+                             rows.global(),
+                             lengths.global(),
+                             busy.global(),
+                             values.global(),
+                             vectors.global()};
     if (byBlocks) {
       launchCholesky(device.stream(), {in.read(), rows.global(), lengths.global(), n}, batch);
       launchBlockEigen(device.stream(), params, batch);

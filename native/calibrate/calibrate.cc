@@ -5,12 +5,11 @@
 #include <chrono>
 #include <numeric>
 
-#include "calibrate/curves.h"
+#include "calibrate/device_work.h"
 #include "calibrate/layer_moments.h"
 #include "core/error.h"
 #include "core/recycled.h"
 #include "core/thread_pool.h"
-#include "linalg/factors.h"
 #include "linalg/gemm.h"
 #include "model/layer_pass.h"
 #include "model/wide_layer.h"
@@ -18,7 +17,7 @@
 namespace flrc {
 namespace {
 
-// The projections that share an input.
+// The projections that share an input, one behind the other.
 const std::vector<std::vector<int>> kByInput = {{kQ, kK, kV}, {kO}, {kGate, kUp}, {kDown}};
 const std::vector<std::vector<int>> kTogether = {{kQ, kK, kV, kO, kGate, kUp, kDown}};
 
@@ -36,6 +35,7 @@ struct Scratch {
   LayerActivations kept;
   LayerGradients gradients;
   std::vector<float> x, y, dy, dx, seen;
+  std::vector<std::vector<float>> outputs;  // gradients of projections that share an input
 };
 
 class Run {
@@ -63,7 +63,7 @@ class Run {
     limits_ = layerLimits(config_, kinds, longest, model_->threads, options.memory);
     space_ = std::make_shared<SpillSpace>(limits_.stores, options.scratch);
     const auto projections = static_cast<size_t>(model_->projectionCount());
-    weights_ = model_->device.weights(*model_, job_);
+    work_ = std::make_unique<DeviceWork>(*model_, job_);
     result_->model = model_;
     result_->scores.resize(projections);
     result_->curves.resize(projections);
@@ -80,7 +80,7 @@ class Run {
     boundaries_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(config_.layers * sequences_));
     gradients_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(sequences_));
     tapes_ = std::make_unique<Tapes>(options_.lengths, space_);
-    sums_ = std::make_unique<LayerMomentSums>(*model_, options_, *tapes_, job_);
+    sums_ = std::make_unique<LayerMomentSums>(*model_, options_, *tapes_, *work_);
     forward();
     for (int64_t l = config_.layers - 1; l >= 0; --l) {
       visit(l);
@@ -193,10 +193,18 @@ class Run {
       work.dx.resize(static_cast<size_t>(tokens * d));
       layerForward(config_, layer, rope_, tokens, x, work.kept, nullptr);
       layerBackward(config_, layer, rope_, tokens, x, work.kept, dy, work.gradients, work.dx.data());
+      for (const std::vector<int>& projections : kByInput) {
+        std::vector<const float*> w, g;
+        for (int p : projections) {
+          w.push_back(layer.projections[static_cast<size_t>(p)].dense.data());
+          g.push_back(work.gradients.outputs[static_cast<size_t>(p)].data());
+        }
+        const int p = projections.front();
+        work_->fisher(l * kProjections + p, std::ssize(projections), w.data(), work.kept.input(p).data(),
+                      g.data(), tokens, scores[static_cast<size_t>(s)].data() + p);
+      }
       for (int p = 0; p < kProjections; ++p) {
         const Linear& linear = *layer.projections[p].linear;
-        scores[static_cast<size_t>(s)][static_cast<size_t>(p)] =
-            score(l, p, layer, work.kept.input(p), work.gradients.outputs[p], tokens);
         tapes_->put(s, Tapes::gradient(p), work.gradients.outputs[p]);
         if (sums_->tall(p) && options_.whitening == Whitening::twoSided) {
           tapes_->put(s, Tapes::seen(p), work.gradients.inputs[p]);
@@ -219,18 +227,6 @@ class Run {
         result_->scores[static_cast<size_t>(l * kProjections + p)] += ofSequence[static_cast<size_t>(p)];
       }
     }
-  }
-
-  // Of one projection and sequence, by what computes for the model: x [tokens, n], g [tokens, m].
-  FisherScore score(int64_t l, int p, const WideLayer& layer, const std::vector<float>& x,
-                    const std::vector<float>& g, int64_t tokens) const {
-    const Backend& backend = model_->device.backend();
-    double sums[3] = {};
-    callBackend([&](BackendFailure* failure) {
-      return backend.fisher(weights_, l * kProjections + p, layer.projections[p].dense.data(), x.data(),
-                            g.data(), tokens, sums, failure);
-    });
-    return {sums[0], sums[1], sums[2]};
   }
 
   // Of the inputs of these projections, those that factors take as they are anyway.
@@ -276,54 +272,77 @@ class Run {
       FactorOptions options;
       options.jitter = options_.jitter;
       options.randomised = options_.randomisedRank > 0 && options_.randomisedRank < most;
-      options.rank = options.randomised ? options_.randomisedRank : 0;
+      options.rank = options.randomised ? options_.randomisedRank : most;
       options.seed = options_.seed;
-      const PackedSymmetric *a = nullptr, *b = nullptr, *seen = nullptr;
+      SymmetricView a = nullptr, b = nullptr, seen = nullptr;
       if (options_.whitening != Whitening::none) {
-        (sums_->inputSeen(p) ? seen : a) = &moments.inputs[static_cast<size_t>(inputIndex(p))];
+        (sums_->inputSeen(p) ? seen : a) = moments.inputs[static_cast<size_t>(inputIndex(p))];
       }
       if (options_.whitening == Whitening::twoSided) {
-        (sums_->tall(p) ? seen : b) = &moments.gradients[static_cast<size_t>(p)];
+        (sums_->tall(p) ? seen : b) = moments.gradients[static_cast<size_t>(p)];
       }
-      const NestedFactors factors = nestedFactors(layer.projections[static_cast<size_t>(p)].dense.data(),
-                                                  linear.outputs, linear.inputs, a, b, options, job_, seen);
+      DeviceWork::Factors factors = work_->factors(layer.projections[static_cast<size_t>(p)].dense.data(),
+                                                   linear.outputs, linear.inputs, a, b, seen, options);
       const auto index = static_cast<size_t>(l * kProjections + p);
-      result_->ranks[index] = factors.rank;
-      result_->singular[index] = factors.singular;
-      result_->factors->put(index * 2, factors.u.data(), factors.u.size());
-      result_->factors->put(index * 2 + 1, factors.v.data(), factors.v.size());
+      const int64_t rank = options.rank;
+      result_->ranks[index] = rank;
+      result_->singular[index] = std::move(factors.singular);
+      result_->factors->put(index * 2, factors.u.get(), static_cast<size_t>(rank * linear.outputs));
+      result_->factors->put(index * 2 + 1, factors.v.get(), static_cast<size_t>(rank * linear.inputs));
     });
   }
 
   void curves(int64_t l, const WideLayer& layer) {
     Stopwatch time(result_->seconds.curves);
-    for (int p = 0; p < kProjections; ++p) {
-      const auto index = static_cast<size_t>(l * kProjections + p);
-      const Linear& linear = *layer.projections[p].linear;
-      const int64_t rank = result_->ranks[index];
+    for (const std::vector<int>& projections : kByInput) curvesOf(l, layer, projections);
+  }
+
+  // Of projections that share an input.
+  void curvesOf(int64_t l, const WideLayer& layer, const std::vector<int>& projections) {
+    const auto indexOf = [&](size_t i) { return static_cast<size_t>(l * kProjections + projections[i]); };
+    const size_t count = projections.size();
+    std::vector<std::vector<float>> scratch(2 * count);
+    std::vector<BackendCurve> of;
+    for (size_t i = 0; i < count; ++i) {
+      const WideLinear& wide = layer.projections[static_cast<size_t>(projections[i])];
+      const Linear& linear = *wide.linear;
+      const int64_t rank = result_->ranks[indexOf(i)];
       const bool all = rank == std::min(linear.outputs, linear.inputs);
-      std::vector<float> uScratch, vScratch;
-      const float* u = result_->factors->get(index * 2, uScratch);
-      const float* v = result_->factors->get(index * 2 + 1, vScratch);
-      std::vector<std::vector<double>> ofSequence(static_cast<size_t>(sequences_));
-      eachSequence([&](int64_t s, Scratch& work) {
-        const float* x = tapes_->get(s, Tapes::input(inputIndex(p)), work.x);
-        const float* g = tapes_->get(s, Tapes::gradient(p), work.dy);
-        auto& curve = ofSequence[static_cast<size_t>(s)];
-        curve.assign(static_cast<size_t>(rank + 1), 0.0);
-        addTruncationCurve(x, g, u, v, all ? nullptr : layer.projections[p].dense.data(), length(s),
-                           linear.outputs, linear.inputs, rank, curve.data());
-      });
-      auto& total = result_->curves[index];
-      total.assign(static_cast<size_t>(rank + 1), 0.0);
-      for (const auto& curve : ofSequence) {
-        for (size_t r = 0; r < total.size(); ++r) total[r] += curve[r];
+      of.push_back({linear.outputs, rank, result_->factors->get(indexOf(i) * 2, scratch[2 * i]),
+                    result_->factors->get(indexOf(i) * 2 + 1, scratch[2 * i + 1]),
+                    all ? nullptr : wide.dense.data()});
+    }
+    const auto zeros = [&] {
+      std::vector<std::vector<double>> curves;
+      for (const BackendCurve& one : of) curves.emplace_back(static_cast<size_t>(one.rank + 1));
+      return curves;
+    };
+    const int owner = projections.front();
+    const Curves curves(*work_, layer.projections[static_cast<size_t>(owner)].linear->inputs, of);
+    std::vector<std::vector<std::vector<double>>> ofSequence(static_cast<size_t>(sequences_));
+    eachSequence([&](int64_t s, Scratch& work) {
+      const float* x = tapes_->get(s, Tapes::input(inputIndex(owner)), work.x);
+      auto& to = ofSequence[static_cast<size_t>(s)] = zeros();
+      work.outputs.resize(count);
+      std::vector<const float*> g;
+      std::vector<double*> out;
+      for (size_t i = 0; i < count; ++i) {
+        g.push_back(tapes_->get(s, Tapes::gradient(projections[i]), work.outputs[i]));
+        out.push_back(to[i].data());
+      }
+      curves.add(x, g, length(s), out);
+    });
+    for (size_t i = 0; i < count; ++i) {
+      auto& total = result_->curves[indexOf(i)];
+      total.assign(static_cast<size_t>(of[i].rank + 1), 0.0);
+      for (const auto& sequence : ofSequence) {
+        for (size_t r = 0; r < total.size(); ++r) total[r] += sequence[i][r];
       }
     }
   }
 
   std::shared_ptr<const Model> model_;
-  DeviceModel* weights_ = nullptr;
+  std::unique_ptr<DeviceWork> work_;
   const ModelConfig& config_;
   const CalibrationOptions& options_;
   const Job& job_;

@@ -1,11 +1,10 @@
 #include "calibrate/layer_moments.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 
-#include "calibrate/moments.h"
 #include "core/thread_pool.h"
+#include "linalg/moments.h"
 
 namespace flrc {
 namespace {
@@ -13,7 +12,6 @@ namespace {
 // Kinds of moments: of an input as factors take it, its index; of a projection's gradient, kInputs + p; of an
 // input as it is, kWhole + its index.
 constexpr int kWhole = kInputs + kProjections;
-constexpr int kKinds = kWhole + kInputs;
 
 // The projection that a moment which factors take is of.
 int owner(int kind) { return kind < kInputs ? kInputOwner[kind] : kind - kInputs; }
@@ -59,36 +57,19 @@ LayerMoments LayerMomentSums::of(const WideLayer& layer, const std::vector<int>&
 PackedSymmetric LayerMomentSums::input(int p) { return std::move(sum({kWhole + inputIndex(p)}).front()); }
 
 std::vector<PackedSymmetric> LayerMomentSums::sum(const std::vector<int>& kinds) {
-  ThreadPool& pool = ThreadPool::shared();
-  std::array<MomentSum, kKinds> sums;
-  struct Task {
-    int kind;
-    int64_t tile;
-  };
-  std::vector<Task> tasks;
-  for (int kind : kinds) {
-    auto& one = sums[static_cast<size_t>(kind)];
-    one = MomentSum(size(kind));
-    for (int64_t tile = 0; tile < one.tiles(); ++tile) tasks.push_back({kind, tile});
-  }
-  std::array<std::vector<float>, kKinds> buffers;
-  std::array<const float*, kKinds> data{};
+  std::vector<int64_t> widths;
+  for (int kind : kinds) widths.push_back(size(kind));
+  MomentSums sums(work_, widths);
+  std::vector<std::vector<float>> buffers(kinds.size());
+  std::vector<const float*> data(kinds.size());
   for (int64_t s = 0; s < tapes_.sequences(); ++s) {
-    pool.parallelFor(static_cast<int64_t>(kinds.size()), threads_, [&](int64_t i) {
-      const int kind = kinds[static_cast<size_t>(i)];
-      data[static_cast<size_t>(kind)] = rows(s, kind, buffers[static_cast<size_t>(kind)]);
+    ThreadPool::shared().parallelFor(std::ssize(kinds), threads_, [&](int64_t i) {
+      const auto at = static_cast<size_t>(i);
+      data[at] = rows(s, kinds[at], buffers[at]);
     });
-    pool.parallelFor(static_cast<int64_t>(tasks.size()), threads_, [&](int64_t index) {
-      job_.check();
-      auto work = scratch_.take();
-      const Task task = tasks[static_cast<size_t>(index)];
-      sums[static_cast<size_t>(task.kind)].addTile(task.tile, data[static_cast<size_t>(task.kind)],
-                                                   tapes_.length(s), work->product);
-    });
+    sums.add(data, tapes_.length(s));
   }
-  std::vector<PackedSymmetric> moments;
-  for (int kind : kinds) moments.push_back(sums[static_cast<size_t>(kind)].take());
-  return moments;
+  return sums.take();
 }
 
 // M becomes (1 - share) M + share diag(M). Of a moment seen through W the diagonal is that of the wide side's
@@ -107,20 +88,15 @@ void LayerMomentSums::shrink(const WideLinear& projection, int p, int kind, doub
   const std::vector<double> diagonal = squares(p, kind);
   const auto wide = std::ssize(diagonal);
   std::vector<float> rows(static_cast<size_t>(wide * n));
-  ThreadPool& pool = ThreadPool::shared();
-  pool.parallelFor(wide, threads_, [&](int64_t k) {
+  ThreadPool::shared().parallelFor(wide, threads_, [&](int64_t k) {
     const auto scale = static_cast<float>(std::sqrt(share * diagonal[static_cast<size_t>(k)]));
     const float* w = projection.dense.data() + (tall(p) ? k * n : k);
     const int64_t step = tall(p) ? 1 : wide;
     for (int64_t i = 0; i < n; ++i) rows[static_cast<size_t>(k * n + i)] = scale * w[i * step];
   });
-  MomentSum extra(n);
-  pool.parallelFor(extra.tiles(), threads_, [&](int64_t tile) {
-    job_.check();
-    auto work = scratch_.take();
-    extra.addTile(tile, rows.data(), wide, work->product);
-  });
-  const PackedSymmetric added = extra.take();
+  MomentSums extra(work_, {n});
+  extra.add({rows.data()}, wide);
+  const PackedSymmetric added = std::move(extra.take().front());
   for (size_t i = 0; i < added.values.size(); ++i) moment.values[i] += added.values[i];
 }
 
@@ -130,7 +106,7 @@ std::vector<double> LayerMomentSums::squares(int p, int kind) {
   std::vector<double> sums(static_cast<size_t>(std::max(shape.rows, shape.cols)));
   auto work = scratch_.take();
   for (int64_t s = 0; s < tapes_.sequences(); ++s) {
-    job_.check();
+    work_.job().check();
     const int64_t tokens = tapes_.length(s);
     const bool input = kind < kInputs;
     const float* rows = tapes_.get(s, input ? Tapes::input(kind) : Tapes::gradient(p), work->gradient);
@@ -184,7 +160,7 @@ LayerMoments LayerMomentSums::scales(const std::vector<int>& projections) {
     std::vector<double> sums(static_cast<size_t>(n));
     std::vector<float> buffer;
     for (int64_t s = 0; s < tapes_.sequences(); ++s) {
-      job_.check();
+      work_.job().check();
       addMagnitudes(tapes_.get(s, Tapes::input(i), buffer), tapes_.length(s), n, sums.data());
     }
     PackedSymmetric& a = moments.inputs[static_cast<size_t>(i)] = PackedSymmetric(n);

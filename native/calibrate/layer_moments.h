@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "calibrate/calibrate.h"
-#include "core/job.h"
+#include "calibrate/device_work.h"
 #include "core/recycled.h"
 #include "model/wide_layer.h"
 
@@ -46,8 +46,9 @@ class Tapes {
 // Sums the moments of a layer from its tapes.
 class LayerMomentSums {
  public:
-  LayerMomentSums(const Model& model, const CalibrationOptions& options, const Tapes& tapes, const Job& job)
-      : config_(model.config), threads_(model.threads), options_(options), tapes_(tapes), job_(job) {}
+  LayerMomentSums(const Model& model, const CalibrationOptions& options, const Tapes& tapes,
+                  const DeviceWork& work)
+      : config_(model.config), threads_(model.threads), options_(options), tapes_(tapes), work_(work) {}
 
   bool tall(int p) const;
   // Whether the A that factors of p take is W A W^T.
@@ -67,7 +68,7 @@ class LayerMomentSums {
   bool sumsInputs() const;
 
   struct Scratch {
-    std::vector<float> product, gradient, seen;
+    std::vector<float> gradient, seen;
   };
 
   std::vector<PackedSymmetric> sum(const std::vector<int>& kinds);
@@ -82,7 +83,7 @@ class LayerMomentSums {
   const int threads_;
   const CalibrationOptions& options_;
   const Tapes& tapes_;
-  const Job& job_;
+  const DeviceWork& work_;
   Recycled<Scratch> scratch_;
 };
 

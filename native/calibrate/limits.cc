@@ -74,7 +74,7 @@ int atOnce(int64_t memory, int64_t each, int most) {
 int64_t factorBytes(int64_t m, int64_t n) {
   const int64_t thin = std::min(m, n), wide = std::max(m, n);
   // W in fp64, its Cholesky factor; then the eigenproblem's matrix, vectors and twice that of work, or its
-  // vectors and the factors as f32.
+  // vectors and the factors as f32. Once all else is freed, a copy of these, which takes no more.
   const int64_t solving = 4 * thin * thin * kDouble;
   const int64_t forming = thin * thin * kDouble + thin * (m + n) * kFloat;
   return (thin * wide + thin * thin) * kDouble + std::max(solving, forming);

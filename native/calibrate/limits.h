@@ -35,7 +35,7 @@ struct MemoryNeeds {
 MemoryNeeds memoryNeeds(const ModelConfig& config, MomentKinds kinds, int64_t sequences, int64_t longest,
                         int threads);
 
-// Bytes that nestedFactors holds at its peak for a W [m, n], its result included.
+// Bytes that factorising a W [m, n] holds at its peak, its result included.
 int64_t factorBytes(int64_t m, int64_t n);
 
 // Bytes that cutting a W [m, n] of all-rank factors to a pivoted block of `rank` ranks holds at its peak.

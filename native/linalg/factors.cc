@@ -79,12 +79,11 @@ double dot(const std::vector<double>& x, const std::vector<double>& y) {
 struct ThinProblem {
   int64_t thin = 0, wide = 0;
   std::vector<double> w;
-  const PackedSymmetric* thinMoment = nullptr;
-  const PackedSymmetric* wideMoment = nullptr;
+  SymmetricView thinMoment = nullptr;
+  SymmetricView wideMoment = nullptr;
 };
 
-ThinProblem thinFirst(const float* w, int64_t m, int64_t n, const PackedSymmetric* a,
-                      const PackedSymmetric* b) {
+ThinProblem thinFirst(const float* w, int64_t m, int64_t n, SymmetricView a, SymmetricView b) {
   ThinProblem problem;
   if (m <= n) {
     problem = {m, n, std::vector<double>(w, w + m * n), b, a};
@@ -222,24 +221,23 @@ Eigen sketchedEigen(const Job& job, int64_t n, const std::vector<double>& matrix
 
 std::vector<float> toFloat(const std::vector<double>& values) { return {values.begin(), values.end()}; }
 
-void checkMoment(const PackedSymmetric* moment, int64_t size) {
-  if (moment != nullptr && moment->n != size) {
-    throw Error(code::internal, "a moment matrix of size " + std::to_string(moment->n) +
+void checkMoment(SymmetricView moment, int64_t size) {
+  if (moment && moment.n != size) {
+    throw Error(code::internal, "a moment matrix of size " + std::to_string(moment.n) +
                                     " does not belong to a side of length " + std::to_string(size));
   }
 }
 
 // The lower triangle of X M X^T, X [thin, wide], M the wide side's moment (null for the identity).
-std::vector<double> whitenedGram(const Job& job, const PackedSymmetric* moment, int64_t thin, int64_t wide,
+std::vector<double> whitenedGram(const Job& job, SymmetricView moment, int64_t thin, int64_t wide,
                                  const std::vector<double>& x) {
-  if (moment == nullptr) return lowerProduct(job, thin, wide, x.data(), x.data());
-  const std::vector<double> weighted = product(job, thin, wide, wide, x.data(), moment->dense().data());
+  if (!moment) return lowerProduct(job, thin, wide, x.data(), x.data());
+  const std::vector<double> weighted = product(job, thin, wide, wide, x.data(), moment.dense().data());
   return lowerProduct(job, thin, wide, weighted.data(), x.data());
 }
 
 // L^T K L where K = W M W^T, M the wide side's moment, is given; L empty for the identity.
-std::vector<double> whitenedSeen(const Job& job, const PackedSymmetric& seen,
-                                 const std::vector<double>& lower) {
+std::vector<double> whitenedSeen(const Job& job, SymmetricView seen, const std::vector<double>& lower) {
   std::vector<double> matrix = seen.dense();
   if (lower.empty()) return matrix;
   timesLowerTransposed(job, lower, seen.n, seen.n, matrix);
@@ -248,14 +246,13 @@ std::vector<double> whitenedSeen(const Job& job, const PackedSymmetric& seen,
 
 }  // namespace
 
-NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, const PackedSymmetric* a,
-                            const PackedSymmetric* b, const FactorOptions& options, const Job& job,
-                            const PackedSymmetric* seen) {
+NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, SymmetricView a, SymmetricView b,
+                            const FactorOptions& options, const Job& job, SymmetricView seen) {
   useOneBlasThread();
   checkMoment(a, n);
   checkMoment(b, m);
   checkMoment(seen, std::min(m, n));
-  if (seen != nullptr && (m <= n ? a : b) != nullptr) {
+  if (seen && (m <= n ? a : b)) {
     throw Error(code::internal, "a moment seen through W replaces that of the wide side");
   }
   ThinProblem problem = thinFirst(w, m, n, a, b);
@@ -265,14 +262,14 @@ NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, const PackedSy
   // X = L^T W, and then G = X M X^T with M the wide side's moment: the eigenvectors of G are the left
   // singular vectors of the whitened matrix, and M is never factored, so that it may be singular.
   std::vector<double> lower, x = std::move(problem.w);
-  if (problem.thinMoment != nullptr) {
+  if (problem.thinMoment) {
     job.check();
-    lower = cholesky(*problem.thinMoment, options.jitter);
+    lower = cholesky(problem.thinMoment, options.jitter);
     timesLowerTransposed(job, lower, thin, wide, x);
   }
   NestedFactors factors;
   std::vector<double> gram =
-      seen != nullptr ? whitenedSeen(job, *seen, lower) : whitenedGram(job, problem.wideMoment, thin, wide, x);
+      seen ? whitenedSeen(job, seen, lower) : whitenedGram(job, problem.wideMoment, thin, wide, x);
   for (int64_t i = 0; i < thin; ++i) factors.totalSquares += gram[static_cast<size_t>(i * thin + i)];
   if (!std::isfinite(factors.totalSquares)) throw Error(code::numeric, "a weight or a moment is not finite");
 
@@ -280,7 +277,7 @@ NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, const PackedSy
   Eigen eigen = options.randomised && sketch < thin ? sketchedEigen(job, thin, gram, rank, sketch, options)
                                                     : largestEigen(job, thin, std::move(gram), rank);
   std::vector<float> wideFactor = floatProduct(job, rank, wide, thin, eigen.vectors.data(), x.data());
-  if (problem.thinMoment != nullptr) timesLowerInverse(job, lower, rank, thin, eigen.vectors);
+  if (problem.thinMoment) timesLowerInverse(job, lower, rank, thin, eigen.vectors);
 
   factors.m = m;
   factors.n = n;
@@ -293,15 +290,15 @@ NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, const PackedSy
   return factors;
 }
 
-std::vector<double> truncationErrors(const float* w, const NestedFactors& factors, const PackedSymmetric* a,
-                                     const PackedSymmetric* b, const std::vector<int64_t>& ranks) {
+std::vector<double> truncationErrors(const float* w, const NestedFactors& factors, SymmetricView a,
+                                     SymmetricView b, const std::vector<int64_t>& ranks) {
   const int64_t m = factors.m, n = factors.n;
   checkMoment(a, n);
   checkMoment(b, m);
   const Job job;
   const std::vector<double> u(factors.u.begin(), factors.u.end()), v(factors.v.begin(), factors.v.end());
-  const std::vector<double> inputs = a != nullptr ? a->dense() : std::vector<double>();
-  const std::vector<double> outputs = b != nullptr ? b->dense() : std::vector<double>();
+  const std::vector<double> inputs = a ? a.dense() : std::vector<double>();
+  const std::vector<double> outputs = b ? b.dense() : std::vector<double>();
 
   std::vector<double> errors;
   for (const int64_t rank : ranks) {
@@ -312,10 +309,8 @@ std::vector<double> truncationErrors(const float* w, const NestedFactors& factor
     std::vector<double> residual(w, w + m * n);
     gemm(true, false, m, n, rank, -1.0, u.data(), m, v.data(), n, 1.0, residual.data(), n);
     // || Lb^T R La ||^2 = sum (R A) o (B R), which needs no factor of A or B.
-    const std::vector<double> right =
-        a != nullptr ? product(job, m, n, n, residual.data(), inputs.data()) : residual;
-    const std::vector<double> left =
-        b != nullptr ? product(job, m, n, m, outputs.data(), residual.data()) : residual;
+    const std::vector<double> right = a ? product(job, m, n, n, residual.data(), inputs.data()) : residual;
+    const std::vector<double> left = b ? product(job, m, n, m, outputs.data(), residual.data()) : residual;
     errors.push_back(std::sqrt(std::max(0.0, dot(right, left))));
   }
   return errors;

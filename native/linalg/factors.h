@@ -27,17 +27,16 @@ struct FactorOptions {
   uint64_t seed = 0;
 };
 
-// a: sum x x^T (n x n) or null for the identity; b: sum g g^T (m x m) or null. W row-major [m, n].
+// a: sum x x^T (n x n) or none for the identity; b: sum g g^T (m x m) or none. W row-major [m, n].
 // The wide side's moment is only ever needed through W, so `seen`, square on the thin side, may stand in for it
-// (which is then null): W^T B W (n x n) for m > n, the sum over tokens of (W^T g)(W^T g)^T, and W A W^T (m x m)
+// (which is then none): W^T B W (n x n) for m > n, the sum over tokens of (W^T g)(W^T g)^T, and W A W^T (m x m)
 // for m <= n, that of (W x)(W x)^T. All-rank route (design 3): the symmetric eigenproblem on the thin side, in
 // fp64. Randomised route: of the same whitened matrix, error at most 1.01 of the optimum at every rank.
-NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, const PackedSymmetric* a,
-                            const PackedSymmetric* b, const FactorOptions& options, const Job& job,
-                            const PackedSymmetric* seen = nullptr);
+NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, SymmetricView a, SymmetricView b,
+                            const FactorOptions& options, const Job& job, SymmetricView seen = nullptr);
 
 // || Lb^T (W - U_r V_r) La ||_F for every r in ranks, computed directly (tests, reports). [ranks.size()]
-std::vector<double> truncationErrors(const float* w, const NestedFactors& factors, const PackedSymmetric* a,
-                                     const PackedSymmetric* b, const std::vector<int64_t>& ranks);
+std::vector<double> truncationErrors(const float* w, const NestedFactors& factors, SymmetricView a,
+                                     SymmetricView b, const std::vector<int64_t>& ranks);
 
 }  // namespace flrc

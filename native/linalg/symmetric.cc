@@ -25,21 +25,24 @@ bool factorise(int64_t n, std::vector<double>& lower) {
 
 }  // namespace
 
-double PackedSymmetric::meanDiagonal() const {
+double PackedSymmetric::meanDiagonal() const { return SymmetricView(this).meanDiagonal(); }
+
+std::vector<double> PackedSymmetric::dense() const { return SymmetricView(this).dense(); }
+
+double SymmetricView::meanDiagonal() const {
   double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += values[static_cast<size_t>(i * (i + 1) / 2 + i)];
+  for (int64_t i = 0; i < n; ++i) sum += values[i * (i + 1) / 2 + i];
   return n > 0 ? sum / static_cast<double>(n) : 0;
 }
 
-std::vector<double> PackedSymmetric::dense() const {
+std::vector<double> SymmetricView::dense() const {
   std::vector<double> full(static_cast<size_t>(n * n));
-  const double* packed = values.data();
   // In square blocks, or the mirrored writes miss the cache on every element.
   constexpr int64_t kBlock = 64;
   for (int64_t i0 = 0; i0 < n; i0 += kBlock) {
     for (int64_t j0 = 0; j0 <= i0; j0 += kBlock) {
       for (int64_t i = i0; i < std::min(n, i0 + kBlock); ++i) {
-        const double* row = packed + i * (i + 1) / 2;
+        const double* row = values + i * (i + 1) / 2;
         for (int64_t j = j0; j < std::min(i + 1, j0 + kBlock); ++j) {
           full[static_cast<size_t>(i * n + j)] = row[j];
           full[static_cast<size_t>(j * n + i)] = row[j];
@@ -50,12 +53,12 @@ std::vector<double> PackedSymmetric::dense() const {
   return full;
 }
 
-std::vector<double> cholesky(const PackedSymmetric& matrix, double jitter) {
+std::vector<double> cholesky(SymmetricView matrix, double jitter) {
   useOneBlasThread();
   const int64_t n = matrix.n;
   const double mean = matrix.meanDiagonal();
   const bool finite =
-      std::all_of(matrix.values.begin(), matrix.values.end(), [](double v) { return std::isfinite(v); });
+      std::all_of(matrix.values, matrix.values + n * (n + 1) / 2, [](double v) { return std::isfinite(v); });
   if (!finite) throw Error(code::numeric, "a moment matrix holds a value that is not finite");
   for (double added = jitter;; added = std::max(added * 10, kLeastRaisedJitter)) {
     std::vector<double> lower = matrix.dense();

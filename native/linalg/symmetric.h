@@ -19,9 +19,23 @@ struct PackedSymmetric {
   std::vector<double> dense() const;
 };
 
+// One in memory of somebody else's, or none.
+struct SymmetricView {
+  int64_t n = 0;
+  const double* values = nullptr;
+
+  SymmetricView(const PackedSymmetric* packed)
+      : SymmetricView(packed ? packed->n : 0, packed ? packed->values.data() : nullptr) {}
+  SymmetricView(const PackedSymmetric& packed) : SymmetricView(&packed) {}
+  SymmetricView(int64_t size, const double* packed) : n(size), values(packed) {}
+  explicit operator bool() const { return values != nullptr; }
+  double meanDiagonal() const;
+  std::vector<double> dense() const;
+};
+
 // The lower Cholesky factor, row-major [n, n], of M + jitter * mean(diag M) I. Raises the jitter tenfold
 // (at most 1e-2) while the matrix is not numerically positive definite; E_NUMERIC if it never is.
-std::vector<double> cholesky(const PackedSymmetric& matrix, double jitter);
+std::vector<double> cholesky(SymmetricView matrix, double jitter);
 
 // Eigenvalues in falling order with eigenvectors as rows of `vectors` ([n, n], row-major); input row-major
 // [n, n], only its lower triangle read, destroyed. LAPACK dsyevd, one thread.

@@ -2,16 +2,15 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
-#include <new>
 #include <vector>
 
 #include "core/bandwidth.h"
 #include "core/error.h"
 #include "core/thread_pool.h"
 #include "cpu/kernels.h"
-#include "linalg/fisher.h"
+#include "model/cpu_calibration.h"
 #include "model/decode_pass.h"
+#include "model/guarded.h"
 #include "model/sampler.h"
 
 namespace flrc {
@@ -41,32 +40,6 @@ struct DevicePass {
 namespace {
 
 const Model& modelOf(const DeviceModel* weights) { return *reinterpret_cast<const Model*>(weights); }
-
-BackendCode codeOf(const char* name) {
-  if (!std::strcmp(name, code::outOfMemory)) return BackendCode::outOfMemory;
-  if (!std::strcmp(name, code::aborted)) return BackendCode::aborted;
-  if (!std::strcmp(name, code::numeric)) return BackendCode::numeric;
-  return BackendCode::internal;
-}
-
-BackendCode failed(BackendCode result, const char* message, BackendFailure* failure) {
-  std::snprintf(failure->message, sizeof failure->message, "%s", message);
-  return result;
-}
-
-template <typename Body>
-BackendCode guarded(BackendFailure* failure, const Body& body) {
-  try {
-    body();
-    return BackendCode::ok;
-  } catch (const Error& error) {
-    return failed(codeOf(error.code), error.what(), failure);
-  } catch (const std::bad_alloc&) {
-    return failed(BackendCode::outOfMemory, "not enough memory; use a smaller dtype or fewer tokens", failure);
-  } catch (const std::exception& error) {
-    return failed(BackendCode::internal, error.what(), failure);
-  }
-}
 
 int32_t score(BackendFailure*) { return 1; }
 
@@ -178,25 +151,39 @@ BackendCode sample(const BackendDraw* draws, int64_t count, BackendSampled* out,
   });
 }
 
-BackendCode fisher(DeviceModel* weights, int64_t projection, const float* w, const float* x, const float* g,
-                   int64_t tokens, double* sums, BackendFailure* failure) {
-  return guarded(failure, [&] {
-    const Linear& linear = modelOf(weights).projection(projection);
-    const FisherScore score = fisherScore(x, g, w, tokens, linear.outputs, linear.inputs);
-    sums[0] = score.weighted;
-    sums[1] = score.gradient;
-    sums[2] = score.taylor;
-  });
-}
-
 }  // namespace
 
 const Backend& cpuBackend() {
-  static const Backend table = {
-      sizeof(Backend), kBackendVersion, "cpu",          score,        describe,        readBandwidth,
-      createModel,     releaseModel,    createSequence, copySequence, releaseSequence, sequenceBytes,
-      createPass,      releasePass,     passBytes,      run,          logits,          keepLogits,
-      getLogits,       setLogits,       sample,         fisher};
+  static const Backend table = {sizeof(Backend),
+                                kBackendVersion,
+                                "cpu",
+                                score,
+                                describe,
+                                readBandwidth,
+                                createModel,
+                                releaseModel,
+                                createSequence,
+                                copySequence,
+                                releaseSequence,
+                                sequenceBytes,
+                                createPass,
+                                releasePass,
+                                passBytes,
+                                run,
+                                logits,
+                                keepLogits,
+                                getLogits,
+                                setLogits,
+                                sample,
+                                cpuFisher,
+                                cpuCreateMoments,
+                                cpuReleaseMoments,
+                                cpuAddMoments,
+                                cpuFinishMoments,
+                                cpuFactorize,
+                                cpuCreateCurves,
+                                cpuReleaseCurves,
+                                cpuAddCurves};
   return table;
 }
 

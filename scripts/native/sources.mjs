@@ -25,7 +25,10 @@ const groups = {
       sourcesUnder(folder, false),
     ),
   tests: () => sourcesUnder('test/native', true),
-  'cuda-tests': () => [...sourcesUnder('test/cuda', true), 'test/native/check.cc', 'test/native/fixture.cc'],
+  'cuda-tests': () => [
+    ...sourcesUnder('test/cuda', true),
+    ...['check', 'fixture', 'reference', 'whitened'].map((name) => `test/native/${name}.cc`),
+  ],
   bench: () => sourcesUnder('bench/native', true),
 }
 

@@ -4,14 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <filesystem>
 
-#include "backend/plugin.h"
-#include "calibrate/calibrate.h"
 #include "check.h"
+#include "emulated.h"
 #include "fixture.h"
 
+using emulated::both;
+using emulated::Pair;
 using flrc::Dtype;
 using flrc::Job;
 using flrc::Model;
@@ -23,28 +22,6 @@ namespace {
 
 using Tokens = std::vector<int32_t>;
 using ModelPointer = std::shared_ptr<const Model>;
-
-const std::string kPlugin = "build/cuda-tests/flrc_cuda.so";
-
-// Null, and says so, where there is no plugin to test.
-const flrc::Backend* emulated() {
-  const std::string file = std::filesystem::absolute(kPlugin);
-  if (std::filesystem::exists(file)) return &flrc::openPlugin(file);
-  std::printf("skipped: %s is not built\n", kPlugin.c_str());
-  return nullptr;
-}
-
-// The same weights on the CPU and on the plugin.
-struct Pair {
-  ModelPointer cpu, cuda;
-};
-
-Pair both(const flrc::Backend& plugin, flrc::ModelSpec spec, Dtype dtype) {
-  spec.dtype = dtype;
-  const ModelPointer cpu = loadModel(spec, Job());
-  spec.backend = &plugin;
-  return {cpu, loadModel(spec, Job())};
-}
 
 // Both sum in f32, in other orders; keys and values are bf16 on the device, whose relative error of 2^-8 the
 // softmax and the layers behind it pass on.
@@ -71,7 +48,7 @@ void append(Session& session, const Tokens& tokens, int64_t level = 0) {
 }  // namespace
 
 TEST("emulated CUDA: every architecture, in every dtype in turn, writes the CPU's greedy tokens") {
-  const flrc::Backend* plugin = emulated();
+  const flrc::Backend* plugin = emulated::plugin();
   if (!plugin) return;
   int i = 0;
   for (const std::string& name : fixture::names()) {
@@ -92,7 +69,7 @@ TEST("emulated CUDA: every architecture, in every dtype in turn, writes the CPU'
 }
 
 TEST("emulated CUDA: pivoted blocks, plain factors and dense projections, at each level") {
-  const flrc::Backend* plugin = emulated();
+  const flrc::Backend* plugin = emulated::plugin();
   if (!plugin) return;
   for (Dtype dtype : {Dtype::bf16, Dtype::int8, Dtype::int4}) {
     const Pair pair = both(*plugin, fixture::twoLevelsSpec(1), dtype);
@@ -107,7 +84,7 @@ TEST("emulated CUDA: pivoted blocks, plain factors and dense projections, at eac
 }
 
 TEST("emulated CUDA: sessions that decode together get what each gets alone, bit by bit") {
-  const flrc::Backend* plugin = emulated();
+  const flrc::Backend* plugin = emulated::plugin();
   if (!plugin) return;
   const ModelPointer model = both(*plugin, fixture::twoLevelsSpec(1), Dtype::bf16).cuda;
   std::vector<std::unique_ptr<Session>> together, alone;
@@ -126,7 +103,7 @@ TEST("emulated CUDA: sessions that decode together get what each gets alone, bit
 }
 
 TEST("emulated CUDA: self-speculation keeps the tokens and logits of single steps") {
-  const flrc::Backend* plugin = emulated();
+  const flrc::Backend* plugin = emulated::plugin();
   if (!plugin) return;
   const ModelPointer model = both(*plugin, fixture::twoLevelsSpec(1), Dtype::bf16).cuda;
   Session rounds(model), steps(model);
@@ -143,7 +120,7 @@ TEST("emulated CUDA: self-speculation keeps the tokens and logits of single step
 }
 
 TEST("emulated CUDA: long prompts, forks, rewinds and caches that grow") {
-  const flrc::Backend* plugin = emulated();
+  const flrc::Backend* plugin = emulated::plugin();
   if (!plugin) return;
   const Pair pair = both(*plugin, fixture::spec("mistral", 1), Dtype::bf16);
   Session cpu(pair.cpu), cuda(pair.cuda);
@@ -165,29 +142,8 @@ TEST("emulated CUDA: long prompts, forks, rewinds and caches that grow") {
   CHECK(fork->logits() == cuda.logits());
 }
 
-TEST("emulated CUDA: a calibration's Fisher scores are the CPU's, up to the rounding of activations to bf16") {
-  const flrc::Backend* plugin = emulated();
-  if (!plugin) return;
-  const Pair pair = both(*plugin, fixture::spec("qwen2", 1), Dtype::bf16);
-  flrc::CalibrationOptions options;
-  options.tokens = counting(20);
-  options.lengths = {12, 8};
-  options.labels = flrc::Labels::data;
-  options.whitening = flrc::Whitening::none;
-  options.memory = 1 << 30;
-  options.scratch = "/tmp";
-  const auto cpu = calibrate(pair.cpu, options, Job()), cuda = calibrate(pair.cuda, options, Job());
-  for (size_t i = 0; i < cpu->scores.size(); ++i) {
-    const auto &got = cuda->scores[i], &expected = cpu->scores[i];
-    // Products of two rounded numbers, squared.
-    CHECK_NEAR(got.weighted, expected.weighted, 0x1p-6 * expected.weighted);
-    CHECK_NEAR(got.gradient, expected.gradient, 0x1p-6 * expected.gradient);
-    CHECK_NEAR(got.taylor, expected.taylor, 0x1p-7 * expected.taylor);
-  }
-}
-
 TEST("emulated CUDA: what is drawn repeats with its seed, and the likeliest of one is drawn") {
-  const flrc::Backend* plugin = emulated();
+  const flrc::Backend* plugin = emulated::plugin();
   if (!plugin) return;
   Session session(both(*plugin, fixture::spec("llama", 1), Dtype::bf16).cuda);
   append(session, kPrompt);
@@ -204,7 +160,7 @@ TEST("emulated CUDA: what is drawn repeats with its seed, and the likeliest of o
 }
 
 TEST("emulated CUDA: sessions are drawn from together as each is alone, greedy or not, bit by bit") {
-  const flrc::Backend* plugin = emulated();
+  const flrc::Backend* plugin = emulated::plugin();
   if (!plugin) return;
   const ModelPointer model = both(*plugin, fixture::spec("llama", 1), Dtype::bf16).cuda;
   std::vector<std::unique_ptr<Session>> sessions;
@@ -231,7 +187,7 @@ TEST("emulated CUDA: sessions are drawn from together as each is alone, greedy o
 }
 
 TEST("emulated CUDA: logits that are not finite are drawn from by nobody, and the others all the same") {
-  const flrc::Backend* plugin = emulated();
+  const flrc::Backend* plugin = emulated::plugin();
   if (!plugin) return;
   const ModelPointer model = both(*plugin, fixture::spec("llama", 1), Dtype::bf16).cuda;
   flrc::DeviceModel* weights = model->device.weights(*model, Job());
@@ -253,7 +209,7 @@ TEST("emulated CUDA: logits that are not finite are drawn from by nobody, and th
 }
 
 TEST("emulated CUDA: what the kernels do not take is refused, and a cancelled call keeps the length") {
-  const flrc::Backend* plugin = emulated();
+  const flrc::Backend* plugin = emulated::plugin();
   if (!plugin) return;
   CHECK_THROWS("E_DEVICE", both(*plugin, fixture::spec("llama", 1), Dtype::f32));
   Session session(both(*plugin, fixture::spec("llama", 1), Dtype::bf16).cuda);

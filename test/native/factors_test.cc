@@ -5,85 +5,14 @@
 #include <limits>
 
 #include "check.h"
-#include "reference.h"
+#include "whitened.h"
 
 using namespace flrc;
 using reference::Matrix;
+using whitened::optimalErrors;
+using whitened::Problem;
 
 namespace {
-
-// A projection with samples of its inputs and gradients. Since A = X^T X and B = G^T G, the whitened norm of
-// R is the norm of G R X^T, whatever square roots are taken, and even where A or B is singular.
-struct Problem {
-  int64_t m, n;
-  std::vector<float> w;
-  Matrix x, g;
-  bool useA, useB;
-  PackedSymmetric a, b;
-
-  // tokens: samples on each side. decay: how many powers of ten the input features' scales span.
-  Problem(uint64_t seed, int64_t rows, int64_t cols, int64_t tokensX, int64_t tokensG, double decay,
-          int whitening)
-      : m(rows),
-        n(cols),
-        x(tokensX, cols),
-        g(tokensG, rows),
-        useA((whitening & 1) != 0),
-        useB((whitening & 2) != 0) {
-    check::Random random(seed);
-    w = random.floats(m * n);
-    fill(random, x, decay);
-    fill(random, g, decay);
-    a = reference::moment(x);
-    b = reference::moment(g);
-  }
-
-  const PackedSymmetric* momentA() const { return useA ? &a : nullptr; }
-  const PackedSymmetric* momentB() const { return useB ? &b : nullptr; }
-
-  Matrix whitened(const Matrix& residual) const {
-    const Matrix left = useB ? reference::product(g, residual) : residual;
-    return useA ? reference::product(left, reference::transpose(x)) : left;
-  }
-
-  double error(const NestedFactors& factors, int64_t rank) const {
-    const Matrix u = reference::fromFloats(factors.u.data(), rank, m),
-                 v = reference::fromFloats(factors.v.data(), rank, n);
-    const Matrix weight = reference::fromFloats(w.data(), m, n);
-    return reference::norm(
-        whitened(reference::difference(weight, reference::product(reference::transpose(u), v))));
-  }
-
-  std::vector<double> singular() const {
-    return reference::singularValues(whitened(reference::fromFloats(w.data(), m, n)));
-  }
-
- private:
-  // Correlated features, as real activations are.
-  static void fill(check::Random& random, Matrix& samples, double decay) {
-    const int64_t width = samples.cols;
-    Matrix latent(samples.rows, width), mix(width, width);
-    for (double& value : mix.values) value = random.normal();
-    for (int64_t t = 0; t < samples.rows; ++t) {
-      for (int64_t j = 0; j < width; ++j) {
-        latent.at(t, j) =
-            random.normal() * std::pow(10, -decay * static_cast<double>(j) / static_cast<double>(width));
-      }
-    }
-    samples = reference::product(latent, mix);
-  }
-};
-
-// e_r* for every r: the norms of the singular values' tails.
-std::vector<double> optimalErrors(const std::vector<double>& singular, int64_t ranks) {
-  std::vector<double> errors(static_cast<size_t>(ranks + 1));
-  double squares = 0;
-  for (int64_t r = static_cast<int64_t>(singular.size()); r-- > 0;) {
-    squares += singular[static_cast<size_t>(r)] * singular[static_cast<size_t>(r)];
-    if (r <= ranks) errors[static_cast<size_t>(r)] = std::sqrt(squares);
-  }
-  return errors;
-}
 
 // The contract of the all-rank route: |e_r - e_r*| <= 1e-4 e_r* + 1e-6 || Lb^T W La || at every rank.
 void checkAllRanks(const Problem& problem) {

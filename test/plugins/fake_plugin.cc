@@ -162,10 +162,15 @@ BackendCode sample(const BackendDraw* draws, int64_t count, BackendSampled* out,
   return BackendCode::ok;
 }
 
-BackendCode fisher(DeviceModel*, int64_t, const float*, const float*, const float*, int64_t, double*,
-                   BackendFailure* failure) {
+// Nothing that a calibration asks for.
+template <typename... Arguments>
+BackendCode unable(Arguments... arguments) {
+  BackendFailure* failure = (arguments, ...);
   return failed(BackendCode::internal, failure, "it only counts");
 }
+
+void releaseNothing(DeviceMoments*) {}
+void releaseNothing(DeviceCurves*) {}
 
 }  // namespace
 }  // namespace flrc
@@ -176,7 +181,8 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
       sizeof(Backend), kBackendVersion, "cuda",         score,        describe,        readBandwidth,
       createModel,     releaseModel,    createSequence, copySequence, releaseSequence, sequenceBytes,
       createPass,      releasePass,     passBytes,      run,          logits,          keepLogits,
-      getLogits,       setLogits,       sample,         fisher};
+      getLogits,       setLogits,       sample,         unable,       unable,          releaseNothing,
+      unable,          unable,          unable,         unable,       releaseNothing,  unable};
   if (is("absent")) return nullptr;
   if (is("newer")) table.version = kBackendVersion + 1;
   if (is("short")) table.size = sizeof(Backend) - 1;

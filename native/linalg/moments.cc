@@ -1,4 +1,4 @@
-#include "calibrate/moments.h"
+#include "linalg/moments.h"
 
 #include <algorithm>
 #include <cmath>
@@ -18,7 +18,7 @@ constexpr double kNoise = 1e-5;
 
 }  // namespace
 
-MomentSum::MomentSum(int64_t n) : sum_(n) {
+MomentSum::MomentSum(int64_t n, double* sum) : n_(n), sum_(sum) {
   for (int64_t row = 0; row < n; row += kTile) {
     for (int64_t col = 0; col <= row; col += kTile) {
       tiles_.push_back({row, col, std::min(kTile, n - row), std::min(kTile, n - col)});
@@ -28,19 +28,18 @@ MomentSum::MomentSum(int64_t n) : sum_(n) {
 
 void MomentSum::addTile(int64_t index, const float* x, int64_t tokens, std::vector<float>& product) {
   const Tile& tile = tiles_[static_cast<size_t>(index)];
-  const int64_t n = sum_.n;
   product.resize(static_cast<size_t>(tile.rows * tile.cols));
   const bool diagonal = tile.row == tile.col;
   if (diagonal) {
-    gram(tile.rows, tokens, x + tile.row, n, product.data(), tile.cols);
+    gram(tile.rows, tokens, x + tile.row, n_, product.data(), tile.cols);
   } else {
-    gemm(true, false, tile.rows, tile.cols, tokens, 1.0f, x + tile.row, n, x + tile.col, n, 0.0f,
+    gemm(true, false, tile.rows, tile.cols, tokens, 1.0f, x + tile.row, n_, x + tile.col, n_, 0.0f,
          product.data(), tile.cols);
   }
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t row = tile.row + r, cols = diagonal ? r + 1 : tile.cols;
     const float* from = product.data() + r * tile.cols;
-    double* to = sum_.values.data() + row * (row + 1) / 2 + tile.col;
+    double* to = sum_ + row * (row + 1) / 2 + tile.col;
     for (int64_t c = 0; c < cols; ++c) to[c] += from[c];
   }
 }

@@ -1,31 +1,28 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
 #include <vector>
-
-#include "linalg/symmetric.h"
 
 namespace flrc {
 
 // Sums x x^T over tokens: f32 products of one sequence, added up in fp64, so that a million tokens lose
 // nothing. Split into tiles of the lower triangle; different tiles may be added to from different threads,
-// and each sums its sequences in the caller's order, whatever the thread count. Tiles lie in the packed result
-// itself: a second copy of the largest moment would decide the peak of memory.
+// and each sums its sequences in the caller's order, whatever the thread count. Tiles lie in the result itself,
+// the caller's: a second copy of the largest moment would decide the peak of memory.
 class MomentSum {
  public:
-  explicit MomentSum(int64_t n = 0);
+  // sum [n (n + 1) / 2], packed as PackedSymmetric is: what the products are added to.
+  MomentSum(int64_t n, double* sum);
   int64_t tiles() const { return static_cast<int64_t>(tiles_.size()); }
   // x: [tokens, n], row-major. `product` is working memory.
   void addTile(int64_t tile, const float* x, int64_t tokens, std::vector<float>& product);
-  // The sum, of which nothing is left here.
-  PackedSymmetric take() { return std::move(sum_); }
 
  private:
   struct Tile {
     int64_t row, col, rows, cols;
   };
-  PackedSymmetric sum_;
+  int64_t n_;
+  double* sum_;
   std::vector<Tile> tiles_;
 };
 

@@ -1,4 +1,4 @@
-#include "calibrate/curves.h"
+#include "linalg/curves.h"
 
 #include <algorithm>
 

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <mutex>
+#include <vector>
+
+#include "runtime/split_rows.h"
+
+namespace flrc {
+
+// The contract's handle: what truncation curves of projections with one input are computed from.
+struct DeviceCurves {
+  DeviceCurves(int64_t n, const BackendCurve* of, int64_t count);
+
+  void add(const float* x, const float* const* g, int64_t tokens, double* const* out,
+           const BackendCancel& cancel);
+
+ private:
+  struct One {
+    explicit One(const BackendCurve& curve) : of(curve) {}
+
+    BackendCurve of;
+    gpu::SplitRows u{gpu::SplitRows::Kind::halves}, v{gpu::SplitRows::Kind::halves},
+        w{gpu::SplitRows::Kind::halves};
+  };
+
+  void add(gpu::Pieces& pieces, const One& one, const float* g, int64_t tokens, double* out);
+  // product [tokens][rows] = x F^T.
+  void multiply(gpu::Pieces& pieces, const gpu::SplitRows& x, const gpu::SplitRows& factors, int64_t tokens,
+                int64_t rows, gpu::Buffer<float>& product);
+
+  int64_t n_, tokens_;  // tokens at a time
+  std::vector<One> ones_;
+  bool loaded_ = false;
+  std::mutex mutex_;  // of all below
+  gpu::SplitRows x_{gpu::SplitRows::Kind::halves}, g_{gpu::SplitRows::Kind::halves};
+  gpu::Buffer<float> gradients_, ug_, vx_, wx_, whole_;
+  gpu::Buffer<double> partial_, curve_;
+  std::vector<double> part_;
+};
+
+}  // namespace flrc

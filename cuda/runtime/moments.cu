@@ -1,0 +1,62 @@
+#include <algorithm>
+
+#include "runtime/moments.h"
+
+namespace flrc {
+namespace {
+
+// Tokens that are in bf16 at a time, and those whose products are added up in f32: few, for what tensor cores
+// add they do not all round to nearest.
+constexpr int64_t kTokens = 1024, kSumTokens = 256;
+
+double packedCount(int64_t width) { return static_cast<double>(width) * static_cast<double>(width + 1) / 2; }
+
+}  // namespace
+
+DeviceMoments::DeviceMoments(DeviceModel& model, const int64_t* widths, double* const* sums, int64_t count)
+    : model_(model) {
+  using gpu::SplitRows;
+  double bytes = 0;
+  int64_t widest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    bytes += packedCount(widths[i]) * sizeof(double);
+    widest = std::max(widest, widths[i]);
+  }
+  gpu::checkRoom("the moments of a layer, of up to " + std::to_string(widest) + " values,",
+                 bytes + SplitRows::bytesOf(SplitRows::Kind::halves, kTokens, widest));
+  for (int64_t i = 0; i < count; ++i) {
+    gpu::Buffer<double> packed(static_cast<size_t>(packedCount(widths[i])));
+    model.queue.clear(packed);
+    sums_.push_back({widths[i], sums[i], std::move(packed)});
+  }
+}
+
+void DeviceMoments::add(const float* const* x, int64_t tokens, const BackendCancel& cancel) {
+  gpu::Pieces pieces(cancel);
+  for (size_t i = 0; i < sums_.size(); ++i) {
+    Sum& sum = sums_[i];
+    for (int64_t first = 0; first < tokens; first += kTokens) {
+      const int64_t count = std::min(kTokens, tokens - first);
+      rows_.load(pieces, x[i] + first * sum.width, count, sum.width);
+      const int64_t whole = count / kSumTokens;
+      launch(pieces, sum, 0, {static_cast<int>(whole), static_cast<int>(kSumTokens)});
+      launch(pieces, sum, whole * kSumTokens, {1, static_cast<int>(count % kSumTokens)});
+    }
+  }
+}
+
+void DeviceMoments::launch(gpu::Pieces& pieces, const Sum& sum, int64_t first, const gpu::Passage& passage) {
+  if (passage.sequences == 0 || passage.tokens == 0) return;
+  gpu::Activations high = rows_.high();
+  high.data = high.data + first * high.ld;
+  gpu::launchMoment(pieces.stream(), {high, rows_.low() + first * high.ld, passage, sum.packed.global()},
+                    model_.limits.warpgroups);
+  pieces.multiplied(8 * packedCount(sum.width) * passage.sequences * passage.tokens);
+}
+
+void DeviceMoments::finish(const BackendCancel& cancel) {
+  gpu::Pieces pieces(cancel);
+  for (const Sum& sum : sums_) pieces.download(sum.packed, 0, sum.host, sum.packed.count());
+}
+
+}  // namespace flrc

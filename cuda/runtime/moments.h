@@ -1,0 +1,31 @@
+#pragma once
+
+#include <vector>
+
+#include "runtime/split_rows.h"
+
+namespace flrc {
+
+// The contract's handle: sums of x x^T on the device.
+struct DeviceMoments {
+  DeviceMoments(DeviceModel& model, const int64_t* widths, double* const* sums, int64_t count);
+
+  void add(const float* const* x, int64_t tokens, const BackendCancel& cancel);
+  void finish(const BackendCancel& cancel);
+
+ private:
+  struct Sum {
+    int64_t width;
+    double* host;
+    gpu::Buffer<double> packed;
+  };
+
+  // Of tokens from `first` on.
+  void launch(gpu::Pieces& pieces, const Sum& sum, int64_t first, const gpu::Passage& passage);
+
+  DeviceModel& model_;
+  std::vector<Sum> sums_;
+  gpu::SplitRows rows_{gpu::SplitRows::Kind::halves};
+};
+
+}  // namespace flrc
