@@ -2,8 +2,9 @@
 # Tests and times the CUDA core on the GPU of this machine: correctness first, and no timing without it. Needs nvcc,
 # CMake, Ninja and g++, and nothing else; ends within eight minutes.
 #   bench/cuda.sh [RESULTS.json]
-# prints tables with the device's name, and writes all figures to RESULTS.json (build/cuda-gpu/results.json). Where the
-# CPU part of the project is built and Node is there, the embedded model must also begin on the GPU as on the CPU.
+# prints tables with the device's name, and writes all figures to RESULTS.json (build/cuda-gpu/results.json). Where
+# `npm run pack:cuda-demo` has been run, and its folder carried here, or the package is built and Node is there, the
+# embedded model must also write on the GPU what it writes on the CPU (bench/cuda-demo.mjs).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=build/cuda-gpu
@@ -37,17 +38,15 @@ echo "built in $SECONDS s"
 within "$folder/kernels/flrc_cuda_test" | tee "$folder/test.txt"
 
 plugin=$(find "$PWD/$folder/engine" -name flrc_cuda.so | head -n 1)
-if command -v node >/dev/null && [ -f dist/cli/main.js ] && [ -f build/Release/flrc.node ]; then
-  tokens() {
-    FLRC_BACKEND_PATH=$plugin within node dist/cli/main.js generate models/tiny -p 'Once upon a time' --max-tokens 8 \
-      --device "$1" --json | sed -n '/"tokenIds"/,/]/p'
-  }
-  if [ "$(tokens cuda)" = "$(tokens cpu)" ]; then
-    echo 'the embedded model writes the same on the GPU and on the CPU'
-  else
-    echo 'cuda.sh: the embedded model writes something else on the GPU than on the CPU' >&2
-    exit 1
-  fi
+demo=
+if [ -x build/cuda-demo/run.sh ]; then
+  demo=build/cuda-demo/run.sh
+elif command -v node >/dev/null && [ -f dist/index.js ] && [ -f build/Release/flrc.node ]; then
+  demo='node bench/cuda-demo.mjs'
+fi
+if [ -n "$demo" ]; then
+  # shellcheck disable=SC2086
+  FLRC_BACKEND_PATH=$plugin within $demo | tee "$folder/demo.txt"
 fi
 
 within "$folder/kernels/flrc_cuda_bench" "$folder/kernels.json" | tee "$folder/kernels.txt"

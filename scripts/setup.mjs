@@ -10,6 +10,7 @@ import {
   ensureCudaToolchain,
   ensureFatCudaPlugin,
 } from './setup/cuda.mjs'
+import { packCudaDemo } from './setup/cuda-demo.mjs'
 import { ensureCudaTarball } from './setup/cuda-package.mjs'
 import { handOver, root, StepError } from './setup/log.mjs'
 import { ensureAddon, ensureNativeBench, ensureNativeTests } from './setup/native.mjs'
@@ -82,6 +83,7 @@ const commands = {
   'build:cuda': { steps: [...cuda, ensureCudaPlugin] },
   'build:cuda:fat': { steps: [...cuda, ensureFatCudaPlugin] },
   'pack:cuda': { steps: [...cuda, ensureCudaTarball] },
+  'pack:cuda-demo': { steps: [...built, ensurePrebuild, ...cuda, ensureCudaPlugin, packCudaDemo] },
   bench: { steps: [...built, ensureNativeBench, ensureTestCode], run: ['scripts/bench.mjs'] },
   'bench:progressive': { steps: [...built, ensureTestCode], run: ['scripts/bench.mjs', 'progressive'] },
   docs: { steps: prepared, run: ['node_modules/typedoc/bin/typedoc'] },

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { root, runCli, runModule, tinyModel } from './support/child.js'
+import { root, runCli, runModule, runNode, tinyModel } from './support/child.js'
 
 const devices = suite('devices')
 const folder = mkdtempSync(path.join(tmpdir(), 'flrc-device-'))
@@ -157,6 +157,17 @@ devices('a plugin computes, the better of two, behind sessions, forks, batches a
     { env: { ...process.env, FLRC_BACKEND_PATH: both } },
   )
   assert.is(code, 0, stderr)
+})
+
+devices('the demo for a GPU machine tells where a plugin writes something else', async () => {
+  const { code, stdout, stderr } = await runNode(['bench/cuda-demo.mjs', '12'], {
+    env: { ...process.env, FLRC_BACKEND_PATH: counter },
+  })
+  assert.is(code, 1, stderr)
+  assert.match(stdout, /^counter of score 10, beside the CPU/)
+  assert.match(stdout, /\| dense \| full rank \| 36 \| 0 \|/)
+  assert.match(stdout, /flrc bench decode --device cuda\n/)
+  assert.match(stderr, /compressed, keep 0.8, speculation: the GPU writes something else/)
 })
 
 devices('a failure of the device reaches the caller with its code', async () => {
