@@ -4,23 +4,21 @@ import { parseSchedule } from '../schedule.js'
 import { loadModel } from './load.js'
 import {
   addCommonOptions,
-  type BelowOption,
-  belowOption,
+  addScheduleOptions,
   type CommonOptions,
   collect,
   modelForms,
   numberIn,
   parseSpeculation,
-  scheduleHelp,
+  type ScheduleOptions,
   wholeNumber,
 } from './options.js'
 import { note, print, printJson } from './output.js'
 
-interface GenerateFlags extends CommonOptions, BelowOption {
+interface GenerateFlags extends CommonOptions, ScheduleOptions {
   prompt: string
   chat: boolean
   maxTokens: number
-  schedule: string
   speculate?: SpeculateOptions
   temperature: number
   topK: number
@@ -38,8 +36,6 @@ export function registerGenerate(program: Command, signal: AbortSignal): void {
     .requiredOption('-p, --prompt <text>', 'text to continue')
     .option('--chat', "put the prompt into the model's chat template", false)
     .option('--max-tokens <n>', 'tokens to generate at most', wholeNumber(0), 64)
-    .option('--schedule <schedule>', scheduleHelp, 'full')
-    .option(...belowOption)
     .option(
       '--speculate <K:B>',
       'draft up to K tokens (1 to 15) at budget B and verify them together at level 0',
@@ -56,7 +52,7 @@ export function registerGenerate(program: Command, signal: AbortSignal): void {
     .option('--min-p <p>', 'leave out tokens less likely than this share of the likeliest', numberIn(0, 1), 0)
     .option('--seed <n>', 'seed of the sampling', wholeNumber(0), 0)
     .option('--stop <text>', 'end before this text; may be given several times', collect)
-  addCommonOptions(command).action(async (path: string, flags: GenerateFlags) => {
+  addCommonOptions(addScheduleOptions(command)).action(async (path: string, flags: GenerateFlags) => {
     const { dtype, device, threads, below, json, prompt, chat, ...options } = flags
     const schedule = parseSchedule(flags.schedule)
     const model = await loadModel(path, { dtype, device, threads, below }, signal)

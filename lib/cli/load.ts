@@ -1,11 +1,11 @@
 import { Model } from '../public-model.js'
-import type { BelowOption, CommonOptions } from './options.js'
+import type { CommonOptions, ScheduleOptions } from './options.js'
 import { step } from './steps.js'
 
 /** The first step of most commands: loads the model as the common options say. */
 export function loadModel(
   path: string,
-  { dtype, device, threads, below }: Omit<CommonOptions, 'json'> & BelowOption,
+  { dtype, device, threads, below }: Omit<CommonOptions, 'json'> & Pick<ScheduleOptions, 'below'>,
   signal: AbortSignal,
 ): Promise<Model> {
   return step('load', (onProgress) => Model.load(path, { dtype, device, threads, below, signal, onProgress }))

@@ -11,8 +11,9 @@ export interface CommonOptions {
   json: boolean
 }
 
-/** Of commands that decode under a schedule. */
-export interface BelowOption {
+/** What commands that decode under one schedule take. */
+export interface ScheduleOptions {
+  schedule: string
   below?: string
 }
 
@@ -101,10 +102,14 @@ export function parseSpeculation(text: string): SpeculateOptions {
 export const scheduleHelp =
   'active budget by step: full, constant:B, step, linear, cosine or exponential with :A:B:K, adaptive:A:B, calibrated'
 
-export const belowOption = [
-  '--below <checkpoint>',
-  "FLRC directory of the same model, whose levels follow the model's with weights of their own",
-] as const
+export function addScheduleOptions(command: Command): Command {
+  return command
+    .option('--schedule <schedule>', scheduleHelp, 'full')
+    .option(
+      '--below <checkpoint>',
+      "FLRC directory of the same model, whose levels follow the model's with weights of their own",
+    )
+}
 
 /** Gathers an option that may be given several times. */
 export function collect(value: string, previous: string[] | undefined): string[] {

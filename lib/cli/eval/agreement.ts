@@ -6,22 +6,20 @@ import { readTextFile } from '../files.js'
 import { loadModel } from '../load.js'
 import {
   addCommonOptions,
-  type BelowOption,
-  belowOption,
+  addScheduleOptions,
   type CommonOptions,
   modelForms,
-  scheduleHelp,
+  type ScheduleOptions,
   wholeNumber,
 } from '../options.js'
 import { formatTable, print, printJson } from '../output.js'
 import { step } from '../steps.js'
 
-interface AgreementFlags extends CommonOptions, BelowOption {
+interface AgreementFlags extends CommonOptions, ScheduleOptions {
   reference: string
   data: string
   limit?: number
   maxTokens: number
-  schedule: string
 }
 
 export function registerAgreement(group: Command, signal: AbortSignal): void {
@@ -33,9 +31,7 @@ export function registerAgreement(group: Command, signal: AbortSignal): void {
     .requiredOption('--data <file>', '.jsonl with dialogue or messages in each line, or a plain text')
     .option('--limit <n>', 'samples from the start of the file (default: all)', wholeNumber(1))
     .option('--max-tokens <n>', 'tokens after each prompt at most', wholeNumber(1), 60)
-    .option('--schedule <schedule>', scheduleHelp, 'full')
-    .option(...belowOption)
-  addCommonOptions(command).action(async (path: string, flags: AgreementFlags) => {
+  addCommonOptions(addScheduleOptions(command)).action(async (path: string, flags: AgreementFlags) => {
     const { json, data, limit, maxTokens, device, threads } = flags
     const schedule = parseSchedule(flags.schedule)
     const text = await readTextFile(data)

@@ -7,21 +7,19 @@ import { checkNewFile, readTextFile, writeNewFile } from '../files.js'
 import { loadModel } from '../load.js'
 import {
   addCommonOptions,
-  type BelowOption,
-  belowOption,
+  addScheduleOptions,
   type CommonOptions,
   modelForms,
-  scheduleHelp,
+  type ScheduleOptions,
   wholeNumber,
 } from '../options.js'
 import { formatBytes, formatTable, print, printJson } from '../output.js'
 import { step } from '../steps.js'
 
-interface SummarizeFlags extends CommonOptions, BelowOption {
+interface SummarizeFlags extends CommonOptions, ScheduleOptions {
   data: string
   limit?: number
   maxTokens: number
-  schedule: string
   outputs?: string
   reference?: string
 }
@@ -34,11 +32,9 @@ export function registerSummarize(group: Command, signal: AbortSignal): void {
     .requiredOption('--data <file>', '.jsonl with dialogue and summary (or summary1 to summary3) in each line')
     .option('--limit <n>', 'samples from the start of the file (default: all)', wholeNumber(1))
     .option('--max-tokens <n>', 'tokens of a summary at most', wholeNumber(1), 60)
-    .option('--schedule <schedule>', scheduleHelp, 'full')
-    .option(...belowOption)
     .option('--outputs <file>', 'write the texts with their scores to this .jsonl file')
     .option('--reference <file>', 'score against these outputs of another model too (what --outputs wrote)')
-  addCommonOptions(command).action(async (path: string, flags: SummarizeFlags) => {
+  addCommonOptions(addScheduleOptions(command)).action(async (path: string, flags: SummarizeFlags) => {
     const { json, data, limit, maxTokens, outputs } = flags
     const schedule = flags.schedule === 'full' ? undefined : parseSchedule(flags.schedule)
     if (outputs !== undefined) await checkNewFile(outputs)
