@@ -234,6 +234,11 @@ void receiveTagged(Global<const uint64_t> from, uint32_t tag, float (&out)[N]) {
     out[i] = bitsToFloat(static_cast<uint32_t>(word));
   }
 }
+// kParts times kEach neighbouring values, `stride` apart.
+template <int kParts, int kEach>
+void receiveTagged(Global<const uint64_t> from, int64_t stride, uint32_t tag, float (&out)[kParts][kEach]) {
+  for (int p = 0; p < kParts; ++p) receiveTagged<kEach>(from + p * stride, tag, out[p]);
+}
 inline uint32_t atomicAddOrdered(Global<uint32_t> to, uint32_t value) {
   machine().acquire(to.at());
   const uint32_t old = atomicAdd(to, value);

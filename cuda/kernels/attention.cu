@@ -56,14 +56,14 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 4) attentionKernel(FLRC_PARAMS(Att
   const RotateParams& r = p.heads;
   dependentTrigger();
   const CacheRow row = r.rows[blockZ()];
-  const Span span = spanOf(row.position, p.window, blockX()), oldest = spanOf(row.position, p.window, 0);
-  const int used = (row.position - oldest.base) / kAttentionChunk + 1;
+  const Span span = spanOf(row.position, p.window, blockX());
+  const int used = chunksUpTo(row.position, p.window);
   const bool has = blockX() < used;
   if (!kCluster && !has) return;
   const int width = kWidth == kAnyWidth ? r.headDim : kWidth;
-  const Heads heads = headsOf(p);
+  const Heads heads = headsOf(p, blockZ(), blockY());
   const Areas areas = areasOf(width);
-  if (has) attendChunk<kWidth>(p, row, span, heads, areas);
+  if (has) attendChunk<kWidth>(p, ProductHeads{r}, row, span, heads, areas);
   const Shared<const float> sums = areas.sums;
 
   if constexpr (kCluster) {
@@ -134,9 +134,7 @@ void launchAttention(Stream stream, const AttentionParams& given, int columns, i
   params.columns = columns;
   params.chunks = attentionChunks(length, params.window);
   params.groups = attentionGroups(params.chunks);
-  params.sharing = params.heads.heads / params.heads.kvHeads;
-  params.parts = (params.sharing + kHeads - 1) / kHeads;
-  params.scale = 1.0f / std::sqrt(static_cast<float>(params.heads.headDim));
+  shapeAttention(params);
   switch (params.heads.headDim) {
     case 64:
       return launchFor<64>(stream, params, how);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cmath>
+
 #include "kernels/decode.h"
 
 namespace flrc::gpu {
@@ -8,6 +10,8 @@ namespace flrc::gpu {
 // same whatever the length or the batch is.
 inline constexpr int kAttentionChunk = 128;
 inline constexpr int kAttentionGroup = 16;
+// Query heads of a key head that a block takes.
+inline constexpr int kAttentionHeads = 4;
 
 // Queries, keys and values as launchRotate has them, keys and values to the cache (q stays as it is); and
 // out[c, head] = softmax(q . keys / sqrt(headDim)) values over the positions up to the column's own, of
@@ -22,10 +26,17 @@ struct AttentionParams {
   // after each.
   Global<float> partial;
   Global<uint32_t> counters;
-  // Filled by launchAttention: query heads of a key head, and blocks that share them; on scores.
+  // Filled by shapeAttention and launchAttention: query heads of a key head, and blocks that share them; on scores.
   int columns = 0, chunks = 0, groups = 0, sharing = 0, parts = 0;
   float scale = 0;
 };
+
+inline void shapeAttention(AttentionParams& params) {
+  const RotateParams& heads = params.heads;
+  params.sharing = heads.heads / heads.kvHeads;
+  params.parts = (params.sharing + kAttentionHeads - 1) / kAttentionHeads;
+  params.scale = 1.0f / std::sqrt(static_cast<float>(heads.headDim));
+}
 
 // Chunks of a launch that serves positions below `length`.
 inline int attentionChunks(int length, int window) {

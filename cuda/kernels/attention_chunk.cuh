@@ -17,7 +17,7 @@ inline constexpr int kThreads = 256;
 inline constexpr int kWarps = kThreads / 32;
 inline constexpr int kWarpKeys = kAttentionChunk / kWarps;
 static_assert(kWarpKeys == 16);
-inline constexpr int kHeads = 4;
+inline constexpr int kHeads = kAttentionHeads;
 // In place of a width that is known when compiling.
 inline constexpr int kAnyWidth = 0;
 
@@ -33,19 +33,35 @@ FLRC_DEVICE Span spanOf(int position, int window, int chunk) {
   return {base, base < visible ? visible : base, end < position + 1 ? end : position + 1};
 }
 
+// Chunks that a column at `position` attends to.
+FLRC_DEVICE int chunksUpTo(int position, int window) {
+  return (position - spanOf(position, window, 0).base) / kAttentionChunk + 1;
+}
+
 // The query heads that a block has.
 struct Heads {
+  int column;
   int kvHead, part;  // blocks share the heads of a key head, `part` of them
   int count;
   int64_t first;  // of [column][head]
 };
 
-FLRC_DEVICE Heads headsOf(const AttentionParams& p) {
-  // Blocks along y: all parts of a key head, then those of the next.
-  const int part = blockY() % p.parts, kvHead = blockY() / p.parts, left = p.sharing - part * kHeads;
-  return {kvHead, part, left < kHeads ? left : kHeads,
-          int64_t{blockZ()} * p.heads.heads + kvHead * p.sharing + part * kHeads};
+// `index`: all parts of a key head, then those of the next.
+FLRC_DEVICE Heads headsOf(const AttentionParams& p, int column, int index) {
+  const int part = index % p.parts, kvHead = index / p.parts, left = p.sharing - part * kHeads;
+  return {column, kvHead, part, left < kHeads ? left : kHeads,
+          int64_t{column} * p.heads.heads + kvHead * p.sharing + part * kHeads};
 }
+
+// What the launch ahead has made of the columns' heads, before norms and rotation.
+struct ProductHeads {
+  const RotateParams& r;
+
+  FLRC_DEVICE void await() const { dependentWait(); }
+  FLRC_DEVICE HeadPart query(int64_t head, int width) const { return loadHead(r.q + head * width, width); }
+  FLRC_DEVICE HeadPart key(int64_t head, int width) const { return loadHead(r.k + head * width, width); }
+  FLRC_DEVICE HeadPart value(int64_t head, int width) const { return loadHead(r.v + head * width, width); }
+};
 
 // Rows of shared memory are padded with zeros to whole products, and 16 bytes more than a multiple of 64 long:
 // 8 of them lie in different banks.
@@ -65,8 +81,8 @@ struct Areas {
   Shared<uint16_t> tiles;     // [kWarps][keys, values][kWarpKeys][rowLength]
 };
 
-FLRC_DEVICE Areas areasOf(int width) {
-  const Shared<uint16_t> query = sharedMemory<uint16_t>(0);
+FLRC_DEVICE Areas areasOf(int width, size_t begin = 0) {
+  const Shared<uint16_t> query = sharedMemory<uint16_t>(begin);
   const Shared<Float2> warpScales = pointerCast<Float2>(query + 2 * kHeads * rowLength(width));
   const Shared<Float2> scales = warpScales + kWarps * kHeads;
   const Shared<float> sums = pointerCast<float>(scales + kHeads);
@@ -94,12 +110,13 @@ FLRC_DEVICE Float2 merge(int count, const ScaleOf& scaleOf, const Add& add) {
   return {most, weights};
 }
 
-// What a warp has of its block's chunk.
-template <int kWidth>
+// What a warp has of its block's chunk. Fresh: where heads come from (ProductHeads).
+template <int kWidth, typename Fresh>
 struct WarpKeys {
   static constexpr bool kTogether = areTogether(kWidth);
 
   const RotateParams& r;
+  const Fresh& fresh;
   CacheRow row;
   Span span;
   Heads heads;
@@ -109,9 +126,10 @@ struct WarpKeys {
   int lane;
   Shared<uint16_t> keys, values;  // [kWarpKeys][length]
 
-  FLRC_DEVICE WarpKeys(const RotateParams& params, const CacheRow& of, const Span& chunk, const Heads& some,
-                       const Areas& memory)
+  FLRC_DEVICE WarpKeys(const RotateParams& params, const Fresh& made, const CacheRow& of, const Span& chunk,
+                       const Heads& some, const Areas& memory)
       : r(params),
+        fresh(made),
         row(of),
         span(chunk),
         heads(some),
@@ -162,7 +180,7 @@ struct WarpKeys {
     const Shared<uint32_t> high = pointerCast<uint32_t>(areas.query + 2 * h * length),
                            low = pointerCast<uint32_t>(areas.query + (2 * h + 1) * length);
     HeadPart head;
-    if (h < heads.count) head = loadHead(r.q + (heads.first + h) * width, width);
+    if (h < heads.count) head = fresh.query(heads.first + h, width);
     turnHead(head, r, r.queryNorm, angles);
     head.forEach(width, [&](int pair, Float2 both) {
       const float x = both.x * scale, y = both.y * scale;
@@ -187,17 +205,16 @@ struct WarpKeys {
     what.forEach(width, [&](int pair, Float2 both) {
       const uint32_t word = roundHalves(both.x, both.y);
       words[pair] = word;
-      if (column == blockZ() && heads.part == 0) cached[pair] = word;
+      if (column == heads.column && heads.part == 0) cached[pair] = word;
     });
   }
   FLRC_DEVICE void placeKey(int column, int key, const Angles& angles) const {
-    HeadPart head = loadHead(r.k + (int64_t{column} * r.kvHeads + heads.kvHead) * width, width);
+    HeadPart head = fresh.key(int64_t{column} * r.kvHeads + heads.kvHead, width);
     turnHead(head, r, r.keyNorm, angles);
     place(head, column, key, keys, row.keys);
   }
   FLRC_DEVICE void placeValue(int column, int key) const {
-    place(loadHead(r.v + (int64_t{column} * r.kvHeads + heads.kvHead) * width, width), column, key, values,
-          row.values);
+    place(fresh.value(int64_t{column} * r.kvHeads + heads.kvHead, width), column, key, values, row.values);
   }
 
   // Scores of keys lane / 4 and lane / 4 + 8 for head lane % 4.
@@ -275,13 +292,13 @@ struct WarpKeys {
 };
 
 // The block's sums for its chunk, with their scales.
-template <int kWidth>
-FLRC_DEVICE void attendChunk(const AttentionParams& p, const CacheRow& row, const Span& span,
+template <int kWidth, typename Fresh>
+FLRC_DEVICE void attendChunk(const AttentionParams& p, const Fresh& made, const CacheRow& row, const Span& span,
                              const Heads& heads, const Areas& areas) {
   constexpr bool kTogether = areTogether(kWidth);
-  const WarpKeys<kWidth> warp(p.heads, row, span, heads, areas);
-  const int fresh = warp.freshKey(p.columns);
-  uint32_t freshKeys = fresh >= 0 ? 1u << fresh : 0;
+  const WarpKeys<kWidth, Fresh> warp(p.heads, made, row, span, heads, areas);
+  const int own = warp.freshKey(p.columns);
+  uint32_t freshKeys = own >= 0 ? 1u << own : 0;
   FLRC_UNROLL
   for (int mask = 16; mask > 0; mask /= 2) freshKeys |= shuffleXor(freshKeys, mask);
   // body(column, key) for the warp's keys that are not in the cache.
@@ -290,7 +307,7 @@ FLRC_DEVICE void attendChunk(const AttentionParams& p, const CacheRow& row, cons
     // Zeros are there, of all lanes.
     syncWarp();
     for (int c = 0; c < p.columns; ++c) {
-      const int key = shuffle(fresh, c);
+      const int key = shuffle(own, c);
       if (key >= 0) body(c, key);
     }
   };
@@ -298,13 +315,13 @@ FLRC_DEVICE void attendChunk(const AttentionParams& p, const CacheRow& row, cons
   warp.fetch(row.keys, freshKeys, warp.keys);
   if (kTogether) warp.fetch(row.values, freshKeys, warp.values);
   const Angles angles = anglesAt(p.heads, row.position);
-  dependentWait();
+  made.await();
 
   warp.placeQueries(angles, p.scale);
   waitCopies<0>();
   forFresh([&](int c, int key) {
     if (kTogether) warp.placeValue(c, key);
-    warp.placeKey(c, key, c == blockZ() ? angles : anglesAt(p.heads, warp.first + key));
+    warp.placeKey(c, key, c == heads.column ? angles : anglesAt(p.heads, warp.first + key));
   });
   syncBlock();
 
@@ -323,7 +340,7 @@ FLRC_DEVICE void attendChunk(const AttentionParams& p, const CacheRow& row, cons
   const Shared<const float> warpSums =
       pointerCast<float>(areas.tiles + (kTogether ? kWarpKeys * warp.length : 0));
   for (int i = threadIndex(); i < heads.count * warp.width; i += kThreads) {
-    const int h = i / warp.width, place = WarpKeys<kWidth>::sumPlace(h, i % warp.width, warp.length);
+    const int h = i / warp.width, place = warp.sumPlace(h, i % warp.width, warp.length);
     const int apart = (kTogether ? 2 : 1) * kWarpKeys * warp.length / 2;
     float total = 0;
     const Float2 scale = merge(

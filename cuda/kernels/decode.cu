@@ -1,7 +1,7 @@
 #include <cmath>
 
-#include "kernels/block.cuh"
 #include "kernels/decode.h"
+#include "kernels/octets.cuh"
 #include "kernels/rotation.cuh"
 
 namespace flrc::gpu {
@@ -9,7 +9,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kNormThreads = 512;
 
 LaunchShape shapeOf(int blocksX, int blocksY, bool dependent) {
   LaunchShape shape;
@@ -40,40 +39,39 @@ FLRC_KERNEL void embedKernel(FLRC_PARAMS(EmbedParams) p) {
       weightAt<kType>(p.data, p.scale, p.zero, token, p.strips, i);
 }
 
-// A thread holds every kNormThreads-th value of a row, kHeld of them; they are all on their way at once.
+// A thread holds every kNormThreads-th octet of a row, kHeld of them; they are all on their way at once.
 template <int kHeld>
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kNormThreads, 1) normKernel(FLRC_PARAMS(NormParams) p) {
   dependentTrigger();
   const int64_t column = static_cast<int64_t>(blockX()) * p.width;
+  const Global<float> x = p.x + column;
+  const auto placeOf = [](int octet) { return (octet * kNormThreads + threadIndex()) * 8; };
   // Weights do not depend on the launch ahead; many of them would not fit beside the row.
-  constexpr int kAhead = kHeld <= 16 ? kHeld : 0;
-  float weight[kAhead + 1], value[kHeld], added[kHeld];
+  constexpr int kAhead = kHeld <= 4 ? kHeld : 0;
+  float weight[kAhead + 1][8], value[kHeld][8], added[kHeld][8] = {};
   FLRC_UNROLL
-  for (int k = 0; k < kAhead; ++k) {
-    const int i = k * kNormThreads + threadIndex();
-    weight[k] = i < p.width ? p.weight[i] : 0.0f;
-  }
+  for (int k = 0; k < kAhead; ++k) readOctet(p.weight, p.width, placeOf(k), weight[k]);
   dependentWait();
   FLRC_UNROLL
   for (int k = 0; k < kHeld; ++k) {
-    const int i = k * kNormThreads + threadIndex();
-    value[k] = i < p.width ? p.x[column + i] : 0.0f;
-    added[k] = i < p.width && p.add != nullptr ? p.add[column + i] : 0.0f;
+    readOctet(x, p.width, placeOf(k), value[k]);
+    if (p.add != nullptr) readOctet(p.add + column, p.width, placeOf(k), added[k]);
   }
   float squares = 0;
   FLRC_UNROLL
   for (int k = 0; k < kHeld; ++k) {
-    value[k] += added[k];
-    squares = fusedMultiplyAdd(value[k], value[k], squares);
+    FLRC_UNROLL
+    for (int i = 0; i < 8; ++i) value[k][i] += added[k][i];
+    squares = addSquares(value[k], squares);
   }
-  const float inverse =
-      1.0f / sqrtf(blockSum(squares, sharedMemory<float>(0)) / static_cast<float>(p.width) + p.eps);
+  const float inverse = inverseNorm(squares, p.width, p.eps, sharedMemory<float>(0));
   FLRC_UNROLL
   for (int k = 0; k < kHeld; ++k) {
-    const int i = k * kNormThreads + threadIndex();
-    if (i >= p.width) continue;
-    if (p.add != nullptr) p.x[column + i] = value[k];
-    p.y[column + i] = value[k] * inverse * (k < kAhead ? weight[k] : p.weight[i]);
+    if (p.add != nullptr) writeOctet(x, p.width, placeOf(k), value[k]);
+    if (k >= kAhead) readOctet(p.weight, p.width, placeOf(k), weight[0]);
+    FLRC_UNROLL
+    for (int i = 0; i < 8; ++i) value[k][i] = value[k][i] * inverse * weight[k < kAhead ? k : 0][i];
+    writeOctet(p.y + column, p.width, placeOf(k), value[k]);
   }
 }
 
@@ -138,13 +136,13 @@ void launchNorm(Stream stream, const NormParams& params, int columns, bool depen
   LaunchShape shape = shapeOf(columns, 1, dependent);
   shape.threads = kNormThreads;
   shape.sharedBytes = kNormThreads / 32 * sizeof(float);
-  if (params.width <= 2 * kNormThreads) return launch(stream, shape, normKernel<2>, params);
-  if (params.width <= 4 * kNormThreads) return launch(stream, shape, normKernel<4>, params);
-  if (params.width <= 8 * kNormThreads) return launch(stream, shape, normKernel<8>, params);
-  if (params.width <= 16 * kNormThreads) return launch(stream, shape, normKernel<16>, params);
-  static_assert(kWidestNorm == 32 * kNormThreads);
+  constexpr int kWidth = 8 * kNormThreads;
+  if (params.width <= kWidth) return launch(stream, shape, normKernel<1>, params);
+  if (params.width <= 2 * kWidth) return launch(stream, shape, normKernel<2>, params);
+  if (params.width <= 4 * kWidth) return launch(stream, shape, normKernel<4>, params);
+  static_assert(kWidestNorm == 8 * kWidth);
   if (params.width > kWidestNorm) throw std::invalid_argument("a model this wide is not for the GPU");
-  launch(stream, shape, normKernel<32>, params);
+  launch(stream, shape, normKernel<8>, params);
 }
 
 void launchRotate(Stream stream, const RotateParams& params, int columns, bool dependent) {

@@ -207,25 +207,43 @@ FLRC_DEVICE void sendTagged(Global<uint64_t> to, float value, uint32_t tag) {
   const uint64_t word = static_cast<uint64_t>(tag) << 32 | __float_as_uint(value);
   asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
 }
+template <int kParts, int kEach>
+FLRC_DEVICE void receiveTagged(Global<const uint64_t> from, int64_t stride, uint32_t tag,
+                               float (&out)[kParts][kEach]) {
+  static_assert(kEach % 2 == 0);
+  uint64_t word[kParts][kEach];
+  bool there;
+  do {
+    there = true;
+    FLRC_UNROLL
+    for (int p = 0; p < kParts; ++p) {
+      FLRC_UNROLL
+      for (int i = 0; i < kEach; i += 2) {
+        asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
+                     : "=l"(word[p][i]), "=l"(word[p][i + 1])
+                     : "l"(from + p * stride + i)
+                     : "memory");
+      }
+    }
+    FLRC_UNROLL
+    for (int p = 0; p < kParts; ++p) {
+      FLRC_UNROLL
+      for (int i = 0; i < kEach; ++i) there &= static_cast<uint32_t>(word[p][i] >> 32) == tag;
+    }
+  } while (!there);
+  FLRC_UNROLL
+  for (int p = 0; p < kParts; ++p) {
+    FLRC_UNROLL
+    for (int i = 0; i < kEach; ++i) out[p][i] = __uint_as_float(static_cast<uint32_t>(word[p][i]));
+  }
+}
 template <int N>
 FLRC_DEVICE void receiveTagged(Global<const uint64_t> from, uint32_t tag, float (&out)[N]) {
   if constexpr (N % 2 == 0) {
-    uint64_t word[N];
-    bool there;
-    do {
-      there = true;
-      FLRC_UNROLL
-      for (int i = 0; i < N; i += 2) {
-        asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
-                     : "=l"(word[i]), "=l"(word[i + 1])
-                     : "l"(from + i)
-                     : "memory");
-      }
-      FLRC_UNROLL
-      for (int i = 0; i < N; ++i) there &= static_cast<uint32_t>(word[i] >> 32) == tag;
-    } while (!there);
+    float all[1][N];
+    receiveTagged<1, N>(from, 0, tag, all);
     FLRC_UNROLL
-    for (int i = 0; i < N; ++i) out[i] = __uint_as_float(static_cast<uint32_t>(word[i]));
+    for (int i = 0; i < N; ++i) out[i] = all[0][i];
   } else {
     FLRC_UNROLL
     for (int i = 0; i < N; ++i) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/linears_shares.cuh"
+#include "kernels/octets.cuh"
 #include "kernels/weights.cuh"
 
 // Inputs in shared memory as kernels/linears_stream.cuh multiplies them: each activation as two bf16 values
@@ -23,34 +24,13 @@ FLRC_DEVICE Loaded inputsOf(const Lines& lines, const Piece& piece, int pass) {
   return {piece.job, kType == Dtype::bf16 ? 0 : piece.first / kUnit, pass};
 }
 
-FLRC_DEVICE void readX(const LinearsParams& p, int column, int k, float (&out)[8]) {
-  const Global<const float> from = p.x + (static_cast<int64_t>(column) * p.inputs + k);
-  if (p.inputs % 4 == 0 && k + 8 <= p.inputs) {
-    const Float4 first = pointerCast<const Float4>(from)[0], second = pointerCast<const Float4>(from)[1];
-    out[0] = first.x, out[1] = first.y, out[2] = first.z, out[3] = first.w;
-    out[4] = second.x, out[5] = second.y, out[6] = second.z, out[7] = second.w;
-    return;
-  }
-  FLRC_UNROLL
-  for (int i = 0; i < 8; ++i) out[i] = k + i < p.inputs ? from[i] : 0.0f;
-}
-
 // Ranks [k, k + 8) of a job's t as soon as they are there, times the unit's scales.
 template <Dtype kType>
 FLRC_DEVICE void readT(const LinearsParams& p, const PanelJob& job, int unit, int column, int k, uint32_t tag,
                        float (&out)[8]) {
-  const Global<const uint64_t> from =
-      Global<const uint64_t>(p.t) + (static_cast<int64_t>(column) * p.tWidth + job.t + k);
-  if (k + 8 <= job.rank) {
-    receiveTagged<8>(from, tag, out);
-  } else {
-    FLRC_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      float one[1] = {0};
-      if (k + i < job.rank) receiveTagged<1>(from + i, tag, one);
-      out[i] = one[0];
-    }
-  }
+  const Global<const uint64_t> t =
+      Global<const uint64_t>(p.t) + (static_cast<int64_t>(column) * p.tWidth + job.t);
+  receiveOctet(t, job.rank, k, tag, out);
   if constexpr (kType != Dtype::bf16) {
     const int64_t first = static_cast<int64_t>(unit) * job.storedRank + k;
     FLRC_UNROLL
@@ -67,6 +47,16 @@ struct Parts {
 FLRC_DEVICE Parts partsOf(float low, float high) {
   const uint32_t first = roundHalves(low, high);
   return {first, roundHalves(low - bitsToFloat(first << 16), high - bitsToFloat(first & 0xffff0000u))};
+}
+
+// Octet `part` of a group to its two fragments.
+FLRC_DEVICE void placeOctet(Shared<Word4> group, int part, const float (&value)[8]) {
+  FLRC_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const Parts low = partsOf(value[4 * half], value[4 * half + 1]),
+                high = partsOf(value[4 * half + 2], value[4 * half + 3]);
+    group[part + 4 * half] = Word4{low.first, low.second, high.first, high.second};
+  }
 }
 
 // Of int4 outputs, the zeros of ranks [k, k + 8) as fragments have weights: 128 and more.
@@ -105,6 +95,7 @@ FLRC_DEVICE void loadInputs(const LinearsParams& p, const Areas& areas, const Li
   constexpr int kTogether = 4;
   const int step = 8 * sharing;
   for (int column = 0; column < p.columns; ++column) {
+    const Global<const float> x = p.x + static_cast<int64_t>(column) * p.inputs;
     for (int first = (warpIndex() >> cut.bits) * 8 + laneIndex() / 4; first < groups;
          first += kTogether * step) {
       float value[kTogether][8] = {};
@@ -118,20 +109,14 @@ FLRC_DEVICE void loadInputs(const LinearsParams& p, const Areas& areas, const Li
         FLRC_UNROLL
         for (int i = 0; i < kTogether; ++i) {
           const int group = first + i * step;
-          if (there(group)) readX(p, column, kOf(group), value[i]);
+          if (there(group)) readOctet(x, p.inputs, kOf(group), value[i]);
         }
       }
       FLRC_UNROLL
       for (int i = 0; i < kTogether; ++i) {
         const int group = first + i * step;
         if (group >= groups) continue;
-        const int at = column * columnWords(p.xGroups) + (firstGroup + group) * 8 + part;
-        FLRC_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          const Parts low = partsOf(value[i][4 * half], value[i][4 * half + 1]),
-                      high = partsOf(value[i][4 * half + 2], value[i][4 * half + 3]);
-          areas.x[at + 4 * half] = Word4{low.first, low.second, high.first, high.second};
-        }
+        placeOctet(areas.x + (column * columnWords(p.xGroups) + (firstGroup + group) * 8), part, value[i]);
         if (kType == Dtype::int4 && lines.panels && column == 0) {
           areas.x[p.columns * columnWords(p.xGroups) + (firstGroup + group) * 4 + part] =
               zerosOf(job, unit, kOf(group));

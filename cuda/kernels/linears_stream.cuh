@@ -281,6 +281,23 @@ FLRC_DEVICE void addStrips(Shared<const uint8_t> at, bool there, Shared<const ui
   }
 }
 
+// `count` strips from number `first` of the slice on. kSeveral: many of them lie there at once; without a branch
+// between them they do not wait for each other's reads.
+template <Dtype kType, bool kSeveral>
+FLRC_DEVICE void addRun(Shared<const uint8_t> at, bool there, Shared<const uint8_t> scales, bool panels,
+                        Shared<const Word4> x, Shared<const Word4> zero, int first, int count, Sums& sums) {
+  constexpr int kGroups = Strip<kType>::kGroups;
+  const auto add = [&](auto atOnce, int i) {
+    addStrips<kType, decltype(atOnce)::value>(at + i * kStripBytes, there, scales, panels, x + i * (kGroups * 8),
+                                              zero + i * (kGroups * 4), first + i, sums);
+  };
+  int i = 0;
+  if constexpr (kSeveral) {
+    for (; i + 4 <= count; i += 4) add(std::integral_constant<int, 4>{}, i);
+  }
+  for (; i < count; ++i) add(std::integral_constant<int, 1>{}, i);
+}
+
 // Sums of a slice that are kept apart: where it is not whole in one pass, those of chains and parts, as the
 // next pass goes on with them.
 FLRC_ANYWHERE constexpr int sumsKept(int passes) { return passes > 1 ? Sums::kChains * 2 : 1; }
@@ -312,17 +329,8 @@ FLRC_DEVICE void multiply(const LinearsParams& p, const Areas& areas, const Line
     for (int first = 0; first < strips; first += Stream::kStrips) {
       const int left = strips - first, count = left < Stream::kStrips ? left : Stream::kStrips;
       const Shared<const uint8_t> at = stream.next(), scales = stream.scales();
-      const auto add = [&](auto atOnce, int begin) {
-        addStrips<kType, decltype(atOnce)::value>(at + begin * kStripBytes, there, scales, lines.panels,
-                                                  x + (first + begin) * (kGroups * 8),
-                                                  zero + (first + begin) * (kGroups * 4), first + begin, sums);
-      };
-      // Without a branch between them strips do not wait for each other's reads.
-      int i = 0;
-      if constexpr (Stream::kStrips > 1) {
-        for (; i + 4 <= count; i += 4) add(std::integral_constant<int, 4>{}, i);
-      }
-      for (; i < count; ++i) add(std::integral_constant<int, 1>{}, i);
+      addRun<kType, (Stream::kStrips > 1)>(at, there, scales, lines.panels, x + first * (kGroups * 8),
+                                           zero + first * (kGroups * 4), first, count, sums);
       stream.fetch();
     }
     if (!used) continue;

@@ -8,7 +8,10 @@ DecodeSteps::DecodeSteps(DeviceModel& of) : Steps(of, kBackendRows) {
 }
 
 uint64_t DecodeSteps::bytes() const {
-  return Steps::bytes() + logits_.bytes() + parts_.bytes() + counters_.bytes();
+  uint64_t total = Steps::bytes() + logits_.bytes() + parts_.bytes() + counters_.bytes();
+  if (buffers_) total += buffers_->bytes();
+  for (const auto& [level, program] : programs_) total += program.bytes();
+  return total;
 }
 
 void DecodeSteps::reserve(int64_t positions) {
@@ -16,6 +19,7 @@ void DecodeSteps::reserve(int64_t positions) {
   // What was recorded knows the old buffers.
   model.queue.synchronise();
   graphs_.clear();
+  programs_.clear();
   Steps::reserve(positions);
   const int chunks = attentionChunks(static_cast<int>(positions), 0);
   parts_ =
@@ -27,15 +31,41 @@ void DecodeSteps::reserve(int64_t positions) {
 
 void DecodeSteps::replay(int64_t level, int64_t columns, int64_t positions) {
   std::unique_ptr<Graph>& graph = graphs_[{level, columns, positions}];
-  if (graph) return graph->replay(model.queue);
-  const auto launches = [this, level, columns, positions] {
+  if (!graph) {
+    graph = record(level, columns, positions);
+    const bool single = columns == 1 && positions <= kStepPositions && StepProgram::serves(model);
+    if (single && model.stepWay != StepWay::launches) {
+      std::unique_ptr<Graph> whole = recordWhole(level);
+      const auto seconds = [this](Graph& of) { return model.queue.seconds([&] { of.replay(model.queue); }); };
+      // Both write the same.
+      if (model.stepWay == StepWay::whole || seconds(*whole) <= seconds(*graph)) graph = std::move(whole);
+    }
+  }
+  graph->replay(model.queue);
+}
+
+std::unique_ptr<Graph> DecodeSteps::record(int64_t level, int64_t columns, int64_t positions) {
+  return recorded([this, level, columns, positions] {
     length_ = positions;
     enqueue(level, columns);
     multiplyHead(columns);
-  };
+  });
+}
+
+std::unique_ptr<Graph> DecodeSteps::recordWhole(int64_t level) {
+  if (!buffers_) buffers_ = std::make_unique<StepBuffers>(model);
+  const StepPlaces places{rows_.read(), x_.read(), cosine_.read(), sine_.read(), logits_.global()};
+  const StepProgram& program = programs_.try_emplace(level, model, level, *buffers_, places).first->second;
+  return recorded([this, &program] {
+    embed(1);
+    program.enqueue(model.queue.stream());
+  });
+}
+
+std::unique_ptr<Graph> DecodeSteps::recorded(const std::function<void()>& launches) {
   // Once as it is: kernels are loaded by their first launch, which must not be one that is recorded.
   launches();
-  graph = std::make_unique<Graph>(model.queue, launches);
+  return std::make_unique<Graph>(model.queue, launches);
 }
 
 void DecodeSteps::attend(int64_t layer, const RotateParams& heads, int64_t columns) {

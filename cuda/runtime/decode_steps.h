@@ -1,14 +1,17 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 
+#include "runtime/step_program.h"
 #include "runtime/steps.h"
 
 namespace flrc::gpu {
 
 // Passes of up to kBackendRows tokens of any sequences. The launches of a pass are recorded once by level,
-// number of tokens and length, and replayed: what differs between tokens lies in device memory.
+// number of tokens and length, and replayed: what differs between tokens lies in device memory. One token goes
+// through all layers in one launch where the model's weights and the chip allow it, and that is the faster way.
 class DecodeSteps : public Steps {
  public:
   explicit DecodeSteps(DeviceModel& model);
@@ -28,6 +31,9 @@ class DecodeSteps : public Steps {
     auto operator<=>(const Recorded&) const = default;
   };
 
+  std::unique_ptr<Graph> record(int64_t level, int64_t columns, int64_t positions);
+  std::unique_ptr<Graph> recordWhole(int64_t level);
+  std::unique_ptr<Graph> recorded(const std::function<void()>& launches);
   void attend(int64_t layer, const RotateParams& heads, int64_t columns) override;
   void multiplyHead(int64_t columns);
 
@@ -37,6 +43,8 @@ class DecodeSteps : public Steps {
   int64_t roomFor_ = 0;
   int64_t length_ = 0;  // that attention is launched for
   std::map<Recorded, std::unique_ptr<Graph>> graphs_;
+  std::unique_ptr<StepBuffers> buffers_;  // of whole steps, and their programs by level
+  std::map<int64_t, StepProgram> programs_;
 };
 
 }  // namespace flrc::gpu

@@ -26,6 +26,10 @@ struct Device {
   gpu::Queue queue;
 };
 
+// How the one token of a decode step goes through the layers: by launches, product after product, or in one
+// launch where that can be (runtime/step_program.h).
+enum class StepWay { faster, launches, whole };
+
 // The contract's handles.
 
 struct DeviceModel {
@@ -49,6 +53,7 @@ struct DeviceModel {
   std::mutex& mutex = Device::shared().mutex;
   gpu::Queue& queue = Device::shared().queue;
   gpu::DeviceLimits limits;
+  StepWay stepWay = StepWay::faster;
   gpu::RowWeights embedding, head;
   gpu::Buffer<float> finalNorm;
   std::vector<gpu::LayerWeights> layers;

@@ -11,7 +11,8 @@ enum : int { kQ, kK, kV, kO, kGate, kUp, kDown };
 // Projections that have an input in common, which go in one launch.
 const std::vector<std::vector<int>> kGroups = {{kQ, kK, kV}, {kO}, {kGate, kUp}, {kDown}};
 
-// The widest of all launches, in floats a token.
+}  // namespace
+
 Widths widest(const DeviceModel& model) {
   Widths most{1, 1};
   for (int64_t l = 0; l < model.layerCount; ++l) {
@@ -27,8 +28,6 @@ Widths widest(const DeviceModel& model) {
   }
   return most;
 }
-
-}  // namespace
 
 Steps::Steps(DeviceModel& of, int64_t columns) : model(of), how(linearsLaunch(of.limits)), columns_(columns) {
   const auto floats = [](int64_t width, int64_t rows) {
@@ -90,12 +89,16 @@ void Steps::describe(const int32_t* tokens, const BackendRow* rows, int64_t coun
   position_ = rows[0].position;
 }
 
-void Steps::enqueue(int64_t level, int64_t columns) {
+void Steps::embed(int64_t columns) {
   const RowWeights& embedding = model.embedding;
   launchEmbed(model.queue.stream(), embedding.dtype,
               {embedding.data.read(), embedding.scale.read(), embedding.zero.read(),
                static_cast<int>(model.hidden), staged_.read(), rows_.global(), x_.global(), 0},
               static_cast<int>(columns), false);
+}
+
+void Steps::enqueue(int64_t level, int64_t columns) {
+  embed(columns);
   for (int64_t l = 0; l < model.layerCount; ++l) layer(l, level, columns);
   norm(out_.read(), model.finalNorm, columns, how.dependent);
 }

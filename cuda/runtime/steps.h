@@ -8,6 +8,9 @@
 
 namespace flrc::gpu {
 
+// Working memory of the widest launch of a model's decode steps.
+Widths widest(const DeviceModel& model);
+
 // The way of tokens through the layers, as launches into the model's queue, and the activations for up to
 // `columns` of them. Decoding and prefill differ in how products and attention are made.
 class Steps {
@@ -30,6 +33,8 @@ class Steps {
   uint64_t bytes() const;
 
  protected:
+  // The tokens' rows of the embedding, which everything else waits for.
+  void embed(int64_t columns);
   virtual void multiply(const std::vector<PlannedLinear>& linears, Global<const float> x, int64_t columns);
   // From queries, keys and values before their rotation, which go to the cache, to attended_.
   virtual void attend(int64_t layer, const RotateParams& heads, int64_t columns) = 0;
@@ -41,6 +46,7 @@ class Steps {
   LinearsLaunch how;
   Buffer<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, out_;
   Buffer<CacheRow> rows_;
+  Buffer<float> cosine_, sine_;  // [positions][headDim / 2], as many as there is room for
   DeviceSequence* sequence_ = nullptr;  // of the first row described, and its place
   int64_t position_ = 0;
 
@@ -51,7 +57,6 @@ class Steps {
   HostBuffer<CacheRow> staged_;
   Buffer<uint64_t> t_, u_;       // of up to kBackendRows columns
   Buffer<uint32_t> epochs_;      // of the launches that share them
-  Buffer<float> cosine_, sine_;  // [positions_][headDim / 2]
   int64_t positions_ = 0;
 };
 

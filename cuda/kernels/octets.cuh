@@ -1,0 +1,61 @@
+#pragma once
+
+#include "kernels/block.cuh"
+
+// Eight neighbouring values at a time, and how the squares of a row of them are added up: the same whoever
+// normalises it.
+
+namespace flrc::gpu {
+
+// Values [k, k + 8) of a row of `width`, zeros behind its end. Rows of a multiple of 4 begin at 16 bytes.
+FLRC_DEVICE void readOctet(Global<const float> row, int width, int k, float (&out)[8]) {
+  if (width % 4 == 0 && k + 8 <= width) {
+    const Global<const Float4> from = pointerCast<const Float4>(row + k);
+    const Float4 first = from[0], second = from[1];
+    out[0] = first.x, out[1] = first.y, out[2] = first.z, out[3] = first.w;
+    out[4] = second.x, out[5] = second.y, out[6] = second.z, out[7] = second.w;
+    return;
+  }
+  FLRC_UNROLL
+  for (int i = 0; i < 8; ++i) out[i] = k + i < width ? row[k + i] : 0.0f;
+}
+FLRC_DEVICE void writeOctet(Global<float> row, int width, int k, const float (&from)[8]) {
+  if (width % 4 == 0 && k + 8 <= width) {
+    const Global<Float4> to = pointerCast<Float4>(row + k);
+    to[0] = Float4{from[0], from[1], from[2], from[3]};
+    to[1] = Float4{from[4], from[5], from[6], from[7]};
+    return;
+  }
+  FLRC_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    if (k + i < width) row[k + i] = from[i];
+  }
+}
+
+// Values [k, k + 8) of `width` tagged ones as soon as they are there, zeros behind the end. `row` begins at 16 bytes.
+FLRC_DEVICE void receiveOctet(Global<const uint64_t> row, int width, int k, uint32_t tag, float (&out)[8]) {
+  if (k + 8 <= width) {
+    receiveTagged<8>(row + k, tag, out);
+    return;
+  }
+  FLRC_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    float one[1] = {0};
+    if (k + i < width) receiveTagged<1>(row + (k + i), tag, one);
+    out[i] = one[0];
+  }
+}
+
+// Threads of a block that normalises a row; each has every so-manieth octet of it, in order.
+inline constexpr int kNormThreads = 256;
+FLRC_DEVICE float addSquares(const float (&octet)[8], float sum) {
+  FLRC_UNROLL
+  for (int i = 0; i < 8; ++i) sum = fusedMultiplyAdd(octet[i], octet[i], sum);
+  return sum;
+}
+// 1 / sqrt(mean(x^2) + eps) from the threads' sums.
+FLRC_DEVICE float inverseNorm(float squares, int width, float eps, Shared<float> scratch) {
+  return 1.0f / sqrtf(blockSum(squares, scratch) / static_cast<float>(width) + eps);
+}
+
+}  // namespace flrc::gpu

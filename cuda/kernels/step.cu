@@ -1,0 +1,310 @@
+#include "kernels/step.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "kernels/attention_chunk.cuh"
+#include "kernels/step_inputs.cuh"
+#include "kernels/step_ring.cuh"
+
+namespace flrc::gpu {
+namespace step {
+namespace {
+
+static_assert(kThreads == kNormThreads && kThreads == attention::kThreads, "a block does all of it");
+
+constexpr int kPhasesBytes = kWarps * kRecords * static_cast<int>(sizeof(uint64_t));
+constexpr int kScratchBytes = 2 * kWarps * static_cast<int>(sizeof(float));
+constexpr int kStripInputBytes = linears::Strip<Dtype::bf16>::kGroups * 8 * static_cast<int>(sizeof(Word4));
+
+FLRC_ANYWHERE constexpr int residualBytes(int hidden) {
+  return static_cast<int>(stripsOf(Dtype::bf16, hidden)) * stripWeights(Dtype::bf16) *
+         static_cast<int>(sizeof(float));
+}
+constexpr int mergeBytes(int headDim) { return kAttentionGroup * (headDim * 4 + 8); }
+
+FLRC_DEVICE Areas areasOf(const StepParams& p) {
+  const size_t residual = static_cast<size_t>(kWarps) * static_cast<size_t>(p.ringBytes) + kPhasesBytes;
+  const size_t scratch = residual + static_cast<size_t>(residualBytes(p.hidden)), work = scratch + kScratchBytes;
+  return {sharedMemory<float>(residual), sharedMemory<float>(scratch), sharedMemory<Word4>(work),
+          sharedMemory<float>(work + static_cast<size_t>(p.widest) * kStripInputBytes), work};
+}
+
+// Where a line's result goes as an output.
+struct Output {
+  int index;
+  float bias;
+};
+FLRC_DEVICE Output outputOf(const StepJob& job, int line) {
+  if (job.y == nullptr && job.plain == nullptr) return {0, 0.0f};
+  const int index = job.scatter != nullptr ? job.scatter[line] : line;
+  return {index, job.bias != nullptr ? job.bias[index] : 0.0f};
+}
+
+// Sums of the slices of a piece of `count` lines: [line][slice].
+FLRC_DEVICE void multiplyPiece(const Areas& areas, const StepLines& of, int count, Ring& ring) {
+  const Walk walk = walkOf(of);
+  const Shared<const Word4> x = areas.x;
+  for (int tile = walk.first; tile * kTileLines < count; tile += walk.step) {
+    const int after = count - tile * kTileLines, lines = after < kTileLines ? after : kTileLines;
+    const bool there = laneIndex() / 4 < lines;
+    linears::Sums sums;
+    for (int strip = walk.begin; strip < walk.end; strip += kRecordStrips) {
+      const int left = walk.end - strip, strips = left < kRecordStrips ? left : kRecordStrips;
+      const Shared<const uint8_t> at = ring.next(lines, strips);
+      linears::addRun<Dtype::bf16, true>(at, there, at, false, x + (strip * 8 + laneIndex() % 4), x,
+                                         strip - walk.begin, strips, sums);
+      ring.release(lines, strips);
+    }
+    // The only column's.
+    if (laneIndex() >= 4) continue;
+    FLRC_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      float chains[8];
+      FLRC_UNROLL
+      for (int k = 0; k < 8; ++k) chains[k] = sums.value[k / 2][k % 2 * 2 + i];
+      areas.partial[((tile * kTileLines + laneIndex() * 2 + i) << of.bits) + walk.slice] = linears::addedUp(chains);
+    }
+  }
+}
+
+// The results of a piece that begins at line `first`: eight lanes have one, each a slice. `output`: where the
+// lane's first one goes.
+FLRC_DEVICE void sendPiece(const Areas& areas, const StepJob& job, int bits, int first, int count, uint32_t base,
+                           Output output) {
+  static_assert(kWarps <= 8, "a slice for each of eight lanes");
+  const int slice = laneIndex() % 8;
+  for (int begin = warpIndex() * 4; begin < count; begin += 4 * kWarps) {
+    const int i = begin + laneIndex() / 8;
+    float total = i < count && slice < 1 << bits ? areas.partial[(i << bits) + slice] : 0.0f;
+    FLRC_UNROLL
+    for (int mask = 4; mask > 0; mask /= 2) total += shuffleXor(total, mask);
+    if (i >= count || slice > 0) continue;
+    if (job.t != nullptr) sendTagged(job.t + (first + i), total, base + static_cast<uint32_t>(job.sends.t));
+    if (begin >= 4 * kWarps) output = outputOf(job, first + i);
+    if (job.y != nullptr) {
+      sendTagged(job.y + output.index, total + output.bias, base + static_cast<uint32_t>(job.sends.y));
+    }
+    if (job.plain != nullptr) Global<float>(job.plain)[output.index] = total + output.bias;
+  }
+}
+
+FLRC_DEVICE void multiplyLines(const Areas& areas, const StepJob& job, const Lines& lines, uint32_t base, Ring& ring) {
+  const int most = lines.pieceLines();
+  for (int first = lines.begin; first < lines.end; first += most) {
+    const int count = lines.end - first < most ? lines.end - first : most;
+    // Known before the sums are.
+    const int own = warpIndex() * 4 + laneIndex() / 8;
+    const Output output = own < count ? outputOf(job, first + own) : Output{0, 0.0f};
+    syncBlock();
+    multiplyPiece(areas, lines.of, count, ring);
+    syncBlock();
+    sendPiece(areas, job, lines.of.bits, first, count, base, output);
+  }
+}
+
+FLRC_DEVICE float received(Global<const uint64_t> from, uint32_t tag) {
+  float value[1];
+  receiveTagged<1>(from, tag, value);
+  return value[0];
+}
+
+FLRC_DEVICE void gatherOutputs(const StepGather& gather, const StepJob& job, uint32_t base) {
+  const uint32_t t = base + static_cast<uint32_t>(job.wants);
+  for (int output = blockX() * kThreads + threadIndex(); output < gather.outputs; output += gridX() * kThreads) {
+    float total = gather.bias != nullptr ? gather.bias[output] : 0.0f;
+    for (int b = 0; b < gather.blocks; ++b) {
+      const StepGather::Block& block = gather.block[b];
+      const int at = block.gather[output];
+      total += at < block.rank ? received(block.t + at, t) : received(block.u + (at - block.rank), t + 1);
+    }
+    sendTagged(gather.y + output, total, base + static_cast<uint32_t>(job.sends.y));
+  }
+}
+
+// Heads of this step's token.
+struct TaggedHeads {
+  const StepAttention& a;
+  uint32_t tag;
+
+  FLRC_DEVICE void await() const {}
+  FLRC_DEVICE HeadPart query(int64_t head, int width) const { return load(a.q + head * width, width); }
+  FLRC_DEVICE HeadPart key(int64_t head, int width) const { return load(a.k + head * width, width); }
+  FLRC_DEVICE HeadPart value(int64_t head, int width) const { return load(a.v + head * width, width); }
+
+ private:
+  FLRC_DEVICE HeadPart load(Global<const uint64_t> head, int width) const {
+    HeadPart part;
+    FLRC_UNROLL
+    for (int i = 0; i < HeadPart::kPairs; ++i) {
+      const int pair = laneIndex() + 32 * i;
+      if (pair >= width / 4) continue;
+      float both[2][2];
+      receiveTagged<2, 2>(head + 2 * pair, width / 2, tag, both);
+      part.low[i] = {both[0][0], both[0][1]};
+      part.high[i] = {both[1][0], both[1][1]};
+    }
+    return part;
+  }
+};
+
+template <int kWidth>
+FLRC_DEVICE void attend(const StepAttention& a, const StepJob& job, size_t work, uint32_t base) {
+  const AttentionParams& p = a.of;
+  const CacheRow row = p.heads.rows[0];
+  const int used = attention::chunksUpTo(row.position, p.window), groups = p.heads.kvHeads * p.parts;
+  const int width = kWidth == attention::kAnyWidth ? p.heads.headDim : kWidth;
+  const attention::Areas areas = attention::areasOf(width, work);
+  for (int task = blockX(); task < used * groups; task += gridX()) {
+    const int chunk = task / groups;
+    const attention::Heads heads = attention::headsOf(p, 0, task % groups);
+    // What lies there has been read.
+    syncBlock();
+    attention::attendChunk<kWidth>(p, TaggedHeads{a, base + static_cast<uint32_t>(job.wants)}, row,
+                                   attention::spanOf(row.position, p.window, chunk), heads, areas);
+    syncBlock();
+    for (int i = threadIndex(); i < heads.count * width; i += kThreads) {
+      const float sum = areas.sums[i];
+      const Float2 scale = areas.scales[i / width];
+      if (used == 1) {
+        sendTagged(a.out + (heads.first * width + i), sum / scale.y, base + static_cast<uint32_t>(job.sends.y));
+        continue;
+      }
+      const int64_t entry = (heads.first + i / width) * kAttentionGroup + chunk;
+      const uint32_t tag = base + static_cast<uint32_t>(job.sends.t);
+      sendTagged(a.sums + (entry * width + i % width), sum, tag);
+      if (i % width == 0) {
+        sendTagged(a.scales + 2 * entry, scale.x, tag);
+        sendTagged(a.scales + (2 * entry + 1), scale.y, tag);
+      }
+    }
+  }
+}
+
+// Heads by turns of the blocks.
+template <int kWidth>
+FLRC_DEVICE void mergeChunks(const StepAttention& a, const StepJob& job, size_t work, uint32_t base) {
+  const AttentionParams& p = a.of;
+  const int used = attention::chunksUpTo(p.heads.rows[0].position, p.window);
+  if (used == 1) return;
+  const int width = kWidth == attention::kAnyWidth ? p.heads.headDim : kWidth;
+  const uint32_t tag = base + static_cast<uint32_t>(job.wants);
+  const Shared<Float2> scales = sharedMemory<Float2>(work);
+  const Shared<float> sums = pointerCast<float>(scales + kAttentionGroup);
+  for (int head = blockX(); head < p.heads.heads; head += gridX()) {
+    const int64_t entry = static_cast<int64_t>(head) * kAttentionGroup;
+    syncBlock();
+    for (int quad = threadIndex(); quad < used * width / 4; quad += kThreads) {
+      float value[4];
+      receiveTagged<4>(a.sums + (entry * width + quad * 4), tag, value);
+      pointerCast<Float4>(sums)[quad] = Float4{value[0], value[1], value[2], value[3]};
+    }
+    if (threadIndex() < used) {
+      float value[2];
+      receiveTagged<2>(a.scales + 2 * (entry + threadIndex()), tag, value);
+      scales[threadIndex()] = Float2{value[0], value[1]};
+    }
+    syncBlock();
+    for (int i = threadIndex(); i < width; i += kThreads) {
+      float total = 0;
+      const Float2 scale = attention::merge(
+          used, [&](int chunk) -> Float2 { return scales[chunk]; },
+          [&](int chunk, float factor) { total = fusedMultiplyAdd(factor, sums[chunk * width + i], total); });
+      sendTagged(a.out + (static_cast<int64_t>(head) * width + i), total / scale.y,
+                 base + static_cast<uint32_t>(job.sends.y));
+    }
+  }
+}
+
+template <int kWidth>
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepParams) p) {
+  const Areas areas = areasOf(p);
+  Ring ring(p, sharedMemory<uint8_t>(static_cast<size_t>(warpIndex()) * static_cast<size_t>(p.ringBytes)),
+            sharedMemory<uint64_t>(static_cast<size_t>(kWarps) * static_cast<size_t>(p.ringBytes)) +
+                warpIndex() * kRecords);
+  // A job is read while the one before it is worked at.
+  StepJob next = p.jobs[0];
+  Lines nextLines = linesOf(p, 0);
+  dependentWait();
+
+  const uint32_t base = readFresh(p.epochs + blockX());
+  int product = 0, loaded = -1, norms = 0;
+  for (int index = 0; index < p.jobCount; ++index) {
+    const StepJob job = next;
+    if (index + 1 < p.jobCount) next = p.jobs[index + 1];
+    if (job.kind == StepKind::gather) {
+      gatherOutputs(p.gathers[job.which], job, base);
+      continue;
+    }
+    if (job.kind != StepKind::product) {
+      const StepAttention attention = p.attentions[job.which];
+      if (job.kind == StepKind::attend) {
+        attend<kWidth>(attention, job, areas.work, base);
+      } else {
+        mergeChunks<kWidth>(attention, job, areas.work, base);
+      }
+      // What lies there has been read.
+      syncBlock();
+      continue;
+    }
+    const Lines lines = nextLines;
+    nextLines = linesOf(p, ++product);
+    // Every block goes on with the residual stream, whether or not it has lines.
+    const bool needed = lines.begin < lines.end || job.source == StepSource::normed;
+    if (needed && job.input != loaded) {
+      const Shared<float> scratch = areas.scratch + (job.source == StepSource::normed ? norms++ % 2 * kWarps : 0);
+      placeInput(p, areas, job, static_cast<int>(stripsOf(Dtype::bf16, job.width)),
+                 base + static_cast<uint32_t>(job.wants), scratch);
+      loaded = job.input;
+    }
+    multiplyLines(areas, job, lines, base, ring);
+  }
+  if (threadIndex() == 0) p.epochs[blockX()] = base + static_cast<uint32_t>(p.exchanges);
+}
+
+// Of shared memory behind the rings.
+int fixedBytes(int width, int hidden, int headDim) {
+  const int strips = static_cast<int>(stripsOf(Dtype::bf16, std::max(width, hidden)));
+  const bool known = headDim == 64 || headDim == 128;
+  const int attended = static_cast<int>(attention::sharedBytes(headDim, known));
+  const int work = std::max({strips * kStripInputBytes + kPartials * static_cast<int>(sizeof(float)), attended,
+                             mergeBytes(headDim)});
+  return kPhasesBytes + residualBytes(hidden) + kScratchBytes + work;
+}
+
+int ringBytes(int width, int hidden, int headDim, int sharedBytes) {
+  constexpr int kLeast = 2 * kRecordBytes;
+  const int bytes = (sharedBytes - fixedBytes(width, hidden, headDim)) / kWarps / 128 * 128;
+  return bytes < kLeast ? 0 : std::min(bytes, kRecords * kRecordBytes);
+}
+
+}  // namespace
+}  // namespace step
+
+bool stepFits(int width, int hidden, int headDim, const StepLaunch& how) {
+  return step::ringBytes(width, hidden, headDim, how.sharedBytes) > 0;
+}
+
+void launchStep(Stream stream, const StepParams& given, int width, const StepLaunch& how) {
+  StepParams params = given;
+  params.widest = static_cast<int>(stripsOf(Dtype::bf16, std::max(width, params.hidden)));
+  params.ringBytes = step::ringBytes(width, params.hidden, params.headDim, how.sharedBytes);
+  if (params.ringBytes == 0) throw std::invalid_argument("too little shared memory for a step");
+  LaunchShape shape;
+  shape.gridX = static_cast<unsigned>(how.blocks);
+  shape.threads = step::kThreads;
+  shape.sharedBytes = static_cast<size_t>(step::kWarps * params.ringBytes +
+                                          step::fixedBytes(width, params.hidden, params.headDim));
+  shape.cooperative = true;
+  shape.dependent = how.dependent;
+  switch (params.headDim) {
+    case 64:
+      return launch(stream, shape, step::stepKernel<64>, params);
+    case 128:
+      return launch(stream, shape, step::stepKernel<128>, params);
+    default:
+      launch(stream, shape, step::stepKernel<attention::kAnyWidth>, params);
+  }
+}
+
+}  // namespace flrc::gpu

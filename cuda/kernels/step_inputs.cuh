@@ -1,0 +1,119 @@
+#pragma once
+
+#include "kernels/linears_inputs.cuh"
+#include "kernels/octets.cuh"
+#include "kernels/step.h"
+
+// The inputs of a step's products: received as they are made, and put into shared memory as fragments.
+
+namespace flrc::gpu::step {
+
+// A block's shared memory behind its rings. What is in `work` is the job's at hand; the barriers between are the
+// caller's.
+struct Areas {
+  Shared<float> residual;  // [hidden]: a thread reads only what it has written itself
+  Shared<float> scratch;   // [2][kWarps]
+  // One of: the input at hand as fragments have it, two of four lanes each for every group of 32 values, and
+  // sums of slices behind it; what attention has; or what it merges.
+  Shared<Word4> x;
+  Shared<float> partial;
+  size_t work;  // where it begins
+};
+
+FLRC_DEVICE void readResidual(const Areas& areas, int octet, float (&out)[8]) {
+  const Shared<const Float4> from = pointerCast<const Float4>(areas.residual + octet * 8);
+  const Float4 first = from[0], second = from[1];
+  out[0] = first.x, out[1] = first.y, out[2] = first.z, out[3] = first.w;
+  out[4] = second.x, out[5] = second.y, out[6] = second.z, out[7] = second.w;
+}
+FLRC_DEVICE void writeResidual(const Areas& areas, int octet, const float (&from)[8]) {
+  const Shared<Float4> to = pointerCast<Float4>(areas.residual + octet * 8);
+  to[0] = Float4{from[0], from[1], from[2], from[3]};
+  to[1] = Float4{from[4], from[5], from[6], from[7]};
+}
+
+FLRC_DEVICE void placeValues(const Areas& areas, int octet, const float (&value)[8]) {
+  linears::placeOctet(areas.x + octet / 4 * 8, octet % 4, value);
+}
+
+// body(octet, values) for the thread's octets of a row of tagged values, and zeros behind them, up to `strips`
+// strips. Of kTogether octets the values are on their way together.
+template <typename Body>
+FLRC_DEVICE void receiveRow(Global<const uint64_t> row, int width, int strips, uint32_t tag, const Body& body) {
+  constexpr int kTogether = 4;
+  const int octets = strips * 4, whole = width / 8;
+  int octet = threadIndex();
+  for (; octet + (kTogether - 1) * kNormThreads < whole; octet += kTogether * kNormThreads) {
+    float value[kTogether][8];
+    receiveTagged<kTogether, 8>(row + octet * 8, kNormThreads * 8, tag, value);
+    FLRC_UNROLL
+    for (int i = 0; i < kTogether; ++i) body(octet + i * kNormThreads, value[i]);
+  }
+  for (; octet < octets; octet += kNormThreads) {
+    float value[8];
+    receiveOctet(row, width, octet * 8, tag, value);
+    body(octet, value);
+  }
+}
+
+// The residual stream with what is added to it, normalised. Barriers are met.
+FLRC_DEVICE void placeNormed(const StepParams& p, const Areas& areas, const StepJob& job, int strips, uint32_t tag,
+                             Shared<float> scratch) {
+  constexpr int kAhead = 2;
+  float weight[kAhead][8];
+  FLRC_UNROLL
+  for (int i = 0; i < kAhead; ++i) {
+    readOctet(job.norm, job.width, (threadIndex() + i * kNormThreads) * 8, weight[i]);
+  }
+  float squares = 0;
+  const auto add = [&](int octet, const float(&value)[8]) {
+    writeResidual(areas, octet, value);
+    squares = addSquares(value, squares);
+  };
+  if (job.from == nullptr) {
+    for (int octet = threadIndex(); octet < strips * 4; octet += kNormThreads) {
+      float value[8];
+      readOctet(p.x, job.width, octet * 8, value);
+      add(octet, value);
+    }
+  } else {
+    receiveRow(job.from, job.width, strips, tag, [&](int octet, const float(&value)[8]) {
+      float sum[8];
+      readResidual(areas, octet, sum);
+      FLRC_UNROLL
+      for (int i = 0; i < 8; ++i) sum[i] += value[i];
+      add(octet, sum);
+    });
+  }
+  const float inverse = inverseNorm(squares, job.width, p.eps, scratch);
+  int i = 0;
+  for (int octet = threadIndex(); octet < strips * 4; octet += kNormThreads, ++i) {
+    float value[8];
+    readResidual(areas, octet, value);
+    if (i >= kAhead) readOctet(job.norm, job.width, octet * 8, weight[0]);
+    FLRC_UNROLL
+    for (int k = 0; k < 8; ++k) value[k] = value[k] * inverse * (i == 1 ? weight[1][k] : weight[0][k]);
+    placeValues(areas, octet, value);
+  }
+}
+
+FLRC_DEVICE void placeInput(const StepParams& p, const Areas& areas, const StepJob& job, int strips, uint32_t tag,
+                            Shared<float> scratch) {
+  switch (job.source) {
+    case StepSource::normed:
+      return placeNormed(p, areas, job, strips, tag, scratch);
+    case StepSource::gated:
+      return receiveRow(job.from, job.width, strips, tag, [&](int octet, const float(&gate)[8]) {
+        float value[8];
+        receiveOctet(job.other, job.width, octet * 8, tag, value);
+        FLRC_UNROLL
+        for (int i = 0; i < 8; ++i) value[i] = gate[i] / (1.0f + expf(-gate[i])) * value[i];
+        placeValues(areas, octet, value);
+      });
+    case StepSource::tagged:
+      return receiveRow(job.from, job.width, strips, tag,
+                        [&](int octet, const float(&value)[8]) { placeValues(areas, octet, value); });
+  }
+}
+
+}  // namespace flrc::gpu::step

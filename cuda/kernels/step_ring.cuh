@@ -1,0 +1,154 @@
+#pragma once
+
+#include "kernels/linears_stream.cuh"
+#include "kernels/step.h"
+
+// The weights of a step on their way to a warp: all that it multiplies, job after job, by bulk copies into a
+// ring of its own, as far ahead as the ring has room, whatever the jobs before still wait for.
+
+namespace flrc::gpu::step {
+
+inline constexpr int kThreads = linears::kThreads;
+inline constexpr int kWarps = linears::kWarps;
+inline constexpr int kTileLines = linears::kTileLines;
+// Copies under way to a warp, each of up to so many strips of a tile's lines.
+inline constexpr int kRecords = 8;
+inline constexpr int kRecordStrips = 8;
+// Sums of slices that are kept at a time.
+inline constexpr int kPartials = 2048;
+
+// From one line of a record to the next: neighbours begin in different banks.
+FLRC_ANYWHERE constexpr int lineStride(int strips) { return (strips | 1) * kStripBytes; }
+inline constexpr int kRecordBytes = kTileLines * lineStride(kRecordStrips);
+
+// Lines [begin, end) of a job, which are the block's.
+struct Lines {
+  StepLines of{};
+  int begin = 0, end = 0;
+
+  // Multiplied between two barriers.
+  FLRC_DEVICE int pieceLines() const { return kPartials >> of.bits; }
+};
+
+FLRC_DEVICE Lines linesOf(const StepParams& p, int index) {
+  Lines lines;
+  if (index >= p.lineCount) return lines;
+  const Global<const int32_t> share = p.shares + (static_cast<int64_t>(index) * (gridX() + 1) + blockX());
+  lines.of = p.lines[index];
+  lines.begin = share[0];
+  lines.end = share[1];
+  return lines;
+}
+
+// What a warp does of them: strips [begin, end) of tiles first, first + step, ... of a piece.
+struct Walk {
+  int slice, begin, end, first, step;
+};
+FLRC_DEVICE Walk walkOf(const StepLines& of) {
+  const int slice = warpIndex() & ((1 << of.bits) - 1);
+  return {slice, linears::sliceBegin(of.strips, of.bits, slice),
+          linears::sliceBegin(of.strips, of.bits, slice + 1), warpIndex() >> of.bits, kWarps >> of.bits};
+}
+
+class Ring {
+ public:
+  FLRC_DEVICE Ring(const StepParams& params, Shared<uint8_t> data, Shared<uint64_t> phases)
+      : p_(params), data_(data), phases_(phases), now_(linesOf(params, 0)), next_(linesOf(params, 1)) {
+    if (laneIndex() < kRecords) phaseInit(phases_ + laneIndex(), 1);
+    syncWarp();
+    walk_ = walkOf(now_.of);
+    piece_ = now_.begin;
+    tile_ = walk_.first;
+    strip_ = walk_.begin;
+    settle();
+    refill();
+  }
+
+  // The record that was fetched first of those not yet read, of `strips` strips of a tile of `lines`: where the
+  // lane's 16 bytes of its first strip lie.
+  FLRC_DEVICE Shared<const uint8_t> next(int lines, int strips) {
+    phaseWait(phases_ + static_cast<int>(read_ % kRecords), read_ / kRecords & 1);
+    const int bytes = lines * lineStride(strips);
+    if (out_ + bytes > p_.ringBytes) {
+      held_ -= p_.ringBytes - out_;
+      out_ = 0;
+    }
+    return data_ + (out_ + laneIndex() / 4 * lineStride(strips) + laneIndex() % 4 * 16);
+  }
+  // It has been read.
+  FLRC_DEVICE void release(int lines, int strips) {
+    const int bytes = lines * lineStride(strips);
+    out_ += bytes;
+    held_ -= bytes;
+    ++read_;
+    // All lanes have read what is overwritten.
+    syncWarp();
+    refill();
+  }
+
+ private:
+  FLRC_DEVICE void refill() {
+    while (index_ < p_.lineCount && fetch()) {
+    }
+  }
+
+  FLRC_DEVICE bool fetch() {
+    const int inSlice = walk_.end - strip_, strips = inSlice < kRecordStrips ? inSlice : kRecordStrips;
+    const int line = piece_ + tile_ * kTileLines, after = now_.end - line;
+    const int lines = after < kTileLines ? after : kTileLines, bytes = lines * lineStride(strips);
+    const bool wraps = in_ + bytes > p_.ringBytes;
+    const int skipped = wraps ? p_.ringBytes - in_ : 0;
+    if (fetched_ - read_ == kRecords || held_ + skipped + bytes > p_.ringBytes) return false;
+    if (wraps) in_ = 0;
+    const Shared<uint64_t> phase = phases_ + static_cast<int>(fetched_ % kRecords);
+    const auto size = static_cast<uint32_t>(strips * kStripBytes);
+    if (laneIndex() == 0) phaseExpect(phase, size * static_cast<uint32_t>(lines));
+    syncWarp();
+    if (laneIndex() < lines) {
+      bulkCopy(data_ + (in_ + laneIndex() * lineStride(strips)),
+               now_.of.data + (static_cast<int64_t>(line + laneIndex()) * now_.of.lineBytes + strip_ * kStripBytes),
+               size, phase);
+    }
+    in_ += bytes;
+    held_ += skipped + bytes;
+    ++fetched_;
+    strip_ += strips;
+    if (strip_ == walk_.end) {
+      strip_ = walk_.begin;
+      tile_ += walk_.step;
+      settle();
+    }
+    return true;
+  }
+
+  // To the next piece, and the next job, where this one has no tile for the warp.
+  FLRC_DEVICE void settle() {
+    while (index_ < p_.lineCount) {
+      const int left = now_.end - piece_, most = now_.pieceLines();
+      if (tile_ * kTileLines < (left < most ? left : most)) return;
+      tile_ = walk_.first;
+      piece_ += most;
+      if (piece_ < now_.end) continue;
+      now_ = next_;
+      next_ = linesOf(p_, ++index_ + 1);
+      walk_ = walkOf(now_.of);
+      piece_ = now_.begin;
+      tile_ = walk_.first;
+      strip_ = walk_.begin;
+    }
+  }
+
+  const StepParams& p_;
+  Shared<uint8_t> data_;
+  Shared<uint64_t> phases_;
+  // What is fetched next.
+  int index_ = 0;
+  Lines now_, next_;
+  Walk walk_{};
+  int piece_ = 0, tile_ = 0, strip_ = 0;
+  // The ring: where the next record goes and where the first one lies, and bytes that are taken.
+  int in_ = 0, out_ = 0, held_ = 0;
+  unsigned fetched_ = 0, read_ = 0;
+};
+
+}  // namespace flrc::gpu::step

@@ -1,0 +1,325 @@
+#include "runtime/step_program.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/linears_shares.cuh"
+#include "runtime/steps.h"
+
+namespace flrc::gpu {
+namespace {
+
+enum : int { kQ, kK, kV, kO, kGate, kUp, kDown };
+
+Buffer<uint64_t> tagged(int64_t count) {
+  // At least one, so that there is a place to point to.
+  const std::vector<uint64_t> zeros(static_cast<size_t>(std::max<int64_t>(1, count)));
+  return {zeros.data(), zeros.size()};
+}
+
+template <typename T>
+Buffer<T> uploaded(const std::vector<T>& values) {
+  return {values.data(), values.size()};
+}
+
+StepLaunch stepLaunch(const DeviceModel& model) {
+  return {model.limits.multiprocessors, model.limits.sharedBytes, model.limits.hopper};
+}
+
+int widestInput(const DeviceModel& model) {
+  int64_t widest = model.hidden;
+  for (const LayerWeights& layer : model.layers) {
+    for (const LinearWeights& linear : layer.projections) {
+      widest = std::max(widest, linear.inputs);
+      for (const BlockWeights& block : linear.blocks) widest = std::max(widest, block.rank());
+    }
+  }
+  return static_cast<int>(widest);
+}
+
+}  // namespace
+
+StepBuffers::StepBuffers(const DeviceModel& model)
+    : q(tagged(model.queryWidth())),
+      k(tagged(model.kvWidth())),
+      v(tagged(model.kvWidth())),
+      attended(tagged(model.queryWidth())),
+      out(tagged(model.hidden)),
+      gate(tagged(model.intermediate)),
+      up(tagged(model.intermediate)),
+      sums(tagged(model.queryWidth() * kAttentionGroup)),
+      scales(tagged(2 * model.heads * kAttentionGroup)) {
+  const Widths widths = widest(model);
+  t = tagged(widths.t);
+  u = tagged(widths.u);
+  const std::vector<uint32_t> none(static_cast<size_t>(model.limits.multiprocessors));
+  epochs = uploaded(none);
+}
+
+uint64_t StepBuffers::bytes() const {
+  uint64_t total = epochs.bytes();
+  for (const Buffer<uint64_t>* buffer : {&q, &k, &v, &attended, &out, &gate, &up, &t, &u, &sums, &scales}) {
+    total += buffer->bytes();
+  }
+  return total;
+}
+
+bool StepProgram::serves(const DeviceModel& model) {
+  if (!model.limits.hopper || model.headRows().dtype != Dtype::bf16) return false;
+  for (const LayerWeights& layer : model.layers) {
+    for (const LinearWeights& linear : layer.projections) {
+      if (linear.dtype() != Dtype::bf16) return false;
+    }
+  }
+  return stepFits(widestInput(model), static_cast<int>(model.hidden), static_cast<int>(model.headDim),
+                  stepLaunch(model));
+}
+
+// Puts a program together, job by job.
+class StepProgram::Writer {
+ public:
+  Writer(const DeviceModel& model, int64_t level, const StepBuffers& buffers, const StepPlaces& places)
+      : model_(model), level_(level), buffers_(buffers), places_(places) {}
+
+  void write() {
+    int made = 0;  // the exchange that the residual stream grows by next
+    for (int64_t l = 0; l < model_.layerCount; ++l) {
+      const LayerWeights& layer = model_.layers[static_cast<size_t>(l)];
+      const int heads = product(normed(layer.attentionNorm, made),
+                                {{kQ, &buffers_.q}, {kK, &buffers_.k}, {kV, &buffers_.v}}, l);
+      const int attended = attend(layer, l, heads);
+      made = product(tagged(buffers_.attended, model_.queryWidth(), attended), {{kO, &buffers_.out}}, l);
+      const int gates = product(normed(layer.mlpNorm, made), {{kGate, &buffers_.gate}, {kUp, &buffers_.up}}, l);
+      StepJob gated = tagged(buffers_.gate, model_.intermediate, gates);
+      gated.source = StepSource::gated;
+      gated.other = buffers_.up.read();
+      made = product(gated, {{kDown, &buffers_.out}}, l);
+    }
+    const RowWeights& head = model_.headRows();
+    Stage stage;
+    StepJob job = normed(model_.finalNorm, made);
+    job.input = ++input_;
+    job.plain = places_.logits;
+    stage.add(job, head.data.read(), head.cols, head.cols, head.rows);
+    put(stage);
+  }
+
+  std::vector<StepJob> jobs;
+  std::vector<StepLines> lines;
+  std::vector<int32_t> shares;
+  std::vector<StepAttention> attentions;
+  std::vector<StepGather> gathers;
+  int exchange = 0;
+
+ private:
+  struct Projected {
+    int projection;
+    const Buffer<uint64_t>* y;
+  };
+
+  // Products that blocks share evenly, by bytes.
+  struct Stage {
+    std::vector<StepJob> jobs;
+    std::vector<StepLines> lines;
+    std::vector<int64_t> counts;
+
+    // `count` lines of `stored` weights, of which the first `used` are multiplied.
+    void add(const StepJob& job, Global<const uint8_t> data, int64_t used, int64_t stored, int64_t count) {
+      const auto strips = static_cast<int>(stripsOf(Dtype::bf16, used));
+      jobs.push_back(job);
+      lines.push_back({data, static_cast<int32_t>(stripsOf(Dtype::bf16, stored) * kStripBytes), strips,
+                       linears::sliceBits<Dtype::bf16>(strips)});
+      counts.push_back(count);
+    }
+  };
+
+  StepJob input(StepSource source, int64_t width, int wants) const {
+    StepJob job{};
+    job.kind = StepKind::product;
+    job.source = source;
+    job.width = static_cast<int>(width);
+    job.wants = wants;
+    return job;
+  }
+  StepJob tagged(const Buffer<uint64_t>& from, int64_t width, int wants) const {
+    StepJob job = input(StepSource::tagged, width, wants);
+    job.from = from.read();
+    return job;
+  }
+  // `made`: the exchange of what is added to the residual stream, 0: nothing is.
+  StepJob normed(const Buffer<float>& norm, int made) const {
+    StepJob job = input(StepSource::normed, model_.hidden, made);
+    if (made > 0) job.from = buffers_.out.read();
+    job.norm = norm.read();
+    return job;
+  }
+
+  // Projections of one input; returns the exchange of their outputs.
+  int product(StepJob with, const std::vector<Projected>& projections, int64_t layer) {
+    with.input = ++input_;
+    const int t = ++exchange, u = ++exchange, y = ++exchange;
+    Stage rows, panels;
+    std::vector<StepJob> gathered;
+    Widths at;
+    for (const Projected& projected : projections) {
+      const LinearWeights& weights =
+          model_.layers[static_cast<size_t>(layer)].projections[static_cast<size_t>(projected.projection)];
+      // Says which results are outputs; where they go is known here.
+      const Buffer<float> anywhere(1);
+      const LinearsParams plan = planLinears(
+          {{&weights, model_.rank(level_, layer, projected.projection), anywhere.global()}});
+      const auto outputs = [&](StepJob& job, const auto& planned) {
+        job.y = projected.y->global();
+        job.sends.y = y;
+        job.scatter = planned.scatter;
+        job.bias = planned.bias;
+      };
+      for (int j = 0; j < plan.rowJobs; ++j) {
+        const RowJob& planned = plan.rows[j];
+        StepJob job = with;
+        if (planned.t >= 0) {
+          job.t = buffers_.t.global() + (at.t + planned.t);
+          job.sends.t = t;
+        }
+        if (planned.y != nullptr) outputs(job, planned);
+        rows.add(job, planned.data, plan.inputs, plan.inputs, planned.rows);
+      }
+      for (int j = 0; j < plan.panelJobs; ++j) {
+        const PanelJob& planned = plan.panels[j];
+        StepJob job = input(StepSource::tagged, planned.rank, t);
+        job.input = ++input_;
+        job.from = buffers_.t.read() + (at.t + planned.t);
+        if (planned.u >= 0) {
+          job.t = buffers_.u.global() + (at.u + planned.u);
+          job.sends.t = u;
+        } else {
+          outputs(job, planned);
+        }
+        panels.add(job, planned.data, planned.rank, planned.storedRank, planned.width);
+      }
+      for (int j = 0; j < plan.gatherJobs; ++j) {
+        StepJob job{};
+        job.kind = StepKind::gather;
+        job.which = static_cast<int32_t>(gathers.size());
+        job.wants = t;
+        job.sends.y = y;
+        gathered.push_back(job);
+        gathers.push_back(gather(plan.gathers[j], *projected.y, at));
+      }
+      at.t += plan.tWidth;
+      at.u += plan.uWidth;
+    }
+    put(rows);
+    put(panels);
+    jobs.insert(jobs.end(), gathered.begin(), gathered.end());
+    return y;
+  }
+
+  StepGather gather(const GatherJob& planned, const Buffer<uint64_t>& y, const Widths& at) const {
+    StepGather to{};
+    to.y = y.global();
+    to.bias = planned.bias;
+    to.outputs = planned.outputs;
+    to.blocks = planned.blocks;
+    for (int b = 0; b < planned.blocks; ++b) {
+      to.block[b] = {planned.gather[b], buffers_.t.read() + (at.t + planned.t[b]),
+                     buffers_.u.read() + (at.u + planned.u[b]), planned.rank[b]};
+    }
+    return to;
+  }
+
+  void put(const Stage& stage) {
+    double all = 0, before = 0;
+    const auto bytesOf = [&](size_t i) { return static_cast<double>(stage.lines[i].strips) * kStripBytes; };
+    for (size_t i = 0; i < stage.jobs.size(); ++i) all += static_cast<double>(stage.counts[i]) * bytesOf(i);
+    const int blocks = model_.limits.multiprocessors;
+    for (size_t i = 0; i < stage.jobs.size(); ++i) {
+      const auto count = static_cast<double>(stage.counts[i]);
+      StepJob job = stage.jobs[i];
+      job.which = static_cast<int32_t>(lines.size());
+      jobs.push_back(job);
+      lines.push_back(stage.lines[i]);
+      for (int b = 0; b <= blocks; ++b) {
+        const double line = std::round((all * b / blocks - before) / bytesOf(i));
+        shares.push_back(static_cast<int32_t>(std::clamp(line, 0.0, count)));
+      }
+      before += count * bytesOf(i);
+    }
+  }
+
+  int attend(const LayerWeights& layer, int64_t index, int wants) {
+    StepAttention to{};
+    RotateParams& heads = to.of.heads;
+    heads.queryNorm = layer.queryNorm.read();
+    heads.keyNorm = layer.keyNorm.read();
+    heads.eps = model_.eps;
+    heads.cosine = places_.cosine;
+    heads.sine = places_.sine;
+    heads.heads = static_cast<int>(model_.heads);
+    heads.kvHeads = static_cast<int>(model_.kvHeads);
+    heads.headDim = static_cast<int>(model_.headDim);
+    heads.rows = places_.rows;
+    heads.layer = static_cast<int>(index);
+    to.of.window = static_cast<int>(layer.window);
+    to.of.columns = 1;
+    shapeAttention(to.of);
+    to.q = buffers_.q.read();
+    to.k = buffers_.k.read();
+    to.v = buffers_.v.read();
+    to.sums = buffers_.sums.global();
+    to.scales = buffers_.scales.global();
+    to.out = buffers_.attended.global();
+
+    StepJob job{};
+    job.kind = StepKind::attend;
+    job.which = static_cast<int32_t>(attentions.size());
+    job.wants = wants;
+    const int parts = ++exchange, out = ++exchange;
+    job.sends = {parts, out};
+    jobs.push_back(job);
+    job.kind = StepKind::merge;
+    job.wants = parts;
+    jobs.push_back(job);
+    attentions.push_back(to);
+    return out;
+  }
+
+  const DeviceModel& model_;
+  const int64_t level_;
+  const StepBuffers& buffers_;
+  const StepPlaces& places_;
+  int input_ = 0;
+};
+
+StepProgram::StepProgram(const DeviceModel& model, int64_t level, const StepBuffers& buffers,
+                         const StepPlaces& places)
+    : how_(stepLaunch(model)), width_(widestInput(model)) {
+  Writer writer(model, level, buffers, places);
+  writer.write();
+  jobs_ = uploaded(writer.jobs);
+  lines_ = uploaded(writer.lines);
+  shares_ = uploaded(writer.shares);
+  attentions_ = uploaded(writer.attentions);
+  gathers_ = uploaded(writer.gathers);
+  params_.jobs = jobs_.read();
+  params_.lines = lines_.read();
+  params_.shares = shares_.read();
+  params_.attentions = attentions_.read();
+  params_.gathers = gathers_.read();
+  params_.jobCount = static_cast<int32_t>(writer.jobs.size());
+  params_.lineCount = static_cast<int32_t>(writer.lines.size());
+  params_.exchanges = writer.exchange;
+  params_.x = places.x;
+  params_.hidden = static_cast<int32_t>(model.hidden);
+  params_.headDim = static_cast<int32_t>(model.headDim);
+  params_.eps = model.eps;
+  params_.epochs = buffers.epochs.global();
+}
+
+void StepProgram::enqueue(Stream stream) const { launchStep(stream, params_, width_, how_); }
+
+uint64_t StepProgram::bytes() const {
+  return jobs_.bytes() + lines_.bytes() + shares_.bytes() + attentions_.bytes() + gathers_.bytes();
+}
+
+}  // namespace flrc::gpu

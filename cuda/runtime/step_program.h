@@ -1,0 +1,51 @@
+#pragma once
+
+#include <vector>
+
+#include "kernels/step.h"
+#include "runtime/linears_plan.h"
+#include "runtime/model.h"
+
+namespace flrc::gpu {
+
+// Activations of whole steps, all of them tagged: of one token, for every layer in turn.
+struct StepBuffers {
+  explicit StepBuffers(const DeviceModel& model);
+  uint64_t bytes() const;
+
+  Buffer<uint64_t> q, k, v, attended, out, gate, up, t, u, sums, scales;
+  Buffer<uint32_t> epochs;
+};
+
+// What a whole step reads beside weights and buffers, and where its results go.
+struct StepPlaces {
+  Global<const CacheRow> rows;
+  Global<const float> x;               // [hidden]
+  Global<const float> cosine, sine;    // RotateParams
+  Global<float> logits;                // [vocab]
+};
+
+// The jobs of a whole step at one level (kernels/step.h), on the device.
+class StepProgram {
+ public:
+  // Whether the model's steps can be made that way on this chip.
+  static bool serves(const DeviceModel& model);
+
+  StepProgram(const DeviceModel& model, int64_t level, const StepBuffers& buffers, const StepPlaces& places);
+  void enqueue(Stream stream) const;
+  uint64_t bytes() const;
+
+ private:
+  class Writer;
+
+  StepParams params_{};
+  StepLaunch how_{};
+  int width_ = 0;  // of the widest input
+  Buffer<StepJob> jobs_;
+  Buffer<StepLines> lines_;
+  Buffer<int32_t> shares_;
+  Buffer<StepAttention> attentions_;
+  Buffer<StepGather> gathers_;
+};
+
+}  // namespace flrc::gpu
