@@ -32,13 +32,13 @@ void DecodeSteps::reserve(int64_t positions) {
 void DecodeSteps::replay(int64_t level, int64_t columns, int64_t positions) {
   std::unique_ptr<Graph>& graph = graphs_[{level, columns, positions}];
   if (!graph) {
-    graph = record(level, columns, positions);
     const bool single = columns == 1 && positions <= kStepPositions && StepProgram::serves(model);
-    if (single && model.stepWay != StepWay::launches) {
-      std::unique_ptr<Graph> whole = recordWhole(level);
+    if (single && model.stepWay != StepWay::launches) graph = recordWhole(level);
+    if (!graph || model.stepWay == StepWay::faster) {
+      std::unique_ptr<Graph> launches = record(level, columns, positions);
       const auto seconds = [this](Graph& of) { return model.queue.seconds([&] { of.replay(model.queue); }); };
       // Both write the same.
-      if (model.stepWay == StepWay::whole || seconds(*whole) <= seconds(*graph)) graph = std::move(whole);
+      if (!graph || seconds(*launches) < seconds(*graph)) graph = std::move(launches);
     }
   }
   graph->replay(model.queue);

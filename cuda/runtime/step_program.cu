@@ -1,9 +1,9 @@
 #include "runtime/step_program.h"
 
 #include <algorithm>
-#include <cmath>
+#include <utility>
 
-#include "kernels/linears_shares.cuh"
+#include "kernels/step_plan.h"
 #include "runtime/steps.h"
 
 namespace flrc::gpu {
@@ -75,19 +75,19 @@ bool StepProgram::serves(const DeviceModel& model) {
                   stepLaunch(model));
 }
 
-// Puts a program together, job by job.
+// The plan of a model's step at a level.
 class StepProgram::Writer {
  public:
   Writer(const DeviceModel& model, int64_t level, const StepBuffers& buffers, const StepPlaces& places)
-      : model_(model), level_(level), buffers_(buffers), places_(places) {}
+      : model_(model), level_(level), buffers_(buffers), places_(places), plan_(model.limits.multiprocessors) {}
 
-  void write() {
+  StepPlan write() {
     int made = 0;  // the exchange that the residual stream grows by next
     for (int64_t l = 0; l < model_.layerCount; ++l) {
       const LayerWeights& layer = model_.layers[static_cast<size_t>(l)];
       const int heads = product(normed(layer.attentionNorm, made),
                                 {{kQ, &buffers_.q}, {kK, &buffers_.k}, {kV, &buffers_.v}}, l);
-      const int attended = attend(layer, l, heads);
+      const int attended = plan_.attend(attention(layer, l), heads);
       made = product(tagged(buffers_.attended, model_.queryWidth(), attended), {{kO, &buffers_.out}}, l);
       const int gates = product(normed(layer.mlpNorm, made), {{kGate, &buffers_.gate}, {kUp, &buffers_.up}}, l);
       StepJob gated = tagged(buffers_.gate, model_.intermediate, gates);
@@ -96,20 +96,14 @@ class StepProgram::Writer {
       made = product(gated, {{kDown, &buffers_.out}}, l);
     }
     const RowWeights& head = model_.headRows();
-    Stage stage;
+    StepPlan::Stage stage;
     StepJob job = normed(model_.finalNorm, made);
-    job.input = ++input_;
+    job.input = plan_.newInput();
     job.plain = places_.logits;
     stage.add(job, head.data.read(), head.cols, head.cols, head.rows);
-    put(stage);
+    plan_.put(stage);
+    return std::move(plan_);
   }
-
-  std::vector<StepJob> jobs;
-  std::vector<StepLines> lines;
-  std::vector<int32_t> shares;
-  std::vector<StepAttention> attentions;
-  std::vector<StepGather> gathers;
-  int exchange = 0;
 
  private:
   struct Projected {
@@ -117,25 +111,8 @@ class StepProgram::Writer {
     const Buffer<uint64_t>* y;
   };
 
-  // Products that blocks share evenly, by bytes.
-  struct Stage {
-    std::vector<StepJob> jobs;
-    std::vector<StepLines> lines;
-    std::vector<int64_t> counts;
-
-    // `count` lines of `stored` weights, of which the first `used` are multiplied.
-    void add(const StepJob& job, Global<const uint8_t> data, int64_t used, int64_t stored, int64_t count) {
-      const auto strips = static_cast<int>(stripsOf(Dtype::bf16, used));
-      jobs.push_back(job);
-      lines.push_back({data, static_cast<int32_t>(stripsOf(Dtype::bf16, stored) * kStripBytes), strips,
-                       linears::sliceBits<Dtype::bf16>(strips)});
-      counts.push_back(count);
-    }
-  };
-
   StepJob input(StepSource source, int64_t width, int wants) const {
     StepJob job{};
-    job.kind = StepKind::product;
     job.source = source;
     job.width = static_cast<int>(width);
     job.wants = wants;
@@ -156,10 +133,10 @@ class StepProgram::Writer {
 
   // Projections of one input; returns the exchange of their outputs.
   int product(StepJob with, const std::vector<Projected>& projections, int64_t layer) {
-    with.input = ++input_;
-    const int t = ++exchange, u = ++exchange, y = ++exchange;
-    Stage rows, panels;
-    std::vector<StepJob> gathered;
+    with.input = plan_.newInput();
+    const int t = plan_.newExchange(), u = plan_.newExchange(), y = plan_.newExchange();
+    StepPlan::Stage rows, panels;
+    std::vector<StepGather> gathers;
     Widths at;
     for (const Projected& projected : projections) {
       const LinearWeights& weights =
@@ -187,7 +164,7 @@ class StepProgram::Writer {
       for (int j = 0; j < plan.panelJobs; ++j) {
         const PanelJob& planned = plan.panels[j];
         StepJob job = input(StepSource::tagged, planned.rank, t);
-        job.input = ++input_;
+        job.input = plan_.newInput();
         job.from = buffers_.t.read() + (at.t + planned.t);
         if (planned.u >= 0) {
           job.t = buffers_.u.global() + (at.u + planned.u);
@@ -197,21 +174,16 @@ class StepProgram::Writer {
         }
         panels.add(job, planned.data, planned.rank, planned.storedRank, planned.width);
       }
-      for (int j = 0; j < plan.gatherJobs; ++j) {
-        StepJob job{};
-        job.kind = StepKind::gather;
-        job.which = static_cast<int32_t>(gathers.size());
-        job.wants = t;
-        job.sends.y = y;
-        gathered.push_back(job);
-        gathers.push_back(gather(plan.gathers[j], *projected.y, at));
-      }
+      for (int j = 0; j < plan.gatherJobs; ++j) gathers.push_back(gather(plan.gathers[j], *projected.y, at));
       at.t += plan.tWidth;
       at.u += plan.uWidth;
     }
-    put(rows);
-    put(panels);
-    jobs.insert(jobs.end(), gathered.begin(), gathered.end());
+    plan_.put(rows);
+    plan_.put(panels);
+    StepJob job{};
+    job.wants = t;
+    job.sends.y = y;
+    for (const StepGather& one : gathers) plan_.gather(job, one);
     return y;
   }
 
@@ -228,26 +200,7 @@ class StepProgram::Writer {
     return to;
   }
 
-  void put(const Stage& stage) {
-    double all = 0, before = 0;
-    const auto bytesOf = [&](size_t i) { return static_cast<double>(stage.lines[i].strips) * kStripBytes; };
-    for (size_t i = 0; i < stage.jobs.size(); ++i) all += static_cast<double>(stage.counts[i]) * bytesOf(i);
-    const int blocks = model_.limits.multiprocessors;
-    for (size_t i = 0; i < stage.jobs.size(); ++i) {
-      const auto count = static_cast<double>(stage.counts[i]);
-      StepJob job = stage.jobs[i];
-      job.which = static_cast<int32_t>(lines.size());
-      jobs.push_back(job);
-      lines.push_back(stage.lines[i]);
-      for (int b = 0; b <= blocks; ++b) {
-        const double line = std::round((all * b / blocks - before) / bytesOf(i));
-        shares.push_back(static_cast<int32_t>(std::clamp(line, 0.0, count)));
-      }
-      before += count * bytesOf(i);
-    }
-  }
-
-  int attend(const LayerWeights& layer, int64_t index, int wants) {
+  StepAttention attention(const LayerWeights& layer, int64_t index) const {
     StepAttention to{};
     RotateParams& heads = to.of.heads;
     heads.queryNorm = layer.queryNorm.read();
@@ -269,46 +222,33 @@ class StepProgram::Writer {
     to.sums = buffers_.sums.global();
     to.scales = buffers_.scales.global();
     to.out = buffers_.attended.global();
-
-    StepJob job{};
-    job.kind = StepKind::attend;
-    job.which = static_cast<int32_t>(attentions.size());
-    job.wants = wants;
-    const int parts = ++exchange, out = ++exchange;
-    job.sends = {parts, out};
-    jobs.push_back(job);
-    job.kind = StepKind::merge;
-    job.wants = parts;
-    jobs.push_back(job);
-    attentions.push_back(to);
-    return out;
+    return to;
   }
 
   const DeviceModel& model_;
   const int64_t level_;
   const StepBuffers& buffers_;
   const StepPlaces& places_;
-  int input_ = 0;
+  StepPlan plan_;
 };
 
 StepProgram::StepProgram(const DeviceModel& model, int64_t level, const StepBuffers& buffers,
                          const StepPlaces& places)
     : how_(stepLaunch(model)), width_(widestInput(model)) {
-  Writer writer(model, level, buffers, places);
-  writer.write();
-  jobs_ = uploaded(writer.jobs);
-  lines_ = uploaded(writer.lines);
-  shares_ = uploaded(writer.shares);
-  attentions_ = uploaded(writer.attentions);
-  gathers_ = uploaded(writer.gathers);
+  const StepPlan plan = Writer(model, level, buffers, places).write();
+  jobs_ = uploaded(plan.jobs());
+  lines_ = uploaded(plan.lines());
+  shares_ = uploaded(plan.shares());
+  attentions_ = uploaded(plan.attentions());
+  gathers_ = uploaded(plan.gathers());
   params_.jobs = jobs_.read();
   params_.lines = lines_.read();
   params_.shares = shares_.read();
   params_.attentions = attentions_.read();
   params_.gathers = gathers_.read();
-  params_.jobCount = static_cast<int32_t>(writer.jobs.size());
-  params_.lineCount = static_cast<int32_t>(writer.lines.size());
-  params_.exchanges = writer.exchange;
+  params_.jobCount = static_cast<int32_t>(plan.jobs().size());
+  params_.lineCount = static_cast<int32_t>(plan.lines().size());
+  params_.exchanges = plan.exchanges();
   params_.x = places.x;
   params_.hidden = static_cast<int32_t>(model.hidden);
   params_.headDim = static_cast<int32_t>(model.headDim);
