@@ -50,6 +50,7 @@ int main(int count, char** arguments) {
   std::printf("%-60s %4s %7s %10s\n", "case", "cols", "ahead", "median");
   std::vector<bench::Row> rows;
   bench::timeLinears(device, chip, rows);
+  bench::timeSteps(device, chip, rows);
   bench::timeDecode(device, chip, rows);
   bench::timeOthers(device, chip, rows);
   bench::timeCalibration(device, chip, rows);

@@ -90,6 +90,7 @@ struct Row {
 double readBandwidth(test::Device& device, const Chip& chip);
 // Rows are added as they are measured, and printed.
 void timeLinears(test::Device& device, const Chip& chip, std::vector<Row>& rows);
+void timeSteps(test::Device& device, const Chip& chip, std::vector<Row>& rows);
 void timeDecode(test::Device& device, const Chip& chip, std::vector<Row>& rows);
 void timeOthers(test::Device& device, const Chip& chip, std::vector<Row>& rows);
 void timeCalibration(test::Device& device, const Chip& chip, std::vector<Row>& rows);

@@ -149,9 +149,13 @@ struct TaggedHeads {
 };
 
 template <int kWidth>
-FLRC_DEVICE void attend(const StepAttention& a, const StepJob& job, size_t work, uint32_t base) {
-  const AttentionParams& p = a.of;
-  const CacheRow row = p.heads.rows[0];
+FLRC_DEVICE void attend(const StepAttention& a, const StepJob& job, const CacheRow& row, size_t work,
+                        uint32_t base) {
+  AttentionParams p = a.of;
+  p.window = job.width;
+  p.heads.layer = job.which;
+  p.heads.queryNorm = job.norm;
+  p.heads.keyNorm = job.keyNorm;
   const int used = attention::chunksUpTo(row.position, p.window), groups = p.heads.kvHeads * p.parts;
   const int width = kWidth == attention::kAnyWidth ? p.heads.headDim : kWidth;
   const attention::Areas areas = attention::areasOf(width, work);
@@ -183,9 +187,10 @@ FLRC_DEVICE void attend(const StepAttention& a, const StepJob& job, size_t work,
 
 // Heads by turns of the blocks.
 template <int kWidth>
-FLRC_DEVICE void mergeChunks(const StepAttention& a, const StepJob& job, size_t work, uint32_t base) {
+FLRC_DEVICE void mergeChunks(const StepAttention& a, const StepJob& job, const CacheRow& row, size_t work,
+                             uint32_t base) {
   const AttentionParams& p = a.of;
-  const int used = attention::chunksUpTo(p.heads.rows[0].position, p.window);
+  const int used = attention::chunksUpTo(row.position, job.width);
   if (used == 1) return;
   const int width = kWidth == attention::kAnyWidth ? p.heads.headDim : kWidth;
   const uint32_t tag = base + static_cast<uint32_t>(job.wants);
@@ -228,6 +233,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepPara
   dependentWait();
 
   const uint32_t base = readFresh(p.epochs + blockX());
+  const CacheRow row = p.attention.of.heads.rows[0];
   int product = 0, loaded = -1, norms = 0;
   for (int index = 0; index < p.jobCount; ++index) {
     const StepJob job = next;
@@ -237,11 +243,10 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepPara
       continue;
     }
     if (job.kind != StepKind::product) {
-      const StepAttention attention = p.attentions[job.which];
       if (job.kind == StepKind::attend) {
-        attend<kWidth>(attention, job, areas.work, base);
+        attend<kWidth>(p.attention, job, row, areas.work, base);
       } else {
-        mergeChunks<kWidth>(attention, job, areas.work, base);
+        mergeChunks<kWidth>(p.attention, job, row, areas.work, base);
       }
       // What lies there has been read.
       syncBlock();
@@ -258,6 +263,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepPara
       loaded = job.input;
     }
     multiplyLines(areas, job, lines, base, ring);
+    ring.refill();
   }
   if (threadIndex() == 0) p.epochs[blockX()] = base + static_cast<uint32_t>(p.exchanges);
 }

@@ -42,15 +42,15 @@ struct StepLines {
 
 struct StepJob {
   StepKind kind;
-  // Product: which lines, and the number of its input, which jobs that follow each other share. Others: which
-  // of StepParams::attentions or gathers.
-  int32_t which, input;
+  // Product: which lines. Gather: which of StepParams::gathers. Attention: which layer.
+  int32_t which;
+  int32_t input;  // product: a number that jobs which follow each other share where they have one input
   StepSource source;
-  int32_t width;  // values of the input
+  int32_t width;  // product: values of the input. Attention: AttentionParams::window
   int32_t wants;  // exchange in which the input is sent
   StepTags sends;
   Global<const uint64_t> from, other;
-  Global<const float> norm;         // [width], normed
+  Global<const float> norm, keyNorm;  // normed: [width]. Attention: of the queries, and of the keys; or null
   Global<uint64_t> t;               // results line by line, or null
   Global<uint64_t> y;               // results by output, or null
   Global<float> plain;              // the same without tags, for whom the next launch is
@@ -71,12 +71,13 @@ struct StepGather {
   } block[8];
 };
 
-// Attention of a layer; `of` without q, k, v, out and working memory, for these are tagged.
+// What attention of all layers has in common; `of` without q, k, v, out and working memory, for these are tagged,
+// and without what is a layer's own (StepJob).
 struct StepAttention {
   AttentionParams of;
   Global<const uint64_t> q, k, v;
-  Global<uint64_t> sums;    // [heads][chunks][headDim]
-  Global<uint64_t> scales;  // [heads][chunks][2]
+  Global<uint64_t> sums;    // [heads][kAttentionGroup][headDim]
+  Global<uint64_t> scales;  // [heads][kAttentionGroup][2]
   Global<uint64_t> out;
 };
 // Positions that a step serves: as many chunks are merged at once.
@@ -86,8 +87,8 @@ struct StepParams {
   Global<const StepJob> jobs;
   Global<const StepLines> lines;
   Global<const int32_t> shares;  // [lines][blocks + 1]: the first line of each block
-  Global<const StepAttention> attentions;
   Global<const StepGather> gathers;
+  StepAttention attention;
   int32_t jobCount, lineCount;
   int32_t exchanges;        // in all
   Global<const float> x;    // [hidden], the token's row of the embedding

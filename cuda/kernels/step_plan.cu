@@ -28,13 +28,11 @@ void StepPlan::put(const Stage& stage) {
   }
 }
 
-int StepPlan::attend(const StepAttention& attention, int wants) {
-  StepJob job{};
-  job.wants = wants;
+int StepPlan::attend(StepJob job) {
   const int parts = newExchange(), out = newExchange();
+  job.kind = StepKind::attend;
   job.sends = {parts, out};
-  put(job, StepKind::attend, attentions_, attention);
-  job = jobs_.back();
+  jobs_.push_back(job);
   job.kind = StepKind::merge;
   job.wants = parts;
   jobs_.push_back(job);

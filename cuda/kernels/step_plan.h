@@ -31,13 +31,13 @@ class StepPlan {
   int newInput() { return ++inputs_; }
   void put(const Stage& stage);
   void gather(StepJob job, const StepGather& gather) { put(job, StepKind::gather, gathers_, gather); }
-  // Attention and the merging of its chunks; returns the exchange of its results.
-  int attend(const StepAttention& attention, int wants);
+  // Attention of a layer and the merging of its chunks; returns the exchange of its results. Of the job: which,
+  // width, wants and norms.
+  int attend(StepJob job);
 
   const std::vector<StepJob>& jobs() const { return jobs_; }
   const std::vector<StepLines>& lines() const { return lines_; }
   const std::vector<int32_t>& shares() const { return shares_; }
-  const std::vector<StepAttention>& attentions() const { return attentions_; }
   const std::vector<StepGather>& gathers() const { return gathers_; }
   int exchanges() const { return exchanges_; }
 
@@ -54,7 +54,6 @@ class StepPlan {
   std::vector<StepJob> jobs_;
   std::vector<StepLines> lines_;
   std::vector<int32_t> shares_;
-  std::vector<StepAttention> attentions_;
   std::vector<StepGather> gathers_;
 };
 

@@ -55,7 +55,6 @@ class Ring {
   FLRC_DEVICE Ring(const StepParams& params, Shared<uint8_t> data, Shared<uint64_t> phases)
       : p_(params), data_(data), phases_(phases), now_(linesOf(params, 0)), next_(linesOf(params, 1)) {
     if (laneIndex() < kRecords) phaseInit(phases_ + laneIndex(), 1);
-    syncWarp();
     walk_ = walkOf(now_.of);
     piece_ = now_.begin;
     tile_ = walk_.first;
@@ -75,23 +74,25 @@ class Ring {
     }
     return data_ + (out_ + laneIndex() / 4 * lineStride(strips) + laneIndex() % 4 * 16);
   }
-  // It has been read.
+  // It has been read. While half of the ring is still on its way there is time for what comes next before more
+  // is fetched.
   FLRC_DEVICE void release(int lines, int strips) {
     const int bytes = lines * lineStride(strips);
     out_ += bytes;
     held_ -= bytes;
     ++read_;
-    // All lanes have read what is overwritten.
-    syncWarp();
-    refill();
+    if (2 * held_ < p_.ringBytes) refill();
   }
 
- private:
+  // Fetches as much as there is room for.
   FLRC_DEVICE void refill() {
+    // All lanes have read what is overwritten.
+    syncWarp();
     while (index_ < p_.lineCount && fetch()) {
     }
   }
 
+ private:
   FLRC_DEVICE bool fetch() {
     const int inSlice = walk_.end - strip_, strips = inSlice < kRecordStrips ? inSlice : kRecordStrips;
     const int line = piece_ + tile_ * kTileLines, after = now_.end - line;

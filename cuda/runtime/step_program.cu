@@ -87,7 +87,7 @@ class StepProgram::Writer {
       const LayerWeights& layer = model_.layers[static_cast<size_t>(l)];
       const int heads = product(normed(layer.attentionNorm, made),
                                 {{kQ, &buffers_.q}, {kK, &buffers_.k}, {kV, &buffers_.v}}, l);
-      const int attended = plan_.attend(attention(layer, l), heads);
+      const int attended = attend(layer, l, heads);
       made = product(tagged(buffers_.attended, model_.queryWidth(), attended), {{kO, &buffers_.out}}, l);
       const int gates = product(normed(layer.mlpNorm, made), {{kGate, &buffers_.gate}, {kUp, &buffers_.up}}, l);
       StepJob gated = tagged(buffers_.gate, model_.intermediate, gates);
@@ -200,29 +200,14 @@ class StepProgram::Writer {
     return to;
   }
 
-  StepAttention attention(const LayerWeights& layer, int64_t index) const {
-    StepAttention to{};
-    RotateParams& heads = to.of.heads;
-    heads.queryNorm = layer.queryNorm.read();
-    heads.keyNorm = layer.keyNorm.read();
-    heads.eps = model_.eps;
-    heads.cosine = places_.cosine;
-    heads.sine = places_.sine;
-    heads.heads = static_cast<int>(model_.heads);
-    heads.kvHeads = static_cast<int>(model_.kvHeads);
-    heads.headDim = static_cast<int>(model_.headDim);
-    heads.rows = places_.rows;
-    heads.layer = static_cast<int>(index);
-    to.of.window = static_cast<int>(layer.window);
-    to.of.columns = 1;
-    shapeAttention(to.of);
-    to.q = buffers_.q.read();
-    to.k = buffers_.k.read();
-    to.v = buffers_.v.read();
-    to.sums = buffers_.sums.global();
-    to.scales = buffers_.scales.global();
-    to.out = buffers_.attended.global();
-    return to;
+  int attend(const LayerWeights& layer, int64_t index, int wants) {
+    StepJob job{};
+    job.which = static_cast<int32_t>(index);
+    job.width = static_cast<int32_t>(layer.window);
+    job.wants = wants;
+    job.norm = layer.queryNorm.read();
+    job.keyNorm = layer.keyNorm.read();
+    return plan_.attend(job);
   }
 
   const DeviceModel& model_;
@@ -232,6 +217,31 @@ class StepProgram::Writer {
   StepPlan plan_;
 };
 
+namespace {
+
+StepAttention attentionOf(const DeviceModel& model, const StepBuffers& buffers, const StepPlaces& places) {
+  StepAttention to{};
+  RotateParams& heads = to.of.heads;
+  heads.eps = model.eps;
+  heads.cosine = places.cosine;
+  heads.sine = places.sine;
+  heads.heads = static_cast<int>(model.heads);
+  heads.kvHeads = static_cast<int>(model.kvHeads);
+  heads.headDim = static_cast<int>(model.headDim);
+  heads.rows = places.rows;
+  to.of.columns = 1;
+  shapeAttention(to.of);
+  to.q = buffers.q.read();
+  to.k = buffers.k.read();
+  to.v = buffers.v.read();
+  to.sums = buffers.sums.global();
+  to.scales = buffers.scales.global();
+  to.out = buffers.attended.global();
+  return to;
+}
+
+}  // namespace
+
 StepProgram::StepProgram(const DeviceModel& model, int64_t level, const StepBuffers& buffers,
                          const StepPlaces& places)
     : how_(stepLaunch(model)), width_(widestInput(model)) {
@@ -239,12 +249,11 @@ StepProgram::StepProgram(const DeviceModel& model, int64_t level, const StepBuff
   jobs_ = uploaded(plan.jobs());
   lines_ = uploaded(plan.lines());
   shares_ = uploaded(plan.shares());
-  attentions_ = uploaded(plan.attentions());
   gathers_ = uploaded(plan.gathers());
   params_.jobs = jobs_.read();
   params_.lines = lines_.read();
   params_.shares = shares_.read();
-  params_.attentions = attentions_.read();
+  params_.attention = attentionOf(model, buffers, places);
   params_.gathers = gathers_.read();
   params_.jobCount = static_cast<int32_t>(plan.jobs().size());
   params_.lineCount = static_cast<int32_t>(plan.lines().size());
@@ -259,7 +268,7 @@ StepProgram::StepProgram(const DeviceModel& model, int64_t level, const StepBuff
 void StepProgram::enqueue(Stream stream) const { launchStep(stream, params_, width_, how_); }
 
 uint64_t StepProgram::bytes() const {
-  return jobs_.bytes() + lines_.bytes() + shares_.bytes() + attentions_.bytes() + gathers_.bytes();
+  return jobs_.bytes() + lines_.bytes() + shares_.bytes() + gathers_.bytes();
 }
 
 }  // namespace flrc::gpu

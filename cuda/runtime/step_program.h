@@ -44,7 +44,6 @@ class StepProgram {
   Buffer<StepJob> jobs_;
   Buffer<StepLines> lines_;
   Buffer<int32_t> shares_;
-  Buffer<StepAttention> attentions_;
   Buffer<StepGather> gathers_;
 };
 

@@ -1,7 +1,8 @@
 // Times a whole model on a GPU, through the table that the core calls: prefill, and decoding dense, at half the
 // block parameters, with a budget that falls while tokens are written, and several sequences at once. The model
-// has the shape of Llama 3.2 1B and weights that mean nothing. Prints a table; with a file name, writes JSON
-// there as well.
+// has the shape of Llama 3.2 1B and weights that mean nothing. A token alone is timed both ways, in one launch and
+// in many, after it has been seen that it gets the logits bit for bit that it gets in a batch. Prints a table; with
+// a file name, writes JSON there as well.
 
 #include <algorithm>
 #include <chrono>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "runtime/model.h"
 #include "tensor/matrix.h"
 
 extern "C" const flrc::Backend* flrc_backend();
@@ -273,6 +275,45 @@ Timing timeModel(const Backend& table, flrc::DeviceModel* model, int sequences, 
   return {median(prefill), median(step)};
 }
 
+// Throws if a token's logits are others alone than beside another sequence's token.
+void checkAlone(const Backend& table, flrc::DeviceModel* model, int levels) {
+  const flrc::BackendCancel never = {nullptr, [](void*) { return false; }};
+  constexpr int64_t kLength = 200;
+  flrc::DevicePass* pass = nullptr;
+  must([&](BackendFailure* f) { return table.createPass(model, &pass, f); });
+  std::vector<int32_t> prompt;
+  for (int32_t i = 0; i < kLength; ++i) prompt.push_back(i * 89 % static_cast<int32_t>(kVocab));
+  const auto run = [&](const std::vector<flrc::DeviceSequence*>& sequences, int64_t position, int level) {
+    std::vector<flrc::BackendRow> rows;
+    for (flrc::DeviceSequence* sequence : sequences) rows.push_back({sequence, position});
+    const auto count = static_cast<int64_t>(rows.size());
+    must([&](BackendFailure* f) {
+      return table.run(pass, prompt.data() + position % kLength, rows.data(), count, level, &never, f);
+    });
+    std::vector<float> logits(kVocab);
+    const int64_t first = 0;
+    must([&](BackendFailure* f) { return table.logits(pass, &first, 1, logits.data(), f); });
+    return logits;
+  };
+  std::vector<flrc::DeviceSequence*> each(3);
+  for (flrc::DeviceSequence*& sequence : each) {
+    must([&](BackendFailure* f) { return table.createSequence(model, &sequence, f); });
+    std::vector<flrc::BackendRow> rows;
+    for (int64_t t = 0; t < kLength; ++t) rows.push_back({sequence, t});
+    must([&](BackendFailure* f) {
+      return table.run(pass, prompt.data(), rows.data(), kLength, 0, &never, f);
+    });
+  }
+  for (int step = 0; step < 4; ++step) {
+    const int level = step % levels;
+    if (run({each[0]}, kLength + step, level) != run({each[1], each[2]}, kLength + step, level)) {
+      throw std::runtime_error("a token gets other logits alone than in a batch");
+    }
+  }
+  for (flrc::DeviceSequence* sequence : each) table.releaseSequence(sequence);
+  table.releasePass(pass);
+}
+
 struct Row {
   std::string name;
   int sequences;
@@ -339,11 +380,20 @@ int main(int count, char** arguments) {
     const flrc::BackendModel described = model.describe();
     flrc::DeviceModel* weights = nullptr;
     must([&](BackendFailure* f) { return table.createModel(&described, &never, &weights, f); });
-    body([&](const std::string& name, int sequences, double bytes, const auto& levelOf) {
+    weights->stepWay = flrc::StepWay::whole;
+    checkAlone(table, weights, static_cast<int>(described.levels));
+    const auto addOne = [&](const std::string& name, int sequences, double bytes, const auto& levelOf) {
       rows.push_back({name, sequences, bytes, timeModel(table, weights, sequences, levelOf)});
       print(rows.back(), rows.front(), chip);
       // What there is, should there be no time for all.
       if (count > 1) writeJson(arguments[1], chip, rows);
+    };
+    body([&](const std::string& name, int sequences, double bytes, const auto& levelOf) {
+      if (sequences > 1) return addOne(name, sequences, bytes, levelOf);
+      weights->stepWay = flrc::StepWay::whole;
+      addOne(name + ", one launch", 1, bytes, levelOf);
+      weights->stepWay = flrc::StepWay::launches;
+      addOne(name + ", many", 1, bytes, levelOf);
     });
     table.releaseModel(weights);
   };
@@ -358,13 +408,12 @@ int main(int count, char** arguments) {
     const Model model({0.9, 0.5});
     withModel(model, [&](const auto& add) {
       const double high = model.bytes(0), low = model.bytes(1);
-      add("pivoted, keep .9", 1, high, first);
-      for (const int sequences : {1, 16}) add("pivoted, budget .5", sequences, low, [](int) { return 1; });
-      add("pivoted, .9 then .5 from half on", 1, (high + low) / 2,
-          [](int i) { return i < kTokens / 2 ? 0 : 1; });
+      add("pivoted, .9", 1, high, first);
+      for (const int sequences : {1, 16}) add("pivoted, .5", sequences, low, [](int) { return 1; });
+      add("pivoted, .9, then .5", 1, (high + low) / 2, [](int i) { return i < kTokens / 2 ? 0 : 1; });
     });
   }
   const Model model({0.5}, false);
-  withModel(model, [&](const auto& add) { add("plain factors, budget .5", 1, model.bytes(0), first); });
+  withModel(model, [&](const auto& add) { add("plain factors, .5", 1, model.bytes(0), first); });
   return 0;
 }
