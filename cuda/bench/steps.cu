@@ -67,13 +67,13 @@ class Chain {
         StepJob first = with;
         first.t = between.global();
         first.sends.t = t;
-        rows.add(first, weights(rank, with.width), with.width, with.width, rank);
+        rows.add({first, weights(rank, with.width), with.width, with.width, rank});
         last = given(between, rank, t);
         last.input = plan_.newInput();
       }
       last.y = y->global();
       last.sends.y = made;
-      (rank > 0 ? panels : rows).add(last, weights(width, last.width), last.width, last.width, width);
+      (rank > 0 ? panels : rows).add({last, weights(width, last.width), last.width, last.width, width});
     }
     plan_.put(rows);
     plan_.put(panels);

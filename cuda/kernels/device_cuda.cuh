@@ -207,13 +207,16 @@ FLRC_DEVICE void sendTagged(Global<uint64_t> to, float value, uint32_t tag) {
   const uint64_t word = static_cast<uint64_t>(tag) << 32 | __float_as_uint(value);
   asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
 }
+// So many looks take half a minute: what has not come by then never will, and an error is better than to hang.
+inline constexpr uint32_t kMostLooks = 1u << 26;
 template <int kParts, int kEach>
 FLRC_DEVICE void receiveTagged(Global<const uint64_t> from, int64_t stride, uint32_t tag,
                                float (&out)[kParts][kEach]) {
   static_assert(kEach % 2 == 0);
   uint64_t word[kParts][kEach];
-  bool there;
-  do {
+  bool there = false;
+  for (uint32_t looks = 0; !there; ++looks) {
+    if (looks == kMostLooks) __trap();
     there = true;
     FLRC_UNROLL
     for (int p = 0; p < kParts; ++p) {
@@ -230,7 +233,7 @@ FLRC_DEVICE void receiveTagged(Global<const uint64_t> from, int64_t stride, uint
       FLRC_UNROLL
       for (int i = 0; i < kEach; ++i) there &= static_cast<uint32_t>(word[p][i] >> 32) == tag;
     }
-  } while (!there);
+  }
   FLRC_UNROLL
   for (int p = 0; p < kParts; ++p) {
     FLRC_UNROLL
@@ -248,7 +251,9 @@ FLRC_DEVICE void receiveTagged(Global<const uint64_t> from, uint32_t tag, float 
     FLRC_UNROLL
     for (int i = 0; i < N; ++i) {
       uint64_t word;
+      uint32_t looks = 0;
       do {
+        if (looks++ == kMostLooks) __trap();
         asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(word) : "l"(from + i) : "memory");
       } while (static_cast<uint32_t>(word >> 32) != tag);
       out[i] = __uint_as_float(static_cast<uint32_t>(word));

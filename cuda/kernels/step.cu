@@ -23,11 +23,21 @@ FLRC_ANYWHERE constexpr int residualBytes(int hidden) {
 }
 constexpr int mergeBytes(int headDim) { return kAttentionGroup * (headDim * 4 + 8); }
 
+// Of `made`, and of `indices`.
+FLRC_ANYWHERE constexpr int gatheredBytes(int gathered) { return (gathered + 15) / 16 * 64; }
+
 FLRC_DEVICE Areas areasOf(const StepParams& p) {
   const size_t residual = static_cast<size_t>(kWarps) * static_cast<size_t>(p.ringBytes) + kPhasesBytes;
-  const size_t scratch = residual + static_cast<size_t>(residualBytes(p.hidden)), work = scratch + kScratchBytes;
-  return {sharedMemory<float>(residual), sharedMemory<float>(scratch), sharedMemory<Word4>(work),
-          sharedMemory<float>(work + static_cast<size_t>(p.widest) * kStripInputBytes), work};
+  const size_t scratch = residual + static_cast<size_t>(residualBytes(p.hidden)), made = scratch + kScratchBytes;
+  const size_t indices = made + static_cast<size_t>(gatheredBytes(p.gathered)),
+               work = indices + static_cast<size_t>(gatheredBytes(p.gathered));
+  return {sharedMemory<float>(residual),
+          sharedMemory<float>(scratch),
+          sharedMemory<float>(made),
+          sharedMemory<int>(indices),
+          sharedMemory<Word4>(work),
+          sharedMemory<float>(work + static_cast<size_t>(p.widest) * kStripInputBytes),
+          work};
 }
 
 // Where a line's result goes as an output.
@@ -69,9 +79,9 @@ FLRC_DEVICE void multiplyPiece(const Areas& areas, const StepLines& of, int coun
 }
 
 // The results of a piece that begins at line `first`: eight lanes have one, each a slice. `output`: where the
-// lane's first one goes.
+// lane's first one goes. `kept`: where the piece's results stay, if they do.
 FLRC_DEVICE void sendPiece(const Areas& areas, const StepJob& job, int bits, int first, int count, uint32_t base,
-                           Output output) {
+                           Output output, Shared<float> kept) {
   static_assert(kWarps <= 8, "a slice for each of eight lanes");
   const int slice = laneIndex() % 8;
   for (int begin = warpIndex() * 4; begin < count; begin += 4 * kWarps) {
@@ -80,6 +90,7 @@ FLRC_DEVICE void sendPiece(const Areas& areas, const StepJob& job, int bits, int
     FLRC_UNROLL
     for (int mask = 4; mask > 0; mask /= 2) total += shuffleXor(total, mask);
     if (i >= count || slice > 0) continue;
+    if (kept != nullptr) kept[i] = total;
     if (job.t != nullptr) sendTagged(job.t + (first + i), total, base + static_cast<uint32_t>(job.sends.t));
     if (begin >= 4 * kWarps) output = outputOf(job, first + i);
     if (job.y != nullptr) {
@@ -89,7 +100,8 @@ FLRC_DEVICE void sendPiece(const Areas& areas, const StepJob& job, int bits, int
   }
 }
 
-FLRC_DEVICE void multiplyLines(const Areas& areas, const StepJob& job, const Lines& lines, uint32_t base, Ring& ring) {
+FLRC_DEVICE void multiplyLines(const Areas& areas, const StepJob& job, const Lines& lines, uint32_t base,
+                               Ring& ring, Shared<float> kept) {
   const int most = lines.pieceLines();
   for (int first = lines.begin; first < lines.end; first += most) {
     const int count = lines.end - first < most ? lines.end - first : most;
@@ -99,26 +111,53 @@ FLRC_DEVICE void multiplyLines(const Areas& areas, const StepJob& job, const Lin
     syncBlock();
     multiplyPiece(areas, lines.of, count, ring);
     syncBlock();
-    sendPiece(areas, job, lines.of.bits, first, count, base, output);
+    sendPiece(areas, job, lines.of.bits, first, count, base, output,
+              kept != nullptr ? kept + (first - lines.begin) : kept);
   }
 }
 
-FLRC_DEVICE float received(Global<const uint64_t> from, uint32_t tag) {
-  float value[1];
-  receiveTagged<1>(from, tag, value);
-  return value[0];
+// A block's outputs of a gather, and how many of `made` and `indices` each pivoted block has.
+struct Outputs {
+  int begin, count;
+};
+FLRC_DEVICE Outputs outputsOf(const StepGather& gather) {
+  const int begin = gather.shares[blockX()];
+  return {begin, gather.shares[blockX() + 1] - begin};
 }
 
-FLRC_DEVICE void gatherOutputs(const StepGather& gather, const StepJob& job, uint32_t base) {
-  const uint32_t t = base + static_cast<uint32_t>(job.wants);
-  for (int output = blockX() * kThreads + threadIndex(); output < gather.outputs; output += gridX() * kThreads) {
-    float total = gather.bias != nullptr ? gather.bias[output] : 0.0f;
-    for (int b = 0; b < gather.blocks; ++b) {
+FLRC_DEVICE void fetchIndices(const StepGather& gather, const Areas& areas) {
+  const auto [begin, count] = outputsOf(gather);
+  // Those of the gather before have been read.
+  syncBlock();
+  for (int i = threadIndex(); i < gather.blocks * count; i += kThreads) {
+    copyAsync<4>(pointerCast<uint8_t>(areas.indices + i),
+                 pointerCast<const uint8_t>(gather.block[i / count].gather + (begin + i % count)));
+  }
+  commitCopies();
+}
+
+// `firstLine`: the block's first of each pivoted block's lines.
+FLRC_DEVICE void gatherOutputs(const StepGather& gather, const StepJob& job, const Areas& areas,
+                               const int (&firstLine)[kMaxBlocks], uint32_t base) {
+  const auto [begin, count] = outputsOf(gather);
+  waitCopies<0>();
+  syncBlock();
+  for (int i = threadIndex(); i < count; i += kThreads) {
+    float total = gather.bias != nullptr ? gather.bias[begin + i] : 0.0f;
+    FLRC_UNROLL
+    for (int b = 0; b < kMaxBlocks; ++b) {
+      if (b >= gather.blocks) break;
       const StepGather::Block& block = gather.block[b];
-      const int at = block.gather[output];
-      total += at < block.rank ? received(block.t + at, t) : received(block.u + (at - block.rank), t + 1);
+      const int at = areas.indices[b * count + i];
+      if (at < block.rank) {
+        float t[1];
+        receiveTagged<1>(block.t + at, base + static_cast<uint32_t>(job.wants), t);
+        total += t[0];
+      } else {
+        total += areas.made[b * count + (at - block.rank - firstLine[b])];
+      }
     }
-    sendTagged(gather.y + output, total, base + static_cast<uint32_t>(job.sends.y));
+    sendTagged(gather.y + (begin + i), total, base + static_cast<uint32_t>(job.sends.y));
   }
 }
 
@@ -234,12 +273,17 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepPara
 
   const uint32_t base = readFresh(p.epochs + blockX());
   const CacheRow row = p.attention.of.heads.rows[0];
-  int product = 0, loaded = -1, norms = 0;
+  int product = 0, loaded = -1, norms = 0, gathered = 0, firstLine[kMaxBlocks] = {};
   for (int index = 0; index < p.jobCount; ++index) {
     const StepJob job = next;
     if (index + 1 < p.jobCount) next = p.jobs[index + 1];
+    if (job.kind == StepKind::expect) {
+      gathered = outputsOf(p.gathers[job.which]).count;
+      fetchIndices(p.gathers[job.which], areas);
+      continue;
+    }
     if (job.kind == StepKind::gather) {
-      gatherOutputs(p.gathers[job.which], job, base);
+      gatherOutputs(p.gathers[job.which], job, areas, firstLine, base);
       continue;
     }
     if (job.kind != StepKind::product) {
@@ -262,45 +306,51 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepPara
                  base + static_cast<uint32_t>(job.wants), scratch);
       loaded = job.input;
     }
-    multiplyLines(areas, job, lines, base, ring);
+    Shared<float> kept = nullptr;
+    if (job.which >= 0) {
+      kept = areas.made + job.which * gathered;
+      FLRC_UNROLL
+      for (int b = 0; b < kMaxBlocks; ++b) firstLine[b] = b == job.which ? lines.begin : firstLine[b];
+    }
+    multiplyLines(areas, job, lines, base, ring, kept);
     ring.refill();
   }
   if (threadIndex() == 0) p.epochs[blockX()] = base + static_cast<uint32_t>(p.exchanges);
 }
 
 // Of shared memory behind the rings.
-int fixedBytes(int width, int hidden, int headDim) {
+int fixedBytes(int width, int hidden, int headDim, int gathered) {
   const int strips = static_cast<int>(stripsOf(Dtype::bf16, std::max(width, hidden)));
   const bool known = headDim == 64 || headDim == 128;
   const int attended = static_cast<int>(attention::sharedBytes(headDim, known));
   const int work = std::max({strips * kStripInputBytes + kPartials * static_cast<int>(sizeof(float)), attended,
                              mergeBytes(headDim)});
-  return kPhasesBytes + residualBytes(hidden) + kScratchBytes + work;
+  return kPhasesBytes + residualBytes(hidden) + kScratchBytes + 2 * gatheredBytes(gathered) + work;
 }
 
-int ringBytes(int width, int hidden, int headDim, int sharedBytes) {
+int ringBytes(int width, int hidden, int headDim, int gathered, int sharedBytes) {
   constexpr int kLeast = 2 * kRecordBytes;
-  const int bytes = (sharedBytes - fixedBytes(width, hidden, headDim)) / kWarps / 128 * 128;
+  const int bytes = (sharedBytes - fixedBytes(width, hidden, headDim, gathered)) / kWarps / 128 * 128;
   return bytes < kLeast ? 0 : std::min(bytes, kRecords * kRecordBytes);
 }
 
 }  // namespace
 }  // namespace step
 
-bool stepFits(int width, int hidden, int headDim, const StepLaunch& how) {
-  return step::ringBytes(width, hidden, headDim, how.sharedBytes) > 0;
+bool stepFits(int width, int hidden, int headDim, int gathered, const StepLaunch& how) {
+  return step::ringBytes(width, hidden, headDim, gathered, how.sharedBytes) > 0;
 }
 
 void launchStep(Stream stream, const StepParams& given, int width, const StepLaunch& how) {
   StepParams params = given;
   params.widest = static_cast<int>(stripsOf(Dtype::bf16, std::max(width, params.hidden)));
-  params.ringBytes = step::ringBytes(width, params.hidden, params.headDim, how.sharedBytes);
+  params.ringBytes = step::ringBytes(width, params.hidden, params.headDim, params.gathered, how.sharedBytes);
   if (params.ringBytes == 0) throw std::invalid_argument("too little shared memory for a step");
   LaunchShape shape;
   shape.gridX = static_cast<unsigned>(how.blocks);
   shape.threads = step::kThreads;
   shape.sharedBytes = static_cast<size_t>(step::kWarps * params.ringBytes +
-                                          step::fixedBytes(width, params.hidden, params.headDim));
+                                          step::fixedBytes(width, params.hidden, params.headDim, params.gathered));
   shape.cooperative = true;
   shape.dependent = how.dependent;
   switch (params.headDim) {

@@ -21,6 +21,7 @@ struct StepTags {
 
 enum class StepKind : int32_t {
   product,  // lines times an input
+  expect,   // has what a gather goes by on its way, in a block's shared memory
   gather,   // outputs of several pivoted blocks
   attend,   // to chunks of the positions
   merge,    // of the chunks' results
@@ -42,7 +43,8 @@ struct StepLines {
 
 struct StepJob {
   StepKind kind;
-  // Product: which lines. Gather: which of StepParams::gathers. Attention: which layer.
+  // Product: of several pivoted blocks the one whose results stay where they are, for the next gather; else -1.
+  // Expect and gather: which of StepParams::gathers. Attention: which layer.
   int32_t which;
   int32_t input;  // product: a number that jobs which follow each other share where they have one input
   StepSource source;
@@ -58,15 +60,16 @@ struct StepJob {
   Global<const float> bias;         // by output, or null
 };
 
-// A projection in several pivoted blocks (GatherJob of linears.h). t are sent in exchange StepJob::wants, u
-// in the one after it.
+// A projection in several pivoted blocks (GatherJob of linears.h): whoever has some of its outputs has the lines of
+// all blocks that they need. t are sent in exchange StepJob::wants.
 struct StepGather {
   Global<uint64_t> y;
   Global<const float> bias;
-  int32_t outputs, blocks;
+  Global<const int32_t> shares;  // [blocks of the launch + 1]
+  int32_t blocks;
   struct Block {
     Global<const int32_t> gather;
-    Global<const uint64_t> t, u;
+    Global<const uint64_t> t;
     int32_t rank;
   } block[8];
 };
@@ -94,6 +97,7 @@ struct StepParams {
   Global<const float> x;    // [hidden], the token's row of the embedding
   int32_t hidden, headDim;
   float eps;
+  int32_t gathered;  // outputs of a gather that a block has, at most, times the pivoted blocks
   // The number of the last exchange, by block: zeros before the first launch.
   Global<uint32_t> epochs;
   // Filled by launchStep.
@@ -108,8 +112,8 @@ struct StepLaunch {
   bool dependent = false;
 };
 
-// Whether inputs of up to `width` values and heads of headDim fit.
-bool stepFits(int width, int hidden, int headDim, const StepLaunch& how);
+// Whether inputs of up to `width` values, heads of headDim and StepParams::gathered fit.
+bool stepFits(int width, int hidden, int headDim, int gathered, const StepLaunch& how);
 void launchStep(Stream stream, const StepParams& params, int width, const StepLaunch& how);
 
 }  // namespace flrc::gpu

@@ -13,6 +13,10 @@ namespace flrc::gpu::step {
 struct Areas {
   Shared<float> residual;  // [hidden]: a thread reads only what it has written itself
   Shared<float> scratch;   // [2][kWarps]
+  // Of outputs that are gathered next, [pivoted block][output]: what the block's lines make, in order, and which
+  // of its t and lines each output is.
+  Shared<float> made;
+  Shared<int> indices;
   // One of: the input at hand as fragments have it, two of four lanes each for every group of 32 values, and
   // sums of slices behind it; what attention has; or what it merges.
   Shared<Word4> x;

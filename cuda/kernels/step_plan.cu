@@ -1,31 +1,87 @@
 #include "kernels/step_plan.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "kernels/linears_shares.cuh"
 
 namespace flrc::gpu {
+namespace {
 
-void StepPlan::Stage::add(const StepJob& job, Global<const uint8_t> data, int64_t used, int64_t stored,
-                          int64_t count) {
-  const auto strips = static_cast<int>(stripsOf(Dtype::bf16, used));
-  jobs_.push_back(job);
-  lines_.push_back({data, static_cast<int32_t>(stripsOf(Dtype::bf16, stored) * kStripBytes), strips,
-                    linears::sliceBits<Dtype::bf16>(strips)});
-  counts_.push_back(count);
+int usedStrips(const StepPlan::Part& part) {
+  return static_cast<int>(stripsOf(Dtype::bf16, part.used));
+}
+
+}  // namespace
+
+void StepPlan::Stage::add(const Part& part) {
+  Item item;
+  item.parts = {part};
+  for (int64_t line = 0; line <= part.count; ++line) item.strips.push_back(line * usedStrips(part));
+  items_.push_back(std::move(item));
+}
+
+void StepPlan::Stage::add(const std::vector<Part>& blocks, const std::vector<const std::vector<int32_t>*>& rests,
+                          int64_t outputs, const StepJob& job, const StepGather& gather) {
+  Item item{true, blocks, {0}, rests, job, gather};
+  // Outputs take something in themselves, so that those without lines are shared as well.
+  for (int64_t output = 0; output < outputs; ++output) {
+    int64_t strips = 1;
+    for (size_t b = 0; b < blocks.size(); ++b) {
+      if (std::binary_search(rests[b]->begin(), rests[b]->end(), static_cast<int32_t>(output))) {
+        strips += usedStrips(blocks[b]);
+      }
+    }
+    item.strips.push_back(item.strips.back() + strips);
+  }
+  items_.push_back(std::move(item));
 }
 
 void StepPlan::put(const Stage& stage) {
-  const auto bytesOf = [&](size_t i) { return static_cast<double>(stage.lines_[i].strips) * kStripBytes; };
-  double all = 0, before = 0;
-  for (size_t i = 0; i < stage.jobs_.size(); ++i) all += static_cast<double>(stage.counts_[i]) * bytesOf(i);
-  for (size_t i = 0; i < stage.jobs_.size(); ++i) {
-    const auto count = static_cast<double>(stage.counts_[i]);
-    put(stage.jobs_[i], StepKind::product, lines_, stage.lines_[i]);
-    for (int b = 0; b <= blocks_; ++b) {
-      const double line = std::round((all * b / blocks_ - before) / bytesOf(i));
-      shares_.push_back(static_cast<int32_t>(std::clamp(line, 0.0, count)));
+  int64_t all = 0, before = 0;
+  for (const Stage::Item& item : stage.items_) all += item.strips.back();
+  for (const Stage::Item& item : stage.items_) {
+    std::vector<int32_t> shares;
+    for (int64_t b = 0; b <= blocks_; ++b) {
+      const auto at = std::lower_bound(item.strips.begin(), item.strips.end() - 1, all * b / blocks_ - before);
+      shares.push_back(static_cast<int32_t>(at - item.strips.begin()));
     }
-    before += count * bytesOf(i);
+    before += item.strips.back();
+    if (!item.gathered) {
+      putPart(item.parts.front(), -1, shares);
+      continue;
+    }
+    StepJob job = item.job;
+    job.which = static_cast<int32_t>(gathers_.size());
+    job.kind = StepKind::expect;
+    jobs_.push_back(job);
+    for (size_t b = 0; b < item.parts.size(); ++b) {
+      std::vector<int32_t> lines;
+      for (const int32_t output : shares) {
+        const std::vector<int32_t>& rest = *item.rests[b];
+        lines.push_back(static_cast<int32_t>(std::lower_bound(rest.begin(), rest.end(), output) - rest.begin()));
+      }
+      putPart(item.parts[b], static_cast<int32_t>(b), lines);
+    }
+    job.kind = StepKind::gather;
+    jobs_.push_back(job);
+    gathers_.push_back(item.gather);
+    gatherShares_.insert(gatherShares_.end(), shares.begin(), shares.end());
+    for (size_t b = 1; b < shares.size(); ++b) {
+      gathered_ = std::max(gathered_, (shares[b] - shares[b - 1]) * static_cast<int>(item.parts.size()));
+    }
   }
+}
+
+void StepPlan::putPart(const Part& part, int32_t which, const std::vector<int32_t>& shares) {
+  StepJob job = part.job;
+  job.kind = StepKind::product;
+  job.which = which;
+  jobs_.push_back(job);
+  const int strips = usedStrips(part);
+  lines_.push_back({part.data, static_cast<int32_t>(stripsOf(Dtype::bf16, part.stored) * kStripBytes), strips,
+                    linears::sliceBits<Dtype::bf16>(strips)});
+  shares_.insert(shares_.end(), shares.begin(), shares.end());
 }
 
 int StepPlan::attend(StepJob job) {

@@ -31,7 +31,9 @@ class DecodeSteps : public Steps {
     auto operator<=>(const Recorded&) const = default;
   };
 
+  bool isBetter(Graph& whole, Graph& launches);
   std::unique_ptr<Graph> record(int64_t level, int64_t columns, int64_t positions);
+  // Null where a step does not fit into one launch.
   std::unique_ptr<Graph> recordWhole(int64_t level);
   std::unique_ptr<Graph> recorded(const std::function<void()>& launches);
   void attend(int64_t layer, const RotateParams& heads, int64_t columns) override;

@@ -49,16 +49,14 @@ StepBuffers::StepBuffers(const DeviceModel& model)
       up(tagged(model.intermediate)),
       sums(tagged(model.queryWidth() * kAttentionGroup)),
       scales(tagged(2 * model.heads * kAttentionGroup)) {
-  const Widths widths = widest(model);
-  t = tagged(widths.t);
-  u = tagged(widths.u);
+  t = tagged(widest(model).t);
   const std::vector<uint32_t> none(static_cast<size_t>(model.limits.multiprocessors));
   epochs = uploaded(none);
 }
 
 uint64_t StepBuffers::bytes() const {
   uint64_t total = epochs.bytes();
-  for (const Buffer<uint64_t>* buffer : {&q, &k, &v, &attended, &out, &gate, &up, &t, &u, &sums, &scales}) {
+  for (const Buffer<uint64_t>* buffer : {&q, &k, &v, &attended, &out, &gate, &up, &t, &sums, &scales}) {
     total += buffer->bytes();
   }
   return total;
@@ -71,8 +69,12 @@ bool StepProgram::serves(const DeviceModel& model) {
       if (linear.dtype() != Dtype::bf16) return false;
     }
   }
-  return stepFits(widestInput(model), static_cast<int>(model.hidden), static_cast<int>(model.headDim),
+  return stepFits(widestInput(model), static_cast<int>(model.hidden), static_cast<int>(model.headDim), 0,
                   stepLaunch(model));
+}
+
+bool StepProgram::fits() const {
+  return stepFits(width_, params_.hidden, params_.headDim, params_.gathered, how_);
 }
 
 // The plan of a model's step at a level.
@@ -100,7 +102,7 @@ class StepProgram::Writer {
     StepJob job = normed(model_.finalNorm, made);
     job.input = plan_.newInput();
     job.plain = places_.logits;
-    stage.add(job, head.data.read(), head.cols, head.cols, head.rows);
+    stage.add({job, head.data.read(), head.cols, head.cols, head.rows});
     plan_.put(stage);
     return std::move(plan_);
   }
@@ -134,17 +136,16 @@ class StepProgram::Writer {
   // Projections of one input; returns the exchange of their outputs.
   int product(StepJob with, const std::vector<Projected>& projections, int64_t layer) {
     with.input = plan_.newInput();
-    const int t = plan_.newExchange(), u = plan_.newExchange(), y = plan_.newExchange();
+    const int t = plan_.newExchange(), y = plan_.newExchange();
     StepPlan::Stage rows, panels;
-    std::vector<StepGather> gathers;
-    Widths at;
+    int64_t at = 0;  // where the projection's t begins
     for (const Projected& projected : projections) {
       const LinearWeights& weights =
           model_.layers[static_cast<size_t>(layer)].projections[static_cast<size_t>(projected.projection)];
       // Says which results are outputs; where they go is known here.
       const Buffer<float> anywhere(1);
-      const LinearsParams plan = planLinears(
-          {{&weights, model_.rank(level_, layer, projected.projection), anywhere.global()}});
+      const LinearsParams plan =
+          planLinears({{&weights, model_.rank(level_, layer, projected.projection), anywhere.global()}});
       const auto outputs = [&](StepJob& job, const auto& planned) {
         job.y = projected.y->global();
         job.sends.y = y;
@@ -155,49 +156,51 @@ class StepProgram::Writer {
         const RowJob& planned = plan.rows[j];
         StepJob job = with;
         if (planned.t >= 0) {
-          job.t = buffers_.t.global() + (at.t + planned.t);
+          job.t = buffers_.t.global() + (at + planned.t);
           job.sends.t = t;
         }
         if (planned.y != nullptr) outputs(job, planned);
-        rows.add(job, planned.data, plan.inputs, plan.inputs, planned.rows);
+        rows.add({job, planned.data, plan.inputs, plan.inputs, planned.rows});
       }
+      std::vector<StepPlan::Part> parts;
       for (int j = 0; j < plan.panelJobs; ++j) {
         const PanelJob& planned = plan.panels[j];
         StepJob job = input(StepSource::tagged, planned.rank, t);
         job.input = plan_.newInput();
-        job.from = buffers_.t.read() + (at.t + planned.t);
-        if (planned.u >= 0) {
-          job.t = buffers_.u.global() + (at.u + planned.u);
-          job.sends.t = u;
-        } else {
-          outputs(job, planned);
-        }
-        panels.add(job, planned.data, planned.rank, planned.storedRank, planned.width);
+        job.from = buffers_.t.read() + (at + planned.t);
+        if (planned.u < 0) outputs(job, planned);
+        parts.push_back({job, planned.data, planned.rank, planned.storedRank, planned.width});
       }
-      for (int j = 0; j < plan.gatherJobs; ++j) gathers.push_back(gather(plan.gathers[j], *projected.y, at));
-      at.t += plan.tWidth;
-      at.u += plan.uWidth;
+      if (plan.gatherJobs > 0) {
+        gather(panels, plan, parts, weights, at, t, y, *projected.y);
+      } else {
+        for (const StepPlan::Part& part : parts) panels.add(part);
+      }
+      at += plan.tWidth;
     }
     plan_.put(rows);
     plan_.put(panels);
-    StepJob job{};
-    job.wants = t;
-    job.sends.y = y;
-    for (const StepGather& one : gathers) plan_.gather(job, one);
     return y;
   }
 
-  StepGather gather(const GatherJob& planned, const Buffer<uint64_t>& y, const Widths& at) const {
-    StepGather to{};
-    to.y = y.global();
-    to.bias = planned.bias;
-    to.outputs = planned.outputs;
-    to.blocks = planned.blocks;
+  void gather(StepPlan::Stage& panels, const LinearsParams& plan, std::vector<StepPlan::Part> parts,
+              const LinearWeights& weights, int64_t at, int t, int y, const Buffer<uint64_t>& to) const {
+    const GatherJob& planned = plan.gathers[0];
+    StepGather gather{};
+    gather.y = to.global();
+    gather.bias = planned.bias;
+    gather.blocks = planned.blocks;
+    std::vector<const std::vector<int32_t>*> rests;
     for (int b = 0; b < planned.blocks; ++b) {
-      to.block[b] = {planned.gather[b], buffers_.t.read() + (at.t + planned.t[b]),
-                     buffers_.u.read() + (at.u + planned.u[b]), planned.rank[b]};
+      gather.block[b] = {planned.gather[b], buffers_.t.read() + (at + planned.t[b]), planned.rank[b]};
+      rests.push_back(&weights.blocks[static_cast<size_t>(b)].others);
+      // A block whose outputs are all pivots has no lines.
+      if (rests.back()->empty()) parts.insert(parts.begin() + b, StepPlan::Part{});
     }
-    return to;
+    StepJob job{};
+    job.wants = t;
+    job.sends.y = y;
+    panels.add(parts, rests, planned.outputs, job, gather);
   }
 
   int attend(const LayerWeights& layer, int64_t index, int wants) {
@@ -249,7 +252,13 @@ StepProgram::StepProgram(const DeviceModel& model, int64_t level, const StepBuff
   jobs_ = uploaded(plan.jobs());
   lines_ = uploaded(plan.lines());
   shares_ = uploaded(plan.shares());
-  gathers_ = uploaded(plan.gathers());
+  gatherShares_ = uploaded(plan.gatherShares());
+  std::vector<StepGather> gathers = plan.gathers();
+  for (size_t i = 0; i < gathers.size(); ++i) {
+    gathers[i].shares = gatherShares_.read() + static_cast<int64_t>(i) * (how_.blocks + 1);
+  }
+  gathers_ = uploaded(gathers);
+  params_.gathered = plan.gathered();
   params_.jobs = jobs_.read();
   params_.lines = lines_.read();
   params_.shares = shares_.read();
@@ -268,7 +277,7 @@ StepProgram::StepProgram(const DeviceModel& model, int64_t level, const StepBuff
 void StepProgram::enqueue(Stream stream) const { launchStep(stream, params_, width_, how_); }
 
 uint64_t StepProgram::bytes() const {
-  return jobs_.bytes() + lines_.bytes() + shares_.bytes() + gathers_.bytes();
+  return jobs_.bytes() + lines_.bytes() + shares_.bytes() + gatherShares_.bytes() + gathers_.bytes();
 }
 
 }  // namespace flrc::gpu

@@ -13,7 +13,7 @@ struct StepBuffers {
   explicit StepBuffers(const DeviceModel& model);
   uint64_t bytes() const;
 
-  Buffer<uint64_t> q, k, v, attended, out, gate, up, t, u, sums, scales;
+  Buffer<uint64_t> q, k, v, attended, out, gate, up, t, sums, scales;
   Buffer<uint32_t> epochs;
 };
 
@@ -28,10 +28,12 @@ struct StepPlaces {
 // The jobs of a whole step at one level (kernels/step.h), on the device.
 class StepProgram {
  public:
-  // Whether the model's steps can be made that way on this chip.
+  // Whether the model's steps can be made that way on this chip, but for fits().
   static bool serves(const DeviceModel& model);
 
   StepProgram(const DeviceModel& model, int64_t level, const StepBuffers& buffers, const StepPlaces& places);
+  // Whether a block's shared memory has room for all of it.
+  bool fits() const;
   void enqueue(Stream stream) const;
   uint64_t bytes() const;
 
@@ -43,7 +45,7 @@ class StepProgram {
   int width_ = 0;  // of the widest input
   Buffer<StepJob> jobs_;
   Buffer<StepLines> lines_;
-  Buffer<int32_t> shares_;
+  Buffer<int32_t> shares_, gatherShares_;
   Buffer<StepGather> gathers_;
 };
 

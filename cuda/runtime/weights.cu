@@ -58,7 +58,7 @@ BlockWeights::BlockWeights(const BackendBlock& from) : p(from.p), c(from.c) {
   const int64_t outputs = p.rows + c.outputs;
   pivot = optional<int32_t>(from.pivot, p.rows);
   gather = optional<int32_t>(from.gather, outputs);
-  const std::vector<int32_t> others = restOf(from.gather, outputs, p.rows);
+  others = restOf(from.gather, outputs, p.rows);
   rest = Buffer<int32_t>(others.data(), others.size());
 }
 

@@ -41,6 +41,7 @@ struct BlockWeights {
   PanelWeights c;
   // Pivoted: the outputs that t and u are, and where each output lies in (t, u).
   Buffer<int32_t> pivot, rest, gather;
+  std::vector<int32_t> others;  // rest, on the host
 
   explicit BlockWeights(const BackendBlock& from);
   int64_t rank() const { return p.rows; }
