@@ -21,7 +21,7 @@ FLRC_ANYWHERE constexpr int residualBytes(int hidden) {
   return static_cast<int>(stripsOf(Dtype::bf16, hidden)) * stripWeights(Dtype::bf16) *
          static_cast<int>(sizeof(float));
 }
-constexpr int mergeBytes(int headDim) { return kAttentionGroup * (headDim * 4 + 8); }
+constexpr int mergeBytes(int headDim) { return (kAttentionGroup + kStepGroups) * (headDim * 4 + 8); }
 
 // Of `made`, and of `indices`.
 FLRC_ANYWHERE constexpr int gatheredBytes(int gathered) { return (gathered + 15) / 16 * 64; }
@@ -213,7 +213,7 @@ FLRC_DEVICE void attend(const StepAttention& a, const StepJob& job, const CacheR
         sendTagged(a.out + (heads.first * width + i), sum / scale.y, base + static_cast<uint32_t>(job.sends.y));
         continue;
       }
-      const int64_t entry = (heads.first + i / width) * kAttentionGroup + chunk;
+      const int64_t entry = (heads.first + i / width) * a.chunks + chunk;
       const uint32_t tag = base + static_cast<uint32_t>(job.sends.t);
       sendTagged(a.sums + (entry * width + i % width), sum, tag);
       if (i % width == 0) {
@@ -224,7 +224,7 @@ FLRC_DEVICE void attend(const StepAttention& a, const StepJob& job, const CacheR
   }
 }
 
-// Heads by turns of the blocks.
+// Heads by turns of the blocks. Chunks are merged group by group, and then the groups, as launchAttention does.
 template <int kWidth>
 FLRC_DEVICE void mergeChunks(const StepAttention& a, const StepJob& job, const CacheRow& row, size_t work,
                              uint32_t base) {
@@ -232,31 +232,50 @@ FLRC_DEVICE void mergeChunks(const StepAttention& a, const StepJob& job, const C
   const int used = attention::chunksUpTo(row.position, job.width);
   if (used == 1) return;
   const int width = kWidth == attention::kAnyWidth ? p.heads.headDim : kWidth;
+  const int groups = (used + kAttentionGroup - 1) / kAttentionGroup;
   const uint32_t tag = base + static_cast<uint32_t>(job.wants);
-  const Shared<Float2> scales = sharedMemory<Float2>(work);
-  const Shared<float> sums = pointerCast<float>(scales + kAttentionGroup);
-  for (int head = blockX(); head < p.heads.heads; head += gridX()) {
-    const int64_t entry = static_cast<int64_t>(head) * kAttentionGroup;
-    syncBlock();
-    for (int quad = threadIndex(); quad < used * width / 4; quad += kThreads) {
-      float value[4];
-      receiveTagged<4>(a.sums + (entry * width + quad * 4), tag, value);
-      pointerCast<Float4>(sums)[quad] = Float4{value[0], value[1], value[2], value[3]};
-    }
-    if (threadIndex() < used) {
-      float value[2];
-      receiveTagged<2>(a.scales + 2 * (entry + threadIndex()), tag, value);
-      scales[threadIndex()] = Float2{value[0], value[1]};
-    }
-    syncBlock();
+  const Shared<Float2> scales = sharedMemory<Float2>(work), groupScales = scales + kAttentionGroup;
+  const Shared<float> sums = pointerCast<float>(groupScales + kStepGroups), groupSums = sums + kAttentionGroup * width;
+  // The thread's sums over `count` entries, each with their scale.
+  const auto merged = [&](Shared<const Float2> ofScales, Shared<const float> ofSums, int count, const auto& body) {
     for (int i = threadIndex(); i < width; i += kThreads) {
       float total = 0;
       const Float2 scale = attention::merge(
-          used, [&](int chunk) -> Float2 { return scales[chunk]; },
-          [&](int chunk, float factor) { total = fusedMultiplyAdd(factor, sums[chunk * width + i], total); });
+          count, [&](int part) -> Float2 { return ofScales[part]; },
+          [&](int part, float factor) { total = fusedMultiplyAdd(factor, ofSums[part * width + i], total); });
+      body(i, total, scale);
+    }
+  };
+  for (int head = blockX(); head < p.heads.heads; head += gridX()) {
+    const auto send = [&](int i, float total, const Float2& scale) {
       sendTagged(a.out + (static_cast<int64_t>(head) * width + i), total / scale.y,
                  base + static_cast<uint32_t>(job.sends.y));
+    };
+    for (int group = 0; group < groups; ++group) {
+      const int first = group * kAttentionGroup, after = used - first;
+      const int count = after < kAttentionGroup ? after : kAttentionGroup;
+      const int64_t entry = static_cast<int64_t>(head) * a.chunks + first;
+      syncBlock();
+      for (int quad = threadIndex(); quad < count * width / 4; quad += kThreads) {
+        float value[4];
+        receiveTagged<4>(a.sums + (entry * width + quad * 4), tag, value);
+        pointerCast<Float4>(sums)[quad] = Float4{value[0], value[1], value[2], value[3]};
+      }
+      if (threadIndex() < count) {
+        float value[2];
+        receiveTagged<2>(a.scales + 2 * (entry + threadIndex()), tag, value);
+        scales[threadIndex()] = Float2{value[0], value[1]};
+      }
+      syncBlock();
+      merged(scales, sums, count, [&](int i, float total, const Float2& scale) {
+        if (groups == 1) return send(i, total, scale);
+        groupSums[group * width + i] = total;
+        if (i == 0) groupScales[group] = scale;
+      });
     }
+    if (groups == 1) continue;
+    syncBlock();
+    merged(groupScales, groupSums, groups, send);
   }
 }
 

@@ -79,12 +79,14 @@ struct StepGather {
 struct StepAttention {
   AttentionParams of;
   Global<const uint64_t> q, k, v;
-  Global<uint64_t> sums;    // [heads][kAttentionGroup][headDim]
-  Global<uint64_t> scales;  // [heads][kAttentionGroup][2]
+  Global<uint64_t> sums;    // [heads][chunks][headDim]
+  Global<uint64_t> scales;  // [heads][chunks][2]
+  int32_t chunks;           // that there is room for
   Global<uint64_t> out;
 };
-// Positions that a step serves: as many chunks are merged at once.
-inline constexpr int kStepPositions = kAttentionGroup * kAttentionChunk;
+// Positions that a step serves: groups of chunks that are merged, and those groups.
+inline constexpr int kStepGroups = 8;
+inline constexpr int kStepPositions = kStepGroups * kAttentionGroup * kAttentionChunk;
 
 struct StepParams {
   Global<const StepJob> jobs;

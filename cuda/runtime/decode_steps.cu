@@ -20,6 +20,7 @@ void DecodeSteps::reserve(int64_t positions) {
   model.queue.synchronise();
   graphs_.clear();
   programs_.clear();
+  buffers_.reset();
   Steps::reserve(positions);
   const int chunks = attentionChunks(static_cast<int>(positions), 0);
   parts_ =
@@ -63,7 +64,7 @@ std::unique_ptr<Graph> DecodeSteps::record(int64_t level, int64_t columns, int64
 }
 
 std::unique_ptr<Graph> DecodeSteps::recordWhole(int64_t level) {
-  if (!buffers_) buffers_ = std::make_unique<StepBuffers>(model);
+  if (!buffers_) buffers_ = std::make_unique<StepBuffers>(model, roomFor_);
   const StepPlaces places{rows_.read(), x_.read(), cosine_.read(), sine_.read(), logits_.global()};
   const StepProgram& program = programs_.try_emplace(level, model, level, *buffers_, places).first->second;
   if (!program.fits()) return nullptr;

@@ -39,16 +39,17 @@ int widestInput(const DeviceModel& model) {
 
 }  // namespace
 
-StepBuffers::StepBuffers(const DeviceModel& model)
-    : q(tagged(model.queryWidth())),
+StepBuffers::StepBuffers(const DeviceModel& model, int64_t positions)
+    : chunks(attentionChunks(static_cast<int>(std::min<int64_t>(positions, kStepPositions)), 0)),
+      q(tagged(model.queryWidth())),
       k(tagged(model.kvWidth())),
       v(tagged(model.kvWidth())),
       attended(tagged(model.queryWidth())),
       out(tagged(model.hidden)),
       gate(tagged(model.intermediate)),
       up(tagged(model.intermediate)),
-      sums(tagged(model.queryWidth() * kAttentionGroup)),
-      scales(tagged(2 * model.heads * kAttentionGroup)) {
+      sums(tagged(model.queryWidth() * chunks)),
+      scales(tagged(2 * model.heads * chunks)) {
   t = tagged(widest(model).t);
   const std::vector<uint32_t> none(static_cast<size_t>(model.limits.multiprocessors));
   epochs = uploaded(none);
@@ -239,6 +240,7 @@ StepAttention attentionOf(const DeviceModel& model, const StepBuffers& buffers, 
   to.v = buffers.v.read();
   to.sums = buffers.sums.global();
   to.scales = buffers.scales.global();
+  to.chunks = buffers.chunks;
   to.out = buffers.attended.global();
   return to;
 }

@@ -10,9 +10,11 @@ namespace flrc::gpu {
 
 // Activations of whole steps, all of them tagged: of one token, for every layer in turn.
 struct StepBuffers {
-  explicit StepBuffers(const DeviceModel& model);
+  // For sequences of so many positions.
+  StepBuffers(const DeviceModel& model, int64_t positions);
   uint64_t bytes() const;
 
+  int chunks;  // of the positions
   Buffer<uint64_t> q, k, v, attended, out, gate, up, t, sums, scales;
   Buffer<uint32_t> epochs;
 };

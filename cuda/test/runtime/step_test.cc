@@ -26,7 +26,7 @@ struct Shape {
   int64_t window = 0;
 };
 constexpr int64_t kVocab = 90;
-constexpr int64_t kContext = 2048;
+constexpr int64_t kContext = 4096;
 
 // A model of random weights; factored, of two levels. Owns what its description points to.
 class RandomModel {
@@ -230,8 +230,9 @@ TEST("step: dense, plain factors and pivoted blocks, with biases and norms of he
   }
 }
 
-TEST("step: attention to one chunk of the positions, to several, and to the last ones") {
-  compare({.layers = 1}, {0, 127, 300, 2044});
+TEST("step: attention to one chunk of the positions, to several, to groups of them, and to the last ones") {
+  compare({.layers = 1}, {0, 127, 300});
+  compare({.heads = 2, .layers = 1}, {2047});
   compare({.headDim = 64, .layers = 1, .window = 100}, {90, 700});
   compare({.heads = 5, .kvHeads = 1, .headDim = 128, .layers = 1}, {140});
 }
@@ -273,7 +274,7 @@ TEST("barriers: a step in one launch") {
     const Buffer<CacheRow> rows(&row, 1);
     const Buffer<float> x = floats(model.hidden), cosine = floats((kPosition + 1) * model.headDim / 2),
                         sine = floats((kPosition + 1) * model.headDim / 2), logits(kVocab);
-    const StepBuffers buffers(model);
+    const StepBuffers buffers(model, kPosition + 1);
     const StepProgram program(model, 0, buffers, {rows.read(), x.read(), cosine.read(), sine.read(), logits.global()});
     // Twice: what the first leaves in shared memory and in buffers is none of the second's business.
     std::string all;
