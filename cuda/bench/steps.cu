@@ -137,7 +137,8 @@ Row timeChain(Device& device, const Chip& chip, const std::string& name, const A
     add(chain, count++);
   } while (count < 8 || chain.bytes() < 3.2 * static_cast<double>(chip.l2Bytes));
   const double seconds = chain.seconds(device);
-  return {name + ", " + std::to_string(count) + " in a launch", 1e6 * seconds / count, chain.bytes() / count, 0, 1};
+  return {name + ", " + std::to_string(count) + " in a launch", 1e6 * seconds / count, chain.bytes() / count, 0,
+          1};
 }
 
 }  // namespace
@@ -154,13 +155,15 @@ void timeSteps(Device& device, const Chip& chip, std::vector<Row>& rows) {
     int made = 0;
     add("bf16 4096x4096" + of, [&](Chain& chain, int index) {
       Values& y = chain.values(4096);
-      made = chain.product(index == 0 ? chain.normed(y, 0) : Chain::given(*last, 4096, made), {{&y, 4096, rank}});
+      made =
+          chain.product(index == 0 ? chain.normed(y, 0) : Chain::given(*last, 4096, made), {{&y, 4096, rank}});
       last = &y;
     });
   }
   // Of Llama 3.1 8B, with norms and gates and without attention.
   for (const int rank : {0, 1024, 512, 256}) {
-    const std::string of = rank > 0 ? ", rank " + std::to_string(rank) + " (k, v " + std::to_string(rank / 4) + ")" : "";
+    const std::string of =
+        rank > 0 ? ", rank " + std::to_string(rank) + " (k, v " + std::to_string(rank / 4) + ")" : "";
     Values *out = nullptr, *q = nullptr, *k = nullptr, *v = nullptr, *gate = nullptr, *up = nullptr;
     int made = 0;
     add("a layer's seven" + of, [&](Chain& chain, int index) {
@@ -168,7 +171,8 @@ void timeSteps(Device& device, const Chip& chip, std::vector<Row>& rows) {
         out = &chain.values(4096), q = &chain.values(4096), k = &chain.values(1024), v = &chain.values(1024);
         gate = &chain.values(14336), up = &chain.values(14336);
       }
-      made = chain.product(chain.normed(*out, made), {{q, 4096, rank}, {k, 1024, rank / 4}, {v, 1024, rank / 4}});
+      made =
+          chain.product(chain.normed(*out, made), {{q, 4096, rank}, {k, 1024, rank / 4}, {v, 1024, rank / 4}});
       made = chain.product(Chain::given(*q, 4096, made), {{out, 4096, rank}});
       made = chain.product(chain.normed(*out, made), {{gate, 14336, rank}, {up, 14336, rank}});
       StepJob gated = Chain::given(*gate, 14336, made);

@@ -26,7 +26,8 @@ struct AttentionParams {
   // after each.
   Global<float> partial;
   Global<uint32_t> counters;
-  // Filled by shapeAttention and launchAttention: query heads of a key head, and blocks that share them; on scores.
+  // Filled by shapeAttention and launchAttention: query heads of a key head, and blocks that share them; on
+  // scores.
   int columns = 0, chunks = 0, groups = 0, sharing = 0, parts = 0;
   float scale = 0;
 };

@@ -281,15 +281,15 @@ FLRC_DEVICE void addStrips(Shared<const uint8_t> at, bool there, Shared<const ui
   }
 }
 
-// `count` strips from number `first` of the slice on. kSeveral: many of them lie there at once; without a branch
-// between them they do not wait for each other's reads.
+// `count` strips from number `first` of the slice on. kSeveral: many of them lie there at once; without a
+// branch between them they do not wait for each other's reads.
 template <Dtype kType, bool kSeveral>
 FLRC_DEVICE void addRun(Shared<const uint8_t> at, bool there, Shared<const uint8_t> scales, bool panels,
                         Shared<const Word4> x, Shared<const Word4> zero, int first, int count, Sums& sums) {
   constexpr int kGroups = Strip<kType>::kGroups;
   const auto add = [&](auto atOnce, int i) {
-    addStrips<kType, decltype(atOnce)::value>(at + i * kStripBytes, there, scales, panels, x + i * (kGroups * 8),
-                                              zero + i * (kGroups * 4), first + i, sums);
+    addStrips<kType, decltype(atOnce)::value>(at + i * kStripBytes, there, scales, panels,
+                                              x + i * (kGroups * 8), zero + i * (kGroups * 4), first + i, sums);
   };
   int i = 0;
   if constexpr (kSeveral) {

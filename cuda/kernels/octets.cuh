@@ -32,7 +32,8 @@ FLRC_DEVICE void writeOctet(Global<float> row, int width, int k, const float (&f
   }
 }
 
-// Values [k, k + 8) of `width` tagged ones as soon as they are there, zeros behind the end. `row` begins at 16 bytes.
+// Values [k, k + 8) of `width` tagged ones as soon as they are there, zeros behind the end. `row` begins at 16
+// bytes.
 FLRC_DEVICE void receiveOctet(Global<const uint64_t> row, int width, int k, uint32_t tag, float (&out)[8]) {
   if (k + 8 <= width) {
     receiveTagged<8>(row + k, tag, out);

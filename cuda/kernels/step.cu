@@ -1,9 +1,8 @@
-#include "kernels/step.h"
-
 #include <algorithm>
 #include <stdexcept>
 
 #include "kernels/attention_chunk.cuh"
+#include "kernels/step.h"
 #include "kernels/step_inputs.cuh"
 #include "kernels/step_ring.cuh"
 
@@ -28,7 +27,8 @@ FLRC_ANYWHERE constexpr int gatheredBytes(int gathered) { return (gathered + 15)
 
 FLRC_DEVICE Areas areasOf(const StepParams& p) {
   const size_t residual = static_cast<size_t>(kWarps) * static_cast<size_t>(p.ringBytes) + kPhasesBytes;
-  const size_t scratch = residual + static_cast<size_t>(residualBytes(p.hidden)), made = scratch + kScratchBytes;
+  const size_t scratch = residual + static_cast<size_t>(residualBytes(p.hidden)),
+               made = scratch + kScratchBytes;
   const size_t indices = made + static_cast<size_t>(gatheredBytes(p.gathered)),
                work = indices + static_cast<size_t>(gatheredBytes(p.gathered));
   return {sharedMemory<float>(residual),
@@ -73,15 +73,16 @@ FLRC_DEVICE void multiplyPiece(const Areas& areas, const StepLines& of, int coun
       float chains[8];
       FLRC_UNROLL
       for (int k = 0; k < 8; ++k) chains[k] = sums.value[k / 2][k % 2 * 2 + i];
-      areas.partial[((tile * kTileLines + laneIndex() * 2 + i) << of.bits) + walk.slice] = linears::addedUp(chains);
+      areas.partial[((tile * kTileLines + laneIndex() * 2 + i) << of.bits) + walk.slice] =
+          linears::addedUp(chains);
     }
   }
 }
 
 // The results of a piece that begins at line `first`: eight lanes have one, each a slice. `output`: where the
 // lane's first one goes. `kept`: where the piece's results stay, if they do.
-FLRC_DEVICE void sendPiece(const Areas& areas, const StepJob& job, int bits, int first, int count, uint32_t base,
-                           Output output, Shared<float> kept) {
+FLRC_DEVICE void sendPiece(const Areas& areas, const StepJob& job, int bits, int first, int count,
+                           uint32_t base, Output output, Shared<float> kept) {
   static_assert(kWarps <= 8, "a slice for each of eight lanes");
   const int slice = laneIndex() % 8;
   for (int begin = warpIndex() * 4; begin < count; begin += 4 * kWarps) {
@@ -235,9 +236,11 @@ FLRC_DEVICE void mergeChunks(const StepAttention& a, const StepJob& job, const C
   const int groups = (used + kAttentionGroup - 1) / kAttentionGroup;
   const uint32_t tag = base + static_cast<uint32_t>(job.wants);
   const Shared<Float2> scales = sharedMemory<Float2>(work), groupScales = scales + kAttentionGroup;
-  const Shared<float> sums = pointerCast<float>(groupScales + kStepGroups), groupSums = sums + kAttentionGroup * width;
+  const Shared<float> sums = pointerCast<float>(groupScales + kStepGroups),
+                      groupSums = sums + kAttentionGroup * width;
   // The thread's sums over `count` entries, each with their scale.
-  const auto merged = [&](Shared<const Float2> ofScales, Shared<const float> ofSums, int count, const auto& body) {
+  const auto merged = [&](Shared<const Float2> ofScales, Shared<const float> ofSums, int count,
+                          const auto& body) {
     for (int i = threadIndex(); i < width; i += kThreads) {
       float total = 0;
       const Float2 scale = attention::merge(
@@ -320,7 +323,8 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepPara
     // Every block goes on with the residual stream, whether or not it has lines.
     const bool needed = lines.begin < lines.end || job.source == StepSource::normed;
     if (needed && job.input != loaded) {
-      const Shared<float> scratch = areas.scratch + (job.source == StepSource::normed ? norms++ % 2 * kWarps : 0);
+      const Shared<float> scratch =
+          areas.scratch + (job.source == StepSource::normed ? norms++ % 2 * kWarps : 0);
       placeInput(p, areas, job, static_cast<int>(stripsOf(Dtype::bf16, job.width)),
                  base + static_cast<uint32_t>(job.wants), scratch);
       loaded = job.input;
@@ -342,8 +346,8 @@ int fixedBytes(int width, int hidden, int headDim, int gathered) {
   const int strips = static_cast<int>(stripsOf(Dtype::bf16, std::max(width, hidden)));
   const bool known = headDim == 64 || headDim == 128;
   const int attended = static_cast<int>(attention::sharedBytes(headDim, known));
-  const int work = std::max({strips * kStripInputBytes + kPartials * static_cast<int>(sizeof(float)), attended,
-                             mergeBytes(headDim)});
+  const int work = std::max(
+      {strips * kStripInputBytes + kPartials * static_cast<int>(sizeof(float)), attended, mergeBytes(headDim)});
   return kPhasesBytes + residualBytes(hidden) + kScratchBytes + 2 * gatheredBytes(gathered) + work;
 }
 
@@ -368,8 +372,9 @@ void launchStep(Stream stream, const StepParams& given, int width, const StepLau
   LaunchShape shape;
   shape.gridX = static_cast<unsigned>(how.blocks);
   shape.threads = step::kThreads;
-  shape.sharedBytes = static_cast<size_t>(step::kWarps * params.ringBytes +
-                                          step::fixedBytes(width, params.hidden, params.headDim, params.gathered));
+  shape.sharedBytes =
+      static_cast<size_t>(step::kWarps * params.ringBytes +
+                          step::fixedBytes(width, params.hidden, params.headDim, params.gathered));
   shape.cooperative = true;
   shape.dependent = how.dependent;
   switch (params.headDim) {

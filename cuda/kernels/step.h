@@ -53,15 +53,15 @@ struct StepJob {
   StepTags sends;
   Global<const uint64_t> from, other;
   Global<const float> norm, keyNorm;  // normed: [width]. Attention: of the queries, and of the keys; or null
-  Global<uint64_t> t;               // results line by line, or null
-  Global<uint64_t> y;               // results by output, or null
-  Global<float> plain;              // the same without tags, for whom the next launch is
-  Global<const int32_t> scatter;    // which output each line is; null: its own number
-  Global<const float> bias;         // by output, or null
+  Global<uint64_t> t;                 // results line by line, or null
+  Global<uint64_t> y;                 // results by output, or null
+  Global<float> plain;                // the same without tags, for whom the next launch is
+  Global<const int32_t> scatter;      // which output each line is; null: its own number
+  Global<const float> bias;           // by output, or null
 };
 
-// A projection in several pivoted blocks (GatherJob of linears.h): whoever has some of its outputs has the lines of
-// all blocks that they need. t are sent in exchange StepJob::wants.
+// A projection in several pivoted blocks (GatherJob of linears.h): whoever has some of its outputs has the
+// lines of all blocks that they need. t are sent in exchange StepJob::wants.
 struct StepGather {
   Global<uint64_t> y;
   Global<const float> bias;
@@ -74,8 +74,8 @@ struct StepGather {
   } block[8];
 };
 
-// What attention of all layers has in common; `of` without q, k, v, out and working memory, for these are tagged,
-// and without what is a layer's own (StepJob).
+// What attention of all layers has in common; `of` without q, k, v, out and working memory, for these are
+// tagged, and without what is a layer's own (StepJob).
 struct StepAttention {
   AttentionParams of;
   Global<const uint64_t> q, k, v;
@@ -95,8 +95,8 @@ struct StepParams {
   Global<const StepGather> gathers;
   StepAttention attention;
   int32_t jobCount, lineCount;
-  int32_t exchanges;        // in all
-  Global<const float> x;    // [hidden], the token's row of the embedding
+  int32_t exchanges;      // in all
+  Global<const float> x;  // [hidden], the token's row of the embedding
   int32_t hidden, headDim;
   float eps;
   int32_t gathered;  // outputs of a gather that a block has, at most, times the pivoted blocks

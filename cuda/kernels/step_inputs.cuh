@@ -8,13 +8,13 @@
 
 namespace flrc::gpu::step {
 
-// A block's shared memory behind its rings. What is in `work` is the job's at hand; the barriers between are the
-// caller's.
+// A block's shared memory behind its rings. What is in `work` is the job's at hand; the barriers between are
+// the caller's.
 struct Areas {
   Shared<float> residual;  // [hidden]: a thread reads only what it has written itself
   Shared<float> scratch;   // [2][kWarps]
-  // Of outputs that are gathered next, [pivoted block][output]: what the block's lines make, in order, and which
-  // of its t and lines each output is.
+  // Of outputs that are gathered next, [pivoted block][output]: what the block's lines make, in order, and
+  // which of its t and lines each output is.
   Shared<float> made;
   Shared<int> indices;
   // One of: the input at hand as fragments have it, two of four lanes each for every group of 32 values, and
@@ -61,8 +61,8 @@ FLRC_DEVICE void receiveRow(Global<const uint64_t> row, int width, int strips, u
 }
 
 // The residual stream with what is added to it, normalised. Barriers are met.
-FLRC_DEVICE void placeNormed(const StepParams& p, const Areas& areas, const StepJob& job, int strips, uint32_t tag,
-                             Shared<float> scratch) {
+FLRC_DEVICE void placeNormed(const StepParams& p, const Areas& areas, const StepJob& job, int strips,
+                             uint32_t tag, Shared<float> scratch) {
   constexpr int kAhead = 2;
   float weight[kAhead][8];
   FLRC_UNROLL
@@ -101,8 +101,8 @@ FLRC_DEVICE void placeNormed(const StepParams& p, const Areas& areas, const Step
   }
 }
 
-FLRC_DEVICE void placeInput(const StepParams& p, const Areas& areas, const StepJob& job, int strips, uint32_t tag,
-                            Shared<float> scratch) {
+FLRC_DEVICE void placeInput(const StepParams& p, const Areas& areas, const StepJob& job, int strips,
+                            uint32_t tag, Shared<float> scratch) {
   switch (job.source) {
     case StepSource::normed:
       return placeNormed(p, areas, job, strips, tag, scratch);

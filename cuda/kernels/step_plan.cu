@@ -1,16 +1,13 @@
-#include "kernels/step_plan.h"
-
 #include <algorithm>
 #include <utility>
 
 #include "kernels/linears_shares.cuh"
+#include "kernels/step_plan.h"
 
 namespace flrc::gpu {
 namespace {
 
-int usedStrips(const StepPlan::Part& part) {
-  return static_cast<int>(stripsOf(Dtype::bf16, part.used));
-}
+int usedStrips(const StepPlan::Part& part) { return static_cast<int>(stripsOf(Dtype::bf16, part.used)); }
 
 }  // namespace
 
@@ -21,8 +18,9 @@ void StepPlan::Stage::add(const Part& part) {
   items_.push_back(std::move(item));
 }
 
-void StepPlan::Stage::add(const std::vector<Part>& blocks, const std::vector<const std::vector<int32_t>*>& rests,
-                          int64_t outputs, const StepJob& job, const StepGather& gather) {
+void StepPlan::Stage::add(const std::vector<Part>& blocks,
+                          const std::vector<const std::vector<int32_t>*>& rests, int64_t outputs,
+                          const StepJob& job, const StepGather& gather) {
   Item item{true, blocks, {0}, rests, job, gather};
   // Outputs take something in themselves, so that those without lines are shared as well.
   for (int64_t output = 0; output < outputs; ++output) {
@@ -59,7 +57,8 @@ void StepPlan::put(const Stage& stage) {
       std::vector<int32_t> lines;
       for (const int32_t output : shares) {
         const std::vector<int32_t>& rest = *item.rests[b];
-        lines.push_back(static_cast<int32_t>(std::lower_bound(rest.begin(), rest.end(), output) - rest.begin()));
+        lines.push_back(
+            static_cast<int32_t>(std::lower_bound(rest.begin(), rest.end(), output) - rest.begin()));
       }
       putPart(item.parts[b], static_cast<int32_t>(b), lines);
     }

@@ -23,8 +23,8 @@ class StepPlan {
     void add(const Part& part);
     // A projection in several pivoted blocks: their C, with the outputs that each line of them is; and the job
     // that puts these together. Of `gather`, y, bias and blocks are there.
-    void add(const std::vector<Part>& blocks, const std::vector<const std::vector<int32_t>*>& rests, int64_t outputs,
-             const StepJob& job, const StepGather& gather);
+    void add(const std::vector<Part>& blocks, const std::vector<const std::vector<int32_t>*>& rests,
+             int64_t outputs, const StepJob& job, const StepGather& gather);
 
    private:
     friend class StepPlan;

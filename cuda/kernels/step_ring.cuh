@@ -106,9 +106,10 @@ class Ring {
     if (laneIndex() == 0) phaseExpect(phase, size * static_cast<uint32_t>(lines));
     syncWarp();
     if (laneIndex() < lines) {
-      bulkCopy(data_ + (in_ + laneIndex() * lineStride(strips)),
-               now_.of.data + (static_cast<int64_t>(line + laneIndex()) * now_.of.lineBytes + strip_ * kStripBytes),
-               size, phase);
+      bulkCopy(
+          data_ + (in_ + laneIndex() * lineStride(strips)),
+          now_.of.data + (static_cast<int64_t>(line + laneIndex()) * now_.of.lineBytes + strip_ * kStripBytes),
+          size, phase);
     }
     in_ += bytes;
     held_ += skipped + bytes;

@@ -1,9 +1,8 @@
-#include "runtime/step_program.h"
-
 #include <algorithm>
 #include <utility>
 
 #include "kernels/step_plan.h"
+#include "runtime/step_program.h"
 #include "runtime/steps.h"
 
 namespace flrc::gpu {

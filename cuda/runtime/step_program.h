@@ -22,9 +22,9 @@ struct StepBuffers {
 // What a whole step reads beside weights and buffers, and where its results go.
 struct StepPlaces {
   Global<const CacheRow> rows;
-  Global<const float> x;               // [hidden]
-  Global<const float> cosine, sine;    // RotateParams
-  Global<float> logits;                // [vocab]
+  Global<const float> x;             // [hidden]
+  Global<const float> cosine, sine;  // RotateParams
+  Global<float> logits;              // [vocab]
 };
 
 // The jobs of a whole step at one level (kernels/step.h), on the device.

@@ -46,7 +46,7 @@ class Steps {
   LinearsLaunch how;
   Buffer<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, out_;
   Buffer<CacheRow> rows_;
-  Buffer<float> cosine_, sine_;  // [positions][headDim / 2], as many as there is room for
+  Buffer<float> cosine_, sine_;         // [positions][headDim / 2], as many as there is room for
   DeviceSequence* sequence_ = nullptr;  // of the first row described, and its place
   int64_t position_ = 0;
 
@@ -55,8 +55,8 @@ class Steps {
 
   int64_t columns_;
   HostBuffer<CacheRow> staged_;
-  Buffer<uint64_t> t_, u_;       // of up to kBackendRows columns
-  Buffer<uint32_t> epochs_;      // of the launches that share them
+  Buffer<uint64_t> t_, u_;   // of up to kBackendRows columns
+  Buffer<uint32_t> epochs_;  // of the launches that share them
   int64_t positions_ = 0;
 };
 

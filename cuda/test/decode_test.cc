@@ -89,7 +89,8 @@ TEST("decode: residual and norm") {
         for (int i = 0; i < width; ++i) {
           const double expected =
               sum[static_cast<size_t>(i)] * inverse * static_cast<double>(weight[static_cast<size_t>(i)]);
-          // Sums of width / 256 squares a thread, in whole octets, and of 5 + 8 partial sums; root, division, products.
+          // Sums of width / 256 squares a thread, in whole octets, and of 5 + 8 partial sums; root, division,
+          // products.
           CHECK_NEAR(normed[static_cast<size_t>(c * width + i)], expected,
                      (width / 256.0 + 32) * kUlp * std::abs(expected));
         }

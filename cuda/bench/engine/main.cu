@@ -1,8 +1,8 @@
 // Times a whole model on a GPU, through the table that the core calls: prefill, and decoding dense, at half the
 // block parameters, with a budget that falls while tokens are written, and several sequences at once. The model
-// has the shape of Llama 3.2 1B and weights that mean nothing. A token alone is timed both ways, in one launch and
-// in many, after it has been seen that it gets the logits bit for bit that it gets in a batch. Prints a table; with
-// a file name, writes JSON there as well.
+// has the shape of Llama 3.2 1B and weights that mean nothing. A token alone is timed both ways, in one launch
+// and in many, after it has been seen that it gets the logits bit for bit that it gets in a batch. Prints a
+// table; with a file name, writes JSON there as well.
 
 #include <algorithm>
 #include <chrono>
@@ -300,9 +300,7 @@ void checkAlone(const Backend& table, flrc::DeviceModel* model, int levels) {
     must([&](BackendFailure* f) { return table.createSequence(model, &sequence, f); });
     std::vector<flrc::BackendRow> rows;
     for (int64_t t = 0; t < kLength; ++t) rows.push_back({sequence, t});
-    must([&](BackendFailure* f) {
-      return table.run(pass, prompt.data(), rows.data(), kLength, 0, &never, f);
-    });
+    must([&](BackendFailure* f) { return table.run(pass, prompt.data(), rows.data(), kLength, 0, &never, f); });
   }
   for (int step = 0; step < 4; ++step) {
     const int level = step % levels;

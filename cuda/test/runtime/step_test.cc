@@ -35,13 +35,16 @@ class RandomModel {
     embedding_ = rows(kVocab, shape.hidden);
     norm_ = values(shape.hidden);
     headNorm_ = values(shape.headDim);
-    for (int64_t i = 0; i < shape.headDim / 2; ++i) frequencies_.push_back(std::pow(1e4, -2.0 * i / shape.headDim));
+    for (int64_t i = 0; i < shape.headDim / 2; ++i)
+      frequencies_.push_back(std::pow(1e4, -2.0 * i / shape.headDim));
     const int64_t q = shape.heads * shape.headDim, kv = shape.kvHeads * shape.headDim;
-    const int64_t sides[flrc::kBackendProjections][2] = {
-        {q, shape.hidden},  {kv, shape.hidden},
-        {kv, shape.hidden}, {shape.hidden, q},
-        {shape.intermediate, shape.hidden}, {shape.intermediate, shape.hidden},
-        {shape.hidden, shape.intermediate}};
+    const int64_t sides[flrc::kBackendProjections][2] = {{q, shape.hidden},
+                                                         {kv, shape.hidden},
+                                                         {kv, shape.hidden},
+                                                         {shape.hidden, q},
+                                                         {shape.intermediate, shape.hidden},
+                                                         {shape.intermediate, shape.hidden},
+                                                         {shape.hidden, shape.intermediate}};
     ranks_.resize(levels());
     for (int64_t l = 0; l < shape.layers; ++l) {
       const float* heads = shape.extras ? headNorm_.data() : nullptr;
@@ -53,10 +56,25 @@ class RandomModel {
       layers_.push_back(layer);
     }
     for (const auto& level : ranks_) levels_.push_back(level.data());
-    description = {sizeof(flrc::BackendModel), shape.layers, shape.hidden, shape.heads, shape.kvHeads, shape.headDim,
-                   shape.intermediate, kVocab, kContext, 1e-5f, frequencies_.data(), 1, rowsOf(*embedding_),
-                   rowsOf(*embedding_), norm_.data(), layers_.data(), static_cast<int64_t>(levels_.size()),
-                   levels_.data(), nullptr};
+    description = {sizeof(flrc::BackendModel),
+                   shape.layers,
+                   shape.hidden,
+                   shape.heads,
+                   shape.kvHeads,
+                   shape.headDim,
+                   shape.intermediate,
+                   kVocab,
+                   kContext,
+                   1e-5f,
+                   frequencies_.data(),
+                   1,
+                   rowsOf(*embedding_),
+                   rowsOf(*embedding_),
+                   norm_.data(),
+                   layers_.data(),
+                   static_cast<int64_t>(levels_.size()),
+                   levels_.data(),
+                   nullptr};
   }
   RandomModel(const RandomModel&) = delete;
 
@@ -240,7 +258,9 @@ TEST("step: attention to one chunk of the positions, to several, to groups of th
 TEST("step: rows of many strips, whose slices are uneven and take several copies") {
   compare({.hidden = 100, .heads = 2, .kvHeads = 1, .intermediate = 2500, .layers = 1}, {3});
   compare({.hidden = 2100, .heads = 1, .kvHeads = 1, .headDim = 8, .intermediate = 40, .layers = 1}, {3});
-  compare({.hidden = 420, .heads = 1, .kvHeads = 1, .intermediate = 600, .layers = 1, .storage = Storage::plain}, {3});
+  compare(
+      {.hidden = 420, .heads = 1, .kvHeads = 1, .intermediate = 600, .layers = 1, .storage = Storage::plain},
+      {3});
 }
 
 TEST("step: other ways where the weights, the chip or the length are not for it") {
@@ -275,7 +295,8 @@ TEST("barriers: a step in one launch") {
     const Buffer<float> x = floats(model.hidden), cosine = floats((kPosition + 1) * model.headDim / 2),
                         sine = floats((kPosition + 1) * model.headDim / 2), logits(kVocab);
     const StepBuffers buffers(model, kPosition + 1);
-    const StepProgram program(model, 0, buffers, {rows.read(), x.read(), cosine.read(), sine.read(), logits.global()});
+    const StepProgram program(model, 0, buffers,
+                              {rows.read(), x.read(), cosine.read(), sine.read(), logits.global()});
     // Twice: what the first leaves in shared memory and in buffers is none of the second's business.
     std::string all;
     for (int i = 0; i < 2; ++i) {
