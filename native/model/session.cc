@@ -188,15 +188,30 @@ void Session::draft(int32_t token, const DraftOptions& options, Sampling samplin
   for (int64_t i = 0; i < options.tokens; ++i, ++sampling.draw) {
     forward(i == 0 ? &token : &drafts_.back(), 1, options.level, true, job);
     ++length_;
-    const std::vector<float> logits = this->logits();
-    Choices choices = choicesOf(logits.data(), model_->config.vocab, sampling);
-    const int32_t drafted = choices.draw(draftUniform(sampling));
-    likelihood *= std::exp(logits[static_cast<size_t>(drafted)] - choices.logSum);
-    drafts_.push_back(drafted);
-    draftChoices_.push_back(std::move(choices));
+    const int32_t drafted = draftToken(sampling, likelihood);
     const bool ended = std::find(options.ends.begin(), options.ends.end(), drafted) != options.ends.end();
     if (ended || likelihood < options.least) return;
   }
+}
+
+int32_t Session::draftToken(const Sampling& sampling, double& likelihood) {
+  Choices choices;
+  if (sampling.temperature > 0) {
+    const std::vector<float> logits = this->logits();
+    choices = choicesOf(logits.data(), model_->config.vocab, sampling);
+    drafts_.push_back(choices.draw(draftUniform(sampling)));
+    likelihood *= std::exp(logits[static_cast<size_t>(drafts_.back())] - choices.logSum);
+  } else {
+    // The logits may stay where they are.
+    const Sampled likeliest = sequence_->sample(sampling);
+    choices.tokens = {likeliest.token};
+    choices.weights = {1};
+    choices.total = 1;
+    drafts_.push_back(likeliest.token);
+    likelihood *= std::exp(likeliest.logprob);
+  }
+  draftChoices_.push_back(std::move(choices));
+  return drafts_.back();
 }
 
 void Session::verifyDrafts(int32_t token, Sampling sampling, const Job& job, SpeculationRound& round) {

@@ -96,6 +96,8 @@ class Session {
   void forward(const int32_t* tokens, int64_t count, int64_t level, bool last, const Job& job);
   // Tokens drawn one by one at the drafts' level, and what each was drawn from.
   void draft(int32_t token, const DraftOptions& options, Sampling sampling, const Job& job);
+  // One more of them, from the kept logits; its probability is multiplied into `likelihood`.
+  int32_t draftToken(const Sampling& sampling, double& likelihood);
   // Runs `token` and the drafts, and fills the round with what is accepted.
   void verifyDrafts(int32_t token, Sampling sampling, const Job& job, SpeculationRound& round);
   // Some tokens of appendEach, 16 at most and of one level, with `pass` as working memory.
