@@ -31,12 +31,6 @@ struct Cublas::Functions {
   decltype(&cublasTSTgemvStridedBatched_64) gemv = nullptr;
   cublasHandle_t handle = nullptr;
   test::Array<uint8_t> workspace{kWorkspaceBytes};
-
-  template <typename Function>
-  void find(Function*& function, const char* name) {
-    function = file.function<Function>(name);
-    if (!function) throw std::runtime_error(std::string("cuBLAS has no ") + name);
-  }
 };
 
 const char* Cublas::nameOf(Call call) {
@@ -47,12 +41,12 @@ Cublas::Cublas(test::Device& device) : functions_(std::make_unique<Functions>())
   Functions& f = *functions_;
   missing_ = f.file.missing();
   if (!missing_.empty()) return;
-  f.find(f.create, "cublasCreate_v2");
-  f.find(f.destroy, "cublasDestroy_v2");
-  f.find(f.setStream, "cublasSetStream_v2");
-  f.find(f.setWorkspace, "cublasSetWorkspace_v2");
-  f.find(f.gemm, "cublasGemmEx_64");
-  f.find(f.gemv, "cublasTSTgemvStridedBatched_64");
+  f.file.find(f.create, "cublasCreate_v2");
+  f.file.find(f.destroy, "cublasDestroy_v2");
+  f.file.find(f.setStream, "cublasSetStream_v2");
+  f.file.find(f.setWorkspace, "cublasSetWorkspace_v2");
+  f.file.find(f.gemm, "cublasGemmEx_64");
+  f.file.find(f.gemv, "cublasTSTgemvStridedBatched_64");
   checkBlas(f.create(&f.handle), "cublasCreate");
   checkBlas(f.setStream(f.handle, device.stream()), "cublasSetStream");
   // Its own would be allocated while launches are captured.

@@ -2,6 +2,8 @@
 
 #ifdef __CUDACC__
 #include <cublasLt.h>
+
+#include <array>
 #else
 #include "kernels/weights.cuh"
 #endif
@@ -58,36 +60,34 @@ struct Gemm::Library {
   decltype(&cublasLtMatmulAlgoGetHeuristic) chooseAlgorithm = nullptr;
   decltype(&cublasLtMatmul) matmul = nullptr;
 
-  template <typename Function>
-  void find(Function*& function, const char* name) {
-    function = file.function<Function>(name);
-    if (!function) throw Failure(BackendCode::device, std::string("cuBLAS has no ") + name);
-  }
-
   Library() {
     if (!file.missing().empty()) return;
-    find(create, "cublasLtCreate");
-    find(destroy, "cublasLtDestroy");
-    find(createOperation, "cublasLtMatmulDescCreate");
-    find(destroyOperation, "cublasLtMatmulDescDestroy");
-    find(setOperation, "cublasLtMatmulDescSetAttribute");
-    find(createLayout, "cublasLtMatrixLayoutCreate");
-    find(destroyLayout, "cublasLtMatrixLayoutDestroy");
-    find(createPreference, "cublasLtMatmulPreferenceCreate");
-    find(destroyPreference, "cublasLtMatmulPreferenceDestroy");
-    find(setPreference, "cublasLtMatmulPreferenceSetAttribute");
-    find(chooseAlgorithm, "cublasLtMatmulAlgoGetHeuristic");
-    find(matmul, "cublasLtMatmul");
+    file.find(create, "cublasLtCreate");
+    file.find(destroy, "cublasLtDestroy");
+    file.find(createOperation, "cublasLtMatmulDescCreate");
+    file.find(destroyOperation, "cublasLtMatmulDescDestroy");
+    file.find(setOperation, "cublasLtMatmulDescSetAttribute");
+    file.find(createLayout, "cublasLtMatrixLayoutCreate");
+    file.find(destroyLayout, "cublasLtMatrixLayoutDestroy");
+    file.find(createPreference, "cublasLtMatmulPreferenceCreate");
+    file.find(destroyPreference, "cublasLtMatmulPreferenceDestroy");
+    file.find(setPreference, "cublasLtMatmulPreferenceSetAttribute");
+    file.find(chooseAlgorithm, "cublasLtMatmulAlgoGetHeuristic");
+    file.find(matmul, "cublasLtMatmul");
     checkBlas(create(&handle), "cublasLtCreate");
     workspace = Buffer<uint8_t>(kWorkspaceBytes);
   }
 
   ~Library() {
-    for (auto& [form, plan] : plans) {
-      for (cublasLtMatrixLayout_t layout : {plan.w, plan.x, plan.y}) destroyLayout(layout);
-      destroyOperation(plan.operation);
-    }
+    for (auto& [form, plan] : plans) release(plan);
     if (handle) destroy(handle);
+  }
+
+  void release(const Plan& plan) const {
+    for (cublasLtMatrixLayout_t layout : {plan.w, plan.x, plan.y}) {
+      if (layout) destroyLayout(layout);
+    }
+    if (plan.operation) destroyOperation(plan.operation);
   }
 
   cublasLtMatrixLayout_t layout(cudaDataType_t type, int64_t rows, int64_t columns, int64_t ld) {
@@ -97,14 +97,25 @@ struct Gemm::Library {
     return made;
   }
 
-  // cuBLAS has matrices by column: y^T [outputs, columns] = W^T x^T.
   const Plan& planOf(const Product& p) {
     const uint32_t wBytes = alignmentOf(p.w, {p.ldw}), xBytes = alignmentOf(p.x, {p.ldx});
     const uint32_t yBytes = alignmentOf(p.y, {p.ldy});
-    const auto [at, fresh] =
-        plans.try_emplace({p.columns, p.inputs, p.outputs, p.ldx, p.ldw, p.ldy, wBytes, xBytes, yBytes});
-    Plan& plan = at->second;
-    if (!fresh) return plan;
+    const Form form = {p.columns, p.inputs, p.outputs, p.ldx, p.ldw, p.ldy, wBytes, xBytes, yBytes};
+    const auto at = plans.find(form);
+    if (at != plans.end()) return at->second;
+    Plan plan;
+    try {
+      makePlan(plan, p, {wBytes, xBytes, yBytes, yBytes});
+    } catch (...) {
+      release(plan);
+      throw;
+    }
+    return plans.emplace(form, plan).first->second;
+  }
+
+  // cuBLAS has matrices by column: y^T [outputs, columns] = W^T x^T. `alignments` are those of W, x, and y
+  // twice, which is read and written.
+  void makePlan(Plan& plan, const Product& p, const std::array<uint32_t, 4>& alignments) {
     checkBlas(createOperation(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "an operation");
     const cublasOperation_t turned = CUBLAS_OP_T;
     checkBlas(setOperation(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned),
@@ -114,26 +125,26 @@ struct Gemm::Library {
     plan.y = layout(CUDA_R_32F, p.outputs, p.columns, p.ldy);
     cublasLtMatmulPreference_t preference = nullptr;
     checkBlas(createPreference(&preference), "a preference");
-    checkBlas(setPreference(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspaceBytes,
-                            sizeof kWorkspaceBytes),
-              "a preference");
-    const std::pair<cublasLtMatmulPreferenceAttributes_t, uint32_t> alignments[] = {
-        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, wBytes},
-        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, xBytes},
-        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, yBytes},
-        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, yBytes}};
-    for (const auto& [attribute, bytes] : alignments) {
-      checkBlas(setPreference(preference, attribute, &bytes, sizeof bytes), "a preference");
+    const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
+      return setPreference(preference, attribute, &value, sizeof value);
+    };
+    cublasStatus_t status = set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
+    constexpr cublasLtMatmulPreferenceAttributes_t kAlignments[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    for (size_t i = 0; i < alignments.size() && status == CUBLAS_STATUS_SUCCESS; ++i) {
+      status = set(kAlignments[i], alignments[i]);
     }
     cublasLtMatmulHeuristicResult_t result{};
     int found = 0;
-    const cublasStatus_t status =
-        chooseAlgorithm(handle, plan.operation, plan.w, plan.x, plan.y, plan.y, preference, 1, &result, &found);
+    if (status == CUBLAS_STATUS_SUCCESS) {
+      status = chooseAlgorithm(handle, plan.operation, plan.w, plan.x, plan.y, plan.y, preference, 1, &result,
+                               &found);
+    }
     destroyPreference(preference);
     checkBlas(status, "choosing an algorithm");
     if (found == 0) throw Failure(BackendCode::device, "cuBLAS has no algorithm for a product of a prompt");
     plan.algorithm = result.algo;
-    return plan;
   }
 };
 

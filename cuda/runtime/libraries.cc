@@ -29,7 +29,7 @@ int versionOf(void* handle, const LibrarySpec& spec) {
 
 }  // namespace
 
-Library::Library(const LibrarySpec& spec) {
+Library::Library(const LibrarySpec& spec) : name_(spec.name) {
   const std::string remedy = "; install the CUDA 13 toolkit, or put its libraries on LD_LIBRARY_PATH";
   handle_ = open(spec.file);
   if (!handle_) {

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <stdexcept>
 #include <string>
 
 namespace flrc::gpu {
@@ -29,13 +30,15 @@ class Library {
 
   // Why it cannot be used, and what to install; empty where it can.
   const std::string& missing() const { return missing_; }
-  // A function of it, or null.
+  // A function of it, by its own type. Throws where there is none.
   template <typename Function>
-  Function* function(const char* name) const {
-    return missing_.empty() ? reinterpret_cast<Function*>(dlsym(handle_, name)) : nullptr;
+  void find(Function*& function, const char* name) const {
+    function = missing_.empty() ? reinterpret_cast<Function*>(dlsym(handle_, name)) : nullptr;
+    if (!function) throw std::runtime_error(name_ + " has no " + name);
   }
 
  private:
+  std::string name_;
   void* handle_ = nullptr;
   std::string missing_;
 };
