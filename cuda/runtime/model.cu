@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -131,11 +132,14 @@ void DeviceSequence::setLogits(const float* from) {
 
 gpu::SampleParams::Row DeviceSequence::drawing(const BackendSampling& how) {
   const auto topK = static_cast<int32_t>(std::min<int64_t>(how.topK, model.vocab));
+  // Within what f32 has: at either end draws are already as they are beyond it.
+  using Limits = std::numeric_limits<float>;
+  const double temperature = std::clamp<double>(how.temperature, Limits::min(), Limits::max());
   return {logits.read(),
           likeliest.read(),
           sampled.global() + 1,
-          {static_cast<float>(how.temperature), topK, static_cast<float>(how.topP),
-           static_cast<float>(how.minP), how.seed, how.draw}};
+          {static_cast<float>(temperature), topK, static_cast<float>(how.topP), static_cast<float>(how.minP),
+           how.seed, how.draw}};
 }
 
 void sampleEach(const BackendDraw* draws, int64_t count, BackendSampled* out) {

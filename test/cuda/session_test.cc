@@ -157,6 +157,10 @@ TEST("emulated CUDA: what is drawn repeats with its seed, and the likeliest of o
   CHECK(std::count(drawn.begin(), drawn.end(), drawn[0]) < 8);
   sampling.topK = 1;
   CHECK_EQUAL(session.sample(sampling).token, session.sample({}).token);
+  // Next to nothing is as good as greedy.
+  sampling.topK = 0;
+  sampling.temperature = 1e-60;
+  CHECK_EQUAL(session.sample(sampling).token, session.sample({}).token);
 }
 
 TEST("emulated CUDA: sessions are drawn from together as each is alone, greedy or not, bit by bit") {
