@@ -2,7 +2,7 @@
 
 #include "bench/cublas.h"
 #include "bench/timing.h"
-#include "kernels/weights.cuh"
+#include "kernels/reading.h"
 #include "runtime/device_limits.h"
 #include "test/linear_cases.h"
 
@@ -17,27 +17,6 @@ using test::Array;
 using test::Device;
 
 constexpr int kLaunches = 200;
-
-struct ReadParams {
-  Global<const Word4> data;
-  int64_t count;
-  Global<uint32_t> out;
-};
-
-FLRC_KERNEL void readKernel(FLRC_PARAMS(ReadParams) p) {
-  constexpr int kAhead = 8;
-  uint32_t sum = 0;
-  const int64_t threads = static_cast<int64_t>(gridX()) * blockThreads();
-  for (int64_t i = static_cast<int64_t>(blockX()) * blockThreads() + threadIndex();
-       i + (kAhead - 1) * threads < p.count; i += kAhead * threads) {
-    Word4 word[kAhead];
-    FLRC_UNROLL
-    for (int a = 0; a < kAhead; ++a) word[a] = streamed(p.data + i + a * threads);
-    FLRC_UNROLL
-    for (int a = 0; a < kAhead; ++a) sum += word[a].x ^ word[a].y ^ word[a].z ^ word[a].w;
-  }
-  if (sum == 0x9e3779b9u) p.out[0] = sum;
-}
 
 // What is timed as one: launches that follow each other, of one input each.
 using Chain = std::vector<test::LinearCase>;
@@ -155,10 +134,9 @@ double readBandwidth(Device& device, const Chip& chip) {
   Array<Word4> data(static_cast<size_t>(kBytes / 16));
   Array<uint32_t> out(size_t{1});
   const ReadParams params{data.read(), kBytes / 16, out.global()};
-  const LaunchShape shape{.gridX = static_cast<unsigned>(chip.multiprocessors) * 2, .threads = 1024};
   constexpr int kPasses = 4;
   const double seconds = replaySeconds(device, [&] {
-    for (int i = 0; i < kPasses; ++i) launch(device.stream(), shape, readKernel, params);
+    for (int i = 0; i < kPasses; ++i) launchRead(device.stream(), params, chip.multiprocessors);
   });
   return kPasses * static_cast<double>(kBytes) / seconds;
 }

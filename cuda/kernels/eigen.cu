@@ -6,20 +6,13 @@
 #include "kernels/eigen.h"
 #include "kernels/eigen_blocks.h"
 #include "kernels/products.h"
+#include "kernels/random.cuh"
 #include "kernels/turns.cuh"
 
 namespace flrc::gpu {
 namespace {
 
 using namespace batches;
-
-// core/random.h.
-FLRC_DEVICE double uniformOf(uint64_t seed, uint64_t index) {
-  uint64_t z = seed * 0x9e3779b97f4a7c15ull + index * 0xd1b54a32d192ed03ull + 0x9e3779b97f4a7c15ull;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1.0p-53;
-}
 
 FLRC_KERNEL void gaussianKernel(FLRC_PARAMS(GaussianParams) p) {
   constexpr double kPi = 3.14159265358979323846;

@@ -13,6 +13,7 @@
 #include "kernels/products.h"
 #include "tensor/dtype.h"
 #include "test/caches.h"
+#include "test/matrices.h"
 #include "test/sampling.h"
 
 #ifndef __CUDACC__
@@ -30,11 +31,29 @@ std::vector<uint16_t> halves(check::Random& random, int64_t count) {
   return bits;
 }
 
-std::vector<double> doubles(check::Random& random, int64_t count) {
-  std::vector<double> values(static_cast<size_t>(count));
-  for (double& value : values) value = random.normal();
-  return values;
+std::vector<double> gaussian(uint64_t seed, int64_t count) {
+  check::Random random(seed);
+  return test::randoms(random, count);
 }
+
+// The eigenvectors of a random Gram matrix.
+struct GramEigen {
+  GramEigen(Device& device, uint64_t seed, int64_t size)
+      : n(static_cast<int>(size)), factor(gaussian(seed, size * size)) {
+    launchProduct(device.stream(), {factor.read(), factor.read(), a.global(), n, n, n, true, true}, 1);
+  }
+
+  EigenParams params() {
+    return {a.read(),        n, nullptr, rows.global(), lengths.global(), busy.global(), values.global(),
+            vectors.global()};
+  }
+
+  int n;
+  Array<double> factor, a{static_cast<size_t>(n * n)}, rows{static_cast<size_t>(n * n)},
+      lengths{static_cast<size_t>(kRowLengths * n)}, values{static_cast<size_t>(n)},
+      vectors{static_cast<size_t>(n * n)};
+  Array<uint32_t> busy{size_t{kEigenSweeps}};
+};
 
 }  // namespace
 
@@ -167,7 +186,7 @@ TEST("barriers: Fisher scores, moments, clipping, thin products and curves") {
 TEST("barriers: products, bases, eigenvectors and pivots") {
   CHECK_EVERY_BARRIER([](Device& device) {
     check::Random random(8);
-    Array<double> a(doubles(random, 40 * 40)), b(doubles(random, 40 * 40)), c(size_t{40 * 40});
+    Array<double> a(test::randoms(random, 40 * 40)), b(test::randoms(random, 40 * 40)), c(size_t{40 * 40});
     launchProduct(device.stream(), {a.read(), b.read(), c.global(), 40, 40, 40, false, false}, 1);
     device.synchronise();
     return bytesOf(c);
@@ -175,8 +194,8 @@ TEST("barriers: products, bases, eigenvectors and pivots") {
   CHECK_EVERY_BARRIER([](Device& device) {
     check::Random random(9);
     constexpr int kRows = 70, kWidth = 80;
-    Array<double> q(doubles(random, kRows * kWidth)), gram(size_t{kRows * kRows}), lower(size_t{kRows * kRows}),
-        lengths(size_t{kRowLengths * kRows});
+    Array<double> q(test::randoms(random, kRows * kWidth)), gram(size_t{kRows * kRows}),
+        lower(size_t{kRows * kRows}), lengths(size_t{kRowLengths * kRows});
     launchOrthonormalise(device.stream(),
                          {q.global(), kRows, kWidth, gram.global(), lower.global(), lengths.global()}, 1, 1);
     device.synchronise();
@@ -184,45 +203,27 @@ TEST("barriers: products, bases, eigenvectors and pivots") {
   });
   CHECK_EVERY_BARRIER(
       [](Device& device) {
-        check::Random random(10);
-        constexpr int kSize = 36;
-        Array<double> factor(doubles(random, kSize * kSize)), a(size_t{kSize * kSize}),
-            rows(size_t{kSize * kSize}), lengths(size_t{kRowLengths * kSize}), values(size_t{kSize}),
-            vectors(size_t{kSize * kSize});
-        Array<uint32_t> busy(size_t{kEigenSweeps});
-        launchProduct(device.stream(),
-                      {factor.read(), factor.read(), a.global(), kSize, kSize, kSize, true, true}, 1);
-        launchEigen(device.stream(),
-                    {a.read(), kSize, nullptr, rows.global(), lengths.global(), busy.global(), values.global(),
-                     vectors.global()},
-                    1);
+        GramEigen problem(device, 10, 36);
+        launchEigen(device.stream(), problem.params(), 1);
         device.synchronise();
-        return bytesOf(vectors);
+        return bytesOf(problem.vectors);
       },
       // The last two sweeps find little to turn, or nothing.
       25, {74, 2});
   CHECK_EVERY_BARRIER(
       [](Device& device) {
-        check::Random random(12);
-        constexpr int kSize = 50;
-        Array<double> factor(doubles(random, kSize * kSize)), a(size_t{kSize * kSize}),
-            rows(size_t{kSize * kSize}), lengths(size_t{kRowLengths * kSize}), values(size_t{kSize}),
-            vectors(size_t{kSize * kSize});
-        Array<uint32_t> busy(size_t{kEigenSweeps});
-        launchProduct(device.stream(),
-                      {factor.read(), factor.read(), a.global(), kSize, kSize, kSize, true, true}, 1);
-        launchCholesky(device.stream(), {a.read(), rows.global(), lengths.global(), kSize}, 1);
-        launchBlockEigen(device.stream(),
-                         {a.read(), kSize, nullptr, rows.global(), lengths.global(), busy.global(),
-                          values.global(), vectors.global()},
-                         1);
+        GramEigen problem(device, 12, 50);
+        const EigenParams params = problem.params();
+        launchCholesky(device.stream(), {params.a, params.rows, params.lengths, params.n}, 1);
+        launchBlockEigen(device.stream(), params, 1);
         device.synchronise();
-        return bytesOf(vectors);
+        return bytesOf(problem.vectors);
       },
       25);
   CHECK_EVERY_BARRIER([](Device& device) {
     check::Random random(11);
-    Array<double> u(doubles(random, 40 * 300)), r(size_t{40 * 300}), basis(size_t{40 * 40}), norms(size_t{300});
+    Array<double> u(test::randoms(random, 40 * 300)), r(size_t{40 * 300}), basis(size_t{40 * 40}),
+        norms(size_t{300});
     Array<int32_t> order(size_t{40}), rank(size_t{1});
     launchPivotedQr(
         device.stream(),

@@ -212,6 +212,17 @@ TEST("emulated CUDA: logits that are not finite are drawn from by nobody, and th
   CHECK_THROWS("E_NUMERIC", bad.sample(how));
 }
 
+TEST("emulated CUDA: the device is described, and its reading measured") {
+  const flrc::Backend* plugin = emulated::plugin();
+  if (!plugin) return;
+  flrc::BackendDevice device{};
+  double bandwidth = 0;
+  flrc::callBackend([&](flrc::BackendFailure* failure) { return plugin->describe(&device, failure); });
+  flrc::callBackend([&](flrc::BackendFailure* failure) { return plugin->readBandwidth(&bandwidth, failure); });
+  CHECK_EQUAL(std::string(device.name), std::string("emulator"));
+  CHECK(bandwidth > 0);
+}
+
 TEST("emulated CUDA: what the kernels do not take is refused, and a cancelled call keeps the length") {
   const flrc::Backend* plugin = emulated::plugin();
   if (!plugin) return;
