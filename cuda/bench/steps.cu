@@ -61,23 +61,33 @@ class Chain {
     const int t = plan_.newExchange(), made = plan_.newExchange();
     StepPlan::Stage rows, panels;
     for (const auto& [y, width, rank] : outputs) {
-      StepJob last = with;
-      if (rank > 0) {
-        Values& between = values(rank);
-        StepJob first = with;
-        first.t = between.global();
-        first.sends.t = t;
-        rows.add({first, weights(rank, with.width), with.width, with.width, rank});
-        last = given(between, rank, t);
-        last.input = plan_.newInput();
-      }
-      last.y = y->global();
-      last.sends.y = made;
-      (rank > 0 ? panels : rows).add({last, weights(width, last.width), last.width, last.width, width});
+      StepPlan::Part last = lastOf(with, width, rank, t, rows);
+      last.job.y = y->global();
+      last.job.sends.y = made;
+      (rank > 0 ? panels : rows).add(last);
     }
     plan_.put(rows);
     plan_.put(panels);
     return made;
+  }
+
+  // silu of the one, times the other.
+  int gatedProduct(StepJob with, Values& y, int width, int rank) {
+    with.input = plan_.newInput();
+    StepJob job{};
+    job.wants = plan_.newExchange();
+    job.sends.y = plan_.newExchange();
+    StepPlan::Stage rows, panels;
+    const StepPlan::Part gate = lastOf(with, width, rank, job.wants, rows),
+                         up = lastOf(with, width, rank, job.wants, rows);
+    StepGather gather{};
+    gather.y = y.global();
+    gather.products = 2;
+    gather.gates = gather.gated = 1;
+    panels.add({gate, up}, {nullptr, nullptr}, width, job, gather);
+    plan_.put(rows);
+    plan_.put(panels);
+    return job.sends.y;
   }
 
   double seconds(Device& device) {
@@ -87,6 +97,14 @@ class Chain {
     Array<CacheRow> row(std::vector<CacheRow>(1));
     Array<uint32_t> epochs(std::vector<uint32_t>(static_cast<size_t>(chip_.multiprocessors)));
     StepParams params{};
+    std::vector<StepGather> gathers = plan_.gathers();
+    Array<int32_t> gatherShares(plan_.gatherShares());
+    for (size_t i = 0; i < gathers.size(); ++i) {
+      gathers[i].shares = gatherShares.read() + static_cast<int64_t>(i) * (chip_.multiprocessors + 1);
+    }
+    Array<StepGather> gathered(gathers);
+    params.gathers = gathered.read();
+    params.gathered = plan_.gathered();
     params.jobs = jobs.read();
     params.lines = lines.read();
     params.shares = shares.read();
@@ -105,6 +123,19 @@ class Chain {
   }
 
  private:
+  // The product that makes a projection's outputs; what makes its t goes to `rows`.
+  StepPlan::Part lastOf(const StepJob& with, int width, int rank, int t, StepPlan::Stage& rows) {
+    if (rank == 0) return {with, weights(width, with.width), with.width, with.width, width};
+    Values& between = values(rank);
+    StepJob first = with;
+    first.t = between.global();
+    first.sends.t = t;
+    rows.add({first, weights(rank, with.width), with.width, with.width, rank});
+    StepJob last = given(between, rank, t);
+    last.input = plan_.newInput();
+    return {last, weights(width, rank), rank, rank, width};
+  }
+
   // Some hundredth, of either sign: sums stay finite.
   Global<const uint8_t> weights(int count, int width) {
     std::vector<uint8_t> bytes(static_cast<size_t>(count * stripsOf(flrc::Dtype::bf16, width) * kStripBytes));
@@ -164,21 +195,18 @@ void timeSteps(Device& device, const Chip& chip, std::vector<Row>& rows) {
   for (const int rank : {0, 1024, 512, 256}) {
     const std::string of =
         rank > 0 ? ", rank " + std::to_string(rank) + " (k, v " + std::to_string(rank / 4) + ")" : "";
-    Values *out = nullptr, *q = nullptr, *k = nullptr, *v = nullptr, *gate = nullptr, *up = nullptr;
+    Values *out = nullptr, *q = nullptr, *k = nullptr, *v = nullptr, *gated = nullptr;
     int made = 0;
     add("a layer's seven" + of, [&](Chain& chain, int index) {
       if (index == 0) {
         out = &chain.values(4096), q = &chain.values(4096), k = &chain.values(1024), v = &chain.values(1024);
-        gate = &chain.values(14336), up = &chain.values(14336);
+        gated = &chain.values(14336);
       }
       made =
           chain.product(chain.normed(*out, made), {{q, 4096, rank}, {k, 1024, rank / 4}, {v, 1024, rank / 4}});
       made = chain.product(Chain::given(*q, 4096, made), {{out, 4096, rank}});
-      made = chain.product(chain.normed(*out, made), {{gate, 14336, rank}, {up, 14336, rank}});
-      StepJob gated = Chain::given(*gate, 14336, made);
-      gated.source = StepSource::gated;
-      gated.other = up->read();
-      made = chain.product(gated, {{out, 4096, rank}});
+      made = chain.gatedProduct(chain.normed(*out, made), *gated, 14336, rank);
+      made = chain.product(Chain::given(*gated, 14336, made), {{out, 4096, rank}});
     });
   }
 }

@@ -14,6 +14,7 @@ static_assert(kThreads == kNormThreads && kThreads == attention::kThreads, "a bl
 
 constexpr int kPhasesBytes = kWarps * kRecords * static_cast<int>(sizeof(uint64_t));
 constexpr int kScratchBytes = 2 * kWarps * static_cast<int>(sizeof(float));
+constexpr int kFirstLinesBytes = kGathered * static_cast<int>(sizeof(int));
 constexpr int kStripInputBytes = linears::Strip<Dtype::bf16>::kGroups * 8 * static_cast<int>(sizeof(Word4));
 
 FLRC_ANYWHERE constexpr int residualBytes(int hidden) {
@@ -30,11 +31,13 @@ FLRC_DEVICE Areas areasOf(const StepParams& p) {
   const size_t scratch = residual + static_cast<size_t>(residualBytes(p.hidden)),
                made = scratch + kScratchBytes;
   const size_t indices = made + static_cast<size_t>(gatheredBytes(p.gathered)),
-               work = indices + static_cast<size_t>(gatheredBytes(p.gathered));
+               firstLines = indices + static_cast<size_t>(gatheredBytes(p.gathered)),
+               work = firstLines + kFirstLinesBytes;
   return {sharedMemory<float>(residual),
           sharedMemory<float>(scratch),
           sharedMemory<float>(made),
           sharedMemory<int>(indices),
+          sharedMemory<int>(firstLines),
           sharedMemory<Word4>(work),
           sharedMemory<float>(work + static_cast<size_t>(p.widest) * kStripInputBytes),
           work};
@@ -117,7 +120,7 @@ FLRC_DEVICE void multiplyLines(const Areas& areas, const StepJob& job, const Lin
   }
 }
 
-// A block's outputs of a gather, and how many of `made` and `indices` each pivoted block has.
+// A block's outputs of a gather.
 struct Outputs {
   int begin, count;
 };
@@ -130,35 +133,41 @@ FLRC_DEVICE void fetchIndices(const StepGather& gather, const Areas& areas) {
   const auto [begin, count] = outputsOf(gather);
   // Those of the gather before have been read.
   syncBlock();
-  for (int i = threadIndex(); i < gather.blocks * count; i += kThreads) {
+  for (int i = threadIndex(); i < gather.products * count; i += kThreads) {
+    const Global<const int32_t> from = gather.product[i / count].gather;
+    if (from == nullptr) continue;
     copyAsync<4>(pointerCast<uint8_t>(areas.indices + i),
-                 pointerCast<const uint8_t>(gather.block[i / count].gather + (begin + i % count)));
+                 pointerCast<const uint8_t>(from + (begin + i % count)));
   }
   commitCopies();
 }
 
-// `firstLine`: the block's first of each pivoted block's lines.
 FLRC_DEVICE void gatherOutputs(const StepGather& gather, const StepJob& job, const Areas& areas,
-                               const int (&firstLine)[kMaxBlocks], uint32_t base) {
+                               uint32_t base) {
   const auto [begin, count] = outputsOf(gather);
   waitCopies<0>();
   syncBlock();
   for (int i = threadIndex(); i < count; i += kThreads) {
-    float total = gather.bias != nullptr ? gather.bias[begin + i] : 0.0f;
-    FLRC_UNROLL
-    for (int b = 0; b < kMaxBlocks; ++b) {
-      if (b >= gather.blocks) break;
-      const StepGather::Block& block = gather.block[b];
-      const int at = areas.indices[b * count + i];
-      if (at < block.rank) {
-        float t[1];
-        receiveTagged<1>(block.t + at, base + static_cast<uint32_t>(job.wants), t);
-        total += t[0];
-      } else {
-        total += areas.made[b * count + (at - block.rank - firstLine[b])];
+    const auto sumOf = [&](int first, int end, Global<const float> bias) {
+      float total = bias != nullptr ? bias[begin + i] : 0.0f;
+      for (int which = first; which < end; ++which) {
+        const StepGather::Product& product = gather.product[which];
+        const int place = which * count + i, at = product.gather != nullptr ? areas.indices[place] : begin + i;
+        if (at < product.rank) {
+          float t[1];
+          receiveTagged<1>(product.t + at, base + static_cast<uint32_t>(job.wants), t);
+          total += t[0];
+        } else {
+          total += areas.made[which * count + (at - product.rank - areas.firstLines[which])];
+        }
       }
+      return total;
+    };
+    float value = sumOf(0, gather.gates, gather.bias);
+    if (gather.gated != 0) {
+      value = value / (1.0f + expf(-value)) * sumOf(gather.gates, gather.products, gather.gatedBias);
     }
-    sendTagged(gather.y + (begin + i), total, base + static_cast<uint32_t>(job.sends.y));
+    sendTagged(gather.y + (begin + i), value, base + static_cast<uint32_t>(job.sends.y));
   }
 }
 
@@ -295,7 +304,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepPara
 
   const uint32_t base = readFresh(p.epochs + blockX());
   const CacheRow row = p.attention.of.heads.rows[0];
-  int product = 0, loaded = -1, norms = 0, gathered = 0, firstLine[kMaxBlocks] = {};
+  int product = 0, loaded = -1, norms = 0, gathered = 0;
   for (int index = 0; index < p.jobCount; ++index) {
     const StepJob job = next;
     if (index + 1 < p.jobCount) next = p.jobs[index + 1];
@@ -305,7 +314,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepPara
       continue;
     }
     if (job.kind == StepKind::gather) {
-      gatherOutputs(p.gathers[job.which], job, areas, firstLine, base);
+      gatherOutputs(p.gathers[job.which], job, areas, base);
       continue;
     }
     if (job.kind != StepKind::product) {
@@ -332,8 +341,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepPara
     Shared<float> kept = nullptr;
     if (job.which >= 0) {
       kept = areas.made + job.which * gathered;
-      FLRC_UNROLL
-      for (int b = 0; b < kMaxBlocks; ++b) firstLine[b] = b == job.which ? lines.begin : firstLine[b];
+      if (threadIndex() == 0) areas.firstLines[job.which] = lines.begin;
     }
     multiplyLines(areas, job, lines, base, ring, kept);
     ring.refill();
@@ -348,7 +356,8 @@ int fixedBytes(int width, int hidden, int headDim, int gathered) {
   const int attended = static_cast<int>(attention::sharedBytes(headDim, known));
   const int work = std::max(
       {strips * kStripInputBytes + kPartials * static_cast<int>(sizeof(float)), attended, mergeBytes(headDim)});
-  return kPhasesBytes + residualBytes(hidden) + kScratchBytes + 2 * gatheredBytes(gathered) + work;
+  return kPhasesBytes + residualBytes(hidden) + kScratchBytes + 2 * gatheredBytes(gathered) + kFirstLinesBytes +
+         work;
 }
 
 int ringBytes(int width, int hidden, int headDim, int gathered, int sharedBytes) {

@@ -22,7 +22,7 @@ struct StepTags {
 enum class StepKind : int32_t {
   product,  // lines times an input
   expect,   // has what a gather goes by on its way, in a block's shared memory
-  gather,   // outputs of several pivoted blocks
+  gather,   // outputs from several products
   attend,   // to chunks of the positions
   merge,    // of the chunks' results
 };
@@ -30,7 +30,6 @@ enum class StepKind : int32_t {
 enum class StepSource : int32_t {
   tagged,  // from
   normed,  // the residual stream, to which `from` is added before (null: nothing), normalised
-  gated,   // silu(from) * other
 };
 
 // The lines of a product, in the order of the jobs that have some.
@@ -43,7 +42,7 @@ struct StepLines {
 
 struct StepJob {
   StepKind kind;
-  // Product: of several pivoted blocks the one whose results stay where they are, for the next gather; else -1.
+  // Product: which of the next gather's, for which its results stay where they are; else -1.
   // Expect and gather: which of StepParams::gathers. Attention: which layer.
   int32_t which;
   int32_t input;  // product: a number that jobs which follow each other share where they have one input
@@ -51,7 +50,7 @@ struct StepJob {
   int32_t width;  // product: values of the input. Attention: AttentionParams::window
   int32_t wants;  // exchange in which the input is sent
   StepTags sends;
-  Global<const uint64_t> from, other;
+  Global<const uint64_t> from;
   Global<const float> norm, keyNorm;  // normed: [width]. Attention: of the queries, and of the keys; or null
   Global<uint64_t> t;                 // results line by line, or null
   Global<uint64_t> y;                 // results by output, or null
@@ -60,18 +59,21 @@ struct StepJob {
   Global<const float> bias;           // by output, or null
 };
 
-// A projection in several pivoted blocks (GatherJob of linears.h): whoever has some of its outputs has the
-// lines of all blocks that they need. t are sent in exchange StepJob::wants.
+// Outputs of a projection in several pivoted blocks (GatherJob of linears.h), or of a gate and of what it
+// gates, whose products silu(gate) * up are made. Whoever has some of the outputs has the lines that they need
+// of all products.
+inline constexpr int kGathered = 16;
 struct StepGather {
   Global<uint64_t> y;
-  Global<const float> bias;
+  Global<const float> bias, gatedBias;
   Global<const int32_t> shares;  // [blocks of the launch + 1]
-  int32_t blocks;
-  struct Block {
-    Global<const int32_t> gather;
-    Global<const uint64_t> t;
-    int32_t rank;
-  } block[8];
+  int32_t products, gates;       // in all, and the first ones, which are the gate's where there is one
+  int32_t gated;                 // whether there is
+  struct Product {
+    Global<const int32_t> gather;  // null: each output has a line, in order
+    Global<const uint64_t> t;      // sent in exchange StepJob::wants
+    int32_t rank;                  // pivots, which lie before the lines
+  } product[kGathered];
 };
 
 // What attention of all layers has in common; `of` without q, k, v, out and working memory, for these are
@@ -99,7 +101,7 @@ struct StepParams {
   Global<const float> x;  // [hidden], the token's row of the embedding
   int32_t hidden, headDim;
   float eps;
-  int32_t gathered;  // outputs of a gather that a block has, at most, times the pivoted blocks
+  int32_t gathered;  // outputs of a gather that a block has, at most, times the products
   // The number of the last exchange, by block: zeros before the first launch.
   Global<uint32_t> epochs;
   // Filled by launchStep.

@@ -13,10 +13,10 @@ namespace flrc::gpu::step {
 struct Areas {
   Shared<float> residual;  // [hidden]: a thread reads only what it has written itself
   Shared<float> scratch;   // [2][kWarps]
-  // Of outputs that are gathered next, [pivoted block][output]: what the block's lines make, in order, and
-  // which of its t and lines each output is.
+  // Of outputs that are gathered next, [product][output]: what the block's lines make, in order, and which of t
+  // and lines each output is. And the block's first line of each product.
   Shared<float> made;
-  Shared<int> indices;
+  Shared<int> indices, firstLines;
   // One of: the input at hand as fragments have it, two of four lanes each for every group of 32 values, and
   // sums of slices behind it; what attention has; or what it merges.
   Shared<Word4> x;
@@ -106,14 +106,6 @@ FLRC_DEVICE void placeInput(const StepParams& p, const Areas& areas, const StepJ
   switch (job.source) {
     case StepSource::normed:
       return placeNormed(p, areas, job, strips, tag, scratch);
-    case StepSource::gated:
-      return receiveRow(job.from, job.width, strips, tag, [&](int octet, const float(&gate)[8]) {
-        float value[8];
-        receiveOctet(job.other, job.width, octet * 8, tag, value);
-        FLRC_UNROLL
-        for (int i = 0; i < 8; ++i) value[i] = gate[i] / (1.0f + expf(-gate[i])) * value[i];
-        placeValues(areas, octet, value);
-      });
     case StepSource::tagged:
       return receiveRow(job.from, job.width, strips, tag,
                         [&](int octet, const float(&value)[8]) { placeValues(areas, octet, value); });

@@ -18,16 +18,16 @@ void StepPlan::Stage::add(const Part& part) {
   items_.push_back(std::move(item));
 }
 
-void StepPlan::Stage::add(const std::vector<Part>& blocks,
+void StepPlan::Stage::add(const std::vector<Part>& products,
                           const std::vector<const std::vector<int32_t>*>& rests, int64_t outputs,
                           const StepJob& job, const StepGather& gather) {
-  Item item{true, blocks, {0}, rests, job, gather};
+  Item item{true, products, {0}, rests, job, gather};
   // Outputs take something in themselves, so that those without lines are shared as well.
   for (int64_t output = 0; output < outputs; ++output) {
     int64_t strips = 1;
-    for (size_t b = 0; b < blocks.size(); ++b) {
-      if (std::binary_search(rests[b]->begin(), rests[b]->end(), static_cast<int32_t>(output))) {
-        strips += usedStrips(blocks[b]);
+    for (size_t i = 0; i < products.size(); ++i) {
+      if (!rests[i] || std::binary_search(rests[i]->begin(), rests[i]->end(), static_cast<int32_t>(output))) {
+        strips += usedStrips(products[i]);
       }
     }
     item.strips.push_back(item.strips.back() + strips);
@@ -53,14 +53,19 @@ void StepPlan::put(const Stage& stage) {
     job.which = static_cast<int32_t>(gathers_.size());
     job.kind = StepKind::expect;
     jobs_.push_back(job);
-    for (size_t b = 0; b < item.parts.size(); ++b) {
-      std::vector<int32_t> lines;
-      for (const int32_t output : shares) {
-        const std::vector<int32_t>& rest = *item.rests[b];
-        lines.push_back(
-            static_cast<int32_t>(std::lower_bound(rest.begin(), rest.end(), output) - rest.begin()));
+    // The input that all blocks are to have read before is still there.
+    for (const bool first : {true, false}) {
+      for (size_t i = 0; i < item.parts.size(); ++i) {
+        if ((item.parts[i].job.source == StepSource::normed) != first) continue;
+        std::vector<int32_t> lines = shares;
+        if (item.rests[i]) {
+          const std::vector<int32_t>& rest = *item.rests[i];
+          for (int32_t& line : lines) {
+            line = static_cast<int32_t>(std::lower_bound(rest.begin(), rest.end(), line) - rest.begin());
+          }
+        }
+        putPart(item.parts[i], static_cast<int32_t>(i), lines);
       }
-      putPart(item.parts[b], static_cast<int32_t>(b), lines);
     }
     job.kind = StepKind::gather;
     jobs_.push_back(job);

@@ -21,9 +21,9 @@ class StepPlan {
   class Stage {
    public:
     void add(const Part& part);
-    // A projection in several pivoted blocks: their C, with the outputs that each line of them is; and the job
-    // that puts these together. Of `gather`, y, bias and blocks are there.
-    void add(const std::vector<Part>& blocks, const std::vector<const std::vector<int32_t>*>& rests,
+    // Outputs that are gathered: the products that they are made of, with the outputs that each one's lines are
+    // (null: all), and the job that puts them together. Of `gather`, shares are not there.
+    void add(const std::vector<Part>& products, const std::vector<const std::vector<int32_t>*>& rests,
              int64_t outputs, const StepJob& job, const StepGather& gather);
 
    private:
@@ -34,8 +34,8 @@ class StepPlan {
       // Lines, or outputs that are gathered: [count + 1], of those before each.
       std::vector<int64_t> strips;
       std::vector<const std::vector<int32_t>*> rests;
-      StepJob job;
-      StepGather gather;
+      StepJob job{};
+      StepGather gather{};
     };
     std::vector<Item> items_;
   };

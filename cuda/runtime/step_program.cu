@@ -45,8 +45,7 @@ StepBuffers::StepBuffers(const DeviceModel& model, int64_t positions)
       v(tagged(model.kvWidth())),
       attended(tagged(model.queryWidth())),
       out(tagged(model.hidden)),
-      gate(tagged(model.intermediate)),
-      up(tagged(model.intermediate)),
+      gated(tagged(model.intermediate)),
       sums(tagged(model.queryWidth() * chunks)),
       scales(tagged(2 * model.heads * chunks)) {
   t = tagged(widest(model).t);
@@ -56,7 +55,7 @@ StepBuffers::StepBuffers(const DeviceModel& model, int64_t positions)
 
 uint64_t StepBuffers::bytes() const {
   uint64_t total = epochs.bytes();
-  for (const Buffer<uint64_t>* buffer : {&q, &k, &v, &attended, &out, &gate, &up, &t, &sums, &scales}) {
+  for (const Buffer<uint64_t>* buffer : {&q, &k, &v, &attended, &out, &gated, &t, &sums, &scales}) {
     total += buffer->bytes();
   }
   return total;
@@ -91,11 +90,8 @@ class StepProgram::Writer {
                                 {{kQ, &buffers_.q}, {kK, &buffers_.k}, {kV, &buffers_.v}}, l);
       const int attended = attend(layer, l, heads);
       made = product(tagged(buffers_.attended, model_.queryWidth(), attended), {{kO, &buffers_.out}}, l);
-      const int gates = product(normed(layer.mlpNorm, made), {{kGate, &buffers_.gate}, {kUp, &buffers_.up}}, l);
-      StepJob gated = tagged(buffers_.gate, model_.intermediate, gates);
-      gated.source = StepSource::gated;
-      gated.other = buffers_.up.read();
-      made = product(gated, {{kDown, &buffers_.out}}, l);
+      const int gated = gatedProduct(normed(layer.mlpNorm, made), l);
+      made = product(tagged(buffers_.gated, model_.intermediate, gated), {{kDown, &buffers_.out}}, l);
     }
     const RowWeights& head = model_.headRows();
     StepPlan::Stage stage;
@@ -133,74 +129,119 @@ class StepProgram::Writer {
     return job;
   }
 
+  // What a projection's outputs are made of at this level.
+  struct Made {
+    std::vector<StepPlan::Part> rows;   // that make t of the input, where the projection is factored
+    std::vector<StepPlan::Part> parts;  // of the input where it is dense, of t where not
+    std::vector<const std::vector<int32_t>*> rests;
+    std::vector<StepGather::Product> products;
+  };
+
+  // `at`: where the projection's t begins, and then where the next one's does.
+  Made makings(const LinearWeights& weights, int64_t rank, const StepJob& with, int t, int64_t& at) {
+    Made made;
+    if (!weights.factored) {
+      made.parts = {{with, weights.dense.data.read(), weights.inputs, weights.inputs, weights.outputs}};
+      made.rests = {nullptr};
+      made.products = {{nullptr, nullptr, 0}};
+      return made;
+    }
+    for (int64_t b = 0; b < weights.blocksFor(rank); ++b) {
+      const BlockWeights& block = weights.blocks[static_cast<size_t>(b)];
+      const int64_t used = weights.pivoted ? block.rank() : std::min(rank, block.rank());
+      StepJob first = with;
+      first.t = buffers_.t.global() + at;
+      first.sends.t = t;
+      StepJob last = input(StepSource::tagged, used, t);
+      last.from = buffers_.t.read() + at;
+      last.input = plan_.newInput();
+      made.rows.push_back({first, block.p.data.read(), weights.inputs, weights.inputs, used});
+      made.parts.push_back({last, block.c.data.read(), used, block.c.rank, block.c.outputs});
+      made.rests.push_back(weights.pivoted ? &block.others : nullptr);
+      made.products.push_back(
+          {block.gather.read(), buffers_.t.read() + at, weights.pivoted ? static_cast<int32_t>(used) : 0});
+      at += (used + kTAlign - 1) / kTAlign * kTAlign;
+    }
+    return made;
+  }
+
+  const LinearWeights& weightsOf(int64_t layer, int projection) const {
+    return model_.layers[static_cast<size_t>(layer)].projections[static_cast<size_t>(projection)];
+  }
+  int64_t rankOf(int64_t layer, int projection) const { return model_.rank(level_, layer, projection); }
+
   // Projections of one input; returns the exchange of their outputs.
   int product(StepJob with, const std::vector<Projected>& projections, int64_t layer) {
     with.input = plan_.newInput();
     const int t = plan_.newExchange(), y = plan_.newExchange();
     StepPlan::Stage rows, panels;
-    int64_t at = 0;  // where the projection's t begins
-    for (const Projected& projected : projections) {
-      const LinearWeights& weights =
-          model_.layers[static_cast<size_t>(layer)].projections[static_cast<size_t>(projected.projection)];
-      // Says which results are outputs; where they go is known here.
-      const Buffer<float> anywhere(1);
-      const LinearsParams plan =
-          planLinears({{&weights, model_.rank(level_, layer, projected.projection), anywhere.global()}});
-      const auto outputs = [&](StepJob& job, const auto& planned) {
-        job.y = projected.y->global();
-        job.sends.y = y;
-        job.scatter = planned.scatter;
-        job.bias = planned.bias;
+    int64_t at = 0;
+    for (const auto& [projection, to] : projections) {
+      const LinearWeights& weights = weightsOf(layer, projection);
+      Made made = makings(weights, rankOf(layer, projection), with, t, at);
+      const auto outputs = [&, to = to](StepPlan::Part& part, const Buffer<int32_t>& scatter) {
+        part.job.y = to->global();
+        part.job.sends.y = y;
+        part.job.scatter = scatter.read();
+        part.job.bias = weights.bias.read();
       };
-      for (int j = 0; j < plan.rowJobs; ++j) {
-        const RowJob& planned = plan.rows[j];
-        StepJob job = with;
-        if (planned.t >= 0) {
-          job.t = buffers_.t.global() + (at + planned.t);
-          job.sends.t = t;
-        }
-        if (planned.y != nullptr) outputs(job, planned);
-        rows.add({job, planned.data, plan.inputs, plan.inputs, planned.rows});
+      if (!weights.factored) {
+        outputs(made.parts[0], {});
+        rows.add(made.parts[0]);
+        continue;
       }
-      std::vector<StepPlan::Part> parts;
-      for (int j = 0; j < plan.panelJobs; ++j) {
-        const PanelJob& planned = plan.panels[j];
-        StepJob job = input(StepSource::tagged, planned.rank, t);
-        job.input = plan_.newInput();
-        job.from = buffers_.t.read() + (at + planned.t);
-        if (planned.u < 0) outputs(job, planned);
-        parts.push_back({job, planned.data, planned.rank, planned.storedRank, planned.width});
-      }
-      if (plan.gatherJobs > 0) {
-        gather(panels, plan, parts, weights, at, t, y, *projected.y);
+      if (made.parts.size() == 1) {
+        const BlockWeights& block = weights.blocks.front();
+        if (weights.pivoted) outputs(made.rows[0], block.pivot);
+        outputs(made.parts[0], block.rest);
+        panels.add(made.parts[0]);
       } else {
-        for (const StepPlan::Part& part : parts) panels.add(part);
+        StepGather gather{};
+        gather.y = to->global();
+        gather.bias = weights.bias.read();
+        gather.gates = static_cast<int32_t>(made.products.size());
+        put(made, weights.outputs, t, y, gather, panels);
       }
-      at += plan.tWidth;
+      for (const StepPlan::Part& part : made.rows) rows.add(part);
     }
     plan_.put(rows);
     plan_.put(panels);
     return y;
   }
 
-  void gather(StepPlan::Stage& panels, const LinearsParams& plan, std::vector<StepPlan::Part> parts,
-              const LinearWeights& weights, int64_t at, int t, int y, const Buffer<uint64_t>& to) const {
-    const GatherJob& planned = plan.gathers[0];
+  // silu(gate) * up; returns its exchange.
+  int gatedProduct(StepJob with, int64_t layer) {
+    with.input = plan_.newInput();
+    const int t = plan_.newExchange(), y = plan_.newExchange();
+    int64_t at = 0;
+    Made made = makings(weightsOf(layer, kGate), rankOf(layer, kGate), with, t, at);
     StepGather gather{};
-    gather.y = to.global();
-    gather.bias = planned.bias;
-    gather.blocks = planned.blocks;
-    std::vector<const std::vector<int32_t>*> rests;
-    for (int b = 0; b < planned.blocks; ++b) {
-      gather.block[b] = {planned.gather[b], buffers_.t.read() + (at + planned.t[b]), planned.rank[b]};
-      rests.push_back(&weights.blocks[static_cast<size_t>(b)].others);
-      // A block whose outputs are all pivots has no lines.
-      if (rests.back()->empty()) parts.insert(parts.begin() + b, StepPlan::Part{});
-    }
+    gather.y = buffers_.gated.global();
+    gather.bias = weightsOf(layer, kGate).bias.read();
+    gather.gatedBias = weightsOf(layer, kUp).bias.read();
+    gather.gates = static_cast<int32_t>(made.products.size());
+    const Made up = makings(weightsOf(layer, kUp), rankOf(layer, kUp), with, t, at);
+    const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+    append(made.rows, up.rows);
+    append(made.parts, up.parts);
+    append(made.rests, up.rests);
+    append(made.products, up.products);
+    gather.gated = 1;
+    StepPlan::Stage rows, panels;
+    for (const StepPlan::Part& part : made.rows) rows.add(part);
+    put(made, model_.intermediate, t, y, gather, panels);
+    plan_.put(rows);
+    plan_.put(panels);
+    return y;
+  }
+
+  static void put(const Made& made, int64_t outputs, int t, int y, StepGather gather, StepPlan::Stage& to) {
+    gather.products = static_cast<int32_t>(made.products.size());
+    std::copy(made.products.begin(), made.products.end(), gather.product);
     StepJob job{};
     job.wants = t;
     job.sends.y = y;
-    panels.add(parts, rests, planned.outputs, job, gather);
+    to.add(made.parts, made.rests, outputs, job, gather);
   }
 
   int attend(const LayerWeights& layer, int64_t index, int wants) {

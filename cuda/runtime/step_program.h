@@ -15,7 +15,7 @@ struct StepBuffers {
   uint64_t bytes() const;
 
   int chunks;  // of the positions
-  Buffer<uint64_t> q, k, v, attended, out, gate, up, t, sums, scales;
+  Buffer<uint64_t> q, k, v, attended, out, gated, t, sums, scales;
   Buffer<uint32_t> epochs;
 };
 

@@ -24,6 +24,7 @@ struct Shape {
   Storage storage = Storage::dense;
   bool extras = false;  // biases, and norms of queries and keys
   int64_t window = 0;
+  bool mixed = false;  // keys and gates stay dense
 };
 constexpr int64_t kVocab = 90;
 constexpr int64_t kContext = 4096;
@@ -51,7 +52,8 @@ class RandomModel {
       flrc::BackendLayer layer{norm_.data(), norm_.data(), heads, heads, shape.window, {}};
       for (int p = 0; p < flrc::kBackendProjections; ++p) {
         // Of some projections of plain factors the lower level is nothing at all.
-        add(layer.projections[p], sides[p][0], sides[p][1], l == 1 && p == 3);
+        const bool dense = shape.storage == Storage::dense || (shape.mixed && (p == 1 || p == 4));
+        add(layer.projections[p], sides[p][0], sides[p][1], dense, l == 1 && p == 3);
       }
       layers_.push_back(layer);
     }
@@ -103,17 +105,17 @@ class RandomModel {
         flrc::makeRows(weights(count, width).data(), count, width, width, Dtype::bf16));
   }
 
-  void add(flrc::BackendLinear& to, int64_t outputs, int64_t inputs, bool vanishes) {
+  void add(flrc::BackendLinear& to, int64_t outputs, int64_t inputs, bool dense, bool vanishes) {
     to = {outputs, inputs, nullptr, nullptr, 0, shape_.storage == Storage::pivoted, nullptr};
     if (shape_.extras) {
       biases_.push_back(std::make_unique<std::vector<float>>(values(outputs)));
       to.bias = biases_.back()->data();
     }
-    if (shape_.storage == Storage::dense) {
+    if (dense) {
       rows_.push_back(rows(outputs, inputs));
       dense_.push_back(std::make_unique<flrc::BackendRows>(rowsOf(*rows_.back())));
       to.dense = dense_.back().get();
-      ranks_[0].push_back(-1);
+      for (auto& level : ranks_) level.push_back(-1);
       return;
     }
     const int64_t most = std::min(outputs, inputs), low = vanishes ? 0 : most / 3, high = most * 2 / 3;
@@ -246,6 +248,7 @@ TEST("step: dense, plain factors and pivoted blocks, with biases and norms of he
   for (const Storage storage : {Storage::dense, Storage::plain, Storage::pivoted}) {
     compare({.storage = storage, .extras = storage != Storage::plain}, {5});
   }
+  compare({.layers = 1, .storage = Storage::plain, .mixed = true}, {5});
 }
 
 TEST("step: attention to one chunk of the positions, to several, to groups of them, and to the last ones") {
