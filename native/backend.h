@@ -137,10 +137,17 @@ struct BackendDraw {
   BackendSampling sampling;
 };
 
-// What a calibration (native/calibrate) computes of its tapes, which lie on the host: moments of several rows,
-// and the truncation curves of projections that share an input.
+// What a calibration (native/calibrate) computes of its activations, which lie on the host: products with dense
+// weights, moments of several rows, and the truncation curves of projections that share an input.
+struct DeviceProducts;
 struct DeviceMoments;
 struct DeviceCurves;
+
+// Weights [m, n]; borrowed until what was made of them is released.
+struct BackendMatrix {
+  int64_t m, n;
+  const float* w;
+};
 
 // Nested factors of a projection W [m, n] (linalg/factors.h): what they are made of, and where they go.
 struct BackendFactoring {
@@ -221,6 +228,14 @@ struct Backend {
   BackendCode (*fisher)(DeviceModel* model, int64_t projection, int64_t count, const float* const* w,
                         const float* x, const float* const* g, int64_t tokens, double (*sums)[3],
                         const BackendCancel* cancel, BackendFailure* failure);
+
+  // Products with `count` matrices, of activations in f32: y [tokens, m] = x [tokens, n] W^T with the matrix at
+  // `index`, or back, y [tokens, n] = x [tokens, m] W.
+  BackendCode (*createProducts)(DeviceModel* model, const BackendMatrix* of, int64_t count,
+                                DeviceProducts** out, BackendFailure* failure);
+  void (*releaseProducts)(DeviceProducts* products);
+  BackendCode (*multiply)(DeviceProducts* products, int64_t index, bool back, const float* x, int64_t tokens,
+                          float* y, const BackendCancel* cancel, BackendFailure* failure);
 
   // `count` sums of x x^T, each [n, n] with n = widths[i], to sums[i], its lower triangle packed by rows and
   // zeros as yet. They are there when finishMoments has returned; until then sums[i] may be in use.

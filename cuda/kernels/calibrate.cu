@@ -130,12 +130,13 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 1) momentKernel(FLRC_PARAMS(Mo
 
 FLRC_KERNEL void splitKernel(FLRC_PARAMS(SplitParams) p) {
   const int64_t i = static_cast<int64_t>(blockX()) * kThreads + threadIndex();
-  if (i >= p.rows * p.ld) return;
-  const int64_t row = i / p.ld, column = i % p.ld;
+  const int64_t width = p.transposed ? p.width : p.ld;
+  if (i >= p.rows * width) return;
+  const int64_t row = i / width, column = i % width, to = p.transposed ? column * p.ld + row : i;
   const float value = column < p.width ? p.values[row * p.width + column] : 0.0f;
   const uint16_t high = narrow(value);
-  p.high[i] = high;
-  if (p.low != nullptr) p.low[i] = narrow(value - widen(high));
+  p.high[to] = high;
+  if (p.low != nullptr) p.low[to] = narrow(value - widen(high));
 }
 
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 2) thinProductKernel(FLRC_PARAMS(ThinProductParams) p) {
@@ -143,8 +144,10 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 2) thinProductKernel(FLRC_PARA
   const Operand x{p.x.data, p.x.ld, p.tokens, p.x.width};
   TileSums product;
   multiplyTile<true>(x, {p.high, p.ld, p.rows, p.x.width}, row, column, product);
-  syncBlock();
-  multiplyTile<true>(x, {p.low, p.ld, p.rows, p.x.width}, row, column, product);
+  if (p.low != nullptr) {
+    syncBlock();
+    multiplyTile<true>(x, {p.low, p.ld, p.rows, p.x.width}, row, column, product);
+  }
   if (p.xLow != nullptr) {
     syncBlock();
     multiplyTile<true>({p.xLow, p.x.ld, p.tokens, p.x.width}, {p.high, p.ld, p.rows, p.x.width}, row, column,
@@ -261,7 +264,8 @@ void launchMoment(Stream stream, const MomentParams& params, int warpgroups) {
 
 void launchSplit(Stream stream, const SplitParams& params) {
   LaunchShape shape;
-  shape.gridX = static_cast<unsigned>((params.rows * params.ld + kThreads - 1) / kThreads);
+  const int64_t values = params.rows * (params.transposed ? params.width : params.ld);
+  shape.gridX = static_cast<unsigned>((values + kThreads - 1) / kThreads);
   shape.threads = kThreads;
   launch(stream, shape, splitKernel, params);
 }

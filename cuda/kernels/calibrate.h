@@ -51,17 +51,18 @@ struct SplitParams {
   Global<const float> values;  // [rows][width]
   int rows, width;
   int64_t ld;                  // of the halves, a multiple of 8
-  Global<uint16_t> high, low;  // [rows][ld]
+  Global<uint16_t> high, low;  // [rows][ld]; transposed [width][ld], of which only these columns are written
+  bool transposed = false;
 };
 void launchSplit(Stream stream, const SplitParams& params);
 
-// out [tokens][rows] = x F^T for factors F [rows][ld] in two halves. Of x's second half only the product with
-// F's first is made: the other is as small as what halves leave.
+// out [tokens][rows] = x F^T for F [rows][ld] in two halves, or in one. Of x's second half only the product
+// with F's first is made: the other is as small as what halves leave.
 struct ThinProductParams {
   Activations x;
-  Global<const uint16_t> xLow;  // what x left, or null
-  int tokens;                   // of all sequences
-  Global<const uint16_t> high, low;
+  Global<const uint16_t> xLow;       // what x left, or null
+  int tokens;                        // of all sequences
+  Global<const uint16_t> high, low;  // low: null for one half
   int64_t ld;
   int rows;
   Global<float> out;

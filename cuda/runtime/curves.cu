@@ -64,13 +64,13 @@ void DeviceCurves::add(gpu::Pieces& pieces, const One& one, const float* g, int6
   pieces.grow(gradients_, count);
   pieces.upload(gradients_, 0, g, count);
   g_.split(pieces, gradients_.read(), tokens, m);
-  multiply(pieces, g_, one.u, tokens, rank, ug_);
-  multiply(pieces, x_, one.v, tokens, rank, vx_);
+  gpu::multiplySplit(pieces, g_, one.u, tokens, rank, ug_);
+  gpu::multiplySplit(pieces, x_, one.v, tokens, rank, vx_);
   gpu::CurveParams params{};
   params.u = ug_.read();
   params.v = vx_.read();
   if (one.of.w) {
-    multiply(pieces, x_, one.w, tokens, m, wx_);
+    gpu::multiplySplit(pieces, x_, one.w, tokens, m, wx_);
     pieces.grow(whole_, static_cast<size_t>(tokens));
     gpu::launchDots(pieces.stream(), {gradients_.read(), wx_.read(), static_cast<int>(tokens),
                                       static_cast<int>(m), whole_.global()});
@@ -87,22 +87,6 @@ void DeviceCurves::add(gpu::Pieces& pieces, const One& one, const float* g, int6
   part_.resize(static_cast<size_t>(rank + 1));
   pieces.download(curve_, 0, part_.data(), part_.size());
   for (size_t r = 0; r < part_.size(); ++r) out[r] += part_[r];
-}
-
-void DeviceCurves::multiply(gpu::Pieces& pieces, const SplitRows& x, const SplitRows& factors, int64_t tokens,
-                            int64_t rows, gpu::Buffer<float>& product) {
-  pieces.grow(product, static_cast<size_t>(tokens * rows));
-  gpu::ThinProductParams params{};
-  params.x = x.high();
-  params.xLow = x.low();
-  params.tokens = static_cast<int>(tokens);
-  params.high = factors.high().data;
-  params.low = factors.low();
-  params.ld = factors.ld();
-  params.rows = static_cast<int>(rows);
-  params.out = product.global();
-  gpu::launchThinProduct(pieces.stream(), params);
-  pieces.multiplied(6.0 * static_cast<double>(tokens * rows) * params.x.width);
 }
 
 }  // namespace flrc

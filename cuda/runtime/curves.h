@@ -24,9 +24,6 @@ struct DeviceCurves {
   };
 
   void add(gpu::Pieces& pieces, const One& one, const float* g, int64_t tokens, double* out);
-  // product [tokens][rows] = x F^T.
-  void multiply(gpu::Pieces& pieces, const gpu::SplitRows& x, const gpu::SplitRows& factors, int64_t tokens,
-                int64_t rows, gpu::Buffer<float>& product);
 
   int64_t n_, tokens_;  // tokens at a time
   std::vector<One> ones_;

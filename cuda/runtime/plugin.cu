@@ -12,6 +12,7 @@
 #include "runtime/fisher_scores.h"
 #include "runtime/moments.h"
 #include "runtime/pass.h"
+#include "runtime/products.h"
 
 namespace flrc::gpu {
 namespace {
@@ -146,6 +147,16 @@ BackendCode fisher(DeviceModel* model, int64_t projection, int64_t count, const 
   });
 }
 
+BackendCode createProducts(DeviceModel* model, const BackendMatrix* of, int64_t count, DeviceProducts** out,
+                           BackendFailure* failure) {
+  return guarded(failure, [&] { *out = new DeviceProducts(*model, of, count); });
+}
+
+BackendCode multiply(DeviceProducts* products, int64_t index, bool back, const float* x, int64_t tokens,
+                     float* y, const BackendCancel* cancel, BackendFailure* failure) {
+  return guarded(failure, [&] { products->multiply(index, back, x, tokens, y, *cancel); });
+}
+
 BackendCode createMoments(DeviceModel* model, const int64_t* widths, double* const* sums, int64_t count,
                           DeviceMoments** out, BackendFailure* failure) {
   return guarded(failure, [&] {
@@ -185,10 +196,11 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
   using namespace flrc;
   using namespace flrc::gpu;
   static const Backend table = {
-      sizeof(Backend), kBackendVersion, "cuda",         score,        describe,      gpu::readBandwidth,
-      createModel,     release,         createSequence, copySequence, release,       sequenceBytes,
-      createPass,      release,         passBytes,      gpu::run,     gpu::logits,   keepLogits,
-      getLogits,       setLogits,       gpu::sample,    fisher,       createMoments, release,
-      addMoments,      finishMoments,   factorize,      createCurves, release,       addCurves};
+      sizeof(Backend), kBackendVersion, "cuda",         score,        describe,       gpu::readBandwidth,
+      createModel,     release,         createSequence, copySequence, release,        sequenceBytes,
+      createPass,      release,         passBytes,      gpu::run,     gpu::logits,    keepLogits,
+      getLogits,       setLogits,       gpu::sample,    fisher,       createProducts, release,
+      multiply,        createMoments,   release,        addMoments,   finishMoments,  factorize,
+      createCurves,    release,         addCurves};
   return &table;
 }

@@ -146,7 +146,7 @@ TEST("barriers: sampling") {
   }
 }
 
-TEST("barriers: Fisher scores, moments, clipping, thin products and curves") {
+TEST("barriers: Fisher scores, moments, thin products and curves") {
   CHECK_EVERY_BARRIER([](Device& device) {
     check::Random random(5);
     // Four stages a sequence: the last is where the next use of shared memory begins.

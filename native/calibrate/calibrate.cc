@@ -10,7 +10,6 @@
 #include "core/error.h"
 #include "core/recycled.h"
 #include "core/thread_pool.h"
-#include "linalg/gemm.h"
 #include "model/layer_pass.h"
 #include "model/wide_layer.h"
 
@@ -130,7 +129,8 @@ class Run {
     const int64_t d = config_.hidden;
     SpillStore hidden(space_, static_cast<size_t>(sequences_));
     for (int64_t l = 0; l < config_.layers; ++l) {
-      const WideLayer layer = widen(*model_, l, 0);
+      WideLayer layer = widen(*model_, l, 0);
+      const LayerProducts products(*work_, layer);
       eachSequence([&](int64_t s, Scratch& work) {
         const int64_t tokens = length(s);
         if (l == 0) embed(s, work.x);
@@ -164,7 +164,7 @@ class Run {
   }
 
   void visit(int64_t l) {
-    const WideLayer layer = widen(*model_, l, 0);
+    WideLayer layer = widen(*model_, l, 0);
     backward(l, layer);
     for (const std::vector<int>& projections : limits_.oneInput ? kByInput : kTogether) {
       freeScratch();
@@ -183,8 +183,9 @@ class Run {
   }
 
   // Gradients and scores of one layer; inputs and gradients of the projections go to the tapes.
-  void backward(int64_t l, const WideLayer& layer) {
+  void backward(int64_t l, WideLayer& layer) {
     Stopwatch time(result_->seconds.backward);
+    const LayerProducts products(*work_, layer);
     std::vector<std::array<FisherScore, kProjections>> scores(static_cast<size_t>(sequences_));
     eachSequence([&](int64_t s, Scratch& work) {
       const int64_t tokens = length(s), d = config_.hidden;
@@ -210,10 +211,8 @@ class Run {
           tapes_->put(s, Tapes::seen(p), work.gradients.inputs[p]);
         }
         if (sums_->inputSeen(p)) {
-          const int64_t m = linear.outputs, n = linear.inputs;
-          work.seen.resize(static_cast<size_t>(tokens * m));
-          gemm(false, true, tokens, m, n, 1.0f, work.kept.input(p).data(), n, layer.projections[p].dense.data(),
-               n, 0.0f, work.seen.data(), m);
+          work.seen.resize(static_cast<size_t>(tokens * linear.outputs));
+          layer.projections[p].multiply(false, work.kept.input(p).data(), tokens, work.seen.data());
           tapes_->put(s, Tapes::seen(p), work.seen);
         }
       }

@@ -41,6 +41,31 @@ DeviceWork::Factors DeviceWork::factors(const float* w, int64_t m, int64_t n, Sy
   return factors;
 }
 
+LayerProducts::LayerProducts(const DeviceWork& work, WideLayer& layer)
+    : layer_(layer), products_(nullptr, work.backend().releaseProducts) {
+  std::vector<BackendMatrix> of;
+  for (const WideLinear& wide : layer.projections)
+    of.push_back({wide.linear->outputs, wide.linear->inputs, wide.dense.data()});
+  DeviceProducts* made = nullptr;
+  callBackend([&](BackendFailure* failure) {
+    return work.backend().createProducts(work.weights(), of.data(), std::ssize(of), &made, failure);
+  });
+  products_.reset(made);
+  for (int64_t index = 0; index < std::ssize(of); ++index) {
+    layer.projections[static_cast<size_t>(index)].multiply = [&work, made, index](bool back, const float* x,
+                                                                                  int64_t tokens, float* y) {
+      const BackendCancel cancel = cancelOf(work.job());
+      callBackend([&](BackendFailure* failure) {
+        return work.backend().multiply(made, index, back, x, tokens, y, &cancel, failure);
+      });
+    };
+  }
+}
+
+LayerProducts::~LayerProducts() {
+  for (WideLinear& wide : layer_.projections) wide.multiply = nullptr;
+}
+
 MomentSums::MomentSums(const DeviceWork& work, const std::vector<int64_t>& widths)
     : work_(work), moments_(nullptr, work.backend().releaseMoments) {
   std::vector<double*> sums;

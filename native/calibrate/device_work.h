@@ -6,6 +6,7 @@
 
 #include "calibrate/calibrate.h"
 #include "linalg/factors.h"
+#include "model/wide_layer.h"
 
 namespace flrc {
 
@@ -37,6 +38,17 @@ class DeviceWork {
   const Backend& backend_;
   DeviceModel* weights_;
   const Job& job_;
+};
+
+// Products with a layer's weights, which its projections call for as long as this lives.
+class LayerProducts {
+ public:
+  LayerProducts(const DeviceWork& work, WideLayer& layer);
+  ~LayerProducts();
+
+ private:
+  WideLayer& layer_;
+  std::unique_ptr<DeviceProducts, void (*)(DeviceProducts*)> products_;
 };
 
 // Sums of x x^T over rows of several widths.

@@ -10,11 +10,16 @@
 #include "linalg/curves.h"
 #include "linalg/factors.h"
 #include "linalg/fisher.h"
+#include "linalg/gemm.h"
 #include "linalg/moments.h"
 #include "model/guarded.h"
 #include "model/model.h"
 
 namespace flrc {
+
+struct DeviceProducts {
+  std::vector<BackendMatrix> of;
+};
 
 struct DeviceMoments {
   struct Task {
@@ -53,6 +58,25 @@ BackendCode cpuFisher(DeviceModel* model, int64_t projection, int64_t count, con
       sums[i][0] = score.weighted;
       sums[i][1] = score.gradient;
       sums[i][2] = score.taylor;
+    }
+  });
+}
+
+BackendCode cpuCreateProducts(DeviceModel*, const BackendMatrix* of, int64_t count, DeviceProducts** out,
+                              BackendFailure* failure) {
+  return guarded(failure, [&] { *out = new DeviceProducts{{of, of + count}}; });
+}
+
+void cpuReleaseProducts(DeviceProducts* products) { delete products; }
+
+BackendCode cpuMultiply(DeviceProducts* products, int64_t index, bool back, const float* x, int64_t tokens,
+                        float* y, const BackendCancel*, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    const auto& [m, n, w] = products->of[static_cast<size_t>(index)];
+    if (back) {
+      gemm(false, false, tokens, n, m, 1.0f, x, m, w, n, 0.0f, y, n);
+    } else {
+      gemm(false, true, tokens, m, n, 1.0f, x, n, w, n, 0.0f, y, m);
     }
   });
 }

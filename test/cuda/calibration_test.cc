@@ -86,6 +86,44 @@ void checkAllRanks(const DeviceWork& work, const Problem& problem) {
 
 }  // namespace
 
+TEST("emulated CUDA: products of f32 activations with dense weights, either way") {
+  const Backend* plugin = emulated::plugin();
+  if (!plugin) return;
+  for (const Dtype dtype : {Dtype::bf16, Dtype::int8}) {
+    const auto model = emulated::both(*plugin, fixture::spec("qwen3", 1), dtype).cuda;
+    const Job job;
+    const DeviceWork work(*model, job);
+    WideLayer layer = widen(*model, 0, 0);
+    {
+      const LayerProducts products(work, layer);
+      check::Random random(2);
+      // More than are multiplied at a time, fewer.
+      for (const int64_t tokens : {1030, 5}) {
+        for (const int p : {kQ, kDown}) {
+          const WideLinear& wide = layer.projections[static_cast<size_t>(p)];
+          for (const bool back : {false, true}) {
+            const int64_t m = wide.linear->outputs, n = wide.linear->inputs, from = back ? m : n,
+                          to = back ? n : m;
+            const std::vector<float> x = rowsOf(random, tokens, from);
+            std::vector<float> y(static_cast<size_t>(tokens * to)), line(static_cast<size_t>(from));
+            wide.multiply(back, x.data(), tokens, y.data());
+            for (int64_t j = 0; j < to; ++j) {
+              for (int64_t i = 0; i < from; ++i)
+                line[static_cast<size_t>(i)] = wide.dense[static_cast<size_t>(back ? i * n + j : j * n + i)];
+              for (int64_t t = 0; t < tokens; t += 103) {
+                const Sum expected = dot(x.data() + t * from, line.data(), from);
+                const double error = 3 * kHalves + 3 * static_cast<double>(from + 8) * kUlp;
+                CHECK_NEAR(y[static_cast<size_t>(t * to + j)], expected.value, error * expected.size);
+              }
+            }
+          }
+        }
+      }
+    }
+    CHECK(!layer.projections[kQ].multiply);
+  }
+}
+
 TEST("emulated CUDA: moments are f32's, but for what two halves leave of its products") {
   const Backend* plugin = emulated::plugin();
   if (!plugin) return;
@@ -338,6 +376,10 @@ TEST(
   MomentSums sums(aborted, {4});
   const std::vector<float> rows(40);
   CHECK_THROWS("E_ABORTED", sums.add({rows.data()}, 10));
+  WideLayer layer = widen(*model, 0, 0);
+  const LayerProducts products(aborted, layer);
+  std::vector<float> y(1000);
+  CHECK_THROWS("E_ABORTED", layer.projections[kQ].multiply(false, y.data(), 1, y.data()));
   const Curves curves(aborted, 4, {{4, 1, rows.data(), rows.data(), rows.data()}});
   double curve[2] = {};
   CHECK_THROWS("E_ABORTED", curves.add(rows.data(), {rows.data()}, 2, {curve}));
@@ -351,6 +393,11 @@ TEST(
   const int64_t wide = 100'000;
   double* nowhere = nullptr;
   const BackendCancel cancel = cancelOf(job);
+  refused([&](BackendFailure* failure) {
+    DeviceProducts* made = nullptr;
+    const BackendMatrix of{wide, wide, nullptr};
+    return plugin->createProducts(work.weights(), &of, 1, &made, failure);
+  });
   refused([&](BackendFailure* failure) {
     DeviceMoments* made = nullptr;
     return plugin->createMoments(work.weights(), &wide, &nowhere, 1, &made, failure);
@@ -369,9 +416,9 @@ TEST(
 
 namespace {
 
-// Of moments and what is made of them, as parts of the largest: sums of up to 40 tokens in f32, at either side,
-// of inputs and of gradients.
-constexpr double kMoments = 4 * 40 * kUlp;
+// Of moments and what is made of them, as parts of the largest: sums of up to 40 tokens in f32, and products of
+// halves in the passes, at either side, of inputs and of gradients.
+constexpr double kMoments = 4 * (40 * kUlp + 3 * kHalves);
 
 double square(double value) { return value * value; }
 
@@ -413,7 +460,7 @@ TEST("emulated CUDA: a calibration finds what it finds on the CPU, by every whit
                    pair.cpu, options, Job(),
                    [&](int64_t layer, const LayerMoments&of) { moments[static_cast<size_t>(layer)] = of; }),
                cuda = calibrate(pair.cuda, options, Job());
-    CHECK_EQUAL(cuda->meanLoss, cpu->meanLoss);
+    CHECK_NEAR(cuda->meanLoss, cpu->meanLoss, 0x1p-14 * cpu->meanLoss);
     for (size_t i = 0; i < cpu->scores.size(); ++i) {
       const auto &got = cuda->scores[i], &expected = cpu->scores[i];
       // Products of two rounded numbers, squared.

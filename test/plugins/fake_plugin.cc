@@ -169,6 +169,7 @@ BackendCode unable(Arguments... arguments) {
   return failed(BackendCode::internal, failure, "it only counts");
 }
 
+void releaseNothing(DeviceProducts*) {}
 void releaseNothing(DeviceMoments*) {}
 void releaseNothing(DeviceCurves*) {}
 
@@ -182,7 +183,8 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
       createModel,     releaseModel,    createSequence, copySequence, releaseSequence, sequenceBytes,
       createPass,      releasePass,     passBytes,      run,          logits,          keepLogits,
       getLogits,       setLogits,       sample,         unable,       unable,          releaseNothing,
-      unable,          unable,          unable,         unable,       releaseNothing,  unable};
+      unable,          unable,          releaseNothing, unable,       unable,          unable,
+      unable,          releaseNothing,  unable};
   if (is("absent")) return nullptr;
   if (is("newer")) table.version = kBackendVersion + 1;
   if (is("short")) table.size = sizeof(Backend) - 1;
