@@ -1,4 +1,5 @@
-// What the embedded model writes on the GPU beside what it writes on the CPU, dense and compressed, and how fast:
+// What the embedded model writes on the GPU beside what it writes on the CPU, dense and compressed, and how fast; and
+// how both compress it:
 //   node bench/cuda-demo.mjs [TOKENS]
 // Ends with status 1 where there is no GPU to use or a model writes something else there. `npm run pack:cuda-demo`
 // gathers all that this needs for a machine that has no Node.
@@ -17,6 +18,7 @@ const prompts = ['Once upon a time', 'The king said', 'It was a dark night, and'
 const surelySame = 8
 const keep = 0.8
 const levels = [0.8, 0.7, 0.6]
+const compression = { keep, levels, samples: 32 }
 const falling = progressive({ from: keep, to: 0.6, over: 32 })
 
 /** How the models are run; the last two need their levels. */
@@ -35,16 +37,27 @@ async function main() {
   const rows = []
   try {
     rows.push(...(await compare('dense', dense)))
-    await saveCompressed(dense.cpu, compressed)
-    release(dense)
+    const calibration = [await readFile(path.join(tiny, 'calibration.txt'), 'utf8')]
+    const made = await compress(dense.cpu, { ...compression, calibration })
+    await made.save(compressed)
+    made.dispose()
     const small = await onBoth(compressed)
     rows.push(...(await compare(`compressed, keep ${keep}`, small)))
     release(small)
     console.log(`\n${table(rows)}\n`)
+    check(rows)
     for (const device of ['cpu', 'cuda']) benchDecode(device, [tiny, compressed])
+    const onGpu = await compress(dense.gpu, { ...compression, calibration })
+    console.log(`\n${compressionTable(made.report, onGpu.report)}`)
+    onGpu.dispose()
+    release(dense)
   } finally {
     await rm(folder, { recursive: true })
   }
+}
+
+/** Says which rows of a table do not begin alike. */
+function check(rows) {
   const apart = rows.filter(({ same, tokens }) => same < Math.min(tokens, surelySame * prompts.length))
   for (const { model, run } of apart) console.error(`${model}, ${run}: the GPU writes something else`)
   if (apart.length > 0) process.exitCode = 1
@@ -57,13 +70,6 @@ async function onBoth(model) {
 
 function release({ cpu, gpu }) {
   for (const model of [cpu, gpu]) model.dispose()
-}
-
-async function saveCompressed(model, folder) {
-  const text = await readFile(path.join(tiny, 'calibration.txt'), 'utf8')
-  const small = await compress(model, { keep, levels, calibration: [text], samples: 32 })
-  await small.save(folder)
-  small.dispose()
 }
 
 async function compare(model, { cpu, gpu }) {
@@ -95,6 +101,22 @@ function table(rows) {
       ({ model, run, tokens, same, cpu, gpu }) =>
         `| ${model} | ${run} | ${tokens} | ${same} | ${median(cpu)} | ${median(gpu)} |`,
     ),
+  ].join('\n')
+}
+
+function compressionTable(cpu, gpu) {
+  const names = Object.keys(cpu.ranks)
+  const same = names.filter((name) => gpu.ranks[name] === cpu.ranks[name]).length
+  const parts = ['calibrate', 'factorize', 'curves', 'total']
+  const row = (name, { seconds }) =>
+    `| ${[name, ...parts.map((part) => seconds[part].toFixed(2))].join(' | ')} |`
+  return [
+    `| compress on, seconds | ${parts.join(' | ')} |`,
+    `| --- |${' --- |'.repeat(parts.length)}`,
+    row('CPU', cpu),
+    row('GPU', gpu),
+    '',
+    `${same} of ${names.length} projections have the rank that they have on the CPU`,
   ].join('\n')
 }
 
