@@ -217,6 +217,9 @@ struct Backend {
   // A sequence's last logits [vocab], to the host and from the host. The caller knows whether there are any.
   BackendCode (*getLogits)(DeviceSequence* sequence, float* out, BackendFailure* failure);
   BackendCode (*setLogits)(DeviceSequence* sequence, const float* logits, BackendFailure* failure);
+  // The likeliest token of each of up to kBackendRows rows of the last run, as sample() has it of kept logits.
+  BackendCode (*likeliest)(DevicePass* pass, const int64_t* rows, int64_t count, BackendSampled* out,
+                           BackendFailure* failure);
   // From the last logits of each of up to kBackendRows sequences of one model, each there once, with bitwise
   // the result that it has alone.
   BackendCode (*sample)(const BackendDraw* draws, int64_t count, BackendSampled* out, BackendFailure* failure);

@@ -81,8 +81,8 @@ struct SampleParams {
   Global<uint64_t> ties;
   Global<uint32_t> counters;
 };
-// The blocks of a row wait for one another. All of a launch run at once, for there are no more of them than so
-// many on each of the chip's multiprocessors have room for; rows, not more than that, share them.
+// The blocks of a row wait for one another, so all of a launch must run at once: there are at most so many to a
+// multiprocessor, which every chip has room for, and the rows, no more than that, share them out.
 inline constexpr int kSampleBlocks = 4;
 void launchSample(Stream stream, const SampleParams& params, int rows, int multiprocessors);
 

@@ -152,8 +152,7 @@ void sampleEach(const BackendDraw* draws, int64_t count, BackendSampled* out) {
   if (!rows.empty()) model.sampler.draw(model.queue, rows);
   model.queue.synchronise();
   for (int64_t i = 0; i < count; ++i) {
-    const gpu::SampledRow row = draws[i].sequence->sampled.at(isGreedy(i) ? 0 : 1);
-    out[i] = {row.token, row.logprob, row.entropy};
+    out[i] = sampledOf(draws[i].sequence->sampled.at(isGreedy(i) ? 0 : 1));
   }
 }
 

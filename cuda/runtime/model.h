@@ -90,6 +90,8 @@ struct DeviceSequence {
   gpu::HostBuffer<gpu::SampledRow> sampled;  // the likeliest token, and the last one drawn
 };
 
+inline BackendSampled sampledOf(const gpu::SampledRow& row) { return {row.token, row.logprob, row.entropy}; }
+
 // From sequences of one model: one launch for all that are not greedy, and one wait.
 void sampleEach(const BackendDraw* draws, int64_t count, BackendSampled* out);
 

@@ -70,4 +70,20 @@ void DevicePass::keepLogits(const int64_t* rows, int64_t count) {
   model.sampler.keep(model.queue, kept);
 }
 
+void DevicePass::likeliest(const int64_t* rows, int64_t count, BackendSampled* out) {
+  if (likeliest_.count() == 0) {
+    likeliest_ = gpu::Buffer<gpu::Likeliest>(kBackendRows);
+    sampled_ = gpu::HostBuffer<gpu::SampledRow>(kBackendRows);
+  }
+  std::vector<gpu::LikeliestParams::Row> found;
+  for (const int64_t place : this->place(rows, count)) {
+    const auto i = static_cast<int64_t>(found.size());
+    const gpu::Global<float> row = decode_.logits().global() + place * model.vocab;
+    found.push_back({row, row, likeliest_.global() + i, sampled_.global() + i});
+  }
+  model.sampler.keep(model.queue, found);
+  model.queue.synchronise();
+  for (int64_t i = 0; i < count; ++i) out[i] = sampledOf(sampled_.at(static_cast<size_t>(i)));
+}
+
 }  // namespace flrc

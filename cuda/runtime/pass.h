@@ -16,6 +16,7 @@ struct DevicePass {
   // Of rows of the last run, [count, vocab].
   void logits(const int64_t* rows, int64_t count, float* out);
   void keepLogits(const int64_t* rows, int64_t count);
+  void likeliest(const int64_t* rows, int64_t count, BackendSampled* out);
   uint64_t bytes() const { return decode_.bytes() + states_.bytes(); }
 
   DeviceModel& model;
@@ -25,6 +26,8 @@ struct DevicePass {
   std::vector<int64_t> place(const int64_t* rows, int64_t count);
 
   gpu::DecodeSteps decode_;
+  gpu::Buffer<gpu::Likeliest> likeliest_;
+  gpu::HostBuffer<gpu::SampledRow> sampled_;
   gpu::Buffer<float> states_;               // hidden states of the last prompt's tokens
   std::vector<DeviceSequence*> sequences_;  // of the last run's rows
 };

@@ -128,6 +128,14 @@ BackendCode setLogits(DeviceSequence* sequence, const float* logits, BackendFail
   });
 }
 
+BackendCode likeliest(DevicePass* pass, const int64_t* rows, int64_t count, BackendSampled* out,
+                      BackendFailure* failure) {
+  return guarded(failure, [&] {
+    std::lock_guard<std::mutex> lock(pass->model.mutex);
+    pass->likeliest(rows, count, out);
+  });
+}
+
 BackendCode sample(const BackendDraw* draws, int64_t count, BackendSampled* out, BackendFailure* failure) {
   return guarded(failure, [&] {
     std::lock_guard<std::mutex> lock(draws[0].sequence->model.mutex);
@@ -196,11 +204,11 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
   using namespace flrc;
   using namespace flrc::gpu;
   static const Backend table = {
-      sizeof(Backend), kBackendVersion, "cuda",         score,        describe,       gpu::readBandwidth,
-      createModel,     release,         createSequence, copySequence, release,        sequenceBytes,
-      createPass,      release,         passBytes,      gpu::run,     gpu::logits,    keepLogits,
-      getLogits,       setLogits,       gpu::sample,    fisher,       createProducts, release,
-      multiply,        createMoments,   release,        addMoments,   finishMoments,  factorize,
-      createCurves,    release,         addCurves};
+      sizeof(Backend), kBackendVersion, "cuda",         score,        describe,    gpu::readBandwidth,
+      createModel,     release,         createSequence, copySequence, release,     sequenceBytes,
+      createPass,      release,         passBytes,      gpu::run,     gpu::logits, keepLogits,
+      getLogits,       setLogits,       gpu::likeliest, gpu::sample,  fisher,      createProducts,
+      release,         multiply,        createMoments,  release,      addMoments,  finishMoments,
+      factorize,       createCurves,    release,        addCurves};
   return &table;
 }

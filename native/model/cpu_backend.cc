@@ -34,7 +34,20 @@ struct DevicePass {
   DecodePass pass;
   std::vector<PassRow> rows;
   std::vector<DeviceSequence*> sequences;  // of the rows of the last run
-  std::vector<float> logits;
+  std::vector<float> logits;               // [made, vocab]
+  std::vector<int64_t> made;               // of which rows of the last run
+
+  // Logits [count, vocab] of rows of the last run, which stay until others are asked for.
+  const float* logitsOf(const int64_t* of, int64_t count) {
+    const auto vocab = static_cast<size_t>(model->config.vocab);
+    const auto at = std::search(made.begin(), made.end(), of, of + count);
+    if (at != made.end()) return logits.data() + static_cast<size_t>(at - made.begin()) * vocab;
+    made.clear();
+    logits.resize(static_cast<size_t>(count) * vocab);
+    pass.logits(of, count, logits.data());
+    made.assign(of, of + count);
+    return logits.data();
+  }
 };
 
 namespace {
@@ -95,6 +108,7 @@ BackendCode run(DevicePass* pass, const int32_t* tokens, const BackendRow* rows,
   return guarded(failure, [&] {
     pass->rows.clear();
     pass->sequences.clear();
+    pass->made.clear();
     for (int64_t t = 0; t < count; ++t) {
       pass->rows.push_back({&rows[t].sequence->cache, rows[t].position});
       pass->sequences.push_back(rows[t].sequence);
@@ -112,15 +126,14 @@ BackendCode keepLogits(DevicePass* pass, const int64_t* rows, int64_t count, Bac
   return guarded(failure, [&] {
     const auto vocab = static_cast<size_t>(pass->model->config.vocab);
     const auto sequence = [&](int64_t i) { return pass->sequences[static_cast<size_t>(rows[i])]; };
-    if (count == 1) {
+    if (count == 1 && pass->made.empty()) {
       sequence(0)->logits.resize(vocab);
       pass->pass.logits(rows, 1, sequence(0)->logits.data());
       return;
     }
-    pass->logits.resize(static_cast<size_t>(count) * vocab);
-    pass->pass.logits(rows, count, pass->logits.data());
+    const float* all = pass->logitsOf(rows, count);
     for (int64_t i = 0; i < count; ++i) {
-      const float* row = pass->logits.data() + static_cast<size_t>(i) * vocab;
+      const float* row = all + static_cast<size_t>(i) * vocab;
       sequence(i)->logits.assign(row, row + vocab);
     }
   });
@@ -135,19 +148,31 @@ BackendCode setLogits(DeviceSequence* sequence, const float* logits, BackendFail
   return guarded(failure, [&] { sequence->logits.assign(logits, logits + sequence->vocab); });
 }
 
-BackendSampled sampleOne(const BackendDraw& draw) {
+BackendSampled sampledFrom(const float* logits, int64_t vocab, const BackendSampling& sampling) {
   try {
-    return sampleToken(draw.sequence->logits.data(), draw.sequence->vocab, draw.sampling);
+    return sampleToken(logits, vocab, sampling);
   } catch (const Error& error) {
     if (codeOf(error.code) != BackendCode::numeric) throw;
     return {-1, 0, 0};
   }
 }
 
+BackendCode likeliest(DevicePass* pass, const int64_t* rows, int64_t count, BackendSampled* out,
+                      BackendFailure* failure) {
+  return guarded(failure, [&] {
+    const int64_t vocab = pass->model->config.vocab;
+    const float* all = pass->logitsOf(rows, count);
+    ThreadPool::shared().parallelFor(count, pass->model->threads,
+                                     [&](int64_t i) { out[i] = sampledFrom(all + i * vocab, vocab, {}); });
+  });
+}
+
 BackendCode sample(const BackendDraw* draws, int64_t count, BackendSampled* out, BackendFailure* failure) {
   return guarded(failure, [&] {
-    ThreadPool::shared().parallelFor(count, draws[0].sequence->threads,
-                                     [&](int64_t i) { out[i] = sampleOne(draws[i]); });
+    ThreadPool::shared().parallelFor(count, draws[0].sequence->threads, [&](int64_t i) {
+      const DeviceSequence& sequence = *draws[i].sequence;
+      out[i] = sampledFrom(sequence.logits.data(), sequence.vocab, draws[i].sampling);
+    });
   });
 }
 
@@ -174,6 +199,7 @@ const Backend& cpuBackend() {
                                 keepLogits,
                                 getLogits,
                                 setLogits,
+                                likeliest,
                                 sample,
                                 cpuFisher,
                                 cpuCreateProducts,

@@ -201,6 +201,14 @@ void PassHandle::logits(const int64_t* rows, int64_t count, float* out) {
       [&](BackendFailure* failure) { return backend_->logits(pass_.get(), rows, count, out, failure); });
 }
 
+std::vector<BackendSampled> PassHandle::likeliest(const int64_t* rows, int64_t count) {
+  std::vector<BackendSampled> sampled(static_cast<size_t>(count));
+  callBackend([&](BackendFailure* failure) {
+    return backend_->likeliest(pass_.get(), rows, count, sampled.data(), failure);
+  });
+  return sampled;
+}
+
 void PassHandle::keepLogits(const int64_t* rows, int64_t count) {
   callBackend([&](BackendFailure* failure) { return backend_->keepLogits(pass_.get(), rows, count, failure); });
 }

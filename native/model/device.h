@@ -81,6 +81,8 @@ class PassHandle {
   void run(const int32_t* tokens, const BackendRow* rows, int64_t count, int64_t level, const Job& job);
   void logits(const int64_t* rows, int64_t count, float* out);
   void keepLogits(const int64_t* rows, int64_t count);
+  // Tokens as sampleEach() gives them.
+  std::vector<BackendSampled> likeliest(const int64_t* rows, int64_t count);
   size_t bytes() const { return backend_->passBytes(pass_.get()); }
 
  private:

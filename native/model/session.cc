@@ -195,40 +195,44 @@ void Session::draft(int32_t token, const DraftOptions& options, Sampling samplin
 }
 
 int32_t Session::draftToken(const Sampling& sampling, double& likelihood) {
-  Choices choices;
   if (sampling.temperature > 0) {
     const std::vector<float> logits = this->logits();
-    choices = choicesOf(logits.data(), model_->config.vocab, sampling);
-    drafts_.push_back(choices.draw(draftUniform(sampling)));
-    likelihood *= std::exp(logits[static_cast<size_t>(drafts_.back())] - choices.logSum);
+    draftChoices_.push_back(choicesOf(logits.data(), model_->config.vocab, sampling));
+    drafts_.push_back(draftChoices_.back().draw(draftUniform(sampling)));
+    likelihood *= std::exp(logits[static_cast<size_t>(drafts_.back())] - draftChoices_.back().logSum);
   } else {
     // The logits may stay where they are.
     const Sampled likeliest = sequence_->sample(sampling);
-    choices.tokens = {likeliest.token};
-    choices.weights = {1};
-    choices.total = 1;
     drafts_.push_back(likeliest.token);
     likelihood *= std::exp(likeliest.logprob);
   }
-  draftChoices_.push_back(std::move(choices));
   return drafts_.back();
 }
 
-void Session::verifyDrafts(int32_t token, Sampling sampling, const Job& job, SpeculationRound& round) {
-  const int64_t vocab = model_->config.vocab;
+void Session::verifyDrafts(int32_t token, const Sampling& sampling, const Job& job, SpeculationRound& round) {
   const auto count = static_cast<int64_t>(drafts_.size());
   std::array<int32_t, kBackendRows> tokens{token};
   std::copy(drafts_.begin(), drafts_.end(), tokens.begin() + 1);
   rows_.clear();
   for (int64_t t = 0; t <= count; ++t) rows_.push_back({sequence_->get(), length_ + t});
   pass_->run(tokens.data(), rows_.data(), count + 1, 0, job);
+  round.drafted = count;
   std::array<int64_t, kBackendRows> all{};
   std::iota(all.begin(), all.end(), 0);
-  verifiedLogits_.resize(static_cast<size_t>((count + 1) * vocab));
-  pass_->logits(all.data(), count + 1, verifiedLogits_.data());
-  scratch_.resize(static_cast<size_t>(vocab));
+  if (sampling.temperature > 0) {
+    acceptDrawn(all.data(), sampling, round);
+  } else {
+    acceptLikeliest(all.data(), round);
+  }
+  length_ += static_cast<int64_t>(round.tokens.size());
+  hasLogits_ = true;
+}
 
-  round.drafted = count;
+void Session::acceptDrawn(const int64_t* rows, Sampling sampling, SpeculationRound& round) {
+  const int64_t vocab = model_->config.vocab, count = round.drafted;
+  verifiedLogits_.resize(static_cast<size_t>((count + 1) * vocab));
+  pass_->logits(rows, count + 1, verifiedLogits_.data());
+  scratch_.resize(static_cast<size_t>(vocab));
   for (int64_t t = 0; t <= count; ++t, ++sampling.draw) {
     const float* logits = verifiedLogits_.data() + t * vocab;
     const Choices choices = choicesOf(logits, vocab, sampling);
@@ -239,9 +243,20 @@ void Session::verifyDrafts(int32_t token, Sampling sampling, const Job& job, Spe
                   : Verdict{choices.draw(own), false};
     round.tokens.push_back({verdict.token, logits[verdict.token] - choices.logSum, choices.entropy});
     if (verdict.accepted) continue;
-    length_ += t + 1;
     sequence_->setLogits(logits);
-    hasLogits_ = true;
+    return;
+  }
+}
+
+void Session::acceptLikeliest(const int64_t* rows, SpeculationRound& round) {
+  const int64_t count = round.drafted;
+  const std::vector<Sampled> likeliest = pass_->likeliest(rows, count + 1);
+  for (int64_t t = 0; t <= count; ++t) {
+    const Sampled& sampled = likeliest[static_cast<size_t>(t)];
+    if (sampled.token < 0) throw notFinite();
+    round.tokens.push_back(sampled);
+    if (t < count && sampled.token == drafts_[static_cast<size_t>(t)]) continue;
+    pass_->keepLogits(rows + t, 1);
     return;
   }
 }

@@ -99,7 +99,11 @@ class Session {
   // One more of them, from the kept logits; its probability is multiplied into `likelihood`.
   int32_t draftToken(const Sampling& sampling, double& likelihood);
   // Runs `token` and the drafts, and fills the round with what is accepted.
-  void verifyDrafts(int32_t token, Sampling sampling, const Job& job, SpeculationRound& round);
+  void verifyDrafts(int32_t token, const Sampling& sampling, const Job& job, SpeculationRound& round);
+  // Of the rows 0 to `drafted` of the last run, by the rejection rule or by comparing tokens: the round's
+  // tokens, and the logits behind the last of them.
+  void acceptDrawn(const int64_t* rows, Sampling sampling, SpeculationRound& round);
+  void acceptLikeliest(const int64_t* rows, SpeculationRound& round);
   // Some tokens of appendEach, 16 at most and of one level, with `pass` as working memory.
   static void appendRows(const NextToken* next, int64_t count, PassHandle& pass, const Job& job);
   void checkLogits() const;
@@ -113,7 +117,8 @@ class Session {
   std::optional<SequenceHandle> sequence_;
   std::optional<PassHandle> pass_;
   std::vector<BackendRow> rows_;
-  // Of a round of speculation: the drafts, what they were drawn from, and level 0's logits [drafts + 1, vocab].
+  // Of a round of speculation: the drafts; and unless it is greedy, what they were drawn from and level 0's
+  // logits [drafts + 1, vocab].
   std::vector<int32_t> drafts_;
   std::vector<Choices> draftChoices_;
   std::vector<float> verifiedLogits_;

@@ -113,8 +113,11 @@ TEST("emulated CUDA: self-speculation keeps the tokens and logits of single step
   CHECK_EQUAL(round.drafted, 3);
   for (const flrc::Sampled& sampled : round.tokens) {
     append(steps, {token});
-    token = steps.sample({}).token;
+    const flrc::Sampled expected = steps.sample({});
+    token = expected.token;
     CHECK_EQUAL(sampled.token, token);
+    CHECK_EQUAL(sampled.logprob, expected.logprob);
+    CHECK_EQUAL(sampled.entropy, expected.entropy);
   }
   CHECK(rounds.logits() == steps.logits());
 }

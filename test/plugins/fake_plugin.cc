@@ -157,6 +157,15 @@ BackendCode setLogits(DeviceSequence* sequence, const float* logits, BackendFail
   return BackendCode::ok;
 }
 
+BackendCode likeliest(DevicePass* pass, const int64_t* rows, int64_t count, BackendSampled* out,
+                      BackendFailure*) {
+  for (int64_t i = 0; i < count; ++i) {
+    const auto row = static_cast<size_t>(rows[i]);
+    out[i] = {after(pass->tokens[row], pass->rows[row].sequence->vocab), -0.5, 0.25};
+  }
+  return BackendCode::ok;
+}
+
 BackendCode sample(const BackendDraw* draws, int64_t count, BackendSampled* out, BackendFailure*) {
   for (int64_t i = 0; i < count; ++i) out[i] = {is("nan") ? -1 : draws[i].sequence->next, -0.5, 0.25};
   return BackendCode::ok;
@@ -178,13 +187,15 @@ void releaseNothing(DeviceCurves*) {}
 
 extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_backend() {
   using namespace flrc;
-  static Backend table = {
-      sizeof(Backend), kBackendVersion, "cuda",         score,        describe,        readBandwidth,
-      createModel,     releaseModel,    createSequence, copySequence, releaseSequence, sequenceBytes,
-      createPass,      releasePass,     passBytes,      run,          logits,          keepLogits,
-      getLogits,       setLogits,       sample,         unable,       unable,          releaseNothing,
-      unable,          unable,          releaseNothing, unable,       unable,          unable,
-      unable,          releaseNothing,  unable};
+  static Backend table = {sizeof(Backend), kBackendVersion, "cuda",          score,
+                          describe,        readBandwidth,   createModel,     releaseModel,
+                          createSequence,  copySequence,    releaseSequence, sequenceBytes,
+                          createPass,      releasePass,     passBytes,       run,
+                          logits,          keepLogits,      getLogits,       setLogits,
+                          likeliest,       sample,          unable,          unable,
+                          releaseNothing,  unable,          unable,          releaseNothing,
+                          unable,          unable,          unable,          unable,
+                          releaseNothing,  unable};
   if (is("absent")) return nullptr;
   if (is("newer")) table.version = kBackendVersion + 1;
   if (is("short")) table.size = sizeof(Backend) - 1;
