@@ -37,18 +37,6 @@ echo "built in $SECONDS s"
 
 within "$folder/kernels/flrc_cuda_test" | tee "$folder/test.txt"
 
-plugin=$(find "$PWD/$folder/engine" -name flrc_cuda.so | head -n 1)
-demo=
-if [ -x build/cuda-demo/run.sh ]; then
-  demo=build/cuda-demo/run.sh
-elif command -v node >/dev/null && [ -f dist/index.js ] && [ -f build/Release/flrc.node ]; then
-  demo='node bench/cuda-demo.mjs'
-fi
-if [ -n "$demo" ]; then
-  # shellcheck disable=SC2086
-  FLRC_BACKEND_PATH=$plugin within $demo | tee "$folder/demo.txt"
-fi
-
 within "$folder/kernels/flrc_cuda_bench" "$folder/kernels.json" | tee "$folder/kernels.txt"
 within "$folder/engine/flrc_cuda_engine" "$folder/engine.json" | tee "$folder/engine.txt"
 {
@@ -59,6 +47,20 @@ within "$folder/engine/flrc_cuda_engine" "$folder/engine.json" | tee "$folder/en
   printf '}\n'
 } >"$results"
 echo "wrote $results"
+
+# Last of what must be right, for all figures are there by now whatever comes of it.
+demo=
+if [ -x build/cuda-demo/run.sh ]; then
+  demo=build/cuda-demo/run.sh
+elif command -v node >/dev/null && [ -f dist/index.js ] && [ -f build/Release/flrc.node ]; then
+  demo='node bench/cuda-demo.mjs'
+fi
+failed=0
+if [ -n "$demo" ]; then
+  plugin=$(find "$PWD/$folder/engine" -name flrc_cuda.so | head -n 1)
+  # shellcheck disable=SC2086
+  FLRC_BACKEND_PATH=$plugin within $demo | tee "$folder/demo.txt" || failed=1
+fi
 
 # What time is left goes to NVIDIA's own checks, where the machine has them.
 if command -v compute-sanitizer >/dev/null; then
@@ -73,3 +75,4 @@ if command -v compute-sanitizer >/dev/null; then
     esac
   done
 fi
+exit "$failed"
