@@ -261,6 +261,10 @@ struct Backend {
   // Adds one sequence to each curve: x [tokens, n], g[i] [tokens, m], out[i] [rank + 1].
   BackendCode (*addCurves)(DeviceCurves* curves, const float* x, const float* const* g, int64_t tokens,
                            double* const* out, const BackendCancel* cancel, BackendFailure* failure);
+
+  // QR with column pivoting, as pivotedQr of linalg/pivot.h. Numeric where u is not finite.
+  BackendCode (*pivotedQr)(DeviceModel* model, const float* u, int64_t s, int64_t m, double* r, int32_t* column,
+                           int64_t* rank, const BackendCancel* cancel, BackendFailure* failure);
 };
 
 }  // namespace flrc

@@ -164,9 +164,14 @@ FLRC_KERNEL void coefficientsKernel(FLRC_PARAMS(CoefficientParams) p) {
   }
 }
 
+FLRC_KERNEL void columnsKernel(FLRC_PARAMS(ColumnsParams) p) {
+  const int64_t i = static_cast<int64_t>(blockX()) * kThreads + threadIndex(), count = p.count;
+  if (i < count * p.width) p.out[i] = p.r[i % count * p.width + p.column[i / count]];
+}
+
 }  // namespace
 
-void launchPivotedQr(Stream stream, const PivotedQrParams& params, int batch) {
+void launchPivotedQr(Stream stream, const PivotedQrParams& params, int batch, const Pace& pace) {
   launch(stream, shapeOf(params.rows, 1, batch, kWarps * sizeof(double)), unitRowsKernel, params);
   const auto deflate = [&](int step) {
     launch(stream,
@@ -180,11 +185,19 @@ void launchPivotedQr(Stream stream, const PivotedQrParams& params, int batch) {
     launch(stream, shapeOf(1, 1, batch, doubles * sizeof(double) + kWarps * sizeof(int32_t)), chooseKernel,
            StepParams{params, step});
     deflate(step);
+    // A pivot is chosen by one block of threads alone.
+    constexpr double kAlone = 64;
+    pace(batch * (4.0 * params.rows * params.width + kAlone * 4.0 * step * params.rows));
   }
 }
 
 void launchCoefficients(Stream stream, const CoefficientParams& params, int batch) {
   launch(stream, shapeOf((params.width + kThreads - 1) / kThreads, 1, batch), coefficientsKernel, params);
+}
+
+void launchColumns(Stream stream, const ColumnsParams& params) {
+  const int64_t values = int64_t{params.count} * params.width;
+  launch(stream, shapeOf((values + kThreads - 1) / kThreads, 1, 1), columnsKernel, params);
 }
 
 }  // namespace flrc::gpu

@@ -4,6 +4,7 @@
 // before. All in fp64, row-major (linalg/pivot.cc has the CPU's).
 
 #include "kernels/device.cuh"
+#include "kernels/pace.h"
 
 namespace flrc::gpu {
 
@@ -18,7 +19,16 @@ struct PivotedQrParams {
   Global<int32_t> rank;   // [batch]: pivots found
   int rows, width;
 };
-void launchPivotedQr(Stream stream, const PivotedQrParams& params, int batch);
+void launchPivotedQr(Stream stream, const PivotedQrParams& params, int batch, const Pace& pace = kNoPace);
+
+// out [width][count] = the first `count` rows of r [rows][width], column by column in the order given.
+struct ColumnsParams {
+  Global<const double> r;
+  Global<const int32_t> column;  // [width]
+  Global<double> out;
+  int count, width;
+};
+void launchColumns(Stream stream, const ColumnsParams& params);
 
 // Z [batch][rows][width] with U[:, j] = U[:, pivots] Z[:, j] for every column j, from launchPivotedQr's result;
 // rows behind the rank are zeros.

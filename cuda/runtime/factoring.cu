@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <string>
 #include <utility>
@@ -241,9 +240,7 @@ double bytesOf(const BackendFactoring& from) {
 }  // namespace
 
 void factorizeProjection(const BackendFactoring& factoring, const BackendCancel& cancel) {
-  static std::timed_mutex* const one = new std::timed_mutex;
-  std::unique_lock<std::timed_mutex> alone(*one, std::defer_lock);
-  while (!alone.try_lock_for(std::chrono::milliseconds(20))) checkGoesOn(cancel);
+  const Alone alone(cancel);
   checkRoom("factorising a projection of " + std::to_string(factoring.m) + "x" + std::to_string(factoring.n),
             bytesOf(factoring));
   Pieces pieces(cancel);

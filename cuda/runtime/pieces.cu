@@ -40,6 +40,12 @@ void Pieces::end() {
   lock_.lock();
 }
 
+Alone::Alone(const BackendCancel& cancel) {
+  static std::timed_mutex* const one = new std::timed_mutex;
+  lock_ = std::unique_lock<std::timed_mutex>(*one, std::defer_lock);
+  while (!lock_.try_lock_for(std::chrono::milliseconds(20))) checkGoesOn(cancel);
+}
+
 void checkRoom(const std::string& what, double bytes) {
   constexpr double kMega = 1 << 20;
   const auto free = static_cast<double>(freeBytes());

@@ -76,6 +76,15 @@ class Pieces {
   double flops_ = 0;
 };
 
+// One at a time of what takes much of the device's memory, so that it is that of one. Aborted while it waits.
+class Alone {
+ public:
+  explicit Alone(const BackendCancel& cancel);
+
+ private:
+  std::unique_lock<std::timed_mutex> lock_;
+};
+
 // Refuses what needs more memory than is free, before any of it is taken: "`what` takes ...".
 void checkRoom(const std::string& what, double bytes);
 

@@ -12,6 +12,7 @@
 #include "runtime/fisher_scores.h"
 #include "runtime/moments.h"
 #include "runtime/pass.h"
+#include "runtime/pivoting.h"
 #include "runtime/products.h"
 
 namespace flrc::gpu {
@@ -197,6 +198,11 @@ BackendCode addCurves(DeviceCurves* curves, const float* x, const float* const* 
   return guarded(failure, [&] { curves->add(x, g, tokens, out, *cancel); });
 }
 
+BackendCode pivotedQr(DeviceModel*, const float* u, int64_t s, int64_t m, double* r, int32_t* column,
+                      int64_t* rank, const BackendCancel* cancel, BackendFailure* failure) {
+  return guarded(failure, [&] { *rank = pivotedQrOf(u, s, m, r, column, *cancel); });
+}
+
 }  // namespace
 }  // namespace flrc::gpu
 
@@ -209,6 +215,6 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
       createPass,      release,         passBytes,      gpu::run,     gpu::logits, keepLogits,
       getLogits,       setLogits,       gpu::likeliest, gpu::sample,  fisher,      createProducts,
       release,         multiply,        createMoments,  release,      addMoments,  finishMoments,
-      factorize,       createCurves,    release,        addCurves};
+      factorize,       createCurves,    release,        addCurves,   pivotedQr};
   return &table;
 }

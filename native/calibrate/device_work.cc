@@ -41,6 +41,15 @@ DeviceWork::Factors DeviceWork::factors(const float* w, int64_t m, int64_t n, Sy
   return factors;
 }
 
+int64_t DeviceWork::pivotedQr(const float* u, int64_t s, int64_t m, double* r, int32_t* column) const {
+  const BackendCancel cancel = cancelOf(job_);
+  int64_t rank = 0;
+  callBackend([&](BackendFailure* failure) {
+    return backend_.pivotedQr(weights_, u, s, m, r, column, &rank, &cancel, failure);
+  });
+  return rank;
+}
+
 LayerProducts::LayerProducts(const DeviceWork& work, WideLayer& layer)
     : layer_(layer), products_(nullptr, work.backend().releaseProducts) {
   std::vector<BackendMatrix> of;

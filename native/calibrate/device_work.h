@@ -30,6 +30,9 @@ class DeviceWork {
   Factors factors(const float* w, int64_t m, int64_t n, SymmetricView a, SymmetricView b, SymmetricView seen,
                   const FactorOptions& options) const;
 
+  // As pivotedQr (linalg/pivot.h).
+  int64_t pivotedQr(const float* u, int64_t s, int64_t m, double* r, int32_t* column) const;
+
   const Backend& backend() const { return backend_; }
   DeviceModel* weights() const { return weights_; }
   const Job& job() const { return job_; }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <string>
 
+#include "calibrate/device_work.h"
 #include "core/error.h"
 #include "core/thread_pool.h"
 #include "linalg/pivot.h"
@@ -72,6 +73,7 @@ class Cutter {
       : calibration_(calibration),
         options_(options),
         job_(job),
+        work_(*calibration.model, job),
         rounds_(roundsAgainstMoments(calibration, options)) {}
 
   void cut(int64_t index, Linear& linear) const {
@@ -120,7 +122,8 @@ class Cutter {
   // A checkpoint of several blocks holds each rounded so as to mend those below it.
   std::shared_ptr<const FactorBlock> pivotedBlock(const float* u, const float* v, int64_t s, int64_t m,
                                                   int64_t n, Rounding& rounding) const {
-    PivotedBlock pivoted = pivotBlock(u, v, s, m, n, kPivotBound, job_);
+    const PivotedQr qr = [&](auto... arguments) { return work_.pivotedQr(arguments...); };
+    PivotedBlock pivoted = pivotBlock(u, v, s, m, n, kPivotBound, job_, qr);
     auto block = std::make_shared<FactorBlock>();
     if (rounds_) {
       const RoundedBlock rounded = roundFactors(pivoted, options_.dtype, rounding.input, rounding.owed, job_);
@@ -173,6 +176,7 @@ class Cutter {
   const Calibration& calibration_;
   const FactorizeOptions& options_;
   const Job& job_;
+  const DeviceWork work_;
   const bool rounds_;
 };
 

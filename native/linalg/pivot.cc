@@ -21,8 +21,7 @@ struct Reduced {
   std::vector<int32_t> column;  // which output each column is; the first k are the pivots
 };
 
-// u [s, m] as doubles, column-major [s, m], each rank at unit length: which outputs are good pivots does not
-// depend on how a rank's scale is split between u and v, but the numerical rank would.
+// u [s, m] as doubles, column-major [s, m], each rank at unit length.
 std::vector<double> unitRanks(const float* u, int64_t s, int64_t m) {
   std::vector<double> columns(static_cast<size_t>(s * m));
   for (int64_t i = 0; i < s; ++i) {
@@ -35,34 +34,6 @@ std::vector<double> unitRanks(const float* u, int64_t s, int64_t m) {
       columns[static_cast<size_t>(j * s + i)] = static_cast<double>(row[j]) * inverse;
   }
   return columns;
-}
-
-Reduced pivotedQr(const float* u, int64_t s, int64_t m, const Job& job) {
-  std::vector<double> columns = unitRanks(u, s, m);
-  const int rows = blasInt(s), width = blasInt(m), query = -1;
-  std::vector<int> order(static_cast<size_t>(m));
-  std::vector<double> tau(static_cast<size_t>(s));
-  double best = 0;
-  int info = 0;
-  dgeqp3_(&rows, &width, columns.data(), &rows, order.data(), tau.data(), &best, &query, &info);
-  const int workSize = blasInt(static_cast<int64_t>(best));
-  std::vector<double> work(static_cast<size_t>(workSize));
-  job.check();
-  dgeqp3_(&rows, &width, columns.data(), &rows, order.data(), tau.data(), work.data(), &workSize, &info);
-  job.check();
-
-  Reduced reduced;
-  reduced.m = m;
-  const double negligible =
-      std::abs(columns[0]) * static_cast<double>(m) * std::numeric_limits<double>::epsilon();
-  while (reduced.k < s && std::abs(columns[static_cast<size_t>(reduced.k * (s + 1))]) > negligible) ++reduced.k;
-  reduced.r.assign(static_cast<size_t>(reduced.k * m), 0.0);
-  for (int64_t j = 0; j < m; ++j) {
-    const int64_t upper = std::min(reduced.k, j + 1);
-    std::copy_n(columns.begin() + j * s, upper, reduced.r.begin() + j * reduced.k);
-  }
-  for (const int one : order) reduced.column.push_back(one - 1);
-  return reduced;
 }
 
 // Z, column-major [k, m - k], with R[:, rest] = R[:, pivots] Z.
@@ -117,8 +88,36 @@ std::vector<double> boundCoefficients(Reduced& reduced, double bound, const Job&
 
 }  // namespace
 
+int64_t pivotedQr(const float* u, int64_t s, int64_t m, double* r, int32_t* column, const Job& job) {
+  useOneBlasThread();
+  std::vector<double> columns = unitRanks(u, s, m);
+  const int rows = blasInt(s), width = blasInt(m), query = -1;
+  std::vector<int> order(static_cast<size_t>(m));
+  std::vector<double> tau(static_cast<size_t>(s));
+  double best = 0;
+  int info = 0;
+  dgeqp3_(&rows, &width, columns.data(), &rows, order.data(), tau.data(), &best, &query, &info);
+  const int workSize = blasInt(static_cast<int64_t>(best));
+  std::vector<double> work(static_cast<size_t>(workSize));
+  job.check();
+  dgeqp3_(&rows, &width, columns.data(), &rows, order.data(), tau.data(), work.data(), &workSize, &info);
+  job.check();
+
+  const double negligible =
+      std::abs(columns[0]) * static_cast<double>(m) * std::numeric_limits<double>::epsilon();
+  int64_t k = 0;
+  while (k < s && std::abs(columns[static_cast<size_t>(k * (s + 1))]) > negligible) ++k;
+  std::fill(r, r + k * m, 0.0);
+  for (int64_t j = 0; j < m; ++j) {
+    const int64_t upper = std::min(k, j + 1);
+    std::copy_n(columns.begin() + j * s, upper, r + j * k);
+    column[j] = order[static_cast<size_t>(j)] - 1;
+  }
+  return k;
+}
+
 PivotedBlock pivotBlock(const float* u, const float* v, int64_t s, int64_t m, int64_t n, double bound,
-                        const Job& job) {
+                        const Job& job, const PivotedQr& qr) {
   if (s < 0 || s > m) {
     throw Error(code::internal, "a block of " + std::to_string(s) + " ranks cannot have as many pivots among " +
                                     std::to_string(m) + " outputs");
@@ -132,7 +131,13 @@ PivotedBlock pivotBlock(const float* u, const float* v, int64_t s, int64_t m, in
   block.c.assign(static_cast<size_t>(s * (m - s)), 0.0f);
   if (s == 0) return block;
 
-  Reduced reduced = pivotedQr(u, s, m, job);
+  Reduced reduced;
+  reduced.m = m;
+  reduced.column.resize(static_cast<size_t>(m));
+  reduced.r.resize(static_cast<size_t>(s * m));
+  reduced.k = qr ? qr(u, s, m, reduced.r.data(), reduced.column.data())
+                 : pivotedQr(u, s, m, reduced.r.data(), reduced.column.data(), job);
+  reduced.r.resize(static_cast<size_t>(reduced.k * m));
   const std::vector<double> z = boundCoefficients(reduced, bound, job);
 
   // A block of lower rank k has s - k pivots to spare: outputs that are computed by P although no other

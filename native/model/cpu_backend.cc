@@ -212,7 +212,8 @@ const Backend& cpuBackend() {
                                 cpuFactorize,
                                 cpuCreateCurves,
                                 cpuReleaseCurves,
-                                cpuAddCurves};
+                                cpuAddCurves,
+                                cpuPivotedQr};
   return table;
 }
 

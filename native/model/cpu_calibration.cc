@@ -12,6 +12,7 @@
 #include "linalg/fisher.h"
 #include "linalg/gemm.h"
 #include "linalg/moments.h"
+#include "linalg/pivot.h"
 #include "model/guarded.h"
 #include "model/model.h"
 
@@ -147,6 +148,11 @@ BackendCode cpuAddCurves(DeviceCurves* curves, const float* x, const float* cons
       addTruncationCurve(x, g[i], of.u, of.v, of.w, tokens, of.m, curves->n, of.rank, out[i]);
     }
   });
+}
+
+BackendCode cpuPivotedQr(DeviceModel*, const float* u, int64_t s, int64_t m, double* r, int32_t* column,
+                         int64_t* rank, const BackendCancel* cancel, BackendFailure* failure) {
+  return guarded(failure, [&] { *rank = pivotedQr(u, s, m, r, column, jobOf(cancel)); });
 }
 
 }  // namespace flrc

@@ -27,5 +27,7 @@ BackendCode cpuCreateCurves(DeviceModel* model, int64_t n, const BackendCurve* o
 void cpuReleaseCurves(DeviceCurves* curves);
 BackendCode cpuAddCurves(DeviceCurves* curves, const float* x, const float* const* g, int64_t tokens,
                          double* const* out, const BackendCancel* cancel, BackendFailure* failure);
+BackendCode cpuPivotedQr(DeviceModel* model, const float* u, int64_t s, int64_t m, double* r, int32_t* column,
+                         int64_t* rank, const BackendCancel* cancel, BackendFailure* failure);
 
 }  // namespace flrc

@@ -347,6 +347,60 @@ TEST(
   }
 }
 
+TEST("emulated CUDA: pivots are those of the CPU, and R to rounding and the signs of its rows") {
+  const Backend* plugin = emulated::plugin();
+  if (!plugin) return;
+  const emulated::Pair pair = models(*plugin);
+  const Job job;
+  struct Shape {
+    int64_t s, m, rank;
+  };
+  for (const auto& [s, m, rank] : {Shape{1, 6, 1}, Shape{14, 40, 14}, Shape{20, 20, 20}, Shape{12, 50, 7}}) {
+    check::Random random(static_cast<uint64_t>(m));
+    std::vector<float> u = random.floats(s * m);
+    // Ranks behind `rank` repeat those before, at other lengths.
+    for (int64_t i = rank * m; i < s * m; ++i)
+      u[static_cast<size_t>(i)] = 4 * u[static_cast<size_t>(i - rank * m)];
+    struct Found {
+      int64_t rank = 0;
+      std::vector<int32_t> column, place;
+      std::vector<double> r;
+      double at(int64_t i, int64_t output) const {
+        return r[static_cast<size_t>(place[static_cast<size_t>(output)] * rank + i)];
+      }
+    };
+    const auto find = [&](const Model& model, int64_t ranks, int64_t outputs) {
+      Found found;
+      found.column.resize(static_cast<size_t>(outputs));
+      found.place.resize(static_cast<size_t>(outputs), -1);
+      found.r.resize(static_cast<size_t>(ranks * outputs));
+      found.rank =
+          DeviceWork(model, job).pivotedQr(u.data(), ranks, outputs, found.r.data(), found.column.data());
+      for (size_t j = 0; j < found.column.size(); ++j)
+        found.place.at(static_cast<size_t>(found.column[j])) = static_cast<int32_t>(j);
+      return found;
+    };
+    const Found cpu = find(*pair.cpu, s, m), cuda = find(*pair.cuda, s, m);
+    CHECK_EQUAL(cpu.rank, rank);
+    CHECK_EQUAL(cuda.rank, rank);
+    for (int64_t i = 0; i < rank; ++i) {
+      const int32_t pivot = cpu.column[static_cast<size_t>(i)];
+      CHECK_EQUAL(cuda.column[static_cast<size_t>(i)], pivot);
+      const double sign = cuda.at(i, pivot) * cpu.at(i, pivot) < 0 ? -1 : 1;
+      for (int64_t j = 0; j < m; ++j)
+        CHECK_NEAR(cuda.at(i, j), sign * cpu.at(i, j), 1e-12 * static_cast<double>(m));
+    }
+  }
+  std::vector<float> broken(12, 1.0f);
+  broken[5] = std::numeric_limits<float>::infinity();
+  std::vector<double> r(12);
+  std::vector<int32_t> column(6);
+  CHECK_THROWS("E_NUMERIC",
+               DeviceWork(*pair.cuda, job).pivotedQr(broken.data(), 2, 6, r.data(), column.data()));
+  CHECK_THROWS("E_ABORTED",
+               DeviceWork(*pair.cuda, cancelled()).pivotedQr(broken.data(), 2, 6, r.data(), column.data()));
+}
+
 TEST(
     "emulated CUDA: what no factors can be made of, or takes too much memory, is told; what is cancelled "
     "ends") {

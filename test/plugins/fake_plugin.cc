@@ -195,7 +195,7 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
                           likeliest,       sample,          unable,          unable,
                           releaseNothing,  unable,          unable,          releaseNothing,
                           unable,          unable,          unable,          unable,
-                          releaseNothing,  unable};
+                          releaseNothing,  unable,          unable};
   if (is("absent")) return nullptr;
   if (is("newer")) table.version = kBackendVersion + 1;
   if (is("short")) table.size = sizeof(Backend) - 1;
