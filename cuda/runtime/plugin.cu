@@ -215,6 +215,6 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
       createPass,      release,         passBytes,      gpu::run,     gpu::logits, keepLogits,
       getLogits,       setLogits,       gpu::likeliest, gpu::sample,  fisher,      createProducts,
       release,         multiply,        createMoments,  release,      addMoments,  finishMoments,
-      factorize,       createCurves,    release,        addCurves,   pivotedQr};
+      factorize,       createCurves,    release,        addCurves,    pivotedQr};
   return &table;
 }
