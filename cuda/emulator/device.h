@@ -190,6 +190,12 @@ inline void bulkCopy(Shared<uint8_t> to, Global<const uint8_t> from, uint32_t by
                      machine().phase(barrier.at()));
 }
 
+// The same of what no other copy comes back to, so that caches need not keep it.
+inline void bulkCopyOnce(Shared<uint8_t> to, Global<const uint8_t> from, uint32_t bytes,
+                         Shared<uint64_t> barrier) {
+  bulkCopy(to, from, bytes, barrier);
+}
+
 // Has the L2 cache fetch the kFetchBytes that `from` is one of; changes nothing that a kernel can see.
 inline constexpr int kFetchBytes = 128;
 inline void fetchToL2(Global<const uint8_t> from) {

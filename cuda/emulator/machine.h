@@ -23,7 +23,7 @@ inline constexpr int kWarpgroupThreads = 128;
 // other's way.
 inline constexpr size_t kSharedCell = 4;
 // Asynchronous copies are done by nobody's thread: each mbarrier of a block has one of its own.
-inline constexpr uint32_t kCopiersPerBlock = 64;
+inline constexpr uint32_t kCopiersPerBlock = 80;
 
 // What each thread of a launch is known to have done, by thread: everything at a time up to the entry happened
 // before.

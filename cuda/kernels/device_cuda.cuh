@@ -177,6 +177,16 @@ FLRC_DEVICE void bulkCopy(Shared<uint8_t> to, Global<const uint8_t> from, uint32
       : "memory"));
 }
 
+FLRC_DEVICE void bulkCopyOnce(Shared<uint8_t> to, Global<const uint8_t> from, uint32_t bytes,
+                              Shared<uint64_t> barrier) {
+  FLRC_HOPPER(asm volatile(
+      "{\n\t.reg .b64 policy;\n\tcreatepolicy.fractional.L2::evict_first.b64 policy, 1.0;\n\t"
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], "
+      "policy;\n\t}" ::"r"(sharedAddress(to)),
+      "l"(from), "r"(bytes), "r"(sharedAddress(barrier))
+      : "memory"));
+}
+
 inline constexpr int kFetchBytes = 128;
 FLRC_DEVICE void fetchToL2(Global<const uint8_t> from) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(from) : "memory");

@@ -12,9 +12,15 @@ namespace {
 
 static_assert(kThreads == kNormThreads && kThreads == attention::kThreads, "a block does all of it");
 
+// Jobs come in chunks, some of which are on their way while one is worked at.
+constexpr int kChunkJobs = 8, kJobChunks = 4;
+
 constexpr int kPhasesBytes = kWarps * kRecords * static_cast<int>(sizeof(uint64_t));
+constexpr int kJobsBytes = kJobChunks * kChunkJobs * static_cast<int>(sizeof(StepJob));
+constexpr int kJobPhasesBytes = 64;
+static_assert(kJobPhasesBytes >= 2 * kJobChunks * static_cast<int>(sizeof(uint64_t)));
 constexpr int kScratchBytes = 2 * kWarps * static_cast<int>(sizeof(float));
-constexpr int kFirstLinesBytes = kGathered * static_cast<int>(sizeof(int));
+constexpr int kPartsBytes = kGathered * static_cast<int>(sizeof(GatheredPart));
 constexpr int kStripInputBytes = linears::Strip<Dtype::bf16>::kGroups * 8 * static_cast<int>(sizeof(Word4));
 
 FLRC_ANYWHERE constexpr int residualBytes(int hidden) {
@@ -22,26 +28,88 @@ FLRC_ANYWHERE constexpr int residualBytes(int hidden) {
          static_cast<int>(sizeof(float));
 }
 constexpr int mergeBytes(int headDim) { return (kAttentionGroup + kStepGroups) * (headDim * 4 + 8); }
-
-// Of `made`, and of `indices`.
+// Of `made`, and of `places`.
 FLRC_ANYWHERE constexpr int gatheredBytes(int gathered) { return (gathered + 15) / 16 * 64; }
 
 FLRC_DEVICE Areas areasOf(const StepParams& p) {
-  const size_t residual = static_cast<size_t>(kWarps) * static_cast<size_t>(p.ringBytes) + kPhasesBytes;
-  const size_t scratch = residual + static_cast<size_t>(residualBytes(p.hidden)),
-               made = scratch + kScratchBytes;
-  const size_t indices = made + static_cast<size_t>(gatheredBytes(p.gathered)),
-               firstLines = indices + static_cast<size_t>(gatheredBytes(p.gathered)),
-               work = firstLines + kFirstLinesBytes;
-  return {sharedMemory<float>(residual),
-          sharedMemory<float>(scratch),
-          sharedMemory<float>(made),
-          sharedMemory<int>(indices),
-          sharedMemory<int>(firstLines),
-          sharedMemory<Word4>(work),
-          sharedMemory<float>(work + static_cast<size_t>(p.widest) * kStripInputBytes),
-          work};
+  size_t at = static_cast<size_t>(kWarps) * static_cast<size_t>(p.ringBytes) + kPhasesBytes;
+  const auto take = [&](int bytes) {
+    const size_t begin = at;
+    at += static_cast<size_t>(bytes);
+    return begin;
+  };
+  Areas areas;
+  areas.jobs = sharedMemory<StepJob>(take(kJobsBytes));
+  areas.jobPhases = sharedMemory<uint64_t>(take(kJobPhasesBytes));
+  areas.residual = sharedMemory<float>(take(residualBytes(p.hidden)));
+  areas.scratch = sharedMemory<float>(take(kScratchBytes));
+  for (Gathered& gathered : areas.gathered) {
+    gathered.made = sharedMemory<float>(take(gatheredBytes(p.gathered)));
+    gathered.places = sharedMemory<int>(take(gatheredBytes(p.gathered)));
+    gathered.parts = sharedMemory<GatheredPart>(take(kPartsBytes));
+  }
+  areas.work = at;
+  areas.x = sharedMemory<Word4>(take(p.widest * kStripInputBytes));
+  areas.partial = sharedMemory<float>(at);
+  return areas;
 }
+
+// The block's list of jobs.
+class Jobs {
+ public:
+  // Waits for nothing that depends on another launch. A barrier before next() is the caller's.
+  FLRC_DEVICE Jobs(const StepParams& p, const Areas& areas)
+      : areas_(areas),
+        from_(p.jobs + p.firstJobs[blockX()]),
+        count_(p.firstJobs[blockX() + 1] - p.firstJobs[blockX()]) {
+    if (threadIndex() != 0) return;
+    for (int c = 0; c < kJobChunks; ++c) {
+      phaseInit(areas_.jobPhases + c, 1);
+      phaseInit(areas_.jobPhases + (kJobChunks + c), kWarps);
+    }
+    for (int c = 0; c < kJobChunks - 1; ++c) fetch(c);
+  }
+
+  FLRC_DEVICE bool more() const { return at_ < count_; }
+
+  FLRC_DEVICE StepJob next() {
+    const int chunk = at_ / kChunkJobs, place = chunk % kJobChunks;
+    if (at_ % kChunkJobs == 0) {
+      if (at_ > 0) leave(chunk - 1);
+      if (threadIndex() == 0) fetch(chunk + kJobChunks - 1);
+      phaseWait(areas_.jobPhases + place, parityOf(chunk));
+    }
+    const int index = place * kChunkJobs + at_++ % kChunkJobs;
+    return areas_.jobs[index];
+  }
+
+ private:
+  static FLRC_DEVICE uint32_t parityOf(int chunk) { return static_cast<uint32_t>(chunk / kJobChunks & 1); }
+
+  // All have read a chunk, where another is to come to its place.
+  FLRC_DEVICE void leave(int chunk) {
+    const Shared<uint64_t> left = areas_.jobPhases + (kJobChunks + chunk % kJobChunks);
+    syncWarp();
+    if (laneIndex() == 0) phaseArrive(left);
+    if (threadIndex() == 0) phaseWait(left, parityOf(chunk));
+  }
+
+  FLRC_DEVICE void fetch(int chunk) {
+    const int first = chunk * kChunkJobs, after = count_ - first,
+              count = after < kChunkJobs ? after : kChunkJobs;
+    if (count <= 0) return;
+    const int place = chunk % kJobChunks;
+    const auto bytes = static_cast<uint32_t>(count) * static_cast<uint32_t>(sizeof(StepJob));
+    phaseExpect(areas_.jobPhases + place, bytes);
+    bulkCopy(pointerCast<uint8_t>(areas_.jobs + place * kChunkJobs), pointerCast<const uint8_t>(from_ + first),
+             bytes, areas_.jobPhases + place);
+  }
+
+  const Areas& areas_;
+  const Global<const StepJob> from_;
+  const int count_;
+  int at_ = 0;
+};
 
 // Where a line's result goes as an output.
 struct Output {
@@ -50,13 +118,13 @@ struct Output {
 };
 FLRC_DEVICE Output outputOf(const StepJob& job, int line) {
   if (job.y == nullptr && job.plain == nullptr) return {0, 0.0f};
-  const int index = job.scatter != nullptr ? job.scatter[line] : line;
+  const int index = job.places != nullptr ? job.places[line] : line;
   return {index, job.bias != nullptr ? job.bias[index] : 0.0f};
 }
 
 // Sums of the slices of a piece of `count` lines: [line][slice].
-FLRC_DEVICE void multiplyPiece(const Areas& areas, const StepLines& of, int count, Ring& ring) {
-  const Walk walk = walkOf(of);
+FLRC_DEVICE void multiplyPiece(const Areas& areas, const StepJob& job, int count, Ring& ring) {
+  const Walk walk = walkOf(job.strips, job.bits);
   const Shared<const Word4> x = areas.x;
   for (int tile = walk.first; tile * kTileLines < count; tile += walk.step) {
     const int after = count - tile * kTileLines, lines = after < kTileLines ? after : kTileLines;
@@ -76,7 +144,7 @@ FLRC_DEVICE void multiplyPiece(const Areas& areas, const StepLines& of, int coun
       float chains[8];
       FLRC_UNROLL
       for (int k = 0; k < 8; ++k) chains[k] = sums.value[k / 2][k % 2 * 2 + i];
-      areas.partial[((tile * kTileLines + laneIndex() * 2 + i) << of.bits) + walk.slice] =
+      areas.partial[((tile * kTileLines + laneIndex() * 2 + i) << job.bits) + walk.slice] =
           linears::addedUp(chains);
     }
   }
@@ -84,13 +152,13 @@ FLRC_DEVICE void multiplyPiece(const Areas& areas, const StepLines& of, int coun
 
 // The results of a piece that begins at line `first`: eight lanes have one, each a slice. `output`: where the
 // lane's first one goes. `kept`: where the piece's results stay, if they do.
-FLRC_DEVICE void sendPiece(const Areas& areas, const StepJob& job, int bits, int first, int count,
-                           uint32_t base, Output output, Shared<float> kept) {
+FLRC_DEVICE void sendPiece(const Areas& areas, const StepJob& job, int first, int count, uint32_t base,
+                           Output output, Shared<float> kept) {
   static_assert(kWarps <= 8, "a slice for each of eight lanes");
   const int slice = laneIndex() % 8;
   for (int begin = warpIndex() * 4; begin < count; begin += 4 * kWarps) {
     const int i = begin + laneIndex() / 8;
-    float total = i < count && slice < 1 << bits ? areas.partial[(i << bits) + slice] : 0.0f;
+    float total = i < count && slice < 1 << job.bits ? areas.partial[(i << job.bits) + slice] : 0.0f;
     FLRC_UNROLL
     for (int mask = 4; mask > 0; mask /= 2) total += shuffleXor(total, mask);
     if (i >= count || slice > 0) continue;
@@ -104,70 +172,55 @@ FLRC_DEVICE void sendPiece(const Areas& areas, const StepJob& job, int bits, int
   }
 }
 
-FLRC_DEVICE void multiplyLines(const Areas& areas, const StepJob& job, const Lines& lines, uint32_t base,
-                               Ring& ring, Shared<float> kept) {
-  const int most = lines.pieceLines();
-  for (int first = lines.begin; first < lines.end; first += most) {
-    const int count = lines.end - first < most ? lines.end - first : most;
+FLRC_DEVICE void multiplyLines(const Areas& areas, const StepJob& job, uint32_t base, Ring& ring,
+                               Shared<float> kept) {
+  const int most = pieceLines(job.bits);
+  for (int first = job.begin; first < job.end; first += most) {
+    const int count = job.end - first < most ? job.end - first : most;
     // Known before the sums are.
     const int own = warpIndex() * 4 + laneIndex() / 8;
     const Output output = own < count ? outputOf(job, first + own) : Output{0, 0.0f};
     syncBlock();
-    multiplyPiece(areas, lines.of, count, ring);
+    multiplyPiece(areas, job, count, ring);
     syncBlock();
-    sendPiece(areas, job, lines.of.bits, first, count, base, output,
-              kept != nullptr ? kept + (first - lines.begin) : kept);
+    sendPiece(areas, job, first, count, base, output, kept != nullptr ? kept + (first - job.begin) : kept);
   }
 }
 
-// A block's outputs of a gather.
-struct Outputs {
-  int begin, count;
-};
-FLRC_DEVICE Outputs outputsOf(const StepGather& gather) {
-  const int begin = gather.shares[blockX()];
-  return {begin, gather.shares[blockX() + 1] - begin};
-}
-
-FLRC_DEVICE void fetchIndices(const StepGather& gather, const Areas& areas) {
-  const auto [begin, count] = outputsOf(gather);
-  // Those of the gather before have been read.
-  syncBlock();
-  for (int i = threadIndex(); i < gather.products * count; i += kThreads) {
-    const Global<const int32_t> from = gather.product[i / count].gather;
-    if (from == nullptr) continue;
-    copyAsync<4>(pointerCast<uint8_t>(areas.indices + i),
-                 pointerCast<const uint8_t>(from + (begin + i % count)));
+// Has what outputs of a product are gathered by on its way.
+FLRC_DEVICE void expectPart(const Gathered& gathered, const StepJob& job) {
+  if (threadIndex() == 0) gathered.parts[job.which] = GatheredPart{job.places, job.from, job.pivots, job.begin};
+  for (int i = threadIndex(); job.places != nullptr && i < gathered.count; i += kThreads) {
+    copyAsync<4>(pointerCast<uint8_t>(gathered.places + (job.which * gathered.count + i)),
+                 pointerCast<const uint8_t>(job.places + (gathered.begin + i)));
   }
   commitCopies();
 }
 
-FLRC_DEVICE void gatherOutputs(const StepGather& gather, const StepJob& job, const Areas& areas,
-                               uint32_t base) {
-  const auto [begin, count] = outputsOf(gather);
+FLRC_DEVICE void gatherOutputs(const Gathered& gathered, const StepJob& job, uint32_t base) {
   waitCopies<0>();
   syncBlock();
-  for (int i = threadIndex(); i < count; i += kThreads) {
+  for (int i = threadIndex(); i < gathered.count; i += kThreads) {
+    const int output = gathered.begin + i;
     const auto sumOf = [&](int first, int end, Global<const float> bias) {
-      float total = bias != nullptr ? bias[begin + i] : 0.0f;
+      float total = bias != nullptr ? bias[output] : 0.0f;
       for (int which = first; which < end; ++which) {
-        const StepGather::Product& product = gather.product[which];
-        const int place = which * count + i, at = product.gather != nullptr ? areas.indices[place] : begin + i;
-        if (at < product.rank) {
+        const GatheredPart part = gathered.parts[which];
+        const int begin = which * gathered.count;
+        const int at = part.places != nullptr ? gathered.places[begin + i] : output;
+        if (at < part.pivotCount) {
           float t[1];
-          receiveTagged<1>(product.t + at, base + static_cast<uint32_t>(job.wants), t);
+          receiveTagged<1>(part.pivots + at, base + static_cast<uint32_t>(job.wants), t);
           total += t[0];
         } else {
-          total += areas.made[which * count + (at - product.rank - areas.firstLines[which])];
+          total += gathered.made[begin + (at - part.pivotCount - part.firstLine)];
         }
       }
       return total;
     };
-    float value = sumOf(0, gather.gates, gather.bias);
-    if (gather.gated != 0) {
-      value = value / (1.0f + expf(-value)) * sumOf(gather.gates, gather.products, gather.gatedBias);
-    }
-    sendTagged(gather.y + (begin + i), value, base + static_cast<uint32_t>(job.sends.y));
+    float value = sumOf(0, job.gates, job.bias);
+    if (job.gated != 0) value = value / (1.0f + expf(-value)) * sumOf(job.gates, job.products, job.gatedBias);
+    sendTagged(job.y + output, value, base + static_cast<uint32_t>(job.sends.y));
   }
 }
 
@@ -297,54 +350,50 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepPara
   Ring ring(p, sharedMemory<uint8_t>(static_cast<size_t>(warpIndex()) * static_cast<size_t>(p.ringBytes)),
             sharedMemory<uint64_t>(static_cast<size_t>(kWarps) * static_cast<size_t>(p.ringBytes)) +
                 warpIndex() * kRecords);
-  // A job is read while the one before it is worked at.
-  StepJob next = p.jobs[0];
-  Lines nextLines = linesOf(p, 0);
+  Jobs jobs(p, areas);
+  syncBlock();
   dependentWait();
 
   const uint32_t base = readFresh(p.epochs + blockX());
   const CacheRow row = p.attention.of.heads.rows[0];
-  int product = 0, loaded = -1, norms = 0, gathered = 0;
-  for (int index = 0; index < p.jobCount; ++index) {
-    const StepJob job = next;
-    if (index + 1 < p.jobCount) next = p.jobs[index + 1];
-    if (job.kind == StepKind::expect) {
-      gathered = outputsOf(p.gathers[job.which]).count;
-      fetchIndices(p.gathers[job.which], areas);
-      continue;
-    }
-    if (job.kind == StepKind::gather) {
-      gatherOutputs(p.gathers[job.which], job, areas, base);
-      continue;
-    }
-    if (job.kind != StepKind::product) {
-      if (job.kind == StepKind::attend) {
-        attend<kWidth>(p.attention, job, row, areas.work, base);
-      } else {
-        mergeChunks<kWidth>(p.attention, job, row, areas.work, base);
+  int loaded = -1, norms = 0, gathers = 0;
+  Gathered gathered;
+  while (jobs.more()) {
+    const StepJob job = jobs.next();
+    switch (job.kind) {
+      case StepKind::product: {
+        if (job.input != loaded && (job.begin < job.end || job.source == StepSource::normed)) {
+          const Shared<float> scratch =
+              areas.scratch + (job.source == StepSource::normed ? norms++ % 2 * kWarps : 0);
+          placeInput(p, areas, job, static_cast<int>(stripsOf(Dtype::bf16, job.width)),
+                     base + static_cast<uint32_t>(job.wants), scratch);
+          loaded = job.input;
+        }
+        const bool keeps = job.which >= 0;
+        if (keeps) expectPart(gathered, job);
+        multiplyLines(areas, job, base, ring,
+                      keeps ? gathered.made + job.which * gathered.count : Shared<float>(nullptr));
+        ring.refill();
+        break;
       }
-      // What lies there has been read.
-      syncBlock();
-      continue;
+      case StepKind::expect:
+        gathered = gathers++ % 2 == 0 ? areas.gathered[0] : areas.gathered[1];
+        gathered.begin = job.begin;
+        gathered.count = job.end - job.begin;
+        break;
+      case StepKind::gather:
+        gatherOutputs(gathered, job, base);
+        break;
+      case StepKind::attend:
+        attend<kWidth>(p.attention, job, row, areas.work, base);
+        syncBlock();
+        break;
+      case StepKind::merge:
+        mergeChunks<kWidth>(p.attention, job, row, areas.work, base);
+        // What lies there has been read.
+        syncBlock();
+        break;
     }
-    const Lines lines = nextLines;
-    nextLines = linesOf(p, ++product);
-    // Every block goes on with the residual stream, whether or not it has lines.
-    const bool needed = lines.begin < lines.end || job.source == StepSource::normed;
-    if (needed && job.input != loaded) {
-      const Shared<float> scratch =
-          areas.scratch + (job.source == StepSource::normed ? norms++ % 2 * kWarps : 0);
-      placeInput(p, areas, job, static_cast<int>(stripsOf(Dtype::bf16, job.width)),
-                 base + static_cast<uint32_t>(job.wants), scratch);
-      loaded = job.input;
-    }
-    Shared<float> kept = nullptr;
-    if (job.which >= 0) {
-      kept = areas.made + job.which * gathered;
-      if (threadIndex() == 0) areas.firstLines[job.which] = lines.begin;
-    }
-    multiplyLines(areas, job, lines, base, ring, kept);
-    ring.refill();
   }
   if (threadIndex() == 0) p.epochs[blockX()] = base + static_cast<uint32_t>(p.exchanges);
 }
@@ -356,8 +405,8 @@ int fixedBytes(int width, int hidden, int headDim, int gathered) {
   const int attended = static_cast<int>(attention::sharedBytes(headDim, known));
   const int work = std::max(
       {strips * kStripInputBytes + kPartials * static_cast<int>(sizeof(float)), attended, mergeBytes(headDim)});
-  return kPhasesBytes + residualBytes(hidden) + kScratchBytes + 2 * gatheredBytes(gathered) + kFirstLinesBytes +
-         work;
+  return kPhasesBytes + kJobsBytes + kJobPhasesBytes + residualBytes(hidden) + kScratchBytes +
+         2 * (2 * gatheredBytes(gathered) + kPartsBytes) + work;
 }
 
 int ringBytes(int width, int hidden, int headDim, int gathered, int sharedBytes) {

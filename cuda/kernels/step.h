@@ -6,10 +6,10 @@
 namespace flrc::gpu {
 
 // A whole decode step of one token in one launch, for bf16 weights on sm_90 and newer: a block on every
-// multiprocessor goes through a list of jobs, all of them through the same one. Each job's results are values
-// that carry the number of the exchange in which they are sent (sendTagged), and whoever needs them waits for
-// that number, so that no barrier of the grid and no launch stands between one product and the next. Weights
-// depend on nothing: a block has those of the jobs to come on their way while it waits.
+// multiprocessor goes through its list of jobs. Their results are values that carry the number of the exchange
+// in which they are sent (sendTagged), and whoever needs them waits for that number, so that no barrier of the
+// grid and no launch stands between one product and the next. Weights depend on nothing: a block has those of
+// the jobs to come on their way while it waits.
 //
 // Results are those of the single launches (linears.h, decode.h, attention.h) bit for bit.
 
@@ -21,8 +21,8 @@ struct StepTags {
 
 enum class StepKind : int32_t {
   product,  // lines times an input
-  expect,   // has what a gather goes by on its way, in a block's shared memory
-  gather,   // outputs from several products
+  expect,   // outputs that are gathered from the products that come next
+  gather,   // puts them together
   attend,   // to chunks of the positions
   merge,    // of the chunks' results
 };
@@ -32,48 +32,44 @@ enum class StepSource : int32_t {
   normed,  // the residual stream, to which `from` is added before (null: nothing), normalised
 };
 
-// The lines of a product, in the order of the jobs that have some.
-struct StepLines {
-  Global<const uint8_t> data;
-  int32_t lineBytes;  // from one line to the next
-  int32_t strips;     // of a line, used
-  int32_t bits;       // 1 << bits slices of a line
-};
+// Products that outputs are gathered from, at most.
+inline constexpr int kGathered = 16;
 
-struct StepJob {
+// What one block does at a time. Lines are a block's share of a matrix's.
+struct alignas(16) StepJob {
   StepKind kind;
-  // Product: which of the next gather's, for which its results stay where they are; else -1.
-  // Expect and gather: which of StepParams::gathers. Attention: which layer.
-  int32_t which;
-  int32_t input;  // product: a number that jobs which follow each other share where they have one input
   StepSource source;
-  int32_t width;  // product: values of the input. Attention: AttentionParams::window
-  int32_t wants;  // exchange in which the input is sent
+  int32_t begin, end;  // product: lines. Expect and gather: outputs
+  int32_t width;       // product: values of the input. Attention: AttentionParams::window
+  int32_t wants;       // exchange in which the input is sent
   StepTags sends;
+  // Product: a number that jobs which follow each other share where they have one input; strips of a line,
+  // used; 1 << bits slices of it.
+  int32_t input, strips, bits;
+  // Product: which of those that outputs are gathered from next, for whom its results stay where they are; else
+  // -1. Attention: which layer.
+  int32_t which;
+  // Product that is gathered from: outputs that are not lines of it but values of its input.
+  int32_t pivots;
+  // Gather: how many products, and the first of them that make up one side. Where it is gated, silu of that
+  // side times the other.
+  int32_t products, gates, gated;
   Global<const uint64_t> from;
   Global<const float> norm, keyNorm;  // normed: [width]. Attention: of the queries, and of the keys; or null
   Global<uint64_t> t;                 // results line by line, or null
   Global<uint64_t> y;                 // results by output, or null
   Global<float> plain;                // the same without tags, for whom the next launch is
-  Global<const int32_t> scatter;      // which output each line is; null: its own number
-  Global<const float> bias;           // by output, or null
+  // Which output each line is; of products that are gathered from, where among pivots and lines each output is.
+  // Null: its own number.
+  Global<const int32_t> places;
+  Global<const float> bias, gatedBias;  // by output, or null
 };
 
-// Outputs of a projection in several pivoted blocks (GatherJob of linears.h), or of a gate and of what it
-// gates, whose products silu(gate) * up are made. Whoever has some of the outputs has the lines that they need
-// of all products.
-inline constexpr int kGathered = 16;
-struct StepGather {
-  Global<uint64_t> y;
-  Global<const float> bias, gatedBias;
-  Global<const int32_t> shares;  // [blocks of the launch + 1]
-  int32_t products, gates;       // in all, and the first ones, which are the gate's where there is one
-  int32_t gated;                 // whether there is
-  struct Product {
-    Global<const int32_t> gather;  // null: each output has a line, in order
-    Global<const uint64_t> t;      // sent in exchange StepJob::wants
-    int32_t rank;                  // pivots, which lie before the lines
-  } product[kGathered];
+// Where the lines of a block's products are, in the order of its jobs, without those that have none.
+struct StepLines {
+  Global<const uint8_t> data;
+  int32_t lineBytes;  // from one line to the next
+  int32_t strips, bits, begin, end;
 };
 
 // What attention of all layers has in common; `of` without q, k, v, out and working memory, for these are
@@ -93,15 +89,13 @@ inline constexpr int kStepPositions = kStepGroups * kAttentionGroup * kAttention
 struct StepParams {
   Global<const StepJob> jobs;
   Global<const StepLines> lines;
-  Global<const int32_t> shares;  // [lines][blocks + 1]: the first line of each block
-  Global<const StepGather> gathers;
+  Global<const int32_t> firstJobs, firstLines;  // of each block, and after the last's
   StepAttention attention;
-  int32_t jobCount, lineCount;
   int32_t exchanges;      // in all
   Global<const float> x;  // [hidden], the token's row of the embedding
   int32_t hidden, headDim;
   float eps;
-  int32_t gathered;  // outputs of a gather that a block has, at most, times the products
+  int32_t gathered;  // outputs that a block gathers at once, at most, times the products
   // The number of the last exchange, by block: zeros before the first launch.
   Global<uint32_t> epochs;
   // Filled by launchStep.

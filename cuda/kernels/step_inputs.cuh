@@ -8,15 +8,31 @@
 
 namespace flrc::gpu::step {
 
+// A product that outputs are gathered from, as long as it takes.
+struct GatheredPart {
+  Global<const int32_t> places;
+  Global<const uint64_t> pivots;
+  int pivotCount, firstLine;
+};
+
+// Outputs that are gathered, and, for each product, what the block's lines make, in order, and where among
+// pivots and lines each output is.
+struct Gathered {
+  int begin = 0, count = 0;
+  Shared<float> made;          // [product][count]
+  Shared<int> places;          // [product][count]
+  Shared<GatheredPart> parts;  // [kGathered]
+};
+
 // A block's shared memory behind its rings. What is in `work` is the job's at hand; the barriers between are
 // the caller's.
 struct Areas {
-  Shared<float> residual;  // [hidden]: a thread reads only what it has written itself
-  Shared<float> scratch;   // [2][kWarps]
-  // Of outputs that are gathered next, [product][output]: what the block's lines make, in order, and which of t
-  // and lines each output is. And the block's first line of each product.
-  Shared<float> made;
-  Shared<int> indices, firstLines;
+  Shared<StepJob> jobs;        // [kJobChunks][kChunkJobs], those to come
+  Shared<uint64_t> jobPhases;  // [2][kJobChunks]: of chunks that are there, and of those that have been read
+  Shared<float> residual;      // [hidden]: a thread reads only what it has written itself
+  Shared<float> scratch;       // [2][kWarps]
+  // By turns, so that those who still read the one before are not waited for.
+  Gathered gathered[2];
   // One of: the input at hand as fragments have it, two of four lanes each for every group of 32 values, and
   // sums of slices behind it; what attention has; or what it merges.
   Shared<Word4> x;

@@ -9,25 +9,43 @@ namespace {
 
 int usedStrips(const StepPlan::Part& part) { return static_cast<int>(stripsOf(Dtype::bf16, part.used)); }
 
+template <typename T>
+std::vector<T> joined(const std::vector<std::vector<T>>& lists) {
+  std::vector<T> all;
+  for (const auto& list : lists) all.insert(all.end(), list.begin(), list.end());
+  return all;
+}
+
+template <typename T>
+std::vector<int32_t> firstOfEach(const std::vector<std::vector<T>>& lists) {
+  std::vector<int32_t> first = {0};
+  for (const auto& list : lists) first.push_back(first.back() + static_cast<int32_t>(list.size()));
+  return first;
+}
+
 }  // namespace
 
 void StepPlan::Stage::add(const Part& part) {
   Item item;
   item.parts = {part};
+  item.parts.front().job.which = -1;
   for (int64_t line = 0; line <= part.count; ++line) item.strips.push_back(line * usedStrips(part));
   items_.push_back(std::move(item));
 }
 
-void StepPlan::Stage::add(const std::vector<Part>& products,
-                          const std::vector<const std::vector<int32_t>*>& rests, int64_t outputs,
-                          const StepJob& job, const StepGather& gather) {
-  Item item{true, products, {0}, rests, job, gather};
+void StepPlan::Stage::gather(const std::vector<Part>& parts, int64_t outputs, const StepJob& job) {
+  Item item{parts, {0}, true, job};
+  for (size_t i = 0; i < parts.size(); ++i) item.parts[i].job.which = static_cast<int32_t>(i);
+  // The input that all blocks have just had comes first, for it may still be there.
+  std::stable_partition(item.parts.begin(), item.parts.end(),
+                        [](const Part& part) { return part.job.source == StepSource::normed; });
   // Outputs take something in themselves, so that those without lines are shared as well.
   for (int64_t output = 0; output < outputs; ++output) {
     int64_t strips = 1;
-    for (size_t i = 0; i < products.size(); ++i) {
-      if (!rests[i] || std::binary_search(rests[i]->begin(), rests[i]->end(), static_cast<int32_t>(output))) {
-        strips += usedStrips(products[i]);
+    for (const Part& part : parts) {
+      const auto* rest = part.rest;
+      if (!rest || std::binary_search(rest->begin(), rest->end(), static_cast<int32_t>(output))) {
+        strips += usedStrips(part);
       }
     }
     item.strips.push_back(item.strips.back() + strips);
@@ -38,65 +56,75 @@ void StepPlan::Stage::add(const std::vector<Part>& products,
 void StepPlan::put(const Stage& stage) {
   int64_t all = 0, before = 0;
   for (const Stage::Item& item : stage.items_) all += item.strips.back();
+  const auto blocks = static_cast<int64_t>(jobs_.size());
   for (const Stage::Item& item : stage.items_) {
-    std::vector<int32_t> shares;
-    for (int64_t b = 0; b <= blocks_; ++b) {
-      const auto at = std::lower_bound(item.strips.begin(), item.strips.end() - 1, all * b / blocks_ - before);
-      shares.push_back(static_cast<int32_t>(at - item.strips.begin()));
-    }
+    const auto lineAt = [&](int64_t block) {
+      return std::lower_bound(item.strips.begin(), item.strips.end() - 1, all * block / blocks - before) -
+             item.strips.begin();
+    };
+    for (int64_t b = 0; b < blocks; ++b) put(item, static_cast<size_t>(b), lineAt(b), lineAt(b + 1));
     before += item.strips.back();
-    if (!item.gathered) {
-      putPart(item.parts.front(), -1, shares);
-      continue;
-    }
-    StepJob job = item.job;
-    job.which = static_cast<int32_t>(gathers_.size());
-    job.kind = StepKind::expect;
-    jobs_.push_back(job);
-    // The input that all blocks are to have read before is still there.
-    for (const bool first : {true, false}) {
-      for (size_t i = 0; i < item.parts.size(); ++i) {
-        if ((item.parts[i].job.source == StepSource::normed) != first) continue;
-        std::vector<int32_t> lines = shares;
-        if (item.rests[i]) {
-          const std::vector<int32_t>& rest = *item.rests[i];
-          for (int32_t& line : lines) {
-            line = static_cast<int32_t>(std::lower_bound(rest.begin(), rest.end(), line) - rest.begin());
-          }
-        }
-        putPart(item.parts[i], static_cast<int32_t>(i), lines);
-      }
-    }
-    job.kind = StepKind::gather;
-    jobs_.push_back(job);
-    gathers_.push_back(item.gather);
-    gatherShares_.insert(gatherShares_.end(), shares.begin(), shares.end());
-    for (size_t b = 1; b < shares.size(); ++b) {
-      gathered_ = std::max(gathered_, (shares[b] - shares[b - 1]) * static_cast<int>(item.parts.size()));
-    }
   }
 }
 
-void StepPlan::putPart(const Part& part, int32_t which, const std::vector<int32_t>& shares) {
+void StepPlan::put(const Stage::Item& item, size_t block, int64_t begin, int64_t end) {
+  if (!item.gathered) return put(item.parts.front(), block, begin, end, false);
+  if (begin == end) {
+    for (const Part& part : item.parts) put(part, block, 0, 0, false);
+    return;
+  }
+  StepJob job = item.job;
+  job.begin = static_cast<int32_t>(begin);
+  job.end = static_cast<int32_t>(end);
+  job.kind = StepKind::expect;
+  jobs_[block].push_back(job);
+  for (const Part& part : item.parts) {
+    const auto lineOf = [&](int64_t output) {
+      if (!part.rest) return output;
+      return std::lower_bound(part.rest->begin(), part.rest->end(), output) - part.rest->begin();
+    };
+    put(part, block, lineOf(begin), lineOf(end), true);
+  }
+  job.kind = StepKind::gather;
+  jobs_[block].push_back(job);
+  gathered_ = std::max(gathered_, static_cast<int>((end - begin) * static_cast<int64_t>(item.parts.size())));
+}
+
+void StepPlan::put(const Part& part, size_t block, int64_t begin, int64_t end, bool asked) {
   StepJob job = part.job;
+  // Every block goes on with the residual stream, whether or not it has lines.
+  const bool goesOn = job.source == StepSource::normed && inputsOf_[block] != job.input;
+  if (begin == end && !goesOn && !asked) return;
+  // Nobody gathers from it.
+  if (!asked) job.which = -1;
+  if (begin < end || goesOn) inputsOf_[block] = job.input;
   job.kind = StepKind::product;
-  job.which = which;
-  jobs_.push_back(job);
-  const int strips = usedStrips(part);
-  lines_.push_back({part.data, static_cast<int32_t>(stripsOf(Dtype::bf16, part.stored) * kStripBytes), strips,
-                    linears::sliceBits<Dtype::bf16>(strips)});
-  shares_.insert(shares_.end(), shares.begin(), shares.end());
+  job.begin = static_cast<int32_t>(begin);
+  job.end = static_cast<int32_t>(end);
+  job.strips = usedStrips(part);
+  job.bits = linears::sliceBits<Dtype::bf16>(job.strips);
+  jobs_[block].push_back(job);
+  if (begin == end) return;
+  lines_[block].push_back({part.data, static_cast<int32_t>(stripsOf(Dtype::bf16, part.stored) * kStripBytes),
+                           job.strips, job.bits, job.begin, job.end});
 }
 
 int StepPlan::attend(StepJob job) {
   const int parts = newExchange(), out = newExchange();
-  job.kind = StepKind::attend;
   job.sends = {parts, out};
-  jobs_.push_back(job);
-  job.kind = StepKind::merge;
-  job.wants = parts;
-  jobs_.push_back(job);
+  for (std::vector<StepJob>& jobs : jobs_) {
+    job.kind = StepKind::attend;
+    jobs.push_back(job);
+    jobs.push_back(job);
+    jobs.back().kind = StepKind::merge;
+    jobs.back().wants = parts;
+  }
   return out;
 }
+
+std::vector<StepJob> StepPlan::jobs() const { return joined(jobs_); }
+std::vector<StepLines> StepPlan::lines() const { return joined(lines_); }
+std::vector<int32_t> StepPlan::firstJobs() const { return firstOfEach(jobs_); }
+std::vector<int32_t> StepPlan::firstLines() const { return firstOfEach(lines_); }
 
 }  // namespace flrc::gpu

@@ -10,37 +10,35 @@ namespace flrc::gpu {
 // Puts the jobs of a step together on the host. Exchanges and inputs are numbered as they come.
 class StepPlan {
  public:
-  // `count` lines of `stored` weights, of which the first `used` are multiplied.
+  // A product: `count` lines of `stored` weights, of which the first `used` are multiplied.
   struct Part {
     StepJob job;
     Global<const uint8_t> data;
     int64_t used, stored, count;
+    // Where it is gathered from: the outputs that its lines are, in order; null: all.
+    const std::vector<int32_t>* rest = nullptr;
   };
 
   // Products that follow one another, which blocks share evenly by bytes.
   class Stage {
    public:
     void add(const Part& part);
-    // Outputs that are gathered: the products that they are made of, with the outputs that each one's lines are
-    // (null: all), and the job that puts them together. Of `gather`, shares are not there.
-    void add(const std::vector<Part>& products, const std::vector<const std::vector<int32_t>*>& rests,
-             int64_t outputs, const StepJob& job, const StepGather& gather);
+    // Outputs that the parts are gathered to by `job`.
+    void gather(const std::vector<Part>& parts, int64_t outputs, const StepJob& job);
 
    private:
     friend class StepPlan;
     struct Item {
-      bool gathered = false;
       std::vector<Part> parts;
-      // Lines, or outputs that are gathered: [count + 1], of those before each.
-      std::vector<int64_t> strips;
-      std::vector<const std::vector<int32_t>*> rests;
+      std::vector<int64_t> strips;  // of lines, or outputs, before each; and of all
+      bool gathered = false;
       StepJob job{};
-      StepGather gather{};
     };
     std::vector<Item> items_;
   };
 
-  explicit StepPlan(int blocks) : blocks_(blocks) {}
+  explicit StepPlan(int blocks)
+      : jobs_(static_cast<size_t>(blocks)), lines_(jobs_.size()), inputsOf_(jobs_.size()) {}
 
   int newExchange() { return ++exchanges_; }
   int newInput() { return ++inputs_; }
@@ -49,23 +47,23 @@ class StepPlan {
   // width, wants and norms.
   int attend(StepJob job);
 
-  const std::vector<StepJob>& jobs() const { return jobs_; }
-  const std::vector<StepLines>& lines() const { return lines_; }
-  // Of lines, as StepParams has them, and then of gathers, whose own `shares` are not set.
-  const std::vector<int32_t>& shares() const { return shares_; }
-  const std::vector<int32_t>& gatherShares() const { return gatherShares_; }
-  const std::vector<StepGather>& gathers() const { return gathers_; }
+  // As StepParams has them.
+  std::vector<StepJob> jobs() const;
+  std::vector<StepLines> lines() const;
+  std::vector<int32_t> firstJobs() const;
+  std::vector<int32_t> firstLines() const;
   int exchanges() const { return exchanges_; }
   int gathered() const { return gathered_; }
 
  private:
-  void putPart(const Part& part, int32_t which, const std::vector<int32_t>& shares);
+  void put(const Stage::Item& item, size_t block, int64_t begin, int64_t end);
+  // `asked`: outputs are gathered from it, be there lines or not.
+  void put(const Part& part, size_t block, int64_t begin, int64_t end, bool asked);
 
-  int blocks_, exchanges_ = 0, inputs_ = 0, gathered_ = 0;
-  std::vector<StepJob> jobs_;
-  std::vector<StepLines> lines_;
-  std::vector<int32_t> shares_, gatherShares_;
-  std::vector<StepGather> gathers_;
+  int exchanges_ = 0, inputs_ = 0, gathered_ = 0;
+  std::vector<std::vector<StepJob>> jobs_;
+  std::vector<std::vector<StepLines>> lines_;
+  std::vector<int> inputsOf_;  // the last input of each block
 };
 
 }  // namespace flrc::gpu

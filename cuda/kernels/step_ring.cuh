@@ -21,44 +21,31 @@ inline constexpr int kPartials = 2048;
 FLRC_ANYWHERE constexpr int lineStride(int strips) { return (strips | 1) * kStripBytes; }
 inline constexpr int kRecordBytes = kTileLines * lineStride(kRecordStrips);
 
-// Lines [begin, end) of a job, which are the block's.
-struct Lines {
-  StepLines of{};
-  int begin = 0, end = 0;
-
-  // Multiplied between two barriers.
-  FLRC_DEVICE int pieceLines() const { return kPartials >> of.bits; }
-};
-
-FLRC_DEVICE Lines linesOf(const StepParams& p, int index) {
-  Lines lines;
-  if (index >= p.lineCount) return lines;
-  const Global<const int32_t> share = p.shares + (static_cast<int64_t>(index) * (gridX() + 1) + blockX());
-  lines.of = p.lines[index];
-  lines.begin = share[0];
-  lines.end = share[1];
-  return lines;
-}
+// Lines that are multiplied between two barriers.
+FLRC_DEVICE int pieceLines(int bits) { return kPartials >> bits; }
 
 // What a warp does of them: strips [begin, end) of tiles first, first + step, ... of a piece.
 struct Walk {
   int slice, begin, end, first, step;
 };
-FLRC_DEVICE Walk walkOf(const StepLines& of) {
-  const int slice = warpIndex() & ((1 << of.bits) - 1);
-  return {slice, linears::sliceBegin(of.strips, of.bits, slice),
-          linears::sliceBegin(of.strips, of.bits, slice + 1), warpIndex() >> of.bits, kWarps >> of.bits};
+FLRC_DEVICE Walk walkOf(int strips, int bits) {
+  const int slice = warpIndex() & ((1 << bits) - 1);
+  return {slice, linears::sliceBegin(strips, bits, slice), linears::sliceBegin(strips, bits, slice + 1),
+          warpIndex() >> bits, kWarps >> bits};
 }
 
 class Ring {
  public:
   FLRC_DEVICE Ring(const StepParams& params, Shared<uint8_t> data, Shared<uint64_t> phases)
-      : p_(params), data_(data), phases_(phases), now_(linesOf(params, 0)), next_(linesOf(params, 1)) {
+      : p_(params),
+        data_(data),
+        phases_(phases),
+        index_(params.firstLines[blockX()]),
+        end_(params.firstLines[blockX() + 1]) {
     if (laneIndex() < kRecords) phaseInit(phases_ + laneIndex(), 1);
-    walk_ = walkOf(now_.of);
-    piece_ = now_.begin;
-    tile_ = walk_.first;
-    strip_ = walk_.begin;
+    if (index_ < end_) next_ = params.lines[index_];
+    --index_;
+    nextLines();
     settle();
     refill();
   }
@@ -88,7 +75,7 @@ class Ring {
   FLRC_DEVICE void refill() {
     // All lanes have read what is overwritten.
     syncWarp();
-    while (index_ < p_.lineCount && fetch()) {
+    while (index_ < end_ && fetch()) {
     }
   }
 
@@ -106,10 +93,11 @@ class Ring {
     if (laneIndex() == 0) phaseExpect(phase, size * static_cast<uint32_t>(lines));
     syncWarp();
     if (laneIndex() < lines) {
-      bulkCopy(
+      // What blocks send each other, and the lists of jobs, are to stay in the L2 cache.
+      bulkCopyOnce(
           data_ + (in_ + laneIndex() * lineStride(strips)),
-          now_.of.data + (static_cast<int64_t>(line + laneIndex()) * now_.of.lineBytes + strip_ * kStripBytes),
-          size, phase);
+          now_.data + (static_cast<int64_t>(line + laneIndex()) * now_.lineBytes + strip_ * kStripBytes), size,
+          phase);
     }
     in_ += bytes;
     held_ += skipped + bytes;
@@ -123,20 +111,25 @@ class Ring {
     return true;
   }
 
-  // To the next piece, and the next job, where this one has no tile for the warp.
+  FLRC_DEVICE void nextLines() {
+    if (++index_ >= end_) return;
+    now_ = next_;
+    // Read while those now at hand are fetched.
+    if (index_ + 1 < end_) next_ = p_.lines[index_ + 1];
+    walk_ = walkOf(now_.strips, now_.bits);
+    piece_ = now_.begin;
+    tile_ = walk_.first;
+    strip_ = walk_.begin;
+  }
+
+  // To the next piece, and the next lines, where these have no tile for the warp.
   FLRC_DEVICE void settle() {
-    while (index_ < p_.lineCount) {
-      const int left = now_.end - piece_, most = now_.pieceLines();
+    while (index_ < end_) {
+      const int left = now_.end - piece_, most = pieceLines(now_.bits);
       if (tile_ * kTileLines < (left < most ? left : most)) return;
       tile_ = walk_.first;
       piece_ += most;
-      if (piece_ < now_.end) continue;
-      now_ = next_;
-      next_ = linesOf(p_, ++index_ + 1);
-      walk_ = walkOf(now_.of);
-      piece_ = now_.begin;
-      tile_ = walk_.first;
-      strip_ = walk_.begin;
+      if (piece_ >= now_.end) nextLines();
     }
   }
 
@@ -144,8 +137,8 @@ class Ring {
   Shared<uint8_t> data_;
   Shared<uint64_t> phases_;
   // What is fetched next.
-  int index_ = 0;
-  Lines now_, next_;
+  int index_, end_;
+  StepLines now_{}, next_{};
   Walk walk_{};
   int piece_ = 0, tile_ = 0, strip_ = 0;
   // The ring: where the next record goes and where the first one lies, and bytes that are taken.

@@ -129,12 +129,10 @@ class StepProgram::Writer {
     return job;
   }
 
-  // What a projection's outputs are made of at this level.
+  // What a projection's outputs are made of at this level: a product of the input where it is dense; where it
+  // is factored, of t, which `rows` make of the input.
   struct Made {
-    std::vector<StepPlan::Part> rows;   // that make t of the input, where the projection is factored
-    std::vector<StepPlan::Part> parts;  // of the input where it is dense, of t where not
-    std::vector<const std::vector<int32_t>*> rests;
-    std::vector<StepGather::Product> products;
+    std::vector<StepPlan::Part> rows, parts;
   };
 
   // `at`: where the projection's t begins, and then where the next one's does.
@@ -142,8 +140,6 @@ class StepProgram::Writer {
     Made made;
     if (!weights.factored) {
       made.parts = {{with, weights.dense.data.read(), weights.inputs, weights.inputs, weights.outputs}};
-      made.rests = {nullptr};
-      made.products = {{nullptr, nullptr, 0}};
       return made;
     }
     for (int64_t b = 0; b < weights.blocksFor(rank); ++b) {
@@ -155,11 +151,11 @@ class StepProgram::Writer {
       StepJob last = input(StepSource::tagged, used, t);
       last.from = buffers_.t.read() + at;
       last.input = plan_.newInput();
+      last.pivots = weights.pivoted ? static_cast<int32_t>(used) : 0;
+      last.places = block.gather.read();
       made.rows.push_back({first, block.p.data.read(), weights.inputs, weights.inputs, used});
-      made.parts.push_back({last, block.c.data.read(), used, block.c.rank, block.c.outputs});
-      made.rests.push_back(weights.pivoted ? &block.others : nullptr);
-      made.products.push_back(
-          {block.gather.read(), buffers_.t.read() + at, weights.pivoted ? static_cast<int32_t>(used) : 0});
+      made.parts.push_back({last, block.c.data.read(), used, block.c.rank, block.c.outputs,
+                            weights.pivoted ? &block.others : nullptr});
       at += (used + kTAlign - 1) / kTAlign * kTAlign;
     }
     return made;
@@ -179,28 +175,25 @@ class StepProgram::Writer {
     for (const auto& [projection, to] : projections) {
       const LinearWeights& weights = weightsOf(layer, projection);
       Made made = makings(weights, rankOf(layer, projection), with, t, at);
-      const auto outputs = [&, to = to](StepPlan::Part& part, const Buffer<int32_t>& scatter) {
-        part.job.y = to->global();
-        part.job.sends.y = y;
-        part.job.scatter = scatter.read();
-        part.job.bias = weights.bias.read();
+      const auto outputs = [&, to = to](StepJob& job) {
+        job.y = to->global();
+        job.sends.y = y;
+        job.bias = weights.bias.read();
       };
-      if (!weights.factored) {
-        outputs(made.parts[0], {});
-        rows.add(made.parts[0]);
-        continue;
-      }
       if (made.parts.size() == 1) {
-        const BlockWeights& block = weights.blocks.front();
-        if (weights.pivoted) outputs(made.rows[0], block.pivot);
-        outputs(made.parts[0], block.rest);
-        panels.add(made.parts[0]);
+        StepPlan::Part& last = made.parts.front();
+        outputs(last.job);
+        if (weights.pivoted) {
+          const BlockWeights& block = weights.blocks.front();
+          outputs(made.rows.front().job);
+          made.rows.front().job.places = block.pivot.read();
+          last.job.places = block.rest.read();
+        }
+        (weights.factored ? panels : rows).add(last);
       } else {
-        StepGather gather{};
-        gather.y = to->global();
-        gather.bias = weights.bias.read();
-        gather.gates = static_cast<int32_t>(made.products.size());
-        put(made, weights.outputs, t, y, gather, panels);
+        StepJob job = gathering(made, t);
+        outputs(job);
+        panels.gather(made.parts, weights.outputs, job);
       }
       for (const StepPlan::Part& part : made.rows) rows.add(part);
     }
@@ -212,36 +205,35 @@ class StepProgram::Writer {
   // silu(gate) * up; returns its exchange.
   int gatedProduct(StepJob with, int64_t layer) {
     with.input = plan_.newInput();
-    const int t = plan_.newExchange(), y = plan_.newExchange();
+    const int t = plan_.newExchange();
     int64_t at = 0;
-    Made made = makings(weightsOf(layer, kGate), rankOf(layer, kGate), with, t, at);
-    StepGather gather{};
-    gather.y = buffers_.gated.global();
-    gather.bias = weightsOf(layer, kGate).bias.read();
-    gather.gatedBias = weightsOf(layer, kUp).bias.read();
-    gather.gates = static_cast<int32_t>(made.products.size());
-    const Made up = makings(weightsOf(layer, kUp), rankOf(layer, kUp), with, t, at);
-    const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
-    append(made.rows, up.rows);
-    append(made.parts, up.parts);
-    append(made.rests, up.rests);
-    append(made.products, up.products);
-    gather.gated = 1;
+    const LinearWeights &gate = weightsOf(layer, kGate), &up = weightsOf(layer, kUp);
+    const Made gates = makings(gate, rankOf(layer, kGate), with, t, at),
+               ups = makings(up, rankOf(layer, kUp), with, t, at);
+    std::vector<StepPlan::Part> parts = gates.parts;
+    parts.insert(parts.end(), ups.parts.begin(), ups.parts.end());
+    StepJob job = gathering(gates, t);
+    job.products = static_cast<int32_t>(parts.size());
+    job.gated = 1;
+    job.y = buffers_.gated.global();
+    job.sends.y = plan_.newExchange();
+    job.bias = gate.bias.read();
+    job.gatedBias = up.bias.read();
     StepPlan::Stage rows, panels;
-    for (const StepPlan::Part& part : made.rows) rows.add(part);
-    put(made, model_.intermediate, t, y, gather, panels);
+    for (const Made* made : {&gates, &ups}) {
+      for (const StepPlan::Part& part : made->rows) rows.add(part);
+    }
+    panels.gather(parts, model_.intermediate, job);
     plan_.put(rows);
     plan_.put(panels);
-    return y;
+    return job.sends.y;
   }
 
-  static void put(const Made& made, int64_t outputs, int t, int y, StepGather gather, StepPlan::Stage& to) {
-    gather.products = static_cast<int32_t>(made.products.size());
-    std::copy(made.products.begin(), made.products.end(), gather.product);
+  static StepJob gathering(const Made& made, int t) {
     StepJob job{};
     job.wants = t;
-    job.sends.y = y;
-    to.add(made.parts, made.rests, outputs, job, gather);
+    job.products = job.gates = static_cast<int32_t>(made.parts.size());
+    return job;
   }
 
   int attend(const LayerWeights& layer, int64_t index, int wants) {
@@ -293,21 +285,14 @@ StepProgram::StepProgram(const DeviceModel& model, int64_t level, const StepBuff
   const StepPlan plan = Writer(model, level, buffers, places).write();
   jobs_ = uploaded(plan.jobs());
   lines_ = uploaded(plan.lines());
-  shares_ = uploaded(plan.shares());
-  gatherShares_ = uploaded(plan.gatherShares());
-  std::vector<StepGather> gathers = plan.gathers();
-  for (size_t i = 0; i < gathers.size(); ++i) {
-    gathers[i].shares = gatherShares_.read() + static_cast<int64_t>(i) * (how_.blocks + 1);
-  }
-  gathers_ = uploaded(gathers);
-  params_.gathered = plan.gathered();
+  firstJobs_ = uploaded(plan.firstJobs());
+  firstLines_ = uploaded(plan.firstLines());
   params_.jobs = jobs_.read();
   params_.lines = lines_.read();
-  params_.shares = shares_.read();
+  params_.firstJobs = firstJobs_.read();
+  params_.firstLines = firstLines_.read();
+  params_.gathered = plan.gathered();
   params_.attention = attentionOf(model, buffers, places);
-  params_.gathers = gathers_.read();
-  params_.jobCount = static_cast<int32_t>(plan.jobs().size());
-  params_.lineCount = static_cast<int32_t>(plan.lines().size());
   params_.exchanges = plan.exchanges();
   params_.x = places.x;
   params_.hidden = static_cast<int32_t>(model.hidden);
@@ -319,7 +304,7 @@ StepProgram::StepProgram(const DeviceModel& model, int64_t level, const StepBuff
 void StepProgram::enqueue(Stream stream) const { launchStep(stream, params_, width_, how_); }
 
 uint64_t StepProgram::bytes() const {
-  return jobs_.bytes() + lines_.bytes() + shares_.bytes() + gatherShares_.bytes() + gathers_.bytes();
+  return jobs_.bytes() + lines_.bytes() + firstJobs_.bytes() + firstLines_.bytes();
 }
 
 }  // namespace flrc::gpu

@@ -47,8 +47,7 @@ class StepProgram {
   int width_ = 0;  // of the widest input
   Buffer<StepJob> jobs_;
   Buffer<StepLines> lines_;
-  Buffer<int32_t> shares_, gatherShares_;
-  Buffer<StepGather> gathers_;
+  Buffer<int32_t> firstJobs_, firstLines_;
 };
 
 }  // namespace flrc::gpu

@@ -80,11 +80,10 @@ class StepChain {
     flrc::gpu::StepPlan::Stage rows, panels;
     const flrc::gpu::StepPlan::Part gate = lastOf(with, width, rank, job.wants, rows),
                                     up = lastOf(with, width, rank, job.wants, rows);
-    flrc::gpu::StepGather gather{};
-    gather.y = y.global();
-    gather.products = 2;
-    gather.gates = gather.gated = 1;
-    panels.add({gate, up}, {nullptr, nullptr}, width, job, gather);
+    job.y = y.global();
+    job.products = 2;
+    job.gates = job.gated = 1;
+    panels.gather({gate, up}, width, job);
     plan_.put(rows);
     plan_.put(panels);
     return job.sends.y;
@@ -92,26 +91,18 @@ class StepChain {
 
   // Once all products are there.
   void finish() {
-    using flrc::gpu::StepGather;
-    std::vector<StepGather> gathers = plan_.gathers();
-    gatherShares_ = std::make_unique<Array<int32_t>>(plan_.gatherShares());
-    for (size_t i = 0; i < gathers.size(); ++i) {
-      gathers[i].shares = gatherShares_->read() + static_cast<int64_t>(i) * (how_.blocks + 1);
-    }
-    gathers_ = std::make_unique<Array<StepGather>>(gathers);
     jobs_ = std::make_unique<Array<flrc::gpu::StepJob>>(plan_.jobs());
     lines_ = std::make_unique<Array<flrc::gpu::StepLines>>(plan_.lines());
-    shares_ = std::make_unique<Array<int32_t>>(plan_.shares());
+    firstJobs_ = std::make_unique<Array<int32_t>>(plan_.firstJobs());
+    firstLines_ = std::make_unique<Array<int32_t>>(plan_.firstLines());
     row_ = std::make_unique<Array<flrc::gpu::CacheRow>>(std::vector<flrc::gpu::CacheRow>(1));
     epochs_ = std::make_unique<Array<uint32_t>>(std::vector<uint32_t>(static_cast<size_t>(how_.blocks)));
     params_.jobs = jobs_->read();
     params_.lines = lines_->read();
-    params_.shares = shares_->read();
-    params_.gathers = gathers_->read();
+    params_.firstJobs = firstJobs_->read();
+    params_.firstLines = firstLines_->read();
     params_.gathered = plan_.gathered();
     params_.attention.of.heads.rows = row_->read();
-    params_.jobCount = static_cast<int32_t>(plan_.jobs().size());
-    params_.lineCount = static_cast<int32_t>(plan_.lines().size());
     params_.exchanges = plan_.exchanges();
     params_.x = x_.read();
     params_.hidden = hidden_;
@@ -176,8 +167,7 @@ class StepChain {
   flrc::gpu::StepParams params_{};
   std::unique_ptr<Array<flrc::gpu::StepJob>> jobs_;
   std::unique_ptr<Array<flrc::gpu::StepLines>> lines_;
-  std::unique_ptr<Array<int32_t>> shares_, gatherShares_;
-  std::unique_ptr<Array<flrc::gpu::StepGather>> gathers_;
+  std::unique_ptr<Array<int32_t>> firstJobs_, firstLines_;
   std::unique_ptr<Array<flrc::gpu::CacheRow>> row_;
   std::unique_ptr<Array<uint32_t>> epochs_;
 };

@@ -176,7 +176,7 @@ const flrc::BackendCancel kNever = {nullptr, [](void*) { return false; }};
 struct Chip {
   int blocks, sharedBytes;
 };
-const Chip kChips[] = {{1, 227 * 1024}, {3, 227 * 1024}, {7, 110 * 1024}, {5, 150 * 1024}};
+const Chip kChips[] = {{1, 227 * 1024}, {3, 227 * 1024}, {7, 110 * 1024}, {5, 170 * 1024}};
 
 // A sequence whose cache holds random keys and values before `position`.
 std::unique_ptr<flrc::DeviceSequence> sequenceOf(flrc::DeviceModel& model, int64_t position) {
