@@ -183,7 +183,8 @@ class StepProgram::Writer {
       if (made.parts.size() == 1) {
         StepPlan::Part& last = made.parts.front();
         outputs(last.job);
-        if (weights.pivoted) {
+        // A dense projection of a pivoted model says that it is pivoted, too.
+        if (weights.factored && weights.pivoted) {
           const BlockWeights& block = weights.blocks.front();
           outputs(made.rows.front().job);
           made.rows.front().job.places = block.pivot.read();
