@@ -14,6 +14,7 @@ inline constexpr int kMaxJobs = kMaxProjections * kMaxBlocks;
 inline constexpr int kMostGrid = 256;
 // Where a projection's t lies in a column of t: a multiple of so many values.
 inline constexpr int kTAlign = kUnit;
+inline constexpr int64_t tWidthOf(int64_t rank) { return (rank + kTAlign - 1) / kTAlign * kTAlign; }
 
 // How lines are multiplied; filled by launchLinears.
 struct Cut {

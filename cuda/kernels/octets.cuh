@@ -7,25 +7,27 @@
 
 namespace flrc::gpu {
 
+// Of what begins at 16 bytes, in device or in shared memory.
+FLRC_DEVICE void loadOctet(Global<const float> at, float (&out)[8]) {
+  const Global<const Float4> from = pointerCast<const Float4>(at);
+  const Float4 first = from[0], second = from[1];
+  out[0] = first.x, out[1] = first.y, out[2] = first.z, out[3] = first.w;
+  out[4] = second.x, out[5] = second.y, out[6] = second.z, out[7] = second.w;
+}
+FLRC_DEVICE void storeOctet(Global<float> at, const float (&from)[8]) {
+  const Global<Float4> to = pointerCast<Float4>(at);
+  to[0] = Float4{from[0], from[1], from[2], from[3]};
+  to[1] = Float4{from[4], from[5], from[6], from[7]};
+}
+
 // Values [k, k + 8) of a row of `width`, zeros behind its end. Rows of a multiple of 4 begin at 16 bytes.
 FLRC_DEVICE void readOctet(Global<const float> row, int width, int k, float (&out)[8]) {
-  if (width % 4 == 0 && k + 8 <= width) {
-    const Global<const Float4> from = pointerCast<const Float4>(row + k);
-    const Float4 first = from[0], second = from[1];
-    out[0] = first.x, out[1] = first.y, out[2] = first.z, out[3] = first.w;
-    out[4] = second.x, out[5] = second.y, out[6] = second.z, out[7] = second.w;
-    return;
-  }
+  if (width % 4 == 0 && k + 8 <= width) return loadOctet(row + k, out);
   FLRC_UNROLL
   for (int i = 0; i < 8; ++i) out[i] = k + i < width ? row[k + i] : 0.0f;
 }
 FLRC_DEVICE void writeOctet(Global<float> row, int width, int k, const float (&from)[8]) {
-  if (width % 4 == 0 && k + 8 <= width) {
-    const Global<Float4> to = pointerCast<Float4>(row + k);
-    to[0] = Float4{from[0], from[1], from[2], from[3]};
-    to[1] = Float4{from[4], from[5], from[6], from[7]};
-    return;
-  }
+  if (width % 4 == 0 && k + 8 <= width) return storeOctet(row + k, from);
   FLRC_UNROLL
   for (int i = 0; i < 8; ++i) {
     if (k + i < width) row[k + i] = from[i];

@@ -40,18 +40,6 @@ struct Areas {
   size_t work;  // where it begins
 };
 
-FLRC_DEVICE void readResidual(const Areas& areas, int octet, float (&out)[8]) {
-  const Shared<const Float4> from = pointerCast<const Float4>(areas.residual + octet * 8);
-  const Float4 first = from[0], second = from[1];
-  out[0] = first.x, out[1] = first.y, out[2] = first.z, out[3] = first.w;
-  out[4] = second.x, out[5] = second.y, out[6] = second.z, out[7] = second.w;
-}
-FLRC_DEVICE void writeResidual(const Areas& areas, int octet, const float (&from)[8]) {
-  const Shared<Float4> to = pointerCast<Float4>(areas.residual + octet * 8);
-  to[0] = Float4{from[0], from[1], from[2], from[3]};
-  to[1] = Float4{from[4], from[5], from[6], from[7]};
-}
-
 FLRC_DEVICE void placeValues(const Areas& areas, int octet, const float (&value)[8]) {
   linears::placeOctet(areas.x + octet / 4 * 8, octet % 4, value);
 }
@@ -87,7 +75,7 @@ FLRC_DEVICE void placeNormed(const StepParams& p, const Areas& areas, const Step
   }
   float squares = 0;
   const auto add = [&](int octet, const float(&value)[8]) {
-    writeResidual(areas, octet, value);
+    storeOctet(areas.residual + octet * 8, value);
     squares = addSquares(value, squares);
   };
   if (job.from == nullptr) {
@@ -99,7 +87,7 @@ FLRC_DEVICE void placeNormed(const StepParams& p, const Areas& areas, const Step
   } else {
     receiveRow(job.from, job.width, strips, tag, [&](int octet, const float(&value)[8]) {
       float sum[8];
-      readResidual(areas, octet, sum);
+      loadOctet(areas.residual + octet * 8, sum);
       FLRC_UNROLL
       for (int i = 0; i < 8; ++i) sum[i] += value[i];
       add(octet, sum);
@@ -109,7 +97,7 @@ FLRC_DEVICE void placeNormed(const StepParams& p, const Areas& areas, const Step
   int i = 0;
   for (int octet = threadIndex(); octet < strips * 4; octet += kNormThreads, ++i) {
     float value[8];
-    readResidual(areas, octet, value);
+    loadOctet(areas.residual + octet * 8, value);
     if (i >= kAhead) readOctet(job.norm, job.width, octet * 8, weight[0]);
     FLRC_UNROLL
     for (int k = 0; k < 8; ++k) value[k] = value[k] * inverse * (i == 1 ? weight[1][k] : weight[0][k]);

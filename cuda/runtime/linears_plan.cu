@@ -69,7 +69,7 @@ class Plan {
 
   int takeT(int64_t rank) {
     const auto at = static_cast<int>(widths_.t);
-    widths_.t += (rank + kTAlign - 1) / kTAlign * kTAlign;
+    widths_.t += tWidthOf(rank);
     return at;
   }
 

@@ -156,7 +156,7 @@ class StepProgram::Writer {
       made.rows.push_back({first, block.p.data.read(), weights.inputs, weights.inputs, used});
       made.parts.push_back({last, block.c.data.read(), used, block.c.rank, block.c.outputs,
                             weights.pivoted ? &block.others : nullptr});
-      at += (used + kTAlign - 1) / kTAlign * kTAlign;
+      at += tWidthOf(used);
     }
     return made;
   }

@@ -21,9 +21,9 @@ Widths widest(const DeviceModel& model) {
       for (int p : group) {
         linears.push_back({&model.layers[static_cast<size_t>(l)].projections[p], model.rank(0, l, p), nullptr});
       }
-      const LinearsParams params = planLinears(linears);
-      most.t = std::max<int64_t>(most.t, params.tWidth);
-      most.u = std::max<int64_t>(most.u, params.uWidth);
+      const Widths widths = widthsOf(linears);
+      most.t = std::max(most.t, widths.t);
+      most.u = std::max(most.u, widths.u);
     }
   }
   return most;
