@@ -224,21 +224,28 @@ inline void sendTagged(Global<uint64_t> to, float value, uint32_t tag) {
   const uint64_t word = static_cast<uint64_t>(tag) << 32 | floatToBits(value);
   std::memcpy(to.access(emulator::Memory::Access::atomic), &word, sizeof word);
 }
-// N neighbouring values; an even number of them lies at a multiple of 16 bytes.
+// The first `count` of N neighbouring values, an even number that lies at a multiple of 16 bytes, and zeros for
+// the others, which need not come but can be looked at as well.
 template <int N>
-void receiveTagged(Global<const uint64_t> from, uint32_t tag, float (&out)[N]) {
+void receiveFirst(Global<const uint64_t> from, int count, uint32_t tag, float (&out)[N]) {
   if (N % 2 == 0 && reinterpret_cast<uintptr_t>(from.at()) % 16 != 0) {
     throw emulator::Fault("tagged values from a misaligned place");
   }
   for (int i = 0; i < N; ++i) {
-    uint64_t word;
-    machine().waitUntil("a tagged value", [at = (from + i).at(), tag, &word] {
-      std::memcpy(&word, at, sizeof word);
-      return word >> 32 == tag;
-    });
+    uint64_t word = 0;
+    if (i < count) {
+      machine().waitUntil("a tagged value", [at = (from + i).at(), tag, &word] {
+        std::memcpy(&word, at, sizeof word);
+        return word >> 32 == tag;
+      });
+    }
     (from + i).access(emulator::Memory::Access::atomic);
     out[i] = bitsToFloat(static_cast<uint32_t>(word));
   }
+}
+template <int N>
+void receiveTagged(Global<const uint64_t> from, uint32_t tag, float (&out)[N]) {
+  receiveFirst<N>(from, N, tag, out);
 }
 // kParts times kEach neighbouring values, `stride` apart.
 template <int kParts, int kEach>

@@ -219,56 +219,74 @@ FLRC_DEVICE void sendTagged(Global<uint64_t> to, float value, uint32_t tag) {
 }
 // So many looks take half a minute: what has not come by then never will, and an error is better than to hang.
 inline constexpr uint32_t kMostLooks = 1u << 26;
+
+FLRC_DEVICE bool isTagged(uint64_t word, uint32_t tag) { return static_cast<uint32_t>(word >> 32) == tag; }
+FLRC_DEVICE void loadTagged(uint64_t (&out)[1], Global<const uint64_t> from) {
+  asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(out[0]) : "l"(from) : "memory");
+}
+FLRC_DEVICE void loadTagged(uint64_t (&out)[2], Global<const uint64_t> from) {
+  asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
+               : "=l"(out[0]), "=l"(out[1])
+               : "l"(from)
+               : "memory");
+}
+
+// Blocks that wait for the same values, and ask for all of them time and again, would take from the weights
+// what the L2 cache can give: while nothing has come to any lane of a warp, only a few ask, for one value each.
+// kCounted: only the first `count` values need to come.
+template <int kParts, int kEach, bool kCounted>
+FLRC_DEVICE void awaitTagged(Global<const uint64_t> from, int64_t stride, int count, uint32_t tag,
+                             float (&out)[kParts][kEach]) {
+  constexpr int kAtOnce = kEach % 2 == 0 ? 2 : 1, kLanesPerAsker = 8;
+  uint64_t word[kParts][kEach / kAtOnce][kAtOnce];
+  bool come = false;
+  for (uint32_t looks = 0;; ++looks) {
+    FLRC_UNROLL
+    for (int p = 0; p < kParts; ++p) {
+      FLRC_UNROLL
+      for (int i = 0; i < kEach / kAtOnce; ++i) loadTagged(word[p][i], from + (p * stride + i * kAtOnce));
+    }
+    bool all = true, some = false;
+    FLRC_UNROLL
+    for (int i = 0; i < kParts * kEach; ++i) {
+      const bool sent = isTagged(word[i / kEach][i % kEach / kAtOnce][i % kAtOnce], tag);
+      all &= sent || (kCounted && i >= count);
+      some |= sent;
+    }
+    // Those who wait here just now: who they are makes no difference to what they receive.
+    come |= __any_sync(__activemask(), some) != 0;
+    if (all) break;
+    while (!come) {
+      if (looks++ >= kMostLooks) __trap();
+      const unsigned waiting = __activemask();
+      bool sent = false;
+      if (__popc(waiting & ((1u << laneIndex()) - 1)) % kLanesPerAsker == 0) {
+        uint64_t first[1];
+        loadTagged(first, from);
+        sent = isTagged(first[0], tag);
+      }
+      come = __any_sync(waiting, sent) != 0;
+    }
+    if (looks >= kMostLooks) __trap();
+  }
+  FLRC_UNROLL
+  for (int i = 0; i < kParts * kEach; ++i) {
+    const uint64_t one = word[i / kEach][i % kEach / kAtOnce][i % kAtOnce];
+    out[i / kEach][i % kEach] = kCounted && i >= count ? 0.0f : __uint_as_float(static_cast<uint32_t>(one));
+  }
+}
 template <int kParts, int kEach>
 FLRC_DEVICE void receiveTagged(Global<const uint64_t> from, int64_t stride, uint32_t tag,
                                float (&out)[kParts][kEach]) {
-  static_assert(kEach % 2 == 0);
-  uint64_t word[kParts][kEach];
-  bool there = false;
-  for (uint32_t looks = 0; !there; ++looks) {
-    if (looks == kMostLooks) __trap();
-    there = true;
-    FLRC_UNROLL
-    for (int p = 0; p < kParts; ++p) {
-      FLRC_UNROLL
-      for (int i = 0; i < kEach; i += 2) {
-        asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
-                     : "=l"(word[p][i]), "=l"(word[p][i + 1])
-                     : "l"(from + p * stride + i)
-                     : "memory");
-      }
-    }
-    FLRC_UNROLL
-    for (int p = 0; p < kParts; ++p) {
-      FLRC_UNROLL
-      for (int i = 0; i < kEach; ++i) there &= static_cast<uint32_t>(word[p][i] >> 32) == tag;
-    }
-  }
-  FLRC_UNROLL
-  for (int p = 0; p < kParts; ++p) {
-    FLRC_UNROLL
-    for (int i = 0; i < kEach; ++i) out[p][i] = __uint_as_float(static_cast<uint32_t>(word[p][i]));
-  }
+  awaitTagged<kParts, kEach, false>(from, stride, 0, tag, out);
 }
 template <int N>
 FLRC_DEVICE void receiveTagged(Global<const uint64_t> from, uint32_t tag, float (&out)[N]) {
-  if constexpr (N % 2 == 0) {
-    float all[1][N];
-    receiveTagged<1, N>(from, 0, tag, all);
-    FLRC_UNROLL
-    for (int i = 0; i < N; ++i) out[i] = all[0][i];
-  } else {
-    FLRC_UNROLL
-    for (int i = 0; i < N; ++i) {
-      uint64_t word;
-      uint32_t looks = 0;
-      do {
-        if (looks++ == kMostLooks) __trap();
-        asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(word) : "l"(from + i) : "memory");
-      } while (static_cast<uint32_t>(word >> 32) != tag);
-      out[i] = __uint_as_float(static_cast<uint32_t>(word));
-    }
-  }
+  awaitTagged<1, N, false>(from, 0, 0, tag, reinterpret_cast<float(&)[1][N]>(out));
+}
+template <int N>
+FLRC_DEVICE void receiveFirst(Global<const uint64_t> from, int count, uint32_t tag, float (&out)[N]) {
+  awaitTagged<1, N, true>(from, 0, count, tag, reinterpret_cast<float(&)[1][N]>(out));
 }
 
 FLRC_DEVICE uint32_t atomicAddOrdered(Global<uint32_t> to, uint32_t value) {

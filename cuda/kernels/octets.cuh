@@ -35,18 +35,11 @@ FLRC_DEVICE void writeOctet(Global<float> row, int width, int k, const float (&f
 }
 
 // Values [k, k + 8) of `width` tagged ones as soon as they are there, zeros behind the end. `row` begins at 16
-// bytes.
+// bytes, and is followed by as much as makes whole octets.
 FLRC_DEVICE void receiveOctet(Global<const uint64_t> row, int width, int k, uint32_t tag, float (&out)[8]) {
-  if (k + 8 <= width) {
-    receiveTagged<8>(row + k, tag, out);
-    return;
-  }
   FLRC_UNROLL
-  for (int i = 0; i < 8; ++i) {
-    float one[1] = {0};
-    if (k + i < width) receiveTagged<1>(row + (k + i), tag, one);
-    out[i] = one[0];
-  }
+  for (int i = 0; i < 8; ++i) out[i] = 0;
+  if (k < width) receiveFirst<8>(row + k, width - k, tag, out);
 }
 
 // Threads of a block that normalises a row; each has every so-manieth octet of it, in order.

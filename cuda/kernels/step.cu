@@ -200,22 +200,27 @@ FLRC_DEVICE void expectPart(const Gathered& gathered, const StepJob& job) {
 FLRC_DEVICE void gatherOutputs(const Gathered& gathered, const StepJob& job, uint32_t base) {
   waitCopies<0>();
   syncBlock();
+  // What each product gives to each output, in the place of where it was: those that have to come are on their
+  // way together.
+  const Shared<float> given = pointerCast<float>(gathered.places);
+  for (int i = threadIndex(); i < job.products * gathered.count; i += kThreads) {
+    const int which = i / gathered.count, output = gathered.begin + i % gathered.count;
+    const GatheredPart part = gathered.parts[which];
+    const int at = part.places != nullptr ? gathered.places[i] : output;
+    float value[1];
+    if (at < part.pivotCount) {
+      receiveTagged<1>(part.pivots + at, base + static_cast<uint32_t>(job.wants), value);
+    } else {
+      value[0] = gathered.made[which * gathered.count + (at - part.pivotCount - part.firstLine)];
+    }
+    given[i] = value[0];
+  }
+  syncBlock();
   for (int i = threadIndex(); i < gathered.count; i += kThreads) {
     const int output = gathered.begin + i;
     const auto sumOf = [&](int first, int end, Global<const float> bias) {
       float total = bias != nullptr ? bias[output] : 0.0f;
-      for (int which = first; which < end; ++which) {
-        const GatheredPart part = gathered.parts[which];
-        const int begin = which * gathered.count;
-        const int at = part.places != nullptr ? gathered.places[begin + i] : output;
-        if (at < part.pivotCount) {
-          float t[1];
-          receiveTagged<1>(part.pivots + at, base + static_cast<uint32_t>(job.wants), t);
-          total += t[0];
-        } else {
-          total += gathered.made[begin + (at - part.pivotCount - part.firstLine)];
-        }
-      }
+      for (int which = first; which < end; ++which) total += given[which * gathered.count + i];
       return total;
     };
     float value = sumOf(0, job.gates, job.bias);
@@ -261,11 +266,11 @@ FLRC_DEVICE void attend(const StepAttention& a, const StepJob& job, const CacheR
   const int used = attention::chunksUpTo(row.position, p.window), groups = p.heads.kvHeads * p.parts;
   const int width = kWidth == attention::kAnyWidth ? p.heads.headDim : kWidth;
   const attention::Areas areas = attention::areasOf(width, work);
+  // What lies there has been read.
+  syncBlock();
   for (int task = blockX(); task < used * groups; task += gridX()) {
     const int chunk = task / groups;
     const attention::Heads heads = attention::headsOf(p, 0, task % groups);
-    // What lies there has been read.
-    syncBlock();
     attention::attendChunk<kWidth>(p, TaggedHeads{a, base + static_cast<uint32_t>(job.wants)}, row,
                                    attention::spanOf(row.position, p.window, chunk), heads, areas);
     syncBlock();
@@ -386,11 +391,10 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepPara
         break;
       case StepKind::attend:
         attend<kWidth>(p.attention, job, row, areas.work, base);
-        syncBlock();
         break;
       case StepKind::merge:
         mergeChunks<kWidth>(p.attention, job, row, areas.work, base);
-        // What lies there has been read.
+        // What lies there, and what attention has left, has been read.
         syncBlock();
         break;
     }

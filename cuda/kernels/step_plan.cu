@@ -87,6 +87,7 @@ void StepPlan::put(const Stage::Item& item, size_t block, int64_t begin, int64_t
   }
   job.kind = StepKind::gather;
   jobs_[block].push_back(job);
+  lastSent_[block] = job.sends.y;
   gathered_ = std::max(gathered_, static_cast<int>((end - begin) * static_cast<int64_t>(item.parts.size())));
 }
 
@@ -105,6 +106,8 @@ void StepPlan::put(const Part& part, size_t block, int64_t begin, int64_t end, b
   job.bits = linears::sliceBits<Dtype::bf16>(job.strips);
   jobs_[block].push_back(job);
   if (begin == end) return;
+  if (job.t != nullptr) lastSent_[block] = std::max(lastSent_[block], job.sends.t);
+  if (job.y != nullptr) lastSent_[block] = std::max(lastSent_[block], job.sends.y);
   lines_[block].push_back({part.data, static_cast<int32_t>(stripsOf(Dtype::bf16, part.stored) * kStripBytes),
                            job.strips, job.bits, job.begin, job.end});
 }
@@ -120,6 +123,10 @@ int StepPlan::attend(StepJob job) {
     jobs.back().wants = parts;
   }
   return out;
+}
+
+bool StepPlan::allSendAfter(int exchange) const {
+  return std::all_of(lastSent_.begin(), lastSent_.end(), [exchange](int sent) { return sent > exchange; });
 }
 
 std::vector<StepJob> StepPlan::jobs() const { return joined(jobs_); }

@@ -38,7 +38,10 @@ class StepPlan {
   };
 
   explicit StepPlan(int blocks)
-      : jobs_(static_cast<size_t>(blocks)), lines_(jobs_.size()), inputsOf_(jobs_.size()) {}
+      : jobs_(static_cast<size_t>(blocks)),
+        lines_(jobs_.size()),
+        inputsOf_(jobs_.size()),
+        lastSent_(jobs_.size()) {}
 
   int newExchange() { return ++exchanges_; }
   int newInput() { return ++inputs_; }
@@ -46,6 +49,9 @@ class StepPlan {
   // Attention of a layer and the merging of its chunks; returns the exchange of its results. Of the job: which,
   // width, wants and norms.
   int attend(StepJob job);
+  // Whether every block sends something later than in `exchange`, so that none is still reading what was sent
+  // in that when others go on from what all have sent since.
+  bool allSendAfter(int exchange) const;
 
   // As StepParams has them.
   std::vector<StepJob> jobs() const;
@@ -64,6 +70,7 @@ class StepPlan {
   std::vector<std::vector<StepJob>> jobs_;
   std::vector<std::vector<StepLines>> lines_;
   std::vector<int> inputsOf_;  // the last input of each block
+  std::vector<int> lastSent_;  // in which exchange each block sends something last
 };
 
 }  // namespace flrc::gpu

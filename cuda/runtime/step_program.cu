@@ -11,8 +11,8 @@ namespace {
 enum : int { kQ, kK, kV, kO, kGate, kUp, kDown };
 
 Buffer<uint64_t> tagged(int64_t count) {
-  // At least one, so that there is a place to point to.
-  const std::vector<uint64_t> zeros(static_cast<size_t>(std::max<int64_t>(1, count)));
+  // Whole octets; at least one, so that there is a place to point to.
+  const std::vector<uint64_t> zeros(static_cast<size_t>(std::max<int64_t>(1, (count + 7) / 8) * 8));
   return {zeros.data(), zeros.size()};
 }
 
@@ -73,7 +73,7 @@ bool StepProgram::serves(const DeviceModel& model) {
 }
 
 bool StepProgram::fits() const {
-  return stepFits(width_, params_.hidden, params_.headDim, params_.gathered, how_);
+  return together_ && stepFits(width_, params_.hidden, params_.headDim, params_.gathered, how_);
 }
 
 // The plan of a model's step at a level.
@@ -81,6 +81,9 @@ class StepProgram::Writer {
  public:
   Writer(const DeviceModel& model, int64_t level, const StepBuffers& buffers, const StepPlaces& places)
       : model_(model), level_(level), buffers_(buffers), places_(places), plan_(model.limits.multiprocessors) {}
+
+  // Whether all blocks that go on with the residual stream take part in what is made of it.
+  bool together() const { return together_; }
 
   StepPlan write() {
     int made = 0;  // the exchange that the residual stream grows by next
@@ -200,6 +203,7 @@ class StepProgram::Writer {
     }
     plan_.put(rows);
     plan_.put(panels);
+    if (with.source == StepSource::normed) together_ &= plan_.allSendAfter(with.wants);
     return y;
   }
 
@@ -227,6 +231,7 @@ class StepProgram::Writer {
     panels.gather(parts, model_.intermediate, job);
     plan_.put(rows);
     plan_.put(panels);
+    together_ &= plan_.allSendAfter(with.wants);
     return job.sends.y;
   }
 
@@ -252,6 +257,7 @@ class StepProgram::Writer {
   const StepBuffers& buffers_;
   const StepPlaces& places_;
   StepPlan plan_;
+  bool together_ = true;
 };
 
 namespace {
@@ -283,7 +289,9 @@ StepAttention attentionOf(const DeviceModel& model, const StepBuffers& buffers, 
 StepProgram::StepProgram(const DeviceModel& model, int64_t level, const StepBuffers& buffers,
                          const StepPlaces& places)
     : how_(stepLaunch(model)), width_(widestInput(model)) {
-  const StepPlan plan = Writer(model, level, buffers, places).write();
+  Writer writer(model, level, buffers, places);
+  const StepPlan plan = writer.write();
+  together_ = writer.together();
   jobs_ = uploaded(plan.jobs());
   lines_ = uploaded(plan.lines());
   firstJobs_ = uploaded(plan.firstJobs());

@@ -34,7 +34,8 @@ class StepProgram {
   static bool serves(const DeviceModel& model);
 
   StepProgram(const DeviceModel& model, int64_t level, const StepBuffers& buffers, const StepPlaces& places);
-  // Whether a block's shared memory has room for all of it.
+  // Whether a block's shared memory has room for all of it, and no block of a model that is small for the chip
+  // could be left behind.
   bool fits() const;
   void enqueue(Stream stream) const;
   uint64_t bytes() const;
@@ -45,6 +46,7 @@ class StepProgram {
   StepParams params_{};
   StepLaunch how_{};
   int width_ = 0;  // of the widest input
+  bool together_ = false;
   Buffer<StepJob> jobs_;
   Buffer<StepLines> lines_;
   Buffer<int32_t> firstJobs_, firstLines_;

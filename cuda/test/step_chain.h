@@ -31,7 +31,9 @@ class StepChain {
 
   Values& values(int width) {
     widest_ = std::max(widest_, width);
-    values_.push_back(std::make_unique<Values>(std::vector<uint64_t>(static_cast<size_t>(width))));
+    // Whole octets.
+    values_.push_back(
+        std::make_unique<Values>(std::vector<uint64_t>(static_cast<size_t>((width + 7) / 8 * 8))));
     return *values_.back();
   }
 

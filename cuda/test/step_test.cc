@@ -131,7 +131,7 @@ TEST("step: products that wait for each other, of a residual stream, of values a
       const auto [gate, gateError] = made2();
       const auto [up, upError] = made2();
       const std::vector<double> gated = received(inner);
-      for (size_t o = 0; o < gated.size(); ++o) {
+      for (size_t o = 0; o < gate.y.size(); ++o) {
         const double silu = gate.y[o] / (1 + std::exp(-gate.y[o]));
         const double off = 1.1 * gateError * gate.magnitude[o] + 0x1p-20 * std::abs(silu),
                      offUp = upError * up.magnitude[o];
