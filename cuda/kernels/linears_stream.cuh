@@ -211,21 +211,24 @@ FLRC_DEVICE void toWords(const Word4& from, uint32_t (&to)[4]) {
   to[3] = from.w;
 }
 
-// Adds one strip of a tile to two chains, the other two for every other strip. `x`: the lane's inputs of the
-// strip's first group, of column lane / 4 or, where there is none, of any other, for what becomes of them is
-// not used. `zero`: the zeros of int4 panels.
+// Adds one strip of a tile to two chains, the other two for every other strip. `used`: there is a column
+// lane / 4, of which `x` are the lane's inputs of the strip's first group; what becomes of others is not used,
+// and not reading them leaves shared memory to the weights. `zero`: the zeros of int4 panels.
 template <Dtype kType>
-FLRC_DEVICE void addStrip(const Word4& word, Shared<const uint8_t> scales, bool panels, Shared<const Word4> x,
-                          Shared<const Word4> zero, float (&first)[4], float (&second)[4]) {
+FLRC_DEVICE void addStrip(const Word4& word, Shared<const uint8_t> scales, bool panels, bool used,
+                          Shared<const Word4> x, Shared<const Word4> zero, float (&first)[4],
+                          float (&second)[4]) {
   using Place = Slot<kType>;
   const int line = laneIndex() / 4, part = laneIndex() % 4;
   uint32_t strip[4];
   toWords(word, strip);
   FLRC_UNROLL
   for (int group = 0; group < Strip<kType>::kGroups; ++group) {
-    uint32_t inputs[2][4], zeros[4] = {}, pairs[4];
+    uint32_t inputs[2][4] = {}, zeros[4] = {}, pairs[4];
     FLRC_UNROLL
-    for (int step = 0; step < 2; ++step) toWords(x[group * 8 + step * 4], inputs[step]);
+    for (int step = 0; step < 2; ++step) {
+      if (used) toWords(x[group * 8 + step * 4], inputs[step]);
+    }
     if constexpr (kType == Dtype::int4) {
       if (panels) {
         toWords(zero[group * 4], zeros);
@@ -262,7 +265,7 @@ FLRC_DEVICE void addStrip(const Word4& word, Shared<const uint8_t> scales, bool 
 // `at` if its line is there. Strips go to two chains each by turns, which passes begin at even ones of.
 template <Dtype kType, int kCount>
 FLRC_DEVICE void addStrips(Shared<const uint8_t> at, bool there, Shared<const uint8_t> scales, bool panels,
-                           Shared<const Word4> x, Shared<const Word4> zero, int strip, Sums& sums) {
+                           bool used, Shared<const Word4> x, Shared<const Word4> zero, int strip, Sums& sums) {
   constexpr int kGroups = Strip<kType>::kGroups;
   Word4 word[kCount];
   FLRC_UNROLL
@@ -274,9 +277,9 @@ FLRC_DEVICE void addStrips(Shared<const uint8_t> at, bool there, Shared<const ui
   for (int i = 0; i < kCount; ++i) {
     const Shared<const Word4> inputs = x + i * (kGroups * 8), zeros = zero + i * (kGroups * 4);
     if (kCount > 1 ? i % 2 == 0 : strip % 2 == 0) {
-      addStrip<kType>(word[i], scales, panels, inputs, zeros, sums.value[0], sums.value[1]);
+      addStrip<kType>(word[i], scales, panels, used, inputs, zeros, sums.value[0], sums.value[1]);
     } else {
-      addStrip<kType>(word[i], scales, panels, inputs, zeros, sums.value[2], sums.value[3]);
+      addStrip<kType>(word[i], scales, panels, used, inputs, zeros, sums.value[2], sums.value[3]);
     }
   }
 }
@@ -285,10 +288,11 @@ FLRC_DEVICE void addStrips(Shared<const uint8_t> at, bool there, Shared<const ui
 // branch between them they do not wait for each other's reads.
 template <Dtype kType, bool kSeveral>
 FLRC_DEVICE void addRun(Shared<const uint8_t> at, bool there, Shared<const uint8_t> scales, bool panels,
-                        Shared<const Word4> x, Shared<const Word4> zero, int first, int count, Sums& sums) {
+                        bool used, Shared<const Word4> x, Shared<const Word4> zero, int first, int count,
+                        Sums& sums) {
   constexpr int kGroups = Strip<kType>::kGroups;
   const auto add = [&](auto atOnce, int i) {
-    addStrips<kType, decltype(atOnce)::value>(at + i * kStripBytes, there, scales, panels,
+    addStrips<kType, decltype(atOnce)::value>(at + i * kStripBytes, there, scales, panels, used,
                                               x + i * (kGroups * 8), zero + i * (kGroups * 4), first + i, sums);
   };
   int i = 0;
@@ -329,7 +333,7 @@ FLRC_DEVICE void multiply(const LinearsParams& p, const Areas& areas, const Line
     for (int first = 0; first < strips; first += Stream::kStrips) {
       const int left = strips - first, count = left < Stream::kStrips ? left : Stream::kStrips;
       const Shared<const uint8_t> at = stream.next(), scales = stream.scales();
-      addRun<kType, (Stream::kStrips > 1)>(at, there, scales, lines.panels, x + first * (kGroups * 8),
+      addRun<kType, (Stream::kStrips > 1)>(at, there, scales, lines.panels, used, x + first * (kGroups * 8),
                                            zero + first * (kGroups * 4), first, count, sums);
       stream.fetch();
     }

@@ -126,6 +126,8 @@ FLRC_DEVICE Output outputOf(const StepJob& job, int line) {
 FLRC_DEVICE void multiplyPiece(const Areas& areas, const StepJob& job, int count, Ring& ring) {
   const Walk walk = walkOf(job.strips, job.bits);
   const Shared<const Word4> x = areas.x;
+  // The only column's.
+  const bool isFirst = laneIndex() < 4;
   for (int tile = walk.first; tile * kTileLines < count; tile += walk.step) {
     const int after = count - tile * kTileLines, lines = after < kTileLines ? after : kTileLines;
     const bool there = laneIndex() / 4 < lines;
@@ -133,12 +135,11 @@ FLRC_DEVICE void multiplyPiece(const Areas& areas, const StepJob& job, int count
     for (int strip = walk.begin; strip < walk.end; strip += kRecordStrips) {
       const int left = walk.end - strip, strips = left < kRecordStrips ? left : kRecordStrips;
       const Shared<const uint8_t> at = ring.next(lines, strips);
-      linears::addRun<Dtype::bf16, true>(at, there, at, false, x + (strip * 8 + laneIndex() % 4), x,
+      linears::addRun<Dtype::bf16, true>(at, there, at, false, isFirst, x + (strip * 8 + laneIndex() % 4), x,
                                          strip - walk.begin, strips, sums);
       ring.release(lines, strips);
     }
-    // The only column's.
-    if (laneIndex() >= 4) continue;
+    if (!isFirst) continue;
     FLRC_UNROLL
     for (int i = 0; i < 2; ++i) {
       float chains[8];
