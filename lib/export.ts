@@ -32,7 +32,7 @@ export async function exportModel(
       writeTensors: (file, names, offsets) =>
         model.writeTensors(file, names, offsets, true, { signal, onProgress }),
     },
-    { overwrite, signal },
+    { overwrite, source: source.path, signal },
   )
   return { directory, bytes }
 }

@@ -129,8 +129,9 @@ export class Model extends LoadedModel {
   }
 
   /**
-   * Writes a compressed model as an FLRC checkpoint: a whole directory or nothing. Errors: E_EXISTS, E_IO
-   * (disk full, permissions), E_ABORTED, E_DISPOSED, and E_USAGE for a model that was loaded.
+   * Writes a compressed model as an FLRC checkpoint: a whole directory or nothing. Errors: E_EXISTS
+   * (also for the model that was compressed, whatever `overwrite` says), E_IO (disk full, permissions), E_ABORTED,
+   * E_DISPOSED, and E_USAGE for a model that was loaded.
    */
   async save(directory: string, options: SaveOptions = {}): Promise<void> {
     const { overwrite, signal, onProgress } = options
@@ -141,8 +142,8 @@ export class Model extends LoadedModel {
         'only what compress returns can be saved; copy an FLRC directory, or write any model with exportModel',
       )
     }
-    await prepareTarget(directory, { overwrite })
     const { source, dtype, storage, keep, report, projections } = this
+    await prepareTarget(directory, { overwrite, source: source.path })
     const levels = storedLevels(this)
     const budgets = levels.map(({ budget }) => budget)
     await writeCheckpoint(
@@ -174,7 +175,7 @@ export class Model extends LoadedModel {
         writeTensors: (file, names, offsets) =>
           this.writeTensors(file, names, offsets, false, { signal, onProgress }),
       },
-      { overwrite, signal },
+      { overwrite, source: source.path, signal },
     )
   }
 

@@ -231,6 +231,14 @@ test('overwriting destroys only empty directories and models', () =>
     assert.ok(isWhole(empty))
     assert.not(existsSync(join(empty, 'old.txt')), 'replaced as a whole')
     assert.equal(readdirSync(directory).sort(), ['app', 'clone', 'empty', 'file', 'notes'])
+
+    for (const source of [empty, join(empty, 'model.safetensors')]) {
+      const error = await failure(prepareTarget(empty, { overwrite: true, source }), 'E_EXISTS')
+      assert.match(error.message, 'holds the model that is read')
+    }
+    for (const source of [`${empty}er`, join(directory, 'file'), 'org/name']) {
+      await prepareTarget(empty, { overwrite: true, source })
+    }
   }))
 
 test('a failed overwrite leaves the old checkpoint', () =>

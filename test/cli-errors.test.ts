@@ -265,6 +265,20 @@ texts('an existing target is left alone', async () => {
   assert.equal(readdirSync(file('mine')), ['notes.txt'])
 })
 
+texts('the model that is read is not replaced, by its own path or a link to it', async () => {
+  const model = spoiled('source', () => undefined)
+  const whole = readdirSync(model)
+  symlinkSync(model, file('alias'))
+  for (const target of [model, file('alias')]) {
+    const error = await fails(1, 'E_EXISTS', [
+      ...['compress', model, '-o', target, '--keep', '0.8', '--overwrite', ...quick],
+    ])
+    assert.match(error.message, /holds the model that is read/)
+    await fails(1, 'E_EXISTS', ['export', model, '-o', target, '--overwrite'])
+  }
+  assert.equal(readdirSync(model), whole)
+})
+
 texts('a checkpoint of a newer version, and one that lost a block', async () => {
   const made = await runCli(['compress', tinyModel, '-o', file('good'), '--keep', '0.8', ...quick, '--json'])
   assert.is(made.code, 0, made.stderr)

@@ -9,6 +9,8 @@ import { checkReplaceable } from './replaceable.js'
 export interface DirectoryOptions {
   /** Replace a checkpoint or model directory that is already there. Default false. */
   overwrite?: boolean
+  /** The model that is read, which is not replaced whatever `overwrite` says. */
+  source?: string
   /** Rejects with E_ABORTED and leaves nothing. */
   signal?: AbortSignal
 }
@@ -105,7 +107,10 @@ async function removeLeftovers({ path, parent, name }: Place): Promise<void> {
   }
 }
 
-async function checkTarget({ target, path, parent }: Place, overwrite: boolean): Promise<void> {
+async function checkTarget(
+  { target, path, parent }: Place,
+  { overwrite, source }: DirectoryOptions,
+): Promise<void> {
   if (await exists(path)) {
     if (!overwrite) {
       throw new FlrcError(
@@ -114,7 +119,7 @@ async function checkTarget({ target, path, parent }: Place, overwrite: boolean):
         { file: target },
       )
     }
-    await checkReplaceable(path, target)
+    await checkReplaceable(path, target, source)
   }
   let ancestor = parent
   while (!(await exists(ancestor))) {
@@ -138,11 +143,8 @@ async function checkTarget({ target, path, parent }: Place, overwrite: boolean):
  *
  * @throws E_EXISTS where something is there that may not be replaced, E_IO where nothing can be written
  */
-export async function prepareTarget(
-  target: string,
-  { overwrite = false }: DirectoryOptions = {},
-): Promise<void> {
-  await preparePlace(target, overwrite)
+export async function prepareTarget(target: string, options: DirectoryOptions = {}): Promise<void> {
+  await preparePlace(target, options)
 }
 
 /** The path of a hidden file or directory beside the target: `.NAME.<suffix>`. E_IO, E_EXISTS as `prepareTarget`. */
@@ -151,11 +153,11 @@ export async function besideTarget(target: string, suffix: string): Promise<stri
   return join(parent, `.${name}.${suffix}`)
 }
 
-function preparePlace(target: string, overwrite: boolean): Promise<Place> {
+function preparePlace(target: string, options: DirectoryOptions): Promise<Place> {
   return atTarget(target, async () => {
     const place = await placeOf(target)
     await removeLeftovers(place)
-    await checkTarget(place, overwrite)
+    await checkTarget(place, options)
     return place
   })
 }
@@ -172,10 +174,15 @@ async function flushTree(directory: string): Promise<void> {
 const takenCodes: readonly unknown[] = ['ENOTEMPTY', 'EEXIST', 'ENOTDIR']
 
 /** Puts the finished directory in its place. Whatever fails, the old one is there, or back. */
-async function commit(place: Place, temporary: string, suffix: string, overwrite: boolean): Promise<void> {
-  await checkTarget(place, overwrite)
+async function commit(
+  place: Place,
+  temporary: string,
+  suffix: string,
+  options: DirectoryOptions,
+): Promise<void> {
+  await checkTarget(place, options)
   const aside = join(place.parent, `.${place.name}.old-${suffix}`)
-  const replaces = overwrite && (await exists(place.path))
+  const replaces = options.overwrite === true && (await exists(place.path))
   if (replaces) await move(place.path, aside)
   try {
     await move(temporary, place.path)
@@ -220,11 +227,12 @@ async function removeParents(parent: string, firstMade: string | undefined): Pro
  */
 export async function writeDirectory<T>(
   target: string,
-  { overwrite = false, signal }: DirectoryOptions,
+  options: DirectoryOptions,
   fill: (directory: string) => Promise<T>,
 ): Promise<T> {
+  const { signal } = options
   if (signal?.aborted) throw abortedError()
-  const place = await preparePlace(target, overwrite)
+  const place = await preparePlace(target, options)
   const suffix = `${process.pid}-${randomBytes(6).toString('hex')}`
   const temporary = join(place.parent, `.${place.name}.tmp-${suffix}`)
   let firstMade: string | undefined
@@ -234,7 +242,7 @@ export async function writeDirectory<T>(
     const result = await fill(temporary)
     await flushTree(temporary)
     if (signal?.aborted) throw abortedError()
-    await commit(place, temporary, suffix, overwrite)
+    await commit(place, temporary, suffix, options)
     return result
   } catch (error) {
     await rm(temporary, { recursive: true, force: true, maxRetries: 3 }).catch(() => undefined)

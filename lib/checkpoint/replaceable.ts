@@ -1,6 +1,7 @@
-import { readdir, readFile, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { readdir, readFile, realpath, stat } from 'node:fs/promises'
+import { join, sep } from 'node:path'
 import { FlrcError } from '../errors.js'
+import { systemCode } from './io.js'
 
 /** A config.json beyond this is none. */
 const configLimit = 64_000_000
@@ -17,21 +18,28 @@ async function isModelConfig(file: string): Promise<boolean> {
   }
 }
 
+/** Whether a directory is `file`, or holds it. `path` has no links in it; a file that is not there is nowhere. */
+async function holds(path: string, file: string): Promise<boolean> {
+  try {
+    return `${await realpath(file)}${sep}`.startsWith(`${path}${sep}`)
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return false
+    throw error
+  }
+}
+
 /**
  * Lets overwriting destroy only what such a run could have written: an empty directory, or one that holds a
- * model (a config.json with a model_type) and no directories.
+ * model (a config.json with a model_type) and no directories. Never the model that is read, `source`.
  *
  * @throws E_EXISTS
  */
-export async function checkReplaceable(path: string, target: string): Promise<void> {
-  const refuse = (why: string) =>
-    new FlrcError(
-      'E_EXISTS',
-      `${target}: ${why}, so it is not replaced; remove it yourself or choose another name`,
-      {
-        file: target,
-      },
-    )
+export async function checkReplaceable(path: string, target: string, source?: string): Promise<void> {
+  const refuse = (why: string, remedy = 'remove it yourself or choose another name') =>
+    new FlrcError('E_EXISTS', `${target}: ${why}, so it is not replaced; ${remedy}`, { file: target })
+  if (source !== undefined && (await holds(path, source))) {
+    throw refuse('holds the model that is read', 'choose another name')
+  }
   if (!(await stat(path)).isDirectory()) throw refuse('not a directory')
   const entries = await readdir(path, { withFileTypes: true })
   if (entries.length === 0) return

@@ -157,7 +157,7 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
     throw new FlrcError('E_USAGE', '--resume goes on with an interrupted --recover; give that too')
   }
   // Saying so at the end would cost the whole run.
-  await prepareTarget(output, { overwrite })
+  await prepareTarget(output, { overwrite, source: path })
   const state = await besideTarget(output, 'recovery')
   const recover = minutes === undefined ? undefined : { minutes, state, resume }
   const calibration = await readCalibration(files)
