@@ -192,6 +192,11 @@ export function allocate(projections: readonly ProjectionShape[], options: Alloc
   }
 }
 
+/** Rejects what `allocate` would reject whatever is known of the projections' worth. E_USAGE. */
+export function checkAllocation(projections: readonly ProjectionShape[], options: AllocationOptions): void {
+  makeProblem(projections, options, undefined)
+}
+
 /**
  * The smallest keep that the rank floor and multiple of these options allow, whatever their budgets. E_USAGE for
  * options that no keep allows.

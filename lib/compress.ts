@@ -6,7 +6,7 @@ import { refuse } from './check.js'
 import type { CompressionPlan } from './checkpoint/plan.js'
 import { heldOutPerplexity } from './compress/held-out.js'
 import { type AllocateOptions, type CompressOptions, checkCompressOptions } from './compress/options.js'
-import { knownOf, shareRanks } from './compress/ranks.js'
+import { checkRanks, knownOf, shareRanks } from './compress/ranks.js'
 import { atKeep, solveKeep } from './compress/solve.js'
 import { FlrcError } from './errors.js'
 import type { StorageDtype } from './format/types.js'
@@ -35,9 +35,11 @@ const usualSamples = 64
  */
 export async function compress(model: LoadedModel, options: CompressOptions): Promise<Model> {
   if (!(model instanceof LoadedModel)) refuse('the model', typeof model, 'what Model.load gives')
+  if (typeof options !== 'object') refuse('the second argument', options, 'options, such as { keep: 0.9 }')
   checkCompressOptions(options)
   const recovery = checkRecoverOptions(options.recover)
   refuseCompressed(model)
+  checkRanks(model, optionsAt(options, options.keep ?? 1))
   const begin = performance.now()
   const given = options.calibration
   if (given instanceof Calibration) {
@@ -110,7 +112,7 @@ async function cut(
   const known = await knownOf(calibration, given)
   const solveBegin = performance.now()
   const keep = await solveKeep(calibration, known, given)
-  const options = given.keep === undefined ? { ...given, ...atKeep(given, keep) } : { ...given, keep }
+  const options = optionsAt(given, keep)
   const { levelWeights } = options
   const budgets = levelBudgets(keep, options.levels)
   const allocateBegin = performance.now()
@@ -179,6 +181,11 @@ async function cut(
   }
   const { peakBytes, atOnce } = figures
   return new Model(parts, { plan, seconds, peakBytes, atOnce })
+}
+
+/** The options at their own keep, or at one that meets their target. */
+function optionsAt<T extends AllocateOptions>(options: T, keep: number): T & { keep: number } {
+  return options.keep === undefined ? { ...options, ...atKeep(options, keep) } : { ...options, keep }
 }
 
 function planOf({ ratios, windows, projections }: Sensitivity): CompressionPlan['sensitivity'] {

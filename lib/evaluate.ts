@@ -1,4 +1,5 @@
 import { checkLevel, checkText, checkWhole } from './check.js'
+import { counted } from './counted.js'
 import { FlrcError } from './errors.js'
 import type { LoadedModel, TaskOptions } from './model.js'
 import { firstTokens } from './text.js'
@@ -31,6 +32,8 @@ export interface PerplexityOptions extends TaskOptions {
   windows?: number
   /** Level to measure at; 0 by default. */
   level?: number
+  /** Names the text in errors. */
+  name?: string
 }
 
 export interface PerplexityResult {
@@ -54,7 +57,7 @@ export async function perplexity(
 ): Promise<PerplexityResult> {
   checkText('text', text, 'the text itself')
   const context = model.config.contextLength
-  const { seqLen = Math.min(2048, context), windows: limit, level = 0 } = options
+  const { seqLen = Math.min(2048, context), windows: limit, level = 0, name = 'the text' } = options
   checkWhole('seqLen', seqLen, 2)
   if (seqLen > context) {
     throw new FlrcError(
@@ -69,7 +72,7 @@ export async function perplexity(
   if (windows === 0) {
     throw new FlrcError(
       'E_USAGE',
-      `the text has ${tokens.length} tokens and a window takes ${seqLen}; give a longer text or shorter windows (--seq-len)`,
+      `${name} has ${counted(tokens.length, 'token')} and a window takes ${seqLen}; give a longer text or shorter windows (--seq-len)`,
     )
   }
   const losses = await model.windowLosses(tokens.slice(0, windows * seqLen), seqLen, level, options)

@@ -1,4 +1,5 @@
 import { checkRange, checkWhole, refuse } from './check.js'
+import { counted } from './counted.js'
 import { abortedError, FlrcError } from './errors.js'
 import {
   checkSpeculate,
@@ -272,8 +273,8 @@ export function checkContext(model: LoadedModel, prompt: number, maxTokens: numb
   if (prompt + maxTokens <= context) return
   throw new FlrcError(
     'E_CONTEXT',
-    `${prompt} prompt tokens and up to ${maxTokens} new ones exceed the context of ${context}; ` +
-      `shorten the prompt or lower maxTokens`,
+    `${counted(prompt, 'prompt token')} and up to ${maxTokens} new ones exceed the context of ${context}; ` +
+      `shorten the prompt or lower maxTokens (--max-tokens)`,
   )
 }
 

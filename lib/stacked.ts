@@ -22,7 +22,8 @@ export function stacked(top: ModelParts, below: LoadedModel): ModelParts {
   if (below.isStacked) throw refuse('it has another below it; give one checkpoint')
   const [{ budget = 1 } = {}] = below.levels
   const above = top.source.flrc?.levels.at(-1)?.budget ?? 1
-  if (budget >= above) throw refuse(`its budget ${budget} is not below ${above}; give a smaller one`)
+  if (budget >= above)
+    throw refuse(`its budget ${budget.toFixed(4)} is not below ${above.toFixed(4)}; give a smaller one`)
   return { ...top, below }
 }
 

@@ -269,7 +269,19 @@ compression('options that cannot be used', async () => {
   for (const keep of [0, -1, 1.5, Number.NaN]) await rejects(compress(model, { keep, calibration }), 'E_USAGE')
   await rejects(compress(model, { keep: 0.5, levels: [0.6], calibration }), 'E_USAGE')
   await rejects(compress(model, { keep: 0.8, calibration: [] }), 'E_CALIBRATION')
-  await rejects(compress(model, { keep: 0.8, calibration: ['short'] }), 'E_CALIBRATION')
+  const short = { keep: 0.8, calibration: ['short'] }
+  await rejects(compress(model, short), 'E_CALIBRATION')
+  // Before anything is calibrated, so the text that is too short is not come to.
+  for (const options of [
+    { keep: 1e-9 },
+    { rankFloor: 1000, dense: false },
+    { levels: [0.7], levelWeights: [1] },
+  ]) {
+    await rejects(compress(model, { ...short, ...options }), 'E_USAGE')
+  }
+  const target = { targetBytes: 1e6, calibration: ['short'], levels: [0.7, 0.6] }
+  await rejects(compress(model, { ...target, levelWeights: [1, 1] }), 'E_USAGE')
+  await rejects(compress(model, { ...target, levelWeights: [2, 1, 1] }), 'E_CALIBRATION')
   await rejects(compress(small, { keep: 0.8, calibration: [text] }), 'E_USAGE')
   await rejects(compress(model, { keep: 0.8, calibration: [text], seqLen: 1024 }), 'E_CONTEXT')
   await rejects(model.save(path.join(folder, 'dense')), 'E_USAGE')
@@ -305,6 +317,7 @@ mistakes('is E_USAGE that names the argument and what it may be', async () => {
     [/the model is file:.*; it must be a string/, () => Model.load(any(new URL('file:///model')))],
     [/dtype is "fp16"; it must be one of/, () => Model.load(tinyModel, { dtype: any('fp16') })],
     [/the model is string; it must be what Model.load gives/, () => compress(any(tinyModel), { keep: 0.5 })],
+    [/the second argument is undefined; it must be options/, () => compress(model, any(undefined))],
     [/keep is "\.5"; it must be a number/, () => compress(model, { keep: any('.5') })],
     [/calibration is string; it must be a list/, () => compress(model, { keep: 0.5, calibration: any(text) })],
     [/a calibration source must have one of/, () => compress(model, { keep: 0.5, calibration: any([5]) })],

@@ -140,6 +140,18 @@ models('a missing model, and a file that is none', async () => {
   await fails(1, 'E_MODEL_FORMAT', ['inspect', file('noise.gguf')])
 })
 
+models('names in a file are no commands to the terminal', async () => {
+  const directory = spoiled('escapes', (at) => {
+    const config = path.join(at, 'config.json')
+    const type = '"model_type": "\\u001b[2Jllama\\u009b"'
+    writeFileSync(config, readFileSync(config, 'utf8').replace('"model_type": "llama"', type))
+  })
+  const ended = await runCli(['inspect', directory])
+  check(ended, 1, 'E_UNSUPPORTED_ARCH')
+  assert.match(ended.stderr, '"\\u001b[2Jllama\\u009b"')
+  assert.not.match(ended.stderr.replaceAll('\n', ''), /\p{Cc}/u)
+})
+
 models('truncated weights', async () => {
   const directory = spoiled('truncated', (at) => {
     const weights = path.join(at, 'model.safetensors')
@@ -252,8 +264,22 @@ texts('calibration texts that are missing, empty or short', async () => {
 
 texts('a text too short for a window', async () => {
   writeFileSync(file('short.txt'), 'a few words')
-  await fails(2, 'E_USAGE', ['eval', 'perplexity', tinyModel, '--text', file('short.txt')])
+  for (const args of [
+    ['perplexity', tinyModel, '--text'],
+    ['agreement', tinyModel, '--reference', tinyModel, '--data'],
+  ]) {
+    const error = await fails(2, 'E_USAGE', ['eval', ...args, file('short.txt')])
+    assert.match(error.message, /short\.txt has \d tokens and a window takes/)
+  }
   await fails(2, 'E_USAGE', ['eval', 'perplexity', tinyModel, '--text', calibration, '--level', '1'])
+})
+
+texts('what is no text is told from what is no model', async () => {
+  const compress = ['compress', tinyModel, '-o', file('out'), '--keep', '0.8', '--calibration']
+  assert.match((await fails(2, 'E_USAGE', [...compress, folder])).message, /: a directory, .*; give a file/)
+  writeFileSync(file('latin1.txt'), Buffer.from('Der König ist tot. '.repeat(99), 'latin1'))
+  const error = await fails(2, 'E_USAGE', ['eval', 'perplexity', tinyModel, '--text', file('latin1.txt')])
+  assert.match(error.message, /latin1\.txt: not UTF-8 text; convert it/)
 })
 
 texts('an existing target is left alone', async () => {

@@ -33,7 +33,7 @@ test('lines that are no sample name the file, the line and what belongs there', 
   const good = lines({ dialogue: 'x', summary: 's' })
   for (const [bad, problem] of [
     ['{', /not valid JSON/],
-    ['1', /Expected Object/],
+    ['1', /expected Object/],
     ['[1]', /neither dialogue nor messages/],
     ['{}', /neither dialogue nor messages/],
     [lines({ dialogue: 3, summary: 's' }), /dialogue/],

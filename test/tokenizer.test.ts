@@ -156,6 +156,11 @@ const endless = { type: 'Split', pattern: { Regex: '(a+)+$' }, behavior: 'Isolat
 const bad: [what: string, run: () => unknown, message: RegExp][] = [
   ['no model', () => small({ model: undefined }), /model/],
   ['an unknown model', () => small({ model: { type: 'Magic' } }), /Magic/],
+  [
+    'an unknown model with words',
+    () => small({ model: { type: 'Magic', vocab: { a: 0 }, merges: [] } }),
+    /Magic/,
+  ],
   ['an unknown pre-tokenizer', () => small({ pre_tokenizer: { type: 'Magic' } }), /Magic/],
   ['an unknown decoder', () => small({ decoder: { type: 'Magic' } }), /Magic/],
   ['no merges', () => small({ model: { type: 'BPE', vocab: { a: 0 } } }), /tokenizer cannot be used/],

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { basename } from 'node:path'
 import { checkWhole, refuse } from '../check.js'
 import { sha256OfText } from '../checkpoint/plan.js'
+import { counted } from '../counted.js'
 import { type DialogueSample, parseDialogues } from '../data/dialogues.js'
 import { FlrcError } from '../errors.js'
 import type { LoadedModel, TaskOptions } from '../model.js'
@@ -189,7 +190,7 @@ function cutTokens(tokens: Int32Array, seqLen: number, name: string): Int32Array
   if (tokens.length < seqLen) {
     throw new FlrcError(
       'E_CALIBRATION',
-      `${name} has ${tokens.length} tokens and a window takes ${seqLen}; give a longer text or shorter windows (--seq-len)`,
+      `${name} has ${counted(tokens.length, 'token')} and a window takes ${seqLen}; give a longer text or shorter windows (--seq-len)`,
     )
   }
   const count = Math.floor(tokens.length / seqLen)

@@ -108,7 +108,12 @@ function usageError(error: CommanderError, called: string): FlrcError {
 
 function describe({ message, file, tensor }: FlrcError): string {
   const named = [file, tensor].filter((part) => part !== undefined && !message.includes(part))
-  return named.length > 0 ? `${message} (${named.join(', ')})` : message
+  const whole = named.length > 0 ? `${message} (${named.join(', ')})` : message
+  // Names come from files, and a terminal obeys what is in them.
+  return whole.replace(/\p{Cc}/gu, (control) => {
+    const code = control.codePointAt(0) ?? 0
+    return `\\u${code.toString(16).padStart(4, '0')}`
+  })
 }
 
 process.exit(await main(process.argv))

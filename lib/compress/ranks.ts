@@ -1,8 +1,20 @@
-import { type AllocationOptions, allocate, levelBudgets, type Sensitivity, smallestKeep } from '../allocate.js'
+import {
+  type AllocationOptions,
+  allocate,
+  checkAllocation,
+  levelBudgets,
+  type Sensitivity,
+  smallestKeep,
+} from '../allocate.js'
 import { sensitivitySearch } from '../asvd.js'
 import type { Calibration } from '../calibrate.js'
-import type { TaskOptions } from '../model.js'
+import type { LoadedModel, TaskOptions } from '../model.js'
 import type { AllocateOptions } from './options.js'
+
+/** Rejects options that `shareRanks` would reject after the model was calibrated. E_USAGE. */
+export function checkRanks({ projections }: LoadedModel, options: AllocateOptions & { keep: number }): void {
+  checkAllocation(projections, allocationOptions({}, options, levelBudgets(options.keep, options.levels)))
+}
 
 /** What an allocation goes by besides its options. */
 export interface Known {
@@ -52,7 +64,7 @@ export function smallestKeepOf({ model }: Calibration, known: Known, options: Al
 }
 
 function allocationOptions(
-  { search, ...known }: Known,
+  { search, ...known }: Partial<Known>,
   options: AllocateOptions,
   budgets: readonly number[],
 ): AllocationOptions {

@@ -15,6 +15,8 @@ export interface AgreementOptions extends TaskOptions {
   maxTokens?: number
   /** The active budget of each step; level 0 throughout by default. */
   schedule?: Schedule
+  /** Names a plain text in errors. */
+  name?: string
 }
 
 /** One step after the prompt, over the samples whose continuation reaches it. */
@@ -63,13 +65,13 @@ export async function agreement(
   samples: readonly DialogueSample[] | string,
   options: AgreementOptions = {},
 ): Promise<AgreementResult> {
-  const { limit, maxTokens = 60, schedule, signal, onProgress } = options
+  const { limit, maxTokens = 60, schedule, name, signal, onProgress } = options
   checkWhole('maxTokens', maxTokens, 1)
   checkReference(model, reference)
   const checked = checkOptions({ maxTokens, schedule }, model)
   const prompts =
     typeof samples === 'string'
-      ? textPrompts(model, samples, { limit, maxTokens })
+      ? textPrompts(model, samples, { limit, maxTokens, name })
       : await dialoguePrompts(model, samples, { limit, maxTokens, signal })
   for (const prompt of prompts) checkPrompt(reference, prompt, maxTokens)
   const runs = await runForced(model, reference, prompts, [checked.schedule], {

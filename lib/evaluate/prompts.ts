@@ -1,4 +1,5 @@
 import type { ChatMessage } from '../chat-template.js'
+import { counted } from '../counted.js'
 import { type DialogueSample, summaryPrompt } from '../data/dialogues.js'
 import { FlrcError } from '../errors.js'
 import { renderForModel } from '../generate/prompt.js'
@@ -67,7 +68,7 @@ export function dialoguePrompts(
 export function textPrompts(
   model: LoadedModel,
   text: string,
-  { limit, maxTokens }: { limit: number | undefined; maxTokens: number },
+  { limit, maxTokens, name = 'the text' }: { limit: number | undefined; maxTokens: number; name?: string },
 ): Prompt[] {
   const { addsBos } = model.tokenizer
   const wanted = (limit ?? Number.POSITIVE_INFINITY) * windowLength + Number(addsBos)
@@ -77,7 +78,7 @@ export function textPrompts(
   if (count === 0) {
     throw new FlrcError(
       'E_USAGE',
-      `the text has ${tokens.length} tokens and a window takes ${windowLength}; give a longer text`,
+      `${name} has ${counted(tokens.length, 'token')} and a window takes ${windowLength}; give a longer text`,
     )
   }
   return Array.from({ length: count }, (_, index) => {

@@ -1,6 +1,7 @@
+import { isUtf8 } from 'node:buffer'
 import type { Stats } from 'node:fs'
 import { open, stat } from 'node:fs/promises'
-import { type BaseIssue, summarize } from 'valibot'
+import { type BaseIssue, getDotPath } from 'valibot'
 import { type ErrorCode, FlrcError } from '../errors.js'
 
 function systemCode(error: unknown): string | undefined {
@@ -32,12 +33,13 @@ export async function statIfThere(path: string): Promise<Stats | undefined> {
   }
 }
 
-/** Size in bytes. Pipes and devices are refused: opening one may never return. */
-export async function regularFileSize(file: string): Promise<number> {
+/** Size in bytes. Pipes and devices are refused, with `code`: opening one may never return. */
+export async function regularFileSize(file: string, code: ErrorCode = 'E_MODEL_FORMAT'): Promise<number> {
   const stats = await statIfThere(file)
   if (!stats) throw new FlrcError('E_NOT_FOUND', `${file}: no such file; check the path`, { file })
   if (!stats.isFile()) {
-    throw new FlrcError('E_MODEL_FORMAT', `${file}: not a regular file; give a model file`, { file })
+    const what = stats.isDirectory() ? 'a directory, not a regular file' : 'not a regular file'
+    throw new FlrcError(code, `${file}: ${what}; give a file`, { file })
   }
   return stats.size
 }
@@ -78,23 +80,31 @@ export interface TextFileOptions {
 
 /** A UTF-8 text file within `limit`. Throws E_NOT_FOUND, E_IO, or `code`. */
 export async function readTextFile(file: string, { limit, code }: TextFileOptions): Promise<string> {
-  const size = await regularFileSize(file)
+  const size = await regularFileSize(file, code)
   if (size > limit) {
     throw new FlrcError(
       code,
-      `${file}: ${size} bytes, more than the ${limit} such a file may have; download the file again`,
+      `${file}: ${size} bytes, more than the ${limit} such a file may have; give a smaller one`,
       { file },
     )
   }
-  return (await readBytes(file, 0, size)).toString('utf8')
+  const bytes = await readBytes(file, 0, size)
+  if (!isUtf8(bytes)) {
+    throw new FlrcError(code, `${file}: not UTF-8 text; convert it, with iconv for instance`, { file })
+  }
+  return bytes.toString('utf8')
 }
 
 /** What valibot found wrong, on one line. */
 export function issueText(issues: readonly [BaseIssue<unknown>, ...BaseIssue<unknown>[]]): string {
-  return summarize([...issues])
-    .replaceAll('× ', '')
-    .replace(/\n\s*→/g, '')
-    .replaceAll('\n', '; ')
+  return issues
+    .map((issue) => {
+      const path = getDotPath(issue)
+      if (path !== null && issue.received === 'undefined') return `${path} is missing`
+      const what = issue.message.replace(/^Invalid (\w+): E/, 'invalid $1, e').replace('!0', 'more than 0')
+      return path === null ? what : `${path}: ${what}`
+    })
+    .join('; ')
 }
 
 export function isObject(value: unknown): value is Record<string, unknown> {

@@ -84,11 +84,17 @@ export function vocabularySize(ids: Iterable<unknown>): number {
   return largest + 1
 }
 
-/** Files written before models had a type; the library would take one with merges for a word list. */
+const modelTypes: readonly unknown[] = ['BPE', 'Unigram', 'WordPiece', 'WordLevel']
+
+/**
+ * Files written before models had a type have none; the library would take one with merges for a word list, as it does
+ * models of a type that it does not know.
+ */
 function typedModel(model: unknown): unknown {
-  return isObject(model) && model.type === undefined && Array.isArray(model.merges)
-    ? { ...model, type: 'BPE' }
-    : model
+  if (!isObject(model)) return model
+  if (model.type === undefined) return Array.isArray(model.merges) ? { ...model, type: 'BPE' } : model
+  if (!modelTypes.includes(model.type)) throw new UnportableTokenizer(`model of type ${String(model.type)}`)
+  return model
 }
 
 /** tokenizer.json as @huggingface/tokenizers should be given it. Throws UnportableTokenizer. */

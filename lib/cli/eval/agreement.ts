@@ -39,7 +39,7 @@ export function registerAgreement(group: Command, signal: AbortSignal): void {
     const model = await loadModel(path, flags, signal)
     const reference = await loadModel(flags.reference, { device, threads }, signal)
     const result = await step('agreement', (onProgress) =>
-      agreement(model, reference, samples, { limit, maxTokens, schedule, signal, onProgress }),
+      agreement(model, reference, samples, { limit, maxTokens, schedule, name: data, signal, onProgress }),
     )
     if (json) await printJson(result)
     else await print(describe(result))

@@ -32,7 +32,7 @@ export function registerPerplexity(group: Command, signal: AbortSignal): void {
     const text = await readTextFile(file)
     const model = await loadModel(path, flags, signal)
     const result = await step('perplexity', (onProgress) =>
-      perplexity(model, text, { seqLen, windows, level, signal, onProgress }),
+      perplexity(model, text, { seqLen, windows, level, name: file, signal, onProgress }),
     )
     if (json) await printJson(result)
     else {
