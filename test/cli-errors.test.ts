@@ -354,6 +354,21 @@ signals('a reader that closes the pipe ends generate quietly', async () => {
   assert.not.match(ended.stderr, 'EPIPE')
 })
 
+signals('a stdout that cannot be written says so', async () => {
+  if (!existsSync('/dev/full')) return console.log('skipped: there is no /dev/full')
+  const ended = await runNode([
+    '-e',
+    `
+    const { spawnSync } = require('node:child_process')
+    const stdio = ['ignore', require('node:fs').openSync('/dev/full', 'w'), 'pipe']
+    const { status, stderr } = spawnSync(process.execPath, ${JSON.stringify([path.join(root, 'dist', 'cli', 'main.js'), 'inspect', tinyModel])}, { stdio })
+    process.stderr.write(stderr)
+    process.exit(status)`,
+  ])
+  check(ended, 1, 'E_IO')
+  assert.match(ended.stderr, /stdout cannot be written \(ENOSPC\)/)
+})
+
 signals.after(() => rmSync(folder, { recursive: true }))
 
 for (const tests of [usage, models, texts, signals]) tests.run()

@@ -6,7 +6,7 @@ import * as assert from 'uvu/assert'
 import { storeSchedule } from '#lib/checkpoint/schedule.js'
 import { scoreChart } from '#lib/cli/chart.js'
 import { numberIn, parseBytes, parseFractions, parseNumber, wholeNumber } from '#lib/cli/options.js'
-import { formatBytes, formatSeconds, formatTable } from '#lib/cli/output.js'
+import { formatBytes, formatProse, formatSeconds, formatTable } from '#lib/cli/output.js'
 import { ProgressLine } from '#lib/cli/progress-line.js'
 import { runCli, tinyModel } from './support/child.js'
 
@@ -56,7 +56,14 @@ parsing('tables, bytes and times', () => {
     '1.00 MB',
     '3.21 GB',
   ])
+  assert.is(formatBytes(2e18), '2.00 EB')
   assert.equal([0.2, 59.6, 600, 36000].map(formatSeconds), ['1 s', '60 s', '10 min', '10.0 h'])
+})
+
+parsing('prose is broken between words, after the line breaks it has', () => {
+  const word = 'a'.repeat(39)
+  assert.is(formatProse(`${word} ${word.slice(1)} b\n\nc`), `  ${word} ${word.slice(1)}\n  b\n  \n  c`)
+  assert.is(formatProse('x'.repeat(100)), `  ${'x'.repeat(100)}`, 'a word stays whole')
 })
 
 parsing('progress tells the stage, how far it is and how long it will take', () => {
@@ -139,6 +146,7 @@ commands('compress, then everything that takes a checkpoint', async () => {
   const streamed = await runCli([...run, '--schedule', 'step:.8:.6:3'], { cwd: folder })
   assert.is(streamed.stdout, `${completion.text}\n`, 'stdout is the text alone')
   assert.not.match(streamed.stderr, 'changes nothing')
+  assert.match(streamed.stderr, /^6 tokens, as many as --max-tokens allows; mean active budget 0\.\d{3}/m)
   const dense = await runCli(['generate', tinyModel, ...run.slice(2), '--schedule', 'step:.8:.6:3'])
   assert.match(dense.stderr, /^note: the model has one level, so the schedule changes nothing; .* --levels$/m)
 
@@ -214,6 +222,34 @@ commands('several calibration sources with weights, and files whose name looks l
     ],
   )
   assert.is(plan.calibration.sources[3]?.sampling?.seed, 0)
+})
+
+commands('a run in words: what was kept, the dense model beside the levels, and what fell short', async () => {
+  writeFileSync(file('short.txt'), readFileSync(calibration, 'utf8').slice(0, 2000))
+  const args = ['compress', tinyModel, '-o', 'short', '--keep', '.8', '--levels', '.8,.6', '--resume']
+  const ended = await runCli([...args, '--calibration', 'short.txt', '--seq-len', '64'], { cwd: folder })
+  assert.is(ended.code, 0, ended.stderr)
+  assert.match(ended.stderr, /^note: only a --recover leaves something to go on from/m)
+  assert.match(ended.stderr, /^note: calibrated on \d+ windows instead of 64, as the texts have no more/m)
+  const lines = ended.stdout.split('\n')
+  assert.match(lines[0] ?? '', /^short: \d\.\d\d MB$/)
+  assert.match(lines[1] ?? '', /^keeps (80\.00|79\.\d\d)% of the block parameters \(\d+ of \d+\)$/)
+  assert.ok(lines.every((line) => line.length <= 80))
+  const measured = await runCli(
+    [
+      ...args.slice(0, 3),
+      'measured',
+      ...args.slice(4),
+      '--calibration',
+      calibration,
+      '--samples',
+      '4',
+      '--seq-len',
+      '64',
+    ],
+    { cwd: folder },
+  )
+  assert.match(measured.stdout, /perplexity\n-[- ]+\ndense +1\.0000 +\d+\.\d\d\n0 +0\.[78]\d{3} +\d+\.\d\d\n1 /)
 })
 
 commands('equal runs write equal bytes, at any thread count', async () => {

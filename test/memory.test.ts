@@ -62,7 +62,7 @@ test('compress says what it will take, and refuses before it writes or calibrate
   const args = ['compress', tinyModel, '-o', 'out', '--keep', '.5', ...calibration]
   const done = await runCli([...args, ...small], { cwd })
   assert.is(done.code, 0, done.stderr)
-  assert.match(done.stderr, /^memory: [\d.]+ [kMG]B for the weights, .* [\d.]+ [kMG]B are free$/m)
+  assert.match(done.stderr, /^memory: [\d.]+ [kMG]B for weights, .* [\d.]+ [kMG]B are free$/m)
   // A run without end needs more than there is; so do windows of which a machine holds none.
   const all = ['--samples', '1000000000', '--memory', '1000TB']
   const refused = await runCli([...args, ...all, '--overwrite'], { cwd })

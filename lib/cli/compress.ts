@@ -4,6 +4,7 @@ import { type AllocationMethod, denseParametersOf, type FactorStorage } from '..
 import { type CalibrateOptions, type CalibrationText, usualWhitening, type Whitening } from '../calibrate.js'
 import { windowLength } from '../calibration/windows.js'
 import { besideTarget, prepareTarget } from '../checkpoint/directory.js'
+import type { CompressionPlan } from '../checkpoint/plan.js'
 import { checkCompressOptions, compress, isQuantised, type KeepOptions, type ScoreKind } from '../compress.js'
 import { counted } from '../counted.js'
 import { FlrcError } from '../errors.js'
@@ -143,7 +144,7 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
       'train the factors towards the dense model for so long',
       numberIn(0, Number.MAX_VALUE, true),
     )
-    .option('--resume', 'go on with an interrupted --recover', false)
+    .option('--resume', 'go on with an interrupted --recover, and make the rest again', false)
     .option('--overwrite', 'replace an existing checkpoint', false)
   addCommonOptions(command).action((path: string, flags: CompressFlags) => run(path, flags, signal))
 }
@@ -154,7 +155,7 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
   checkTargets(options)
   checkCompressOptions({ ...options, dtype })
   if (resume && minutes === undefined) {
-    throw new FlrcError('E_USAGE', '--resume goes on with an interrupted --recover; give that too')
+    note('note: only a --recover leaves something to go on from; everything else is made again, the same')
   }
   // Saying so at the end would cost the whole run.
   await prepareTarget(output, { overwrite, source: path })
@@ -188,6 +189,13 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
         `${atOnce.oneInput ? ', with the moments of one input at a time' : ''}; a larger --memory is faster`,
     )
   }
+  const { windows } = (small.plan as CompressionPlan).calibration
+  if (windows < options.samples) {
+    note(
+      `note: calibrated on ${counted(windows, 'window')} instead of ${options.samples}, as the texts have no more; ` +
+        'give a longer text, or self beside it',
+    )
+  }
   if (report.storedBytes > report.sourceBytes) {
     const narrower = dtype === 'int8' ? 'int4' : 'int8'
     const smaller = options.targetBytes === undefined ? '--target-bytes' : 'a smaller --target-bytes'
@@ -217,7 +225,7 @@ async function tellMemory(
   checkMemory(needs, memory)
   const { weights, least, everything, available } = needs
   note(
-    `memory: ${formatBytes(weights)} for the weights, dense and compressed${training > 0 ? ', and their training' : ''}, ` +
+    `memory: ${formatBytes(weights)} for weights${training > 0 ? ' and their training' : ''}, ` +
       `${formatBytes(least)} to ${formatBytes(everything)} to calibrate; ${formatBytes(available)} are free`,
   )
 }
@@ -284,17 +292,19 @@ function describe(output: string, report: Omit<CompressionReport, 'atOnce'>): st
   const { keep, storedParameters, denseParameters, storedBytes, levels, ranks, dense, heldOut } = report
   const factored = Object.keys(ranks).length
   const head =
-    `${output}: ${formatBytes(storedBytes)}, keeps ${(keep * 100).toFixed(2)}% of the block parameters ` +
-    `(${storedParameters} of ${denseParameters}); ${factored} projections factored, ${dense.length} left dense`
+    `${output}: ${formatBytes(storedBytes)}\n` +
+    `keeps ${(keep * 100).toFixed(2)}% of the block parameters (${storedParameters} of ${denseParameters})\n` +
+    `${factored} projections factored, ${dense.length} left dense\n`
   const rows = levels.map((level, index) => [
     String(index),
     level.budget.toFixed(4),
     ...(heldOut ? [(heldOut.levels[index]?.perplexity ?? Number.NaN).toFixed(2)] : []),
   ])
+  if (heldOut) rows.unshift(['dense', '1.0000', heldOut.dense.perplexity.toFixed(2)])
   const table = formatTable(['level', 'active budget', ...(heldOut ? ['perplexity'] : [])], rows)
   const measured = heldOut
     ? [
-        `perplexity on ${counted(heldOut.windows, 'window')} that ${heldOut.windows === 1 ? 'was' : 'were'} not calibrated on; dense: ${heldOut.dense.perplexity.toFixed(2)}`,
+        `perplexity on ${counted(heldOut.windows, 'window')} that ${heldOut.windows === 1 ? 'was' : 'were'} not calibrated on`,
       ]
     : []
   return [head, table, ...measured, ...(report.recovery ? [describeRecovery(report.recovery)] : [])].join('\n')

@@ -11,7 +11,7 @@ import { progressive } from '../schedule.js'
 import { scoreChart } from './chart.js'
 import { readTextFile, writeNewFile } from './files.js'
 import { addCommonOptions, type CommonOptions } from './options.js'
-import { formatBytes, formatTable, print, printJson } from './output.js'
+import { formatBytes, formatProse, formatTable, print, printJson } from './output.js'
 import { step } from './steps.js'
 
 const keep = 0.8
@@ -72,7 +72,7 @@ async function demo({ dtype, device, threads, json }: CommonOptions, signal: Abo
     model: Model,
     options: GenerateOptions = {},
   ): Promise<Row> => {
-    const quality = await step(`measure ${name}`, (onProgress) =>
+    const quality = await step(`measure ${name}, keep ${share}`, (onProgress) =>
       perplexity(model, heldout, { seqLen, signal, onProgress }),
     )
     const run = await generateRepeatedly(model, { ...options, signal })
@@ -123,11 +123,11 @@ async function demo({ dtype, device, threads, json }: CommonOptions, signal: Abo
       )
       .join('\n'),
   )
-  for (const row of rows)
-    await say(`\n${row.name}, keep ${row.keep}:\n  ${prompt}${row.text.replaceAll('\n', '\n  ')}`)
+  for (const row of rows) await say(`\n${row.name}, keep ${row.keep}:\n${formatProse(prompt + row.text)}`)
   await say(
-    `\nsaved the progressive model to ./${folder} (${formatBytes(falling.storedBytes)}), with all of this and more in ` +
-      `./${report}; ${seconds.toFixed(1)} s in all`,
+    `\nsaved the progressive model to ./${folder} (${formatBytes(falling.storedBytes)}), in ${seconds.toFixed(1)} s in all\n` +
+      `all of this and more, with figures: ./${report}\n` +
+      `let it write: npx flrc generate ./${folder} -p "Once upon a time" --schedule linear:.8:.6:32`,
   )
 }
 
@@ -181,5 +181,5 @@ function describe(rows: readonly Row[]): string {
       row.tokensPerSecond.toFixed(0),
     ]),
   )
-  return `${table}\n* no claim of speed: this model fits the processor's cache, so fewer bytes read save little`
+  return `${table}\n* no claim of speed: this model fits the cache, so fewer bytes read save little`
 }

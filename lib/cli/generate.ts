@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import { counted } from '../counted.js'
 import { complete, type SpeculateOptions } from '../generate.js'
 import { parseSchedule } from '../schedule.js'
 import { loadModel } from './load.js'
@@ -70,8 +71,11 @@ export function registerGenerate(program: Command, signal: AbortSignal): void {
     }
     await print('\n')
     const speed = completion.tokensPerSecond > 0 ? `, ${completion.tokensPerSecond.toFixed(1)} tokens/s` : ''
-    const { tokenIds, meanActiveBudget, drafted, accepted } = completion
+    const { tokenIds, finishReason, meanActiveBudget, drafted, accepted } = completion
+    const cut = finishReason === 'length' ? ', as many as --max-tokens allows' : ''
     const drafts = flags.speculate ? `, ${accepted} of ${drafted} drafts accepted` : ''
-    note(`${tokenIds.length} tokens, mean active budget ${meanActiveBudget.toFixed(3)}${drafts}${speed}`)
+    note(
+      `${counted(tokenIds.length, 'token')}${cut}; mean active budget ${meanActiveBudget.toFixed(3)}${drafts}${speed}`,
+    )
   })
 }

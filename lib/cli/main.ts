@@ -44,7 +44,10 @@ async function main(args: string[]): Promise<number> {
   // A reader such as `head` that has seen enough is no failure.
   for (const stream of [process.stdout, process.stderr]) {
     stream.on('error', (error: NodeJS.ErrnoException) => {
-      process.exit(error.code === 'EPIPE' ? exitCodes.done : exitCodes.failed)
+      if (error.code === 'EPIPE') process.exit(exitCodes.done)
+      if (stream === process.stdout)
+        note(`flrc: E_IO: stdout cannot be written (${error.code}); check the disk`)
+      process.exit(exitCodes.failed)
     })
   }
   let root: Command | undefined

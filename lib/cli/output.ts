@@ -33,7 +33,28 @@ export function formatTable(header: readonly string[], rows: readonly (readonly 
   return [line(header), widths.map((width) => '-'.repeat(width)).join('  '), ...rows.map(line)].join('\n')
 }
 
-const byteUnits = ['B', 'kB', 'MB', 'GB', 'TB'] as const
+const lineLength = 80
+const indent = '  '
+
+/** Prose with its own line breaks, indented, in lines of at most 80 characters where words allow. */
+export function formatProse(text: string): string {
+  return text
+    .split('\n')
+    .flatMap((paragraph) => {
+      const lines = ['']
+      for (const word of paragraph.split(' ')) {
+        const line = lines.at(-1) ?? ''
+        const longer = line === '' ? word : `${line} ${word}`
+        if (line === '' || indent.length + longer.length <= lineLength) lines[lines.length - 1] = longer
+        else lines.push(word)
+      }
+      return lines
+    })
+    .map((line) => `${indent}${line}`)
+    .join('\n')
+}
+
+const byteUnits = ['B', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB'] as const
 
 /** Bytes in decimal units, three figures. */
 export function formatBytes(bytes: number): string {

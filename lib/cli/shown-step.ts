@@ -6,10 +6,12 @@ import { type ProgressLine, quiet } from './progress-line.js'
 const plainInterval = 5000
 /** Long stages report seldom: between their reports the seconds go on. */
 const redrawInterval = 250
+const leastColumns = 20
 
 /** Shows on stderr a step that runs already, until it ends, well or not. */
 export async function showStep(title: string, line: ProgressLine, running: Promise<unknown>): Promise<void> {
-  const terminal = process.stderr.isTTY
+  // A terminal that says it has no columns (as of `docker run -t` at times) would get a line for each letter.
+  const terminal = process.stderr.isTTY && process.stderr.columns >= leastColumns
   const tasks = new Listr(
     [
       {
