@@ -63,6 +63,7 @@ usage('unknown commands, flags and missing arguments exit 2', async () => {
   await fails(2, 'E_USAGE', ['eval', 'frobnicate'])
   await fails(2, 'E_USAGE', ['generate', tinyModel, '-p', 'x', '--frobnicate'])
   await fails(2, 'E_USAGE', ['generate', tinyModel])
+  await fails(2, 'E_USAGE', ['generate', tinyModel, '-p', 'x', '-f', calibration])
   await fails(2, 'E_USAGE', ['compress', '--keep', '0.5', '-o', file('none')])
   await fails(2, 'E_USAGE', ['inspect', tinyModel, 'another'])
 })

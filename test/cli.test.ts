@@ -274,6 +274,17 @@ commands('equal runs write equal bytes, at any thread count', async () => {
   }
 })
 
+commands('a prompt from a file or from stdin', async () => {
+  const args = ['generate', tinyModel, '--max-tokens', '6', '--json']
+  const text = JSON.parse((await runCli([...args, '-p', prompt])).stdout) as { tokenIds: number[] }
+  writeFileSync(file('prompt.txt'), `${prompt}\n`)
+  const runs = [
+    await runCli([...args, '-f', file('prompt.txt')]),
+    await runCli([...args, '--file', '-'], { input: `${prompt}\r\n` }),
+  ]
+  for (const { stdout } of runs) assert.equal((JSON.parse(stdout) as typeof text).tokenIds, text.tokenIds)
+})
+
 commands('chat and stop strings', async () => {
   const base = ['generate', tinyModel, '-p', 'Continue this text.', '--chat', '--max-tokens', '40']
   const whole = (await json(base)).text as string

@@ -1,11 +1,34 @@
+import { isUtf8 } from 'node:buffer'
 import { rm } from 'node:fs/promises'
 import path from 'node:path'
+import { addAbortSignal } from 'node:stream'
 import { createFile, ioError, move, renamed } from '../checkpoint/io.js'
-import { FlrcError } from '../errors.js'
+import { abortedError, FlrcError } from '../errors.js'
 import * as format from '../format/files.js'
 
 /** Largest text that one call takes: beyond it, a string of JavaScript would not hold its tokens either. */
 const textLimit = 2 ** 28
+
+/**
+ * A prompt's file, `-` for stdin, without the line end that editors put at a file's end. Throws what `readTextFile`
+ * does, and E_ABORTED.
+ */
+export async function readPrompt(file: string, signal: AbortSignal): Promise<string> {
+  return (file === '-' ? await readStdin(signal) : await readTextFile(file)).replace(/\r?\n$/, '')
+}
+
+async function readStdin(signal: AbortSignal): Promise<string> {
+  const chunks: Buffer[] = []
+  try {
+    for await (const chunk of addAbortSignal(signal, process.stdin)) chunks.push(chunk)
+  } catch (error) {
+    throw signal.aborted ? abortedError() : ioError(error, 'stdin')
+  }
+  const bytes = Buffer.concat(chunks)
+  if (!isUtf8(bytes))
+    throw new FlrcError('E_USAGE', 'stdin: not UTF-8 text; convert it, with iconv for instance')
+  return bytes.toString('utf8')
+}
 
 /** A UTF-8 text file, 256 MiB at most. Throws E_NOT_FOUND, E_IO or E_USAGE. */
 export function readTextFile(file: string): Promise<string> {

@@ -9,6 +9,7 @@ const commands = {
   demo: async () => (await import('./demo.js')).registerDemo,
   compress: async () => (await import('./compress.js')).registerCompress,
   generate: async () => (await import('./generate.js')).registerGenerate,
+  chat: async () => (await import('./chat.js')).registerChat,
   eval: async () => (await import('./eval.js')).registerEval,
   'calibrate-schedule': async () => (await import('./calibrate-schedule.js')).registerCalibrateSchedule,
   inspect: async () => (await import('./inspect.js')).registerInspect,
@@ -22,6 +23,7 @@ Examples:
   flrc demo
   flrc compress HuggingFaceTB/SmolLM2-135M-Instruct -o small --keep .9 --levels .9,.8,.7
   flrc generate small -p "The capital of France is" --schedule linear:.9:.7:32
+  flrc chat small
   flrc report small -o small.html`
 
 const exitCodes = { done: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143 } as const

@@ -22,20 +22,24 @@ export interface ChildOptions {
   nodeArgs?: string[]
   cwd?: string
   env?: NodeJS.ProcessEnv
+  /** What its stdin holds; nothing where undefined. */
+  input?: string
   /** Called once the child runs, to signal it or to close its streams. */
   onStart?: (child: ChildProcess) => void
 }
 
 /** Runs node and waits for its end. */
 export function runNode(args: readonly string[], options: ChildOptions = {}): Promise<Ended> {
-  const { seconds = 60, nodeArgs = [], cwd = root, env = process.env, onStart } = options
+  const { seconds = 60, nodeArgs = [], cwd = root, env = process.env, input, onStart } = options
   const begin = performance.now()
-  const child = spawn(process.execPath, [...nodeArgs, ...args], { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const stdin = input === undefined ? 'ignore' : 'pipe'
+  const child = spawn(process.execPath, [...nodeArgs, ...args], { cwd, env, stdio: [stdin, 'pipe', 'pipe'] })
+  child.stdin?.end(input)
   const output = { stdout: '', stderr: '' }
-  child.stdout.on('data', (data) => {
+  child.stdout?.on('data', (data) => {
     output.stdout += data
   })
-  child.stderr.on('data', (data) => {
+  child.stderr?.on('data', (data) => {
     output.stderr += data
   })
   const timer = setTimeout(() => child.kill('SIGKILL'), seconds * 1000)
