@@ -1,3 +1,4 @@
+import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FlrcError } from './errors.js'
 import { modelConfig } from './format/config.js'
@@ -136,11 +137,12 @@ function refuseQuantised(config: Record<string, unknown>, file: string): void {
 async function openDirectory(path: string): Promise<ModelSource> {
   const file = join(path, 'config.json')
   if (!(await isThere(file))) {
-    throw new FlrcError(
-      'E_NOT_FOUND',
-      `${file}: missing; give a .gguf file, or a directory with config.json, model.safetensors and tokenizer.json`,
-      { file },
-    )
+    const [gguf] = (await readdir(path)).filter((name) => name.endsWith('.gguf')).sort()
+    const remedy =
+      gguf === undefined
+        ? 'give a .gguf file, or a directory with config.json, model.safetensors and tokenizer.json'
+        : `give one of its .gguf files, such as ${join(path, gguf)}`
+    throw new FlrcError('E_NOT_FOUND', `${file}: missing; ${remedy}`, { file })
   }
   const own = await readJsonObject(file, { limit: configLimit, code: 'E_MODEL_FORMAT' })
   const generationFile = join(path, 'generation_config.json')

@@ -1,4 +1,5 @@
 import {
+  chmodSync,
   cpSync,
   existsSync,
   mkdirSync,
@@ -13,7 +14,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { type ChildOptions, type Ended, root, runCli, runNode, tinyModel } from './support/child.js'
+import { type ChildOptions, type Ended, root, runCli, runModule, runNode, tinyModel } from './support/child.js'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'flrc-test-'))
 const file = (name: string) => path.join(folder, name)
@@ -129,6 +130,7 @@ usage('--help and --version exit 0', async () => {
     assert.is(ended.code, 0)
     assert.ok(ended.stdout.length > 3)
     assert.is(ended.stderr, '')
+    assert.not.match(ended.stdout, 'default: false')
   }
 })
 
@@ -151,6 +153,13 @@ models('names in a file are no commands to the terminal', async () => {
   check(ended, 1, 'E_UNSUPPORTED_ARCH')
   assert.match(ended.stderr, '"\\u001b[2Jllama\\u009b"')
   assert.not.match(ended.stderr.replaceAll('\n', ''), /\p{Cc}/u)
+})
+
+models('a directory of .gguf files names one', async () => {
+  mkdirSync(file('ggufs'))
+  for (const name of ['b.gguf', 'a.gguf', 'README.md']) writeFileSync(path.join(file('ggufs'), name), '')
+  const error = await fails(1, 'E_NOT_FOUND', ['inspect', file('ggufs')])
+  assert.match(error.message, `such as ${path.join(file('ggufs'), 'a.gguf')}`)
 })
 
 models('truncated weights', async () => {
@@ -292,6 +301,20 @@ texts('an existing target is left alone', async () => {
   assert.equal(readdirSync(file('mine')), ['notes.txt'])
 })
 
+texts('a folder that may not be written to is found before the work', async () => {
+  const locked = path.join(mkdtempSync(path.join(tmpdir(), 'flrc-test-')), 'locked')
+  mkdirSync(locked, { mode: 0o555 })
+  chmodSync(path.dirname(locked), 0o755)
+  // Root may write everywhere.
+  const { stdout, stderr } = await runModule(`
+    import { checkNewFile } from '#lib/cli/files.js'
+    if (process.getuid() === 0) process.setuid(65534)
+    await checkNewFile(${JSON.stringify(path.join(locked, 'out.jsonl'))}).catch(({ code, message }) =>
+      console.log(code, message))`)
+  rmSync(path.dirname(locked), { recursive: true })
+  assert.match(stdout, /^E_IO .*locked: permission denied; choose another path/, stderr)
+})
+
 texts('the model that is read is not replaced, by its own path or a link to it', async () => {
   const model = spoiled('source', () => undefined)
   const whole = readdirSync(model)
@@ -356,7 +379,7 @@ signals('a reader that closes the pipe ends generate quietly', async () => {
 })
 
 signals('a stdout that cannot be written says so', async () => {
-  if (!existsSync('/dev/full')) return console.log('skipped: there is no /dev/full')
+  if (!existsSync('/dev/full')) return console.log('skipped: a full stdout, missing /dev/full')
   const ended = await runNode([
     '-e',
     `

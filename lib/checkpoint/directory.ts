@@ -115,7 +115,7 @@ async function checkTarget(
     if (!overwrite) {
       throw new FlrcError(
         'E_EXISTS',
-        `${target}: already there; choose another name, or replace it with --overwrite`,
+        `${target}: exists already; give another name, or replace it with --overwrite`,
         { file: target },
       )
     }

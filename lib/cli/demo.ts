@@ -2,6 +2,7 @@ import path from 'node:path'
 import type { Command } from 'commander'
 import { packageRoot } from '../binding.js'
 import { type Calibration, calibrate } from '../calibrate.js'
+import { prepareTarget } from '../checkpoint/directory.js'
 import { compress } from '../compress.js'
 import { perplexity } from '../evaluate.js'
 import { type Completion, complete, type GenerateOptions } from '../generate.js'
@@ -53,6 +54,8 @@ async function demo({ dtype, device, threads, json }: CommonOptions, signal: Abo
   const say = async (text: string) => {
     if (!json) await print(`${text}\n`)
   }
+  // Saying so at the end would cost the whole run.
+  await prepareTarget(folder, { overwrite: true })
   const heldout = await readTextFile(path.join(tiny, 'heldout.txt'))
   const text = await readTextFile(path.join(tiny, 'calibration.txt'))
   const dense = await step('load models/tiny', (onProgress) =>

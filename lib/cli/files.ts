@@ -1,5 +1,6 @@
 import { isUtf8 } from 'node:buffer'
-import { rm } from 'node:fs/promises'
+import { constants } from 'node:fs'
+import { access, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { addAbortSignal } from 'node:stream'
 import { createFile, ioError, move, renamed } from '../checkpoint/io.js'
@@ -45,13 +46,22 @@ function existsError(file: string, { overwrite }: NewFileOptions): FlrcError {
   return new FlrcError('E_EXISTS', `${file}: exists already; give another name, or ${remedy}`, { file })
 }
 
-/** Throws where `file` could not be written later: E_EXISTS where it is there, E_NOT_FOUND without its folder. */
+/**
+ * Throws where `file` could not be written later: E_EXISTS where it is there, E_NOT_FOUND without its folder, E_IO where
+ * that may not be written to.
+ */
 export async function checkNewFile(file: string, options: NewFileOptions = {}): Promise<void> {
   const there = await format.statIfThere(file)
   if (there && !(options.overwrite === true && there.isFile())) throw existsError(file, options)
   const folder = path.dirname(path.resolve(file))
-  if ((await format.statIfThere(folder))?.isDirectory()) return
-  throw new FlrcError('E_NOT_FOUND', `${folder}: no such folder; make it, or give another path`, { file })
+  if (!(await format.statIfThere(folder))?.isDirectory()) {
+    throw new FlrcError('E_NOT_FOUND', `${folder}: no such folder; make it, or give another path`, { file })
+  }
+  try {
+    await access(folder, constants.W_OK)
+  } catch (error) {
+    throw ioError(error, file)
+  }
 }
 
 /** Writes a new file, whole or not at all. Throws what `checkNewFile` does, and E_IO. */

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { Command, CommanderError } from 'commander'
+import { Command, CommanderError, Help } from 'commander'
 import { packageDescription, packageVersion, toFlrcError } from '../binding.js'
 import { FlrcError } from '../errors.js'
 import { note, printJson } from './output.js'
@@ -73,6 +73,7 @@ async function main(args: string[]): Promise<number> {
 
 /** With the command that `first`, the first argument, names; with all of them where it names none (help, a mistake). */
 async function program(first: string | undefined): Promise<Command> {
+  const help = new Help()
   const root = new Command('flrc')
     .description(packageDescription)
     .version(packageVersion)
@@ -80,6 +81,10 @@ async function program(first: string | undefined): Promise<Command> {
     // Usage errors are printed in the one place that prints all errors.
     .configureOutput({ outputError: () => undefined })
     .showSuggestionAfterError()
+    // That a switch is off until it is given goes without saying.
+    .configureHelp({
+      optionDescription: (option) => help.optionDescription(option).replace(' (default: false)', ''),
+    })
     .addHelpText('after', examples)
   if (first === '--version' || first === '-V') return root
   const called = Object.entries(commands).filter(([name]) => name === first)
