@@ -81,8 +81,12 @@ async function works(command: string, args: readonly string[], options = {}): Pr
   return ended
 }
 
-async function json(node: string, args: readonly string[]): Promise<Record<string, unknown>> {
-  return JSON.parse((await works(node, [main, ...args, '--json'])).stdout)
+async function json(
+  node: string,
+  args: readonly string[],
+  options: { input?: string } = {},
+): Promise<Record<string, unknown>> {
+  return JSON.parse((await works(node, [main, ...args, '--json'], options)).stdout)
 }
 
 async function installInto(directory: string, options: readonly string[]): Promise<void> {
@@ -160,6 +164,7 @@ using('every command of the README', async () => {
     ['demo', [], ({ rows }) => length(rows) === 8],
     ['compress', [tiny, '-o', 'small', ...levels, ...calibration], ({ levels }) => length(levels) === 3],
     ['generate', ['small', '--chat', '-p', 'Tell', ...falling], ({ tokenIds }) => length(tokenIds) > 0],
+    ['chat', ['small', '--max-tokens', '4', ...falling], ({ turns }) => length(turns) === 1],
     ['eval perplexity', ['small', '--text', text, ...windows], ({ perplexity }) => Number(perplexity) > 1],
     ['eval summarize', ['small', '--data', dialogues, ...short, ...falling], ({ samples }) => samples === 2],
     ['eval choice', ['small', '--data', choices], ({ samples }) => samples === 4],
@@ -183,7 +188,9 @@ using('every command of the README', async () => {
     readmeCommands(),
   )
   for (const [command, args, holds] of runs) {
-    const report = await json(process.execPath, [...command.split(' '), ...args])
+    // Only a conversation reads it.
+    const input = 'Tell me more.\n'
+    const report = await json(process.execPath, [...command.split(' '), ...args], { input })
     assert.ok(holds(report), `${command}: ${JSON.stringify(report)}`)
   }
   assert.ok(existsSync(path.join(project, 'flrc-demo', 'report.html')))

@@ -240,29 +240,23 @@ compression('what cannot be used is refused', async () => {
   await throwsFlrcError(() => compress(model, { ...options, recover: one }), { code: 'E_CALIBRATION' })
 })
 
-compression(
-  'the command recovers, leaves no state behind, and asks for --recover beside --resume',
-  async () => {
-    const folder = temporaryDirectory()
-    const common = ['compress', tinyModel, '-o', 'out', '--keep', '.5', '--samples', '8', '--seq-len', '64']
-    const from = ['--calibration', path.join(tinyModel, 'calibration.txt'), '--json']
-    const usage = await runCli([...common, ...from, '--resume'], { cwd: folder, seconds: 60 })
-    assert.is(usage.code, 2)
-    assert.match(usage.stderr, /E_USAGE: .*--recover/)
-    const ended = await runCli([...common, ...from, '--recover', '.05', '--resume'], {
-      cwd: folder,
-      seconds: 120,
-    })
-    assert.is(ended.code, 0, ended.stderr)
-    const { recovery } = JSON.parse(ended.stdout) as { recovery: { curve: unknown[] } }
-    assert.ok(recovery.curve.length >= 2)
-    assert.equal(readdirSync(folder), ['out'])
-    const plan = JSON.parse(readFileSync(path.join(folder, 'out', 'flrc-plan.json'), 'utf8')) as {
-      recovery: unknown
-    }
-    assert.equal(plan.recovery, recovery)
-    assert.ok(existsSync(path.join(folder, 'out', 'model.safetensors')))
-  },
-)
+compression('the command recovers, leaves no state behind, and goes on from none', async () => {
+  const folder = temporaryDirectory()
+  const common = ['compress', tinyModel, '-o', 'out', '--keep', '.5', '--samples', '8', '--seq-len', '64']
+  const from = ['--calibration', path.join(tinyModel, 'calibration.txt'), '--json']
+  const ended = await runCli([...common, ...from, '--recover', '.05', '--resume'], {
+    cwd: folder,
+    seconds: 120,
+  })
+  assert.is(ended.code, 0, ended.stderr)
+  const { recovery } = JSON.parse(ended.stdout) as { recovery: { curve: unknown[] } }
+  assert.ok(recovery.curve.length >= 2)
+  assert.equal(readdirSync(folder), ['out'])
+  const plan = JSON.parse(readFileSync(path.join(folder, 'out', 'flrc-plan.json'), 'utf8')) as {
+    recovery: unknown
+  }
+  assert.equal(plan.recovery, recovery)
+  assert.ok(existsSync(path.join(folder, 'out', 'model.safetensors')))
+})
 
 for (const tests of [schedule, training, compression]) tests.run()

@@ -40,7 +40,9 @@ export function modelName(model: ModelSpec): string {
     case 'source':
       return 'dense, the source file'
     case 'rounded':
-      return model.blockBits === undefined ? 'dense, only embedding int8' : `dense, rounded to ${model.blockBits} bits`
+      return model.blockBits === undefined
+        ? 'dense, only embedding int8'
+        : `dense, rounded to ${model.blockBits} bits`
     case 'trivial':
       return model.summary === 'constant' ? 'one sentence for all' : 'first 20 words'
     case 'low-rank':
