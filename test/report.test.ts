@@ -197,7 +197,7 @@ data('every row of the benchmark has its place', async () => {
   assert.is(models.length, rows.length)
   assert.match(caption, /^tiny \(weights in BF16\)/)
   const named = models.map(({ series, label }) => `${series}: ${label}`)
-  assert.ok(named.includes('dense: int4') && named.includes('dense: rounded to 3 bits'))
+  assert.ok(named.includes('dense: int4') && named.includes('dense: int3'))
   assert.ok(named.includes('curve, int8 factors: keep 0.9, two-sided, labels model, pivoted, on text'))
 })
 

@@ -158,7 +158,7 @@ function named(model: MeasuredSpec, rounded: ReadonlySet<string>): Name {
     case 'rounded':
       return model.blockBits === undefined
         ? { series: 'dense', label: 'only embeddings int8', aside: true }
-        : { series: 'dense', label: `rounded to ${model.blockBits} bits` }
+        : { series: 'dense', label: `int${model.blockBits}` }
     case 'trivial':
       return {
         series: 'no model',
