@@ -9,7 +9,7 @@ import path from 'node:path'
 import { calibrate, Model } from 'flrc'
 import { packageRoot } from '#lib/binding.js'
 import { medianOf } from '#lib/statistics/median.js'
-import { outputOf } from './child.js'
+import { outputOf } from './support/child.js'
 
 const [source, file, count = '8'] = process.argv.slice(2)
 if (source === undefined || file === undefined) {

@@ -13,8 +13,8 @@ import { parseArgs } from 'node:util'
 import { packageRoot } from '#lib/binding.js'
 import { parseBytes } from '#lib/cli/options.js'
 import { medianOf } from '#lib/statistics/median.js'
-import { outputOf } from './child.js'
 import { type KernelResults, type KernelRow, kernelTables, sameCase } from './kernels/tables.js'
+import { outputOf } from './support/child.js'
 
 /** `+` between projections of one input, `,` between one after another. */
 const chains: Record<string, string> = {

@@ -19,10 +19,10 @@ import { parseArgs } from 'node:util'
 import { Model } from 'flrc'
 import { readBandwidth } from '#lib/bench/decode.js'
 import { packageRoot } from '#lib/binding.js'
-import { outputOf } from './child.js'
 import { flrcSubject, type Seconds, Server, type Subject, servedSubject } from './llama/engines.js'
 import { nodeLlamaProgram } from './llama/node-llama.js'
 import { type LlamaResults, type LlamaRow, llamaTables } from './llama/tables.js'
+import { outputOf } from './support/child.js'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

@@ -11,10 +11,10 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { packageRoot } from '#lib/binding.js'
-import { outputOf, untilOutput } from './child.js'
 import type { LoadRun } from './load/run.js'
 import { markdownTable } from './quality/tables.js'
-import { spread } from './spread.js'
+import { outputOf, untilOutput } from './support/child.js'
+import { spread } from './support/spread.js'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

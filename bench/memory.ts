@@ -10,10 +10,10 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { medianOf } from '#lib/statistics/median.js'
-import { outputOf } from './child.js'
 import type { DecodeMemoryRun, TokenizerRun } from './memory/run.js'
 import { markdownTable } from './quality/tables.js'
-import { spread } from './spread.js'
+import { outputOf } from './support/child.js'
+import { spread } from './support/spread.js'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

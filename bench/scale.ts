@@ -15,11 +15,11 @@ import { parseArgs } from 'node:util'
 import { callNative } from '#lib/binding.js'
 import { defaultMemory } from '#lib/calibrate.js'
 import { parseBytes } from '#lib/cli/options.js'
-import { outputOf } from './child.js'
 import { generateModel } from './scale/generate.js'
 import { insertTables, type ScaleResults, type ScaleRun, scaleTables } from './scale/page.js'
 import type { RunOptions, RunResult } from './scale/run.js'
 import { type ModelShape, shapes } from './scale/shapes.js'
+import { outputOf } from './support/child.js'
 
 const { values } = parseArgs({
   options: {

@@ -17,8 +17,8 @@ import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { packageRoot } from '#lib/binding.js'
 import { medianOf } from '#lib/statistics/median.js'
-import { type Program, untilOutput } from './child.js'
 import { embeddedGguf } from './start-up/gguf.js'
+import { type Program, untilOutput } from './support/child.js'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

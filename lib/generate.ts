@@ -10,7 +10,7 @@ import {
 import { levelBudget, type ProducedToken, type SamplingAt, ScheduledSteps } from './generate/steps.js'
 import { type Held, StopFilter } from './generate/stop.js'
 import type { LoadedModel } from './model.js'
-import { full, type Schedule, scheduleOn } from './schedule.js'
+import { full, type Schedule, type ScheduleChoice, scheduleOn } from './schedule.js'
 import type { Session } from './session.js'
 
 export type { SpeculateOptions } from './generate/speculation.js'
@@ -20,9 +20,10 @@ export interface GenerateOptions {
   maxTokens?: number
   /**
    * The active budget of each step, counted from 0 at the first token; level 0 throughout by default. The
-   * first token comes from prefill, which runs at level 0 whatever the schedule says.
+   * first token comes from prefill, which runs at level 0 whatever the schedule says. Text is as the command line
+   * writes it, such as `linear:.9:.7:64`.
    */
-  schedule?: Schedule
+  schedule?: ScheduleChoice
   /**
    * Drafts tokens at a lower level and verifies several at once at level 0: greedy tokens are those of level 0, drawn
    * ones are distributed as they are. It stops where it gains nothing. Not together with a schedule.
@@ -233,12 +234,12 @@ export function checkOptions(options: GenerateOptions, model: LoadedModel): Omit
   checkRange('temperature', temperature, 0, Number.MAX_VALUE, 'a number from 0')
   checkRange('minP', minP, 0, 1, 'a number from 0 to 1')
   checkRange('topP', topP, Number.MIN_VALUE, 1, 'a number above 0, at most 1')
-  if (schedule !== undefined && typeof schedule !== 'function')
-    refuse('schedule', schedule, 'a function of the step')
+  if (schedule !== undefined && typeof schedule !== 'function' && typeof schedule !== 'string')
+    refuse('schedule', schedule, 'a function of the step, or a text such as linear:.9:.7:64')
   if (!Array.isArray(stop) || stop.some((text) => typeof text !== 'string' || text === '')) {
     refuse('stop', JSON.stringify(options.stop), 'a string that is not empty, or a list of such')
   }
-  const running = schedule && scheduleOn(schedule, model)
+  const running = schedule === undefined ? undefined : scheduleOn(schedule, model)
   const speculation = speculate && checkSpeculate(speculate, model)
   if (speculation && running !== undefined && running !== full()) {
     throw new FlrcError(

@@ -72,6 +72,7 @@ export {
   linear,
   progressive,
   type Schedule,
+  type ScheduleChoice,
   type ScheduleContext,
   step,
 } from './schedule.js'

@@ -141,6 +141,9 @@ export function parseSchedule(text: string): Schedule {
   return progressive({ from, to, over, shape: kind as ScheduleShape })
 }
 
+/** A schedule, or the same as the command line writes it: see `parseSchedule`. */
+export type ScheduleChoice = Schedule | string
+
 /** What a schedule needs to know of the model it runs on; a loaded model is one. */
 export interface ScheduledModel {
   /** What the model's checkpoint was asked to keep, 1 for a dense model. */
@@ -151,10 +154,11 @@ export interface ScheduledModel {
 /**
  * The schedule as it runs on `model`: the stored one for `calibrated`, any other as it is.
  *
- * @throws E_USAGE where the checkpoint stores none, or the schedule was written with a budget above what the model
+ * @throws E_USAGE where a text is none, where the checkpoint stores none, or the schedule was written with a budget above what the model
  *   keeps; E_MODEL_FORMAT where the stored one cannot be read
  */
-export function scheduleOn(schedule: Schedule, model: ScheduledModel): Schedule {
+export function scheduleOn(chosen: ScheduleChoice, model: ScheduledModel): Schedule {
+  const schedule = typeof chosen === 'string' ? parseSchedule(chosen) : chosen
   const found = schedule === stored ? storedSchedule(model) : schedule
   const highest = Math.max(0, ...(found.budgets ?? []))
   if (highest <= model.keep + tolerance) return found

@@ -9,7 +9,11 @@ const names = readdirSync(folder)
   .map((file) => path.basename(file, '.js'))
 const [wanted, ...args] = process.argv.slice(2)
 
-if (wanted !== undefined && !names.includes(wanted)) {
+if (wanted === '--help') {
+  process.stdout.write(
+    `usage: npm run bench -- [NAME [ARGUMENTS]]\n\nAll of these, or one: ${names.join(', ')}\n`,
+  )
+} else if (wanted !== undefined && !names.includes(wanted)) {
   process.stderr.write(`no benchmark is called ${wanted}; there are: ${names.join(', ')}\n`)
   process.exitCode = 2
 } else {

@@ -128,6 +128,11 @@ generation('a function of the step may be the schedule, and hears of the context
   assert.equal(at, [0, 2, 2, 2])
 })
 
+generation('a schedule may be given as the command line writes it', async () => {
+  const written = await complete(small.generate(prompt, { maxTokens: 6, schedule: 'step:.8:.4:3' }))
+  assert.equal(written.levels, [0, 0, 0, 2, 2, 2])
+})
+
 generation('options that cannot be used are E_USAGE, an overflow E_CONTEXT', async () => {
   const wrong: GenerateOptions[] = [
     { maxTokens: -1 },
@@ -139,6 +144,8 @@ generation('options that cannot be used are E_USAGE, an overflow E_CONTEXT', asy
     { stop: [''] },
     { schedule: () => Number.NaN },
     { schedule: progressive({ from: 0.9, to: 0.4, over: 4 }) },
+    { schedule: 'linear:.9' },
+    { schedule: '' },
   ]
   for (const options of wrong) await rejects(run(options), 'E_USAGE')
   await rejects(complete(model.generate([1, 2, 999_999])), 'E_USAGE')

@@ -1,6 +1,6 @@
 import { medianOf } from '#lib/statistics/median.js'
 import { markdownTable } from '../quality/tables.js'
-import { spread } from '../spread.js'
+import { spread } from '../support/spread.js'
 
 export interface LlamaRow {
   engine: string

@@ -2,7 +2,7 @@ import { checkWhole } from '../check.js'
 import type { DialogueSample } from '../data/dialogues.js'
 import { checkOptions } from '../generate.js'
 import type { LoadedModel, TaskOptions } from '../model.js'
-import type { Schedule } from '../schedule.js'
+import type { ScheduleChoice } from '../schedule.js'
 import { bootstrapMean } from '../statistics/bootstrap.js'
 import { meanOf } from '../statistics/mean.js'
 import { checkReference, type ForcedRun, runForced } from './forced.js'
@@ -14,7 +14,7 @@ export interface AgreementOptions extends TaskOptions {
   /** Tokens after each prompt at most; 60 by default. */
   maxTokens?: number
   /** The active budget of each step; level 0 throughout by default. */
-  schedule?: Schedule
+  schedule?: ScheduleChoice
   /** Names a plain text in errors. */
   name?: string
 }

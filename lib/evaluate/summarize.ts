@@ -2,7 +2,7 @@ import type { DialogueSample } from '../data/dialogues.js'
 import { FlrcError } from '../errors.js'
 import type { LoadedModel, TaskOptions } from '../model.js'
 import { meanRouge, meanScores, type RougeScores, rouge } from '../rouge.js'
-import type { Schedule } from '../schedule.js'
+import type { ScheduleChoice } from '../schedule.js'
 import { bootstrapMean, type Estimate } from '../statistics/bootstrap.js'
 import { chatPrompts, summaryRequest } from './prompts.js'
 import { firstSamples, sampleName } from './samples.js'
@@ -20,7 +20,7 @@ export interface SummarizeOptions extends TaskOptions {
   /** Tokens of a summary at most; 60 by default. */
   maxTokens?: number
   /** The active budget of each step; level 0 throughout by default. */
-  schedule?: Schedule
+  schedule?: ScheduleChoice
   /** Texts to score against besides people's, such as the outputs of the dense model. */
   reference?: readonly SummaryReference[]
 }

@@ -1,7 +1,7 @@
 import { type BatchSession, DecodeBatch } from '../generate/batch.js'
 import { type Completion, checkOptions, complete, decode } from '../generate.js'
 import type { LoadedModel } from '../model.js'
-import type { Schedule } from '../schedule.js'
+import type { ScheduleChoice } from '../schedule.js'
 import { inLanes, lanesFor } from './lanes.js'
 import { longestOf, type Prompt } from './prompts.js'
 import { ofSample } from './samples.js'
@@ -21,7 +21,7 @@ export interface WriteOptions {
 export async function writeEach(
   model: LoadedModel,
   prompts: readonly Prompt[],
-  schedules: readonly (Schedule | undefined)[],
+  schedules: readonly (ScheduleChoice | undefined)[],
   { maxTokens, signal, onDone }: WriteOptions,
 ): Promise<Completion[][]> {
   const options = schedules.map((schedule) => checkOptions({ maxTokens, schedule }, model))
