@@ -124,6 +124,22 @@ usage('the error names the help of the command that was called', async () => {
   assert.match(await of('inspect', tinyModel, '--dtype', 'fp16'), /bf16, int8, int4; see flrc inspect --help$/)
 })
 
+usage('a model that an option of several values has taken for one is asked for before it', async () => {
+  const taken = await fails(2, 'E_USAGE', [
+    'compress',
+    '--keep',
+    '.8',
+    '-o',
+    'x',
+    '--calibration',
+    'a',
+    tinyModel,
+  ])
+  assert.match(taken.message, /'model'; give it before --calibration, which takes all that follows; see flrc/)
+  const none = await fails(2, 'E_USAGE', ['compress', '--keep', '.8', '-o', 'x'])
+  assert.match(none.message, /'model'; see flrc compress --help$/)
+})
+
 usage('--help and --version exit 0', async () => {
   for (const args of [['--help'], ['--version'], ['compress', '--help'], ['eval', 'perplexity', '--help']]) {
     const ended = await runCli(args)

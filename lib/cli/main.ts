@@ -60,7 +60,7 @@ async function main(args: string[]): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return exitCodes.done
     const failure =
-      error instanceof CommanderError ? usageError(error, calledPath(root, args.slice(2))) : toFlrcError(error)
+      error instanceof CommanderError ? usageError(error, root, args.slice(2)) : toFlrcError(error)
     note(`flrc: ${failure.code}: ${describe(failure)}`)
     if (args.includes('--json')) {
       const { code, message, file, tensor } = failure
@@ -95,25 +95,30 @@ async function program(first: string | undefined): Promise<Command> {
   return root
 }
 
-/** The names of the command that was called: `eval perplexity` and the like are two. */
-function calledPath(root: Command | undefined, words: readonly string[]): string {
-  const path = ['flrc']
-  let command = root
+/** The command that was called, and what it is in: `eval perplexity` and the like are two. */
+function calledCommands(root: Command | undefined, words: readonly string[]): Command[] {
+  const found = root === undefined ? [] : [root]
   for (const word of words) {
-    command = command?.commands.find((candidate) => candidate.name() === word)
-    if (!command) break
-    path.push(word)
+    const next = found.at(-1)?.commands.find((candidate) => candidate.name() === word)
+    if (!next) break
+    found.push(next)
   }
-  return path.join(' ')
+  return found
 }
 
-function usageError(error: CommanderError, called: string): FlrcError {
+function usageError(error: CommanderError, root: Command | undefined, words: readonly string[]): FlrcError {
+  const called = calledCommands(root, words)
   const message = error.message
     .replace(/^error: /, '')
     .replaceAll('\n', ' ')
     .replace(/\.$/, '')
   const text = error.code === 'commander.help' ? 'no command given' : message
-  return new FlrcError('E_USAGE', `${text}; see ${called} --help`)
+  // An option of several values has taken the argument for one of them.
+  const greedy = called.at(-1)?.options.find(({ variadic, long }) => variadic && words.includes(long ?? ''))
+  const missing = error.code === 'commander.missingArgument' && greedy !== undefined
+  const remedy = missing ? `give it before ${greedy.long}, which takes all that follows; ` : ''
+  const path = ['flrc', ...called.slice(1).map((command) => command.name())].join(' ')
+  return new FlrcError('E_USAGE', `${text}; ${remedy}see ${path} --help`)
 }
 
 function describe({ message, file, tensor }: FlrcError): string {
