@@ -59,7 +59,7 @@ inline void syncCluster() { machine().syncCluster(); }
 inline void meetCluster() { machine().syncCluster(); }
 template <typename T>
 Shared<T> peerShared(Shared<T> mine, int rank) {
-  emulator::Memory* peer = (*self().block->cluster)[static_cast<size_t>(rank)]->shared.get();
+  emulator::Memory* peer = machine().peer(rank).shared.get();
   return {peer, peer->begin() + (mine.at() - mine.memory()->begin())};
 }
 
@@ -165,6 +165,12 @@ inline void phaseInit(Shared<uint64_t> barrier, int arrivals) {
 inline void phaseArrive(Shared<uint64_t> barrier) {
   barrier.read();
   machine().arrive(machine().phase(barrier.at()), 1);
+}
+// At the barrier in the same place of a block of this cluster. It orders nothing but what asynchronous copies
+// and products have done with shared memory.
+inline void phaseArriveAt(Shared<uint64_t> barrier, int rank) {
+  peerShared(barrier, rank).read();
+  machine().arrive(machine().phase(peerShared(barrier, rank).at(), rank), 1);
 }
 inline void phaseExpect(Shared<uint64_t> barrier, uint32_t bytes) {
   barrier.read();

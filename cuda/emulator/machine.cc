@@ -184,7 +184,14 @@ void Machine::finish(Thread& thread) {
   --launch.unfinished;
   if (!thread.triggered) --launch.untriggered;
   mostBarriers = std::max(mostBarriers, thread.barriers);
-  if (--block.running == 0) block.shared->assign(0);
+  if (--block.running == 0) {
+    if (std::any_of(bulk_.begin(), bulk_.end(),
+                    [&](const BulkCopy& copy) { return copy.copy.to == block.shared.get(); })) {
+      fault_ = std::make_exception_ptr(Fault("block " + std::to_string(block.index) +
+                                             ": ends while a bulk copy to it is on its way"));
+    }
+    block.shared->assign(0);
+  }
   if (--block.unit->running == 0) block.unit->blocks.clear();
 }
 

@@ -143,6 +143,9 @@ class Machine {
   void dependentTrigger();
   void release(const void* address);
   void acquire(const void* address);
+  // A block of the cluster, and an mbarrier of it.
+  Block& peer(int rank);
+  PhaseBarrier& phase(const void* address, int rank);
   PhaseBarrier& phase(const void* address);
   void initPhase(const void* address, uint32_t expected);
   void arrive(PhaseBarrier& barrier, uint32_t arrivals);

@@ -26,6 +26,12 @@ void learn(const std::vector<uint32_t>& from) {
   Machine::thread().known = std::move(joined);
 }
 
+PhaseBarrier& phaseOf(Block& block, const void* address) {
+  const auto found = block.phases.find(address);
+  if (found == block.phases.end()) throw Fault(Machine::place() + ": an mbarrier that nobody has initialised");
+  return found->second;
+}
+
 void completePhase(PhaseBarrier& barrier) {
   if (barrier.pending > 0 || barrier.bytes != 0) return;
   barrier.pending = barrier.expected;
@@ -119,11 +125,18 @@ void Machine::initPhase(const void* address, uint32_t expected) {
   block.phases[address] = barrier;
 }
 
-PhaseBarrier& Machine::phase(const void* address) {
-  const auto found = thread().block->phases.find(address);
-  if (found == thread().block->phases.end()) throw Fault(place() + ": an mbarrier that nobody has initialised");
-  return found->second;
+Block& Machine::peer(int rank) {
+  const auto& cluster = *thread().block->cluster;
+  if (rank < 0 || static_cast<size_t>(rank) >= cluster.size()) {
+    throw Fault(place() + ": block " + std::to_string(rank) + " of a cluster of " +
+                std::to_string(cluster.size()));
+  }
+  return *cluster[static_cast<size_t>(rank)];
 }
+
+PhaseBarrier& Machine::phase(const void* address, int rank) { return phaseOf(peer(rank), address); }
+
+PhaseBarrier& Machine::phase(const void* address) { return phaseOf(*thread().block, address); }
 
 void Machine::arrive(PhaseBarrier& barrier, uint32_t arrivals) {
   if (arrivals > barrier.pending) throw Fault(place() + ": more arrivals at an mbarrier than it expects");

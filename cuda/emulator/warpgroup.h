@@ -2,6 +2,8 @@
 
 // The device layer for warpgroups of four warps, which sm_90a alone has, on the emulator.
 
+#include <limits>
+
 #include "emulator/device.h"
 
 namespace flrc::gpu {
@@ -17,10 +19,12 @@ inline TensorMap tensorMapOf(Global<const uint16_t> data, int64_t ld, int width,
 }
 
 // Starts fetching a box of it, zeros outside; kBoxBytes arrive at the barrier. `to` is a multiple of 1024 in
-// shared memory, and what lies where there is known to multiplyBoxes alone.
-inline void copyBox(Shared<uint8_t> to, const TensorMap& from, int column, int row, int plane,
-                    Shared<uint64_t> barrier) {
+// shared memory, and what lies where there is known to multiplyBoxes alone. To the same place of every block of
+// the cluster whose bit is in `blocks`, each copy arriving at that block's own barrier.
+inline void multicastBox(Shared<uint8_t> to, const TensorMap& from, int column, int row, int plane,
+                         Shared<uint64_t> barrier, uint32_t blocks) {
   if ((to.at() - to.memory()->begin()) % 1024 != 0) throw emulator::Fault("a box at no multiple of 1024 bytes");
+  if (blocks == 0) throw emulator::Fault("a box to no block");
   const int left = from.width - column, columns = left < 0 ? 0 : left < kBoxWidth ? left : kBoxWidth;
   for (int i = 0; i < kBoxRows; ++i) {
     const bool inside = row + i < from.rows && columns > 0;
@@ -31,11 +35,19 @@ inline void copyBox(Shared<uint8_t> to, const TensorMap& from, int column, int r
       line.access(emulator::Memory::Access::read);
       (line + (columns - 1)).access(emulator::Memory::Access::read);
     }
-    const Shared<uint8_t> target = to + i * kBoxWidth * 2;
-    target.memory()->startCopy(target.at(), kBoxWidth * 2);
-    machine().bulkCopy({line.memory(), target.memory(), line.at(), target.at(), bytes, kBoxWidth * 2},
-                       machine().phase(barrier.at()));
+    for (int rank = 0; blocks >> rank != 0; ++rank) {
+      if ((blocks >> rank & 1) == 0) continue;
+      const Shared<uint8_t> target = peerShared(to + i * kBoxWidth * 2, rank);
+      target.memory()->startCopy(target.at(), kBoxWidth * 2);
+      machine().bulkCopy({line.memory(), target.memory(), line.at(), target.at(), bytes, kBoxWidth * 2},
+                         machine().phase(peerShared(barrier, rank).at(), rank));
+    }
   }
+}
+// To this block alone.
+inline void copyBox(Shared<uint8_t> to, const TensorMap& from, int column, int row, int plane,
+                    Shared<uint64_t> barrier) {
+  multicastBox(to, from, column, row, plane, barrier, 1u << clusterRank());
 }
 
 // sums [64, N] (+)= A^T B of a warpgroup, A one box and B N / 64 of them: over the rows of boxes. Lanes have of
@@ -79,6 +91,12 @@ template <int kLeft, int N>
 void waitProducts(float (&)[N]) {
   // Of one thread it says what it says of all.
   syncWarpgroup();
+}
+
+// How many clusters of such a launch run at once. (The emulator draws it anew all the time.)
+template <typename Kernel>
+int clustersAtOnce(Kernel, const LaunchShape&) {
+  return std::numeric_limits<int>::max();
 }
 
 // A warpgroup's threads take registers that others of the block have left, up to kRegisters each.

@@ -41,13 +41,18 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 2) fisherKernel(FLRC_PARAMS(Fi
   TileSums gradient;
   multiplyTile<false>(operandOf(p.g, p.passage, blockZ()), operandOf(p.x, p.passage, blockZ()), row, column,
                       gradient);
-  ScoreSums<kType, kTile, kTile> score;
+  ScoreSums<kType> score;
   const int firstRow = warpIndex() / 4 * kWarpRows, firstColumn = warpIndex() % 4 * kWarpColumns;
   FLRC_UNROLL
   for (int i = 0; i < 4; ++i) {
     float scale[2];
-    score.scaleAt(p, row + firstRow + 16 * i, column + firstColumn, scale);
-    score.add(gradient.value[i][0], weights, firstRow + 16 * i, firstColumn, scale);
+    weightScales<kType>(p, row + firstRow + 16 * i, column + firstColumn, scale);
+    FLRC_UNROLL
+    for (int j = 0; j < 4; j += 2) {
+      uint32_t pairs[4];
+      WeightTile<kType, kTile, kTile>::load(weights, firstRow + 16 * i, firstColumn + 8 * j, pairs);
+      score.add(gradient.value[i][j], pairs, scale);
+    }
   }
   syncBlock();
   const Shared<double> sums = sharedMemory<double>(0);

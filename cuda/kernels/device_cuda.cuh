@@ -151,6 +151,13 @@ FLRC_DEVICE void phaseArrive(Shared<uint64_t> barrier) {
       "{\n\t.reg .b64 state;\n\tmbarrier.arrive.shared::cta.b64 state, [%0];\n\t}" ::"r"(sharedAddress(barrier))
       : "memory");
 }
+FLRC_DEVICE void phaseArriveAt(Shared<uint64_t> barrier, int rank) {
+  FLRC_HOPPER(asm volatile(
+      "{\n\t.reg .b32 peer;\n\tmapa.shared::cluster.u32 peer, %0, %1;\n\t"
+      "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [peer];\n\t}" ::"r"(sharedAddress(barrier)),
+      "r"(rank)
+      : "memory"));
+}
 FLRC_DEVICE void phaseExpect(Shared<uint64_t> barrier, uint32_t bytes) {
   FLRC_HOPPER(asm volatile(
       "{\n\t.reg .b64 state;\n\tmbarrier.arrive.expect_tx.shared::cta.b64 state, [%0], %1;\n\t}" ::"r"(

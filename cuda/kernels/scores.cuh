@@ -4,20 +4,16 @@
 #include "kernels/weights.cuh"
 
 // The end of Fisher scores: tiles of a gradient G in the fragments of tensor cores, and the weights beside
-// them.
+// them, before scaling, which bf16 holds exactly.
 
 namespace flrc::gpu {
 
-// kRows x kColumns weights of a projection in shared memory, before scaling, which bf16 holds exactly. In boxes
-// of 64 columns, as tensor copies lay them out: 16-byte pieces of row r are exchanged by xor r % 8, so that 8
-// rows of one column of pieces lie in different banks.
+// kRows x kColumns weights of a projection in shared memory. In boxes of 64 columns, as tensor copies lay them
+// out: 16-byte pieces of row r are exchanged by xor r % 8, so that 8 rows of one column of pieces lie in
+// different banks.
 template <Dtype kType, int kRows, int kColumns>
 struct WeightTile {
   static constexpr size_t kBytes = size_t{kRows} * kColumns * 2;
-
-  static FLRC_DEVICE int placeOf(int row, int piece) {
-    return piece / 8 * kRows * 128 + row * 128 + ((piece % 8) ^ (row % 8)) * 16;
-  }
 
   // By `threads` threads, of which this is `thread`. Zeros outside the matrix.
   static FLRC_DEVICE void fetch(const FisherParams& p, int row, int column, Shared<uint8_t> to, int thread,
@@ -39,7 +35,17 @@ struct WeightTile {
     }
   }
 
+  // Of 16 rows and 16 columns: rows 0-7 and 8-15 of 8 columns, and of the 8 behind them.
+  static FLRC_DEVICE void load(Shared<const uint8_t> from, int row, int column, uint32_t (&pairs)[4]) {
+    const int lane = laneIndex();
+    loadMatrices<false>(
+        pairs, pointerCast<const uint16_t>(from + placeOf(row + lane % 16, column / 8 + lane / 16)));
+  }
+
  private:
+  static FLRC_DEVICE int placeOf(int row, int piece) {
+    return piece / 8 * kRows * 128 + row * 128 + ((piece % 8) ^ (row % 8)) * 16;
+  }
   // 8 weights of a row from `column` on.
   static FLRC_DEVICE Word4 unscaled(const FisherParams& p, int64_t row, int column) {
     constexpr int kWeights = stripWeights(kType);
@@ -63,52 +69,88 @@ struct WeightTile {
   }
 };
 
-// A thread's sums over the fragments that it is given.
-template <Dtype kType, int kRows, int kColumns>
-struct ScoreSums {
-  double products = 0, squares = 0, sizes = 0;
+// 16 rows by kColumns weights as a warp's fragments have them, in registers: pairs[i] beside the sums 2 i and
+// 2 i + 1 of such a product.
+template <Dtype kType, int kColumns>
+struct WeightFragments {
+  uint32_t pairs[kColumns / 4];
 
-  // 16 rows by 32 columns of G, from `row` and `column` of the tile on, four fragments side by side; and what
-  // the weights are scaled by in this thread's two rows.
-  FLRC_DEVICE void add(const float* sums, Shared<const uint8_t> weights, int row, int column,
-                       const float (&scale)[2]) {
-    const int lane = laneIndex();
+  // From a row and a column of the matrix on, the latter a multiple of kColumns. Zeros outside it.
+  FLRC_DEVICE void load(const FisherParams& p, int row, int column) {
+    static_assert(kColumns % stripWeights(kType) == 0);
+    const int64_t strips = stripsOf(kType, p.x.width), strip = column / stripWeights(kType);
     FLRC_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      // Rows 0-7 and 8-15 of 8 columns, and of the 8 behind them.
-      uint32_t words[4];
-      loadMatrices<false>(words, pointerCast<const uint16_t>(
-                                     weights + WeightTile<kType, kRows, kColumns>::placeOf(
-                                                   row + lane % 16, column / 8 + 2 * half + lane / 16)));
-      // Eight in f32, and then fp64: single ones would take longer than the product.
-      float product8 = 0, square8 = 0, size8 = 0;
+    for (int line = 0; line < 2; ++line) {
+      const int r = row + laneIndex() / 4 + 8 * line, left = r < p.g.width ? p.x.width - column : 0;
+      const int64_t first = r * strips + strip;
+      const Global<const uint8_t> weights = p.weights + first * kStripBytes + (kType == Dtype::int4 ? 0 : kLaneBytes * (laneIndex() % 4)),
+          zeros = kType == Dtype::int4 ? p.zero + first * (stripWeights(kType) / kUnit) : nullptr;
       FLRC_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        const uint32_t word = words[i / 2];
-        const float weight = bitsToFloat(i % 2 ? word & 0xffff0000u : word << 16), value = sums[half * 8 + i];
-        float product = value * weight;
-        if constexpr (kType != Dtype::bf16) product *= scale[i / 2 % 2];
-        product8 = fusedMultiplyAdd(product, product, product8);
-        square8 = fusedMultiplyAdd(value, value, square8);
-        size8 += fabsf(product);
+      for (int k = 0; k < kColumns; k += 8) {
+        pairs[k / 4 + line] = 0;
+        if (k < left) pairs[k / 4 + line] = unscaled(weights, zeros, k);
       }
-      products += static_cast<double>(product8);
-      squares += static_cast<double>(square8);
-      sizes += static_cast<double>(size8);
     }
   }
 
-  // Of the weights in this thread's two rows of a fragment, at a column of the matrix; 1 outside it.
-  static FLRC_DEVICE void scaleAt(const FisherParams& p, int row, int column, float (&scale)[2]) {
-    FLRC_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      scale[i] = 1;
-      if constexpr (kType != Dtype::bf16) {
-        const int r = row + laneIndex() / 4 + 8 * i;
-        const int64_t groups = stripsOf(kType, p.x.width) * stripWeights(kType) / kUnit;
-        if (r < p.g.width && column < p.x.width) scale[i] = widen(p.scale[r * groups + column / kUnit]);
+ private:
+  static constexpr int kLaneBytes = kType == Dtype::bf16 ? 4 : 2;
+
+  // This lane's two of the eight weights from `k` on.
+  static FLRC_DEVICE uint32_t unscaled(Global<const uint8_t> weights, Global<const uint8_t> zero, int k) {
+    const int64_t at = placeOf(kType, k) * groupBytes(kType) / kUnit;
+    if constexpr (kType == Dtype::bf16) {
+      return pointerCast<const uint32_t>(weights + at)[0];
+    } else {
+      uint32_t words[4] = {}, zeros[4] = {}, two[4];
+      if constexpr (kType == Dtype::int8) {
+        words[0] = pointerCast<const uint16_t>(weights + at)[0];
+      } else {
+        words[0] = pointerCast<const uint32_t>(weights + at)[0] >> 4 * (laneIndex() % 4);
+        zeros[0] = kHalves128 | zero[k / kUnit] * 0x10001u;
       }
+      weightPairs<kType>(words, 0, zeros, two);
+      return two[0];
     }
+  }
+};
+
+// What this thread's weights in two rows of a fragment are scaled by, at a column of the matrix; 1 outside it.
+template <Dtype kType>
+FLRC_DEVICE void weightScales(const FisherParams& p, int row, int column, float (&scale)[2]) {
+  FLRC_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    scale[i] = 1;
+    if constexpr (kType != Dtype::bf16) {
+      const int r = row + laneIndex() / 4 + 8 * i;
+      const int64_t groups = stripsOf(kType, p.x.width) * stripWeights(kType) / kUnit;
+      if (r < p.g.width && column < p.x.width) scale[i] = widen(p.scale[r * groups + column / kUnit]);
+    }
+  }
+}
+
+// A thread's sums over the fragments that it is given.
+template <Dtype kType>
+struct ScoreSums {
+  double products = 0, squares = 0, sizes = 0;
+
+  // Two fragments of G side by side, 16 rows by 16 columns, and the weights in them.
+  FLRC_DEVICE void add(const float* sums, const uint32_t* pairs, const float (&scale)[2]) {
+    // Eight in f32, and then fp64: single ones would take longer than the product.
+    float product8 = 0, square8 = 0, size8 = 0;
+    FLRC_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      const uint32_t pair = pairs[i / 2];
+      const float weight = bitsToFloat(i % 2 ? pair & 0xffff0000u : pair << 16), value = sums[i];
+      float product = value * weight;
+      if constexpr (kType != Dtype::bf16) product *= scale[i / 2 % 2];
+      product8 = fusedMultiplyAdd(product, product, product8);
+      square8 = fusedMultiplyAdd(value, value, square8);
+      size8 += fabsf(product);
+    }
+    products += static_cast<double>(product8);
+    squares += static_cast<double>(square8);
+    sizes += static_cast<double>(size8);
   }
 };
 

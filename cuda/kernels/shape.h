@@ -16,7 +16,7 @@ struct LaunchShape {
 
 // Boxes of bf16 values that tensor copies bring to shared memory and warpgroups multiply.
 inline constexpr int kBoxWidth = 64;
-inline constexpr int kBoxRows = 64;
+inline constexpr int kBoxRows = 32;
 inline constexpr int kBoxBytes = kBoxWidth * kBoxRows * 2;
 
 }  // namespace flrc::gpu

@@ -28,6 +28,16 @@ FLRC_DEVICE void copyBox(Shared<uint8_t> to, const TensorMap& from, int column, 
       : "memory"));
 }
 
+FLRC_DEVICE void multicastBox(Shared<uint8_t> to, const TensorMap& from, int column, int row, int plane,
+                              Shared<uint64_t> barrier, uint32_t blocks) {
+  FLRC_WARPGROUP(asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, "
+      "{%3, %4, %5}], [%2], %6;" ::"r"(sharedAddress(to)),
+      "l"(&from.map), "r"(sharedAddress(barrier)), "r"(column), "r"(row), "r"(plane),
+      "h"(static_cast<uint16_t>(blocks))
+      : "memory"));
+}
+
 // Of matrices whose rows run along shared memory: 8 rows of one box are 1024 bytes, and box lies behind box.
 FLRC_DEVICE uint64_t boxDescriptor(uint32_t address) {
   constexpr uint64_t kSwizzled = uint64_t{1} << 62;
@@ -132,6 +142,26 @@ FLRC_DEVICE void takeRegisters() {
 template <int kRegisters>
 FLRC_DEVICE void leaveRegisters() {
   FLRC_WARPGROUP(asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters)));
+}
+
+// Clusters of such a launch that run at once on the whole chip.
+template <typename Params>
+int clustersAtOnce(void (*kernel)(Params), const LaunchShape& shape) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shape.sharedBytes)));
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = shape.cluster;
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(shape.gridX, shape.gridY, shape.gridZ);
+  config.blockDim = dim3(shape.threads);
+  config.dynamicSmemBytes = shape.sharedBytes;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int clusters = 0;
+  check(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config));
+  return clusters;
 }
 
 inline TensorMap tensorMapOf(Global<const uint16_t> data, int64_t ld, int width, int rows, int planes) {

@@ -9,53 +9,71 @@ namespace flrc::gpu {
 namespace {
 
 // A block makes kRows x kColumns of a product at a time: two warpgroups multiply, 64 rows each, and of a third
-// one thread fetches boxes ahead of them, through all tiles that are the block's without a pause.
+// one thread fetches boxes ahead of them, through all tiles that are the block's without a pause. Blocks are in
+// clusters of two, whose tiles lie one below the other: each fetches half of the columns' boxes for both.
 constexpr int kRows = 128;
+constexpr int kCluster = 2;
 constexpr int kWarpgroup = 128;
 constexpr int kMultiplying = 2;
 constexpr int kThreads = (kMultiplying + 1) * kWarpgroup;
-// Threads of the third warpgroup that fetch weights.
-constexpr int kFetching = kWarpgroup - 32;
-constexpr int kProducerRegisters = 40;
-constexpr int kConsumerRegisters = 232;
+constexpr int kProducerRegisters = 24;
+constexpr int kConsumerRegisters = 240;
+
+FLRC_DEVICE int clusterIndex() { return blockX() / kCluster; }
+FLRC_DEVICE int clusters() { return gridX() / kCluster; }
 
 template <int kColumns, int kStages>
 struct Pipeline {
-  static constexpr int kLeftBytes = kRows / kBoxWidth * kBoxBytes;
-  static constexpr int kStageBytes = kLeftBytes + kColumns / kBoxWidth * kBoxBytes;
-  static constexpr size_t kBytes = size_t{kStages} * kStageBytes;
+  static constexpr int kLeftBoxes = kRows / kBoxWidth, kRightBoxes = kColumns / kBoxWidth;
+  static constexpr int kStageBytes = (kLeftBoxes + kRightBoxes) * kBoxBytes;
+  static constexpr size_t kBarriers = size_t{kStages} * kStageBytes;
+  static constexpr size_t kBytes = kBarriers + (2 * kStages + 1) * sizeof(uint64_t);
+  // Of a sequence, the second warpgroup begins so many boxes behind the first: while one is at the sums' end,
+  // the other has the tensor cores. Where all of a sequence is in shared memory they are free to drift apart.
+  static constexpr int kLag = 4;
 
   Shared<uint8_t> stages;
   Shared<uint64_t> full, empty;  // [kStages] each
+  Shared<uint64_t> ahead;
   int at = 0;
-  uint32_t phase = 0;
+  uint32_t phase = 0, aheadPhase = 0;
 
-  FLRC_DEVICE Pipeline(Shared<uint8_t> area, Shared<uint64_t> barriers)
-      : stages(area), full(barriers), empty(barriers + kStages) {}
-
-  FLRC_DEVICE void init() const {
-    for (int i = 0; i < kStages; ++i) {
-      phaseInit(full + i, 1);
-      phaseInit(empty + i, kMultiplying);
+  // By all threads of the cluster.
+  FLRC_DEVICE Pipeline()
+      : stages(sharedMemory<uint8_t>(0)),
+        full(sharedMemory<uint64_t>(kBarriers)),
+        empty(full + kStages),
+        ahead(empty + kStages) {
+    if (threadIndex() == 0) {
+      for (int i = 0; i < kStages; ++i) {
+        phaseInit(full + i, 1);
+        phaseInit(empty + i, kMultiplying * kCluster);
+      }
+      phaseInit(ahead, 1);
     }
+    syncWarp();
+    syncCluster();
   }
-  FLRC_DEVICE void advance() {
-    if (++at < kStages) return;
-    at = 0;
-    phase ^= 1;
+  // Before a block ends: others' arrivals may still be on their way to it.
+  FLRC_DEVICE void leave() const {
+    syncWarp();
+    syncCluster();
   }
 
   // Tokens of one sequence, by one thread.
   FLRC_DEVICE void fetch(const TensorMap& left, const TensorMap& right, int row, int column, int tokens,
                          int sequence) {
+    constexpr int kShare = kRightBoxes / kCluster;
+    const int first = clusterRank() * kShare;
     for (int token = 0; token < tokens; token += kBoxRows, advance()) {
       phaseWait(empty + at, phase ^ 1);
       phaseExpect(full + at, kStageBytes);
       const Shared<uint8_t> to = stages + at * kStageBytes;
-      for (int i = 0; i < kRows / kBoxWidth; ++i)
+      for (int i = 0; i < kLeftBoxes; ++i)
         copyBox(to + i * kBoxBytes, left, row + i * kBoxWidth, token, sequence, full + at);
-      for (int i = 0; i < kColumns / kBoxWidth; ++i) {
-        copyBox(to + kLeftBytes + i * kBoxBytes, right, column + i * kBoxWidth, token, sequence, full + at);
+      for (int i = first; i < first + kShare; ++i) {
+        multicastBox(to + (kLeftBoxes + i) * kBoxBytes, right, column + i * kBoxWidth, token, sequence,
+                     full + at, (1 << kCluster) - 1);
       }
     }
   }
@@ -63,38 +81,63 @@ struct Pipeline {
   // sums [64, kColumns] of a warpgroup over these tokens.
   FLRC_DEVICE void multiply(int tokens, float (&sums)[kColumns / 2]) {
     const int warpgroup = threadIndex() / kWarpgroup;
+    const bool apart = tokens > kStages * kBoxRows;
+    if (apart && warpgroup > 0) phaseWait(ahead, aheadPhase);
+    aheadPhase ^= 1;
     int before = -1;
     for (int token = 0; token < tokens; token += kBoxRows, advance()) {
       phaseWait(full + at, phase);
       const Shared<const uint8_t> stage = stages + at * kStageBytes;
-      multiplyBoxes<kColumns>(sums, stage + warpgroup * kBoxBytes, stage + kLeftBytes, token > 0);
+      multiplyBoxes<kColumns>(sums, stage + warpgroup * kBoxBytes, stage + kLeftBoxes * kBoxBytes, token > 0);
       waitProducts<1>(sums);
       release(before);
       before = at;
+      if (apart && token == kLag * kBoxRows && threadIndex() == 0) phaseArrive(ahead);
     }
     waitProducts<0>(sums);
     release(before);
   }
 
  private:
+  FLRC_DEVICE void advance() {
+    if (++at < kStages) return;
+    at = 0;
+    phase ^= 1;
+  }
+  // To all who fetch to it, a thread each.
   FLRC_DEVICE void release(int stage) const {
-    if (stage >= 0 && threadIndex() % kWarpgroup == 0) phaseArrive(empty + stage);
+    const int block = threadIndex() % kWarpgroup;
+    if (stage >= 0 && block < kCluster) phaseArriveAt(empty + stage, block);
   }
 };
 
-// The tiles of a product and of each the parts its sequences are taken in: a unit of a block's work.
-struct Units {
-  int rows, tiles, parts, sequences;  // rows of tiles
-
-  FLRC_DEVICE int count() const { return tiles * parts; }
-  FLRC_DEVICE int tile(int unit) const { return unit / parts; }
-  FLRC_DEVICE int firstOf(int unit) const { return unit % parts * sequences / parts; }
-  FLRC_DEVICE int endOf(int unit) const { return (unit % parts + 1) * sequences / parts; }
-};
-
 constexpr int kScoreColumns = 256;
-constexpr int kScoreStages = 3;
+constexpr int kScoreStages = 9;
 using ScorePipeline = Pipeline<kScoreColumns, kScoreStages>;
+
+// The tiles of a product, two in a column to a cluster, and of each two the parts that sequences are taken in: a
+// unit of a cluster's work.
+struct Units {
+  int rows, columns, parts, sequences;  // rows and columns of tiles
+
+  struct Unit {
+    int row, column;  // of this block's tile, whose row may be one too many
+    int part, first, end;  // sequences
+  };
+
+  FLRC_ANYWHERE int pairs() const { return (rows + kCluster - 1) / kCluster; }
+  FLRC_ANYWHERE int count() const { return pairs() * columns * parts; }
+  // Of neighbours, those that run at the same time have kBand pairs of rows and about as many columns: what
+  // they read is little, and comes from the L2 cache.
+  FLRC_DEVICE Unit at(int unit) const {
+    constexpr int kBand = 8;
+    const int pair = unit / parts, part = unit % parts;
+    const int firstPair = pair / (kBand * columns) * kBand, left = pairs() - firstPair,
+              height = left < kBand ? left : kBand, inBand = pair % (kBand * columns);
+    return {(firstPair + inBand % height) * kCluster + clusterRank(), inBand / height, part,
+            part * sequences / parts, (part + 1) * sequences / parts};
+  }
+};
 
 struct WarpgroupFisherParams {
   TensorMap g, x;
@@ -104,56 +147,43 @@ struct WarpgroupFisherParams {
 
 template <Dtype kType>
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) scoreKernel(FLRC_PARAMS(WarpgroupFisherParams) p) {
-  using Weights = WeightTile<kType, kRows, kScoreColumns>;
-  const Shared<uint8_t> weights = sharedMemory<uint8_t>(ScorePipeline::kBytes);
-  const Shared<uint64_t> barriers = sharedMemory<uint64_t>(ScorePipeline::kBytes + Weights::kBytes);
-  ScorePipeline pipeline(sharedMemory<uint8_t>(0), barriers);
-  const Shared<uint64_t> weightsFull = barriers + 2 * kScoreStages, weightsEmpty = weightsFull + 1;
-  if (threadIndex() == 0) {
-    pipeline.init();
-    phaseInit(weightsFull, kFetching);
-    phaseInit(weightsEmpty, kMultiplying);
-  }
-  syncBlock();
+  ScorePipeline pipeline;
   const int tokens = p.fisher.passage.tokens;
-  const auto rowOf = [&](int unit) { return p.units.tile(unit) % p.units.rows * kRows; };
-  const auto columnOf = [&](int unit) { return p.units.tile(unit) / p.units.rows * kScoreColumns; };
-  uint32_t phase = 0;
   if (threadIndex() / kWarpgroup == kMultiplying) {
     leaveRegisters<kProducerRegisters>();
-    const int thread = threadIndex() % kWarpgroup;
-    for (int unit = blockX(); thread == 0 && unit < p.units.count(); unit += gridX()) {
-      for (int sequence = p.units.firstOf(unit); sequence < p.units.endOf(unit); ++sequence)
-        pipeline.fetch(p.g, p.x, rowOf(unit), columnOf(unit), tokens, sequence);
-    }
-    for (int unit = blockX(); thread >= 32 && unit < p.units.count(); unit += gridX(), phase ^= 1) {
-      phaseWait(weightsEmpty, phase ^ 1);
-      Weights::fetch(p.fisher, rowOf(unit), columnOf(unit), weights, thread - 32, kFetching);
-      phaseArrive(weightsFull);
+    for (int i = clusterIndex(); threadIndex() % kWarpgroup == 0 && i < p.units.count(); i += clusters()) {
+      const Units::Unit unit = p.units.at(i);
+      for (int sequence = unit.first; sequence < unit.end; ++sequence)
+        pipeline.fetch(p.g, p.x, unit.row * kRows, unit.column * kScoreColumns, tokens, sequence);
     }
   } else {
     takeRegisters<kConsumerRegisters>();
     float sums[kScoreColumns / 2];
-    const int row = warpIndex() * 16;
-    for (int unit = blockX(); unit < p.units.count(); unit += gridX(), phase ^= 1) {
-      ScoreSums<kType, kRows, kScoreColumns> score;
-      for (int sequence = p.units.firstOf(unit); sequence < p.units.endOf(unit); ++sequence) {
+    for (int i = clusterIndex(); i < p.units.count(); i += clusters()) {
+      const Units::Unit unit = p.units.at(i);
+      const int row = unit.row * kRows + warpIndex() * 16, column = unit.column * kScoreColumns;
+      // There when the first sequence has been multiplied.
+      WeightFragments<kType, kScoreColumns> weights;
+      weights.load(p.fisher, row, column);
+      ScoreSums<kType> score;
+      for (int sequence = unit.first; sequence < unit.end; ++sequence) {
         pipeline.multiply(tokens, sums);
-        if (sequence == p.units.firstOf(unit)) phaseWait(weightsFull, phase);
         FLRC_UNROLL
-        for (int column = 0; column < kScoreColumns; column += 32) {
+        for (int group = 0; group < kScoreColumns; group += kUnit) {
           float scale[2];
-          score.scaleAt(p.fisher, rowOf(unit) + row, columnOf(unit) + column, scale);
-          score.add(sums + column / 2, weights, row, column, scale);
+          weightScales<kType>(p.fisher, row, column + group, scale);
+          FLRC_UNROLL
+          for (int c = group; c < group + kUnit; c += 16) score.add(sums + c / 2, weights.pairs + c / 4, scale);
         }
       }
-      syncWarpgroup();
-      if (threadIndex() % kWarpgroup == 0) phaseArrive(weightsEmpty);
       const double all[3] = {warpSum(score.products), warpSum(score.squares), warpSum(score.sizes)};
-      const int64_t part = static_cast<int64_t>(unit) * (kMultiplying * 4) + warpIndex();
-      for (int i = 0; laneIndex() == 0 && i < 3; ++i) p.fisher.partial[part * 3 + i] = all[i];
+      const int64_t tile = (int64_t{unit.column} * p.units.rows + unit.row) * p.units.parts + unit.part;
+      if (laneIndex() == 0 && unit.row < p.units.rows) {
+        for (int k = 0; k < 3; ++k) p.fisher.partial[(tile * (kMultiplying * 4) + warpIndex()) * 3 + k] = all[k];
+      }
     }
   }
+  pipeline.leave();
 }
 
 Units unitsOf(const FisherParams& params) {
@@ -161,58 +191,76 @@ Units unitsOf(const FisherParams& params) {
             columns = (params.x.width + kScoreColumns - 1) / kScoreColumns;
   // Of few tiles, each sequence is a unit of its own. By a number that is the same on every chip.
   constexpr int kManyTiles = 96;
-  return {rows, rows * columns, rows * columns < kManyTiles ? params.passage.sequences : 1,
-          params.passage.sequences};
+  return {rows, columns, rows * columns < kManyTiles ? params.passage.sequences : 1, params.passage.sequences};
 }
 
 TensorMap mapOf(const Activations& of, const Passage& passage) {
   return tensorMapOf(of.data, of.ld, of.width, passage.tokens, passage.sequences);
 }
 
+// Of a kernel whose clusters share `units` of work. None of them waits for another one: that they all run at
+// once saves time, and is needed for nothing.
+template <typename Params>
+void launchClusters(Stream stream, void (*kernel)(Params), const Params& params, size_t sharedBytes, int units,
+                    int blocks) {
+  LaunchShape shape;
+  shape.threads = kThreads;
+  shape.sharedBytes = sharedBytes;
+  shape.gridX = shape.cluster = kCluster;
+  const int most = std::min({units, blocks / kCluster, clustersAtOnce(kernel, shape)});
+  shape.gridX = static_cast<unsigned>(std::max(most, 1) * kCluster);
+  launch(stream, shape, kernel, params);
+}
+
 template <Dtype kType>
 void launchScores(Stream stream, const FisherParams& params, int blocks) {
-  using Weights = WeightTile<kType, kRows, kScoreColumns>;
   const Units units = unitsOf(params);
-  LaunchShape shape;
-  shape.gridX = static_cast<unsigned>(std::min(blocks, units.tiles * units.parts));
-  shape.threads = kThreads;
-  shape.sharedBytes = ScorePipeline::kBytes + Weights::kBytes + (2 * kScoreStages + 2) * sizeof(uint64_t);
-  launch(
-      stream, shape, scoreKernel<kType>,
-      WarpgroupFisherParams{mapOf(params.g, params.passage), mapOf(params.x, params.passage), params, units});
+  launchClusters(
+      stream, scoreKernel<kType>,
+      WarpgroupFisherParams{mapOf(params.g, params.passage), mapOf(params.x, params.passage), params, units},
+      ScorePipeline::kBytes, units.count(), blocks);
 }
 
 constexpr int kMomentColumns = 128;
-constexpr int kMomentStages = 6;
+constexpr int kMomentStages = 13;
 using MomentPipeline = Pipeline<kMomentColumns, kMomentStages>;
 
 struct WarpgroupMomentParams {
   TensorMap x, low;
   MomentParams moment;
-  int tiles;
+  int lines;  // of tiles
 };
 
+// The lower triangle's tiles, two in a column at a time, pair of lines by pair of lines. The second of two may
+// lie above the diagonal or below the matrix.
+struct Triangle {
+  int lines, pair, column;
+
+  FLRC_ANYWHERE int columns() const {
+    const int all = (pair + 1) * kCluster;
+    return all < lines ? all : lines;
+  }
+  FLRC_ANYWHERE bool find() {
+    for (; pair * kCluster < lines && column >= columns(); ++pair) column -= columns();
+    return pair * kCluster < lines;
+  }
+};
+
+
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) momentKernel(FLRC_PARAMS(WarpgroupMomentParams) p) {
-  MomentPipeline pipeline(sharedMemory<uint8_t>(0), sharedMemory<uint64_t>(MomentPipeline::kBytes));
-  if (threadIndex() == 0) pipeline.init();
-  syncBlock();
+  MomentPipeline pipeline;
   const Passage passage = p.moment.passage;
   // Of two halves, each with each.
   const int products = p.moment.low != nullptr ? 4 : 1;
-  // Tiles of the lower triangle, row by row.
-  int tileRow = 0, tileColumn = blockX();
-  const auto find = [&] {
-    for (; tileColumn > tileRow; ++tileRow) tileColumn -= tileRow + 1;
-  };
+  Triangle tile{p.lines, 0, clusterIndex()};
+  const auto rowOf = [&] { return (tile.pair * kCluster + clusterRank()) * kRows; };
   if (threadIndex() / kWarpgroup == kMultiplying) {
     leaveRegisters<kProducerRegisters>();
-    for (int tile = blockX(); threadIndex() % kWarpgroup == 0 && tile < p.tiles;
-         tile += gridX(), tileColumn += gridX()) {
-      find();
+    for (; threadIndex() % kWarpgroup == 0 && tile.find(); tile.column += clusters()) {
       for (int sequence = 0; sequence < passage.sequences; ++sequence) {
         for (int product = 0; product < products; ++product) {
-          pipeline.fetch(product / 2 ? p.low : p.x, product % 2 ? p.low : p.x, tileRow * kRows,
-                         tileColumn * kMomentColumns, passage.tokens, sequence);
+          pipeline.fetch(product / 2 ? p.low : p.x, product % 2 ? p.low : p.x, rowOf(),
+                         tile.column * kMomentColumns, passage.tokens, sequence);
         }
       }
     }
@@ -220,8 +268,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) momentKernel(FLRC_PARAMS(Warpgr
     takeRegisters<kConsumerRegisters>();
     constexpr int kSums = kMomentColumns / 2;
     float sums[kSums];
-    for (int tile = blockX(); tile < p.tiles; tile += gridX(), tileColumn += gridX()) {
-      find();
+    for (; tile.find(); tile.column += clusters()) {
       // What products add up to, and what rounding left of it: together as good as fp64, of which there is
       // little.
       float high[kSums], low[kSums];
@@ -237,37 +284,39 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) momentKernel(FLRC_PARAMS(Warpgr
           high[i] = sum;
         }
       }
-      const int firstRow = tileRow * kRows + warpIndex() * 16 + laneIndex() / 4,
-                firstColumn = tileColumn * kMomentColumns + laneIndex() % 4 * 2;
-      const auto placeOf = [&](int i) {
-        const int64_t r = firstRow + i / 2 % 2 * 8, c = firstColumn + i / 4 * 8 + i % 2;
-        return r < p.moment.x.width && c <= r ? p.moment.sum + (r * (r + 1) / 2 + c) : nullptr;
-      };
+      const int firstColumn = tile.column * kMomentColumns + laneIndex() % 4 * 2;
       FLRC_UNROLL
-      for (int i = 0; i < kSums; i += 8) {
-        // Read together, or each value would wait for memory by itself.
-        double before[8];
+      for (int half = 0; half < 2; ++half) {
+        const int64_t row = rowOf() + warpIndex() * 16 + laneIndex() / 4 + half * 8;
+        const Global<double> line = p.moment.sum + (row * (row + 1) / 2 + firstColumn);
+        const int64_t last = row < p.moment.x.width ? row - firstColumn : -1;
         FLRC_UNROLL
-        for (int e = 0; e < 8; ++e) {
-          const Global<double> place = placeOf(i + e);
-          before[e] = place != nullptr ? static_cast<double>(*place) : 0.0;
-        }
-        FLRC_UNROLL
-        for (int e = 0; e < 8; ++e) {
-          const Global<double> place = placeOf(i + e);
-          if (place != nullptr)
-            *place = before[e] + (static_cast<double>(high[i + e]) + static_cast<double>(low[i + e]));
+        for (int first = 0; first < kMomentColumns / 4; first += 8) {
+          // Read together, or each value would wait for memory by itself.
+          double before[8];
+          FLRC_UNROLL
+          for (int e = 0; e < 8; ++e) {
+            const int i = first + e, column = i / 2 * 8 + i % 2;
+            before[e] = column <= last ? static_cast<double>(line[column]) : 0.0;
+          }
+          FLRC_UNROLL
+          for (int e = 0; e < 8; ++e) {
+            const int i = first + e, column = i / 2 * 8 + i % 2, at = i / 2 * 4 + half * 2 + i % 2;
+            if (column <= last)
+              line[column] = before[e] + (static_cast<double>(high[at]) + static_cast<double>(low[at]));
+          }
         }
       }
     }
   }
+  pipeline.leave();
 }
 
 }  // namespace
 
 int warpgroupFisherParts(const FisherParams& params) {
   const Units units = unitsOf(params);
-  return units.tiles * units.parts * kMultiplying * 4;
+  return units.rows * units.columns * units.parts * kMultiplying * 4;
 }
 
 void launchWarpgroupFisher(Stream stream, Dtype dtype, const FisherParams& params, int blocks) {
@@ -285,15 +334,14 @@ void launchWarpgroupFisher(Stream stream, Dtype dtype, const FisherParams& param
 }
 
 void launchWarpgroupMoment(Stream stream, const MomentParams& params, int blocks) {
-  const int lines = (params.x.width + kRows - 1) / kRows, tiles = lines * (lines + 1) / 2;
-  LaunchShape shape;
-  shape.gridX = static_cast<unsigned>(std::min(blocks, tiles));
-  shape.threads = kThreads;
-  shape.sharedBytes = MomentPipeline::kBytes + 2 * kMomentStages * sizeof(uint64_t);
   const TensorMap x = mapOf(params.x, params.passage);
   const TensorMap low =
       params.low != nullptr ? mapOf({params.low, params.x.ld, params.x.width}, params.passage) : x;
-  launch(stream, shape, momentKernel, WarpgroupMomentParams{x, low, params, tiles});
+  const int lines = (params.x.width + kRows - 1) / kRows;
+  int pairs = 0;
+  for (Triangle tile{lines, 0, 0}; tile.pair * kCluster < lines; ++tile.pair) pairs += tile.columns();
+  launchClusters(stream, momentKernel, WarpgroupMomentParams{x, low, params, lines}, MomentPipeline::kBytes,
+                 pairs, blocks);
 }
 
 }  // namespace flrc::gpu
