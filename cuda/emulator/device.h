@@ -180,9 +180,7 @@ inline void phaseExpect(Shared<uint64_t> barrier, uint32_t bytes) {
 }
 inline void phaseWait(Shared<uint64_t> barrier, uint32_t parity) {
   barrier.read();
-  emulator::PhaseBarrier& phase = machine().phase(barrier.at());
-  machine().waitUntil("an mbarrier's phase", [&phase, parity] { return phase.phase % 2 != parity; });
-  machine().acquire(phase);
+  machine().wait(machine().phase(barrier.at()), parity);
 }
 inline void bulkCopy(Shared<uint8_t> to, Global<const uint8_t> from, uint32_t bytes, Shared<uint64_t> barrier) {
   if (bytes % 16 != 0 || reinterpret_cast<uintptr_t>(from.at()) % 16 != 0) {

@@ -163,6 +163,12 @@ void Machine::run(Thread& thread) {
                         [](const auto& group) { return !group.empty(); })) {
           throw Fault(place() + ": ends while an asynchronous copy of its own is on its way");
         }
+        if (!thread.products.empty()) throw Fault(place() + ": ends while a product of its own is on its way");
+        Memory& shared = *thread.block->shared;
+        shared.forgetVisits();
+        if (thread.block->running == 1 && shared.hasVisits()) {
+          throw Fault(place() + ": the last one of a block ends, and others' accesses to it may still come");
+        }
       } catch (const Abandoned&) {
       } catch (...) {
         fault_ = std::current_exception();
@@ -184,6 +190,8 @@ void Machine::finish(Thread& thread) {
   --launch.unfinished;
   if (!thread.triggered) --launch.untriggered;
   mostBarriers = std::max(mostBarriers, thread.barriers);
+  int& waits = mostWaits[static_cast<int>(thread.index)];
+  waits = std::max(waits, thread.waits);
   if (--block.running == 0) {
     if (std::any_of(bulk_.begin(), bulk_.end(),
                     [&](const BulkCopy& copy) { return copy.copy.to == block.shared.get(); })) {

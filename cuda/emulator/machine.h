@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "emulator/fiber.h"
-#include "emulator/memory.h"
+#include "emulator/pointer.h"
 #include "kernels/shape.h"
 
 namespace flrc::emulator {
@@ -51,7 +51,8 @@ struct Thread {
   Clocks known;
   uint32_t ordered = 0;  // launches up to this one are complete for this thread
   bool triggered = false;
-  int barriers = 0;  // of the block, passed
+  int barriers = 0;  // of the block and the cluster, passed
+  int waits = 0;     // for mbarriers, likewise
   Fiber* fiber = nullptr;
   const char* waitsFor = nullptr;
   std::function<bool()> ready;  // empty: whoever it waits for wakes it
@@ -63,6 +64,12 @@ struct Thread {
     size_t bytes, filled;  // bytes read, and bytes written (the rest are zeros)
   };
   std::vector<std::vector<Copy>> groups = {{}};  // of cp.async, the open one last
+
+  struct Product {
+    Pointer<const uint8_t> a, b;
+    bool add;
+  };
+  std::vector<Product> products;  // of its warpgroup, not yet waited for
 };
 
 struct Barrier {
@@ -124,11 +131,16 @@ class Machine {
   // Runs what is queued. Throws the first Fault and forgets the rest.
   void synchronise();
 
-  // The nth time that a thread comes to its block's barrier it goes past: for tests that every barrier is
-  // needed.
+  // The nth time that a thread comes to a barrier of its block or cluster it goes past: for tests that every
+  // barrier is needed.
   int dropBarrier = -1;
-  // How many block barriers the longest thread passed since the machine was made.
+  // How many barriers of blocks and clusters the longest thread passed since the machine was made.
   int mostBarriers = 0;
+  // The same of one thread of each block, and its waits for mbarriers.
+  struct DroppedWait {
+    int thread = -1, nth = -1;
+  } dropWait;
+  std::unordered_map<int, int> mostWaits;
 
   // For the running thread:
   static Thread& thread();
@@ -149,7 +161,7 @@ class Machine {
   PhaseBarrier& phase(const void* address);
   void initPhase(const void* address, uint32_t expected);
   void arrive(PhaseBarrier& barrier, uint32_t arrivals);
-  void acquire(PhaseBarrier& barrier);
+  void wait(PhaseBarrier& barrier, uint32_t parity);
   void bulkCopy(const Thread::Copy& copy, PhaseBarrier& barrier);
   void commitCopies();
   void waitCopies(size_t groupsLeft);

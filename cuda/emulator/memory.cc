@@ -35,6 +35,7 @@ void Memory::track() { cells_.resize((size_ + cellBytes_ - 1) / cellBytes_); }
 
 void Memory::assign(uint32_t block) {
   block_ = block;
+  visits_.clear();
   if (size_ > 0) std::memset(begin_, kPoison, size_);
 }
 
@@ -108,7 +109,14 @@ uint8_t* Memory::access(const uint8_t* at, size_t bytes, Access access) {
   }
   for (size_t cell = offset / cellBytes_; cell * cellBytes_ < offset + bytes; ++cell)
     touch(cells_[cell], cell, access);
+  const Thread& thread = Machine::thread();
+  if (shared_ && thread.block->serial != block_) visits_[thread.id] = thread.clock;
   return begin_ + offset;
+}
+
+void Memory::forgetVisits() {
+  const std::vector<uint32_t>& known = *Machine::thread().known;
+  std::erase_if(visits_, [&](const auto& visit) { return known[visit.first] >= visit.second; });
 }
 
 void Memory::startCopy(const uint8_t* at, size_t bytes) {

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "emulator/fault.h"
@@ -36,6 +37,10 @@ class Memory {
   void startCopy(const uint8_t* at, size_t bytes);
   // It landed: `thread` wrote it at its time `clock`.
   void landCopy(const uint8_t* at, size_t bytes, uint32_t thread, uint32_t clock);
+  // Of a block's shared memory, when one of its threads ends: forgets which accesses by other blocks' threads
+  // that one knows to be over. None may be left when the last one ends.
+  void forgetVisits();
+  bool hasVisits() const { return !visits_.empty(); }
 
  private:
   // Who did something, and when. `epoch` is the launch, or the block for shared memory; 0 is nobody.
@@ -61,6 +66,7 @@ class Memory {
   bool shared_, written_ = false;
   uint32_t block_ = 0;
   std::vector<Cell> cells_;
+  std::unordered_map<uint32_t, uint32_t> visits_;  // when other blocks' threads were here last
 };
 
 }  // namespace flrc::emulator

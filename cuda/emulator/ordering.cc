@@ -76,6 +76,7 @@ void Machine::syncWarpgroup() {
 }
 
 void Machine::syncCluster() {
+  if (thread().barriers++ == dropBarrier) return;
   const auto& cluster = *thread().block->cluster;
   meet(*thread().block->clusterBarrier, cluster.size() * thread().block->threads.size(),
        "the cluster's barrier");
@@ -146,7 +147,11 @@ void Machine::arrive(PhaseBarrier& barrier, uint32_t arrivals) {
   completePhase(barrier);
 }
 
-void Machine::acquire(PhaseBarrier& barrier) { learn(barrier.known); }
+void Machine::wait(PhaseBarrier& barrier, uint32_t parity) {
+  if (thread().waits++ == dropWait.nth && static_cast<int>(thread().index) == dropWait.thread) return;
+  waitUntil("an mbarrier's phase", [&barrier, parity] { return barrier.phase % 2 != parity; });
+  learn(barrier.known);
+}
 
 void Machine::bulkCopy(const Thread::Copy& copy, PhaseBarrier& barrier) { bulk_.push_back({copy, &barrier}); }
 

@@ -50,47 +50,50 @@ inline void copyBox(Shared<uint8_t> to, const TensorMap& from, int column, int r
   multicastBox(to, from, column, row, plane, barrier, 1u << clusterRank());
 }
 
-// sums [64, N] (+)= A^T B of a warpgroup, A one box and B N / 64 of them: over the rows of boxes. Lanes have of
-// 16 rows a warp and of every 8 columns what multiplyFragments gives them. They are there after
-// waitProducts<0>; with kLeft, all but the last kLeft multiplications are done with their boxes. (The emulator
-// does them at once.)
+// What a lane touches of boxes, all of which every lane reads: a share of them.
 template <int N>
-void multiplyBoxes(float (&sums)[N / 2], Shared<const uint8_t> a, Shared<const uint8_t> b, bool add) {
-  const int firstRow = warpIndex() % 4 * 16 + laneIndex() / 4;
-  for (int i = 0; i < N / 2; ++i) {
-    if (!add) sums[i] = 0;
-  }
-  const auto at = [](Shared<const uint8_t> box, int row) {
-    return reinterpret_cast<const uint16_t*>((pointerCast<const Word4>(box + row * kBoxWidth * 2)).at());
+void touchBoxes(Shared<const uint8_t> a, Shared<const uint8_t> b) {
+  const auto touch = [](Shared<const uint8_t> box) {
+    for (int at = laneIndex() * 16; at < kBoxBytes; at += emulator::kWarpThreads * 16)
+      pointerCast<const Word4>(box + at).access(emulator::Memory::Access::read);
   };
-  // Every lane touches a share of what all of them read.
-  for (int row = laneIndex(); row < kBoxRows; row += emulator::kWarpThreads) {
-    for (int piece = 0; piece < kBoxWidth / 8; ++piece) {
-      pointerCast<const Word4>(a + (row * kBoxWidth + piece * 8) * 2).access(emulator::Memory::Access::read);
-      for (int box = 0; box < N / kBoxWidth; ++box) {
-        pointerCast<const Word4>(b + box * kBoxBytes + (row * kBoxWidth + piece * 8) * 2)
-            .access(emulator::Memory::Access::read);
+  touch(a);
+  for (int box = 0; box < N / kBoxWidth; ++box) touch(b + box * kBoxBytes);
+}
+
+// sums [64, N] (+)= A^T B of a warpgroup, A one box and B N / 64 of them: over the rows of boxes. Lanes have of
+// 16 rows a warp and of every 8 columns what multiplyFragments gives them. Boxes are read, and sums written,
+// at any time up to waitProducts<kLeft>, behind which all but the last kLeft multiplications are done. (The
+// emulator does them there.)
+template <int N>
+void multiplyBoxes(float (&)[N / 2], Shared<const uint8_t> a, Shared<const uint8_t> b, bool add) {
+  touchBoxes<N>(a, b);
+  emulator::Machine::thread().products.push_back({a, b, add});
+}
+
+template <int kLeft, int N>
+void waitProducts(float (&sums)[N]) {
+  auto& products = emulator::Machine::thread().products;
+  while (products.size() > kLeft) {
+    const auto [a, b, add] = products.front();
+    products.erase(products.begin());
+    touchBoxes<2 * N>(a, b);
+    const int firstRow = warpIndex() % 4 * 16 + laneIndex() / 4;
+    const auto at = [](Shared<const uint8_t> box, int row, int column) {
+      const auto* line = reinterpret_cast<const uint16_t*>((box + row * kBoxWidth * 2).at());
+      return bitsToFloat(static_cast<uint32_t>(line[column]) << 16);
+    };
+    for (int i = 0; i < N && !add; ++i) sums[i] = 0;
+    for (int row = 0; row < kBoxRows; ++row) {
+      for (int i = 0; i < N; ++i) {
+        const int column = i / 4 * 8 + laneIndex() % 4 * 2 + i % 2;
+        sums[i] = std::fma(at(a, row, firstRow + i / 2 % 2 * 8),
+                           at(b + column / kBoxWidth * kBoxBytes, row, column % kBoxWidth), sums[i]);
       }
     }
   }
-  for (int row = 0; row < kBoxRows; ++row) {
-    for (int i = 0; i < N / 2; ++i) {
-      const int column = i / 4 * 8 + laneIndex() % 4 * 2 + i % 2;
-      const float left = bitsToFloat(static_cast<uint32_t>(at(a, row)[firstRow + i / 2 % 2 * 8]) << 16);
-      const float right = bitsToFloat(
-          static_cast<uint32_t>(at(b + column / kBoxWidth * kBoxBytes, row)[column % kBoxWidth]) << 16);
-      sums[i] = std::fma(left, right, sums[i]);
-    }
-  }
-}
-
-// A barrier of the warpgroup's 128 threads.
-inline void syncWarpgroup() { machine().syncWarpgroup(); }
-
-template <int kLeft, int N>
-void waitProducts(float (&)[N]) {
   // Of one thread it says what it says of all.
-  syncWarpgroup();
+  machine().syncWarpgroup();
 }
 
 // How many clusters of such a launch run at once. (The emulator draws it anew all the time.)

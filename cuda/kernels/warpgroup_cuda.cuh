@@ -133,8 +133,6 @@ FLRC_DEVICE void waitProducts(float (&sums)[N]) {
   }
 }
 
-FLRC_DEVICE void syncWarpgroup() { asm volatile("bar.sync %0, 128;" ::"r"(warpIndex() / 4 + 1) : "memory"); }
-
 template <int kRegisters>
 FLRC_DEVICE void takeRegisters() {
   FLRC_WARPGROUP(asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters)));

@@ -47,6 +47,33 @@ void checkEveryBarrier(const char* file, int line, const Run& run, int most = 40
   }
 }
 
+// Fails for every wait of `thread` for an mbarrier, but its first `idle` ones, that can be left out unnoticed.
+template <typename Run>
+void checkEveryWait(const char* file, int line, const Run& run, int thread, int idle) {
+  constexpr uint64_t kSeeds = 6;
+  Device whole(1);
+  const std::string expected = run(whole);
+  const int waits = whole.machine().mostWaits[thread];
+  if (waits <= idle) check::fail(file, line, "thread " + std::to_string(thread) + " waits for nothing");
+  for (int wait = idle; wait < waits; ++wait) {
+    bool found = false;
+    for (uint64_t seed = 0; seed < kSeeds && !found; ++seed) {
+      Device device(seed);
+      device.machine().dropWait = {thread, wait};
+      try {
+        found = run(device) != expected;
+      } catch (const flrc::emulator::Fault&) {
+        found = true;
+      }
+    }
+    if (!found) {
+      check::fail(file, line, "wait " + std::to_string(wait) + " of " + std::to_string(waits) + " of thread " +
+                                  std::to_string(thread) + " can be left out");
+    }
+  }
+}
+
+#define CHECK_EVERY_WAIT(...) test::checkEveryWait(__FILE__, __LINE__, __VA_ARGS__)
 #define CHECK_EVERY_BARRIER(...) test::checkEveryBarrier(__FILE__, __LINE__, __VA_ARGS__)
 
 #endif

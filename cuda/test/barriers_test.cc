@@ -183,6 +183,51 @@ TEST("barriers: Fisher scores, moments, thin products and curves") {
   });
 }
 
+TEST("barriers: Fisher scores and moments by clusters of warpgroups") {
+  constexpr int kOutputs = 136, kInputs = 24, kMultiprocessors = 2;
+  const auto score = [](Device& device) {
+    // Twelve boxes for nine places.
+    constexpr Passage kPassage{2, 170};
+    check::Random random(13);
+    Array<uint16_t> g(halves(random, kPassage.sequences * kPassage.tokens * kOutputs)),
+        x(halves(random, kPassage.sequences * kPassage.tokens * kInputs)), w(halves(random, kOutputs * 32));
+    Array<double> sums(std::vector<double>(3));
+    FisherParams params{{g.read(), kOutputs, kOutputs},
+                        {x.read(), kInputs, kInputs},
+                        kPassage,
+                        pointerCast<const uint8_t>(w.read()),
+                        nullptr,
+                        nullptr,
+                        nullptr,
+                        sums.global()};
+    Array<double> partial(static_cast<size_t>(fisherPartials(params)));
+    params.partial = partial.global();
+    launchFisher(device.stream(), flrc::Dtype::bf16, params, kMultiprocessors);
+    device.synchronise();
+    return bytesOf(sums);
+  };
+  const auto moment = [](Device& device) {
+    // Sixteen for thirteen.
+    constexpr Passage kPassage{2, 250};
+    check::Random random(14);
+    Array<uint16_t> x(halves(random, kPassage.sequences * kPassage.tokens * kInputs));
+    Array<double> sum(std::vector<double>(kInputs * (kInputs + 1) / 2));
+    launchMoment(device.stream(), {{x.read(), kInputs, kInputs}, nullptr, kPassage, sum.global()},
+                 kMultiprocessors);
+    device.synchronise();
+    return bytesOf(sum);
+  };
+  CHECK_EVERY_BARRIER(score);
+  CHECK_EVERY_BARRIER(moment);
+  for (const int multiplying : {0, 128}) {
+    CHECK_EVERY_WAIT(score, multiplying, 0);
+    CHECK_EVERY_WAIT(moment, multiplying, 0);
+  }
+  // Who fetches finds every place free at first.
+  CHECK_EVERY_WAIT(score, 256, 9);
+  CHECK_EVERY_WAIT(moment, 256, 13);
+}
+
 TEST("barriers: products, bases, eigenvectors and pivots") {
   CHECK_EVERY_BARRIER([](Device& device) {
     check::Random random(8);

@@ -2,6 +2,7 @@
 
 #include "kernels/calibrate.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -44,7 +45,12 @@ TEST("fisher: scores of every dtype, sequences apart, any shape") {
   };
   for (const Dtype dtype : {Dtype::bf16, Dtype::int8, Dtype::int4}) {
     for (const auto& [m, n, sequences, tokens] :
-         {Shape{70, 150, 2, 45}, Shape{129, 33, 1, 100}, Shape{8, 8, 3, 5}}) {
+         {Shape{70, 150, 2, 45}, Shape{129, 33, 1, 100}, Shape{8, 8, 3, 5}, Shape{300, 520, 5, 34},
+          // More tokens than there is room for in shared memory.
+          Shape{130, 40, 1, 350},
+          // So many tiles that each has all sequences.
+          Shape{1930, 1540, 2, 3}}) {
+      if (m > 1000 && dtype != Dtype::bf16) continue;
       check::Random random(static_cast<uint64_t>(m * n));
       const Sample g({sequences, tokens}, m, random), x({sequences, tokens}, n, random);
       const flrc::RowMatrix w = flrc::makeRows(random.floats(int64_t{m} * n).data(), m, n, n, dtype);
@@ -96,12 +102,57 @@ TEST("fisher: scores of every dtype, sequences apart, any shape") {
   }
 }
 
+TEST("fisher: a row of tiles has the bits it has alone, in its place, on any number of multiprocessors") {
+  constexpr int kTileRows = 128, kRows = 300, kWidth = 520, kTileColumns = 3, kWarps = 8;
+  constexpr Passage kPassage{2, 40};
+  check::Random random(6);
+  const Sample g(kPassage, kRows, random), x(kPassage, kWidth, random);
+  const flrc::RowMatrix w =
+      flrc::makeRows(random.floats(kRows * kWidth).data(), kRows, kWidth, kWidth, Dtype::bf16);
+  const Packed packed = packRows(Dtype::bf16, kRows, w.stride, w.data.data(), w.scale.data(), w.zero.data());
+  Array<uint8_t> data(packed.data);
+  Array<uint16_t> gs(g.bits), xs(x.bits);
+  const auto partialOf = [&](int row, int rows, int blocks) {
+    Array<double> sums(std::vector<double>(3));
+    FisherParams params{{gs.read() + row, g.ld, rows},
+                        {xs.read(), x.ld, kWidth},
+                        kPassage,
+                        data.read() + row * stripsOf(Dtype::bf16, kWidth) * kStripBytes,
+                        nullptr,
+                        nullptr,
+                        nullptr,
+                        sums.global()};
+    Array<double> partial(static_cast<size_t>(fisherPartials(params)));
+    params.partial = partial.global();
+    Device device(static_cast<uint64_t>(blocks));
+    launchFisher(device.stream(), Dtype::bf16, params, blocks);
+    device.synchronise();
+    std::vector<double> values = partial.download();
+    values.resize(static_cast<size_t>((rows + kTileRows - 1) / kTileRows * kTileColumns * kPassage.sequences * kWarps * 3));
+    return values;
+  };
+  for (const int blocks : test::warpgroupCounts()) {
+    if (blocks == 0) continue;
+    const std::vector<double> all = partialOf(0, kRows, blocks);
+    constexpr int kTiles = 3;
+    constexpr size_t kValues = kPassage.sequences * kWarps * 3;
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int row = tile * kTileRows;
+      const std::vector<double> alone = partialOf(row, std::min(kTileRows, kRows - row), 2);
+      for (size_t column = 0; column < kTileColumns; ++column) {
+        for (size_t i = 0; i < kValues; ++i)
+          CHECK(all[(column * kTiles + static_cast<size_t>(tile)) * kValues + i] == alone[column * kValues + i]);
+      }
+    }
+  }
+}
+
 TEST("moments: the packed triangle of the sum of x x^T, in one half or two, added to what was there") {
   struct Case {
     int n;
     bool halves;
   };
-  for (const auto& [n, halves] : {Case{20, true}, Case{150, false}, Case{150, true}, Case{257, false}}) {
+  for (const auto& [n, halves] : {Case{20, true}, Case{150, false}, Case{150, true}, Case{257, false}, Case{520, true}}) {
     constexpr Passage kPassage{2, 40};
     check::Random random(static_cast<uint64_t>(n));
     const Sample x(kPassage, n, random);

@@ -67,7 +67,7 @@ class Array {
 
 #else
 
-inline std::vector<int> warpgroupCounts() { return {0, 2}; }
+inline std::vector<int> warpgroupCounts() { return {0, 2, 7}; }
 
 class Device {
  public:
