@@ -167,7 +167,7 @@ void Machine::run(Thread& thread) {
         Memory& shared = *thread.block->shared;
         shared.forgetVisits();
         if (thread.block->running == 1 && shared.hasVisits()) {
-          throw Fault(place() + ": the last one of a block ends, and others' accesses to it may still come");
+          throw Fault(place() + ": the last one of a block ends, and others' accesses or copies to it may still come");
         }
       } catch (const Abandoned&) {
       } catch (...) {

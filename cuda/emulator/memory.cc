@@ -110,7 +110,7 @@ uint8_t* Memory::access(const uint8_t* at, size_t bytes, Access access) {
   for (size_t cell = offset / cellBytes_; cell * cellBytes_ < offset + bytes; ++cell)
     touch(cells_[cell], cell, access);
   const Thread& thread = Machine::thread();
-  if (shared_ && thread.block->serial != block_) visits_[thread.id] = thread.clock;
+  if (shared_ && thread.block->serial != block_) visit(thread.id, thread.clock);
   return begin_ + offset;
 }
 

@@ -37,8 +37,9 @@ class Memory {
   void startCopy(const uint8_t* at, size_t bytes);
   // It landed: `thread` wrote it at its time `clock`.
   void landCopy(const uint8_t* at, size_t bytes, uint32_t thread, uint32_t clock);
-  // Of a block's shared memory, when one of its threads ends: forgets which accesses by other blocks' threads
-  // that one knows to be over. None may be left when the last one ends.
+  // A block's shared memory was touched by another block's thread, or by a bulk copy. When one of the block's
+  // threads ends, those are forgotten which that one knows to be over; when the last one ends, none may be left.
+  void visit(uint32_t thread, uint32_t clock) { visits_[thread] = clock; }
   void forgetVisits();
   bool hasVisits() const { return !visits_.empty(); }
 
@@ -66,7 +67,7 @@ class Memory {
   bool shared_, written_ = false;
   uint32_t block_ = 0;
   std::vector<Cell> cells_;
-  std::unordered_map<uint32_t, uint32_t> visits_;  // when other blocks' threads were here last
+  std::unordered_map<uint32_t, uint32_t> visits_;  // by thread, when
 };
 
 }  // namespace flrc::emulator

@@ -169,6 +169,7 @@ bool Machine::landBulkCopy() {
   PhaseBarrier& barrier = *landed.barrier;
   const uint32_t clock = ++barrier.copierClock;
   land(landed.copy, barrier.copier, clock);
+  landed.copy.to->visit(barrier.copier, clock);
   if (barrier.known.size() <= barrier.copier) barrier.known.resize(barrier.copier + 1);
   barrier.known[barrier.copier] = clock;
   barrier.bytes -= static_cast<int64_t>(landed.copy.filled);

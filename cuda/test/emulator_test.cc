@@ -401,12 +401,10 @@ TEST("emulator: a block does not end before what others copy to it has landed") 
   Array<uint16_t> in(std::vector<uint16_t>(kBoxRows * kBoxWidth));
   const TensorMap map = tensorMapOf(in.read(), kBoxWidth, kBoxWidth, kBoxRows, 1);
   const LaunchShape shape{.gridX = 2, .threads = 32, .sharedBytes = kBoxBytes + 8, .cluster = 2};
-  int caught = 0;
   for (uint64_t seed = 0; seed < kSeeds; ++seed) {
     CHECK_EQUAL(faultOf(seed, shape, abandonBox, Abandoned{map, true}), "");
-    caught += says(faultOf(seed, shape, abandonBox, Abandoned{map, false}), "on its way");
+    CHECK(!faultOf(seed, shape, abandonBox, Abandoned{map, false}).empty());
   }
-  CHECK(caught > 0);
 }
 
 TEST("emulator: a warpgroup's product reads its boxes until it is waited for") {
