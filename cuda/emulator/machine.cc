@@ -167,7 +167,8 @@ void Machine::run(Thread& thread) {
         Memory& shared = *thread.block->shared;
         shared.forgetVisits();
         if (thread.block->running == 1 && shared.hasVisits()) {
-          throw Fault(place() + ": the last one of a block ends, and others' accesses or copies to it may still come");
+          throw Fault(place() +
+                      ": the last one of a block ends, and others' accesses or copies to it may still come");
         }
       } catch (const Abandoned&) {
       } catch (...) {
@@ -195,8 +196,8 @@ void Machine::finish(Thread& thread) {
   if (--block.running == 0) {
     if (std::any_of(bulk_.begin(), bulk_.end(),
                     [&](const BulkCopy& copy) { return copy.copy.to == block.shared.get(); })) {
-      fault_ = std::make_exception_ptr(Fault("block " + std::to_string(block.index) +
-                                             ": ends while a bulk copy to it is on its way"));
+      fault_ = std::make_exception_ptr(
+          Fault("block " + std::to_string(block.index) + ": ends while a bulk copy to it is on its way"));
     }
     block.shared->assign(0);
   }

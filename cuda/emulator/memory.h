@@ -38,7 +38,8 @@ class Memory {
   // It landed: `thread` wrote it at its time `clock`.
   void landCopy(const uint8_t* at, size_t bytes, uint32_t thread, uint32_t clock);
   // A block's shared memory was touched by another block's thread, or by a bulk copy. When one of the block's
-  // threads ends, those are forgotten which that one knows to be over; when the last one ends, none may be left.
+  // threads ends, those are forgotten which that one knows to be over; when the last one ends, none may be
+  // left.
   void visit(uint32_t thread, uint32_t clock) { visits_[thread] = clock; }
   void forgetVisits();
   bool hasVisits() const { return !visits_.empty(); }

@@ -38,8 +38,8 @@ struct WeightTile {
   // Of 16 rows and 16 columns: rows 0-7 and 8-15 of 8 columns, and of the 8 behind them.
   static FLRC_DEVICE void load(Shared<const uint8_t> from, int row, int column, uint32_t (&pairs)[4]) {
     const int lane = laneIndex();
-    loadMatrices<false>(
-        pairs, pointerCast<const uint16_t>(from + placeOf(row + lane % 16, column / 8 + lane / 16)));
+    loadMatrices<false>(pairs,
+                        pointerCast<const uint16_t>(from + placeOf(row + lane % 16, column / 8 + lane / 16)));
   }
 
  private:
@@ -83,8 +83,10 @@ struct WeightFragments {
     for (int line = 0; line < 2; ++line) {
       const int r = row + laneIndex() / 4 + 8 * line, left = r < p.g.width ? p.x.width - column : 0;
       const int64_t first = r * strips + strip;
-      const Global<const uint8_t> weights = p.weights + first * kStripBytes + (kType == Dtype::int4 ? 0 : kLaneBytes * (laneIndex() % 4)),
-          zeros = kType == Dtype::int4 ? p.zero + first * (stripWeights(kType) / kUnit) : nullptr;
+      const Global<const uint8_t> weights = p.weights + first * kStripBytes +
+                                            (kType == Dtype::int4 ? 0 : kLaneBytes * (laneIndex() % 4)),
+                                  zeros = kType == Dtype::int4 ? p.zero + first * (stripWeights(kType) / kUnit)
+                                                               : nullptr;
       FLRC_UNROLL
       for (int k = 0; k < kColumns; k += 8) {
         pairs[k / 4 + line] = 0;

@@ -30,12 +30,13 @@ FLRC_DEVICE void copyBox(Shared<uint8_t> to, const TensorMap& from, int column, 
 
 FLRC_DEVICE void multicastBox(Shared<uint8_t> to, const TensorMap& from, int column, int row, int plane,
                               Shared<uint64_t> barrier, uint32_t blocks) {
-  FLRC_WARPGROUP(asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, "
-      "{%3, %4, %5}], [%2], %6;" ::"r"(sharedAddress(to)),
-      "l"(&from.map), "r"(sharedAddress(barrier)), "r"(column), "r"(row), "r"(plane),
-      "h"(static_cast<uint16_t>(blocks))
-      : "memory"));
+  FLRC_WARPGROUP(
+      asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::"
+                   "cluster [%0], [%1, "
+                   "{%3, %4, %5}], [%2], %6;" ::"r"(sharedAddress(to)),
+                   "l"(&from.map), "r"(sharedAddress(barrier)), "r"(column), "r"(row), "r"(plane),
+                   "h"(static_cast<uint16_t>(blocks))
+                   : "memory"));
 }
 
 // Of matrices whose rows run along shared memory: 8 rows of one box are 1024 bytes, and box lies behind box.

@@ -28,9 +28,10 @@ struct Pipeline {
   static constexpr int kStageBytes = (kLeftBoxes + kRightBoxes) * kBoxBytes;
   static constexpr size_t kBarriers = size_t{kStages} * kStageBytes;
   static constexpr size_t kBytes = kBarriers + (2 * kStages + 1) * sizeof(uint64_t);
-  // Of a sequence, the second warpgroup begins so many boxes behind the first: while one is at the sums' end,
-  // the other has the tensor cores. Where all of a sequence is in shared memory they are free to drift apart.
-  static constexpr int kLag = 4;
+  // So many boxes of a sequence are behind the first warpgroup when the second one begins it: while one does
+  // what the sums are for, the other has the tensor cores.
+  static constexpr int kLag = 6;
+  static_assert(kRightBoxes % kCluster == 0 && kLag < kStages - 1);
 
   Shared<uint8_t> stages;
   Shared<uint64_t> full, empty;  // [kStages] each
@@ -81,6 +82,8 @@ struct Pipeline {
   // sums [64, kColumns] of a warpgroup over these tokens.
   FLRC_DEVICE void multiply(int tokens, float (&sums)[kColumns / 2]) {
     const int warpgroup = threadIndex() / kWarpgroup;
+    // Where the first one cannot be a whole sequence further before the second has begun: `ahead` holds one
+    // phase.
     const bool apart = tokens > kStages * kBoxRows;
     if (apart && warpgroup > 0) phaseWait(ahead, aheadPhase);
     aheadPhase ^= 1;
@@ -115,13 +118,13 @@ constexpr int kScoreColumns = 256;
 constexpr int kScoreStages = 9;
 using ScorePipeline = Pipeline<kScoreColumns, kScoreStages>;
 
-// The tiles of a product, two in a column to a cluster, and of each two the parts that sequences are taken in: a
-// unit of a cluster's work.
+// The tiles of a product, two in a column to a cluster, and of each two the parts that sequences are taken in:
+// a unit of a cluster's work.
 struct Units {
   int rows, columns, parts, sequences;  // rows and columns of tiles
 
   struct Unit {
-    int row, column;  // of this block's tile, whose row may be one too many
+    int row, column;       // of this block's tile, whose row may be one too many
     int part, first, end;  // sequences
   };
 
@@ -179,7 +182,8 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) scoreKernel(FLRC_PARAMS(Warpgro
       const double all[3] = {warpSum(score.products), warpSum(score.squares), warpSum(score.sizes)};
       const int64_t tile = (int64_t{unit.column} * p.units.rows + unit.row) * p.units.parts + unit.part;
       if (laneIndex() == 0 && unit.row < p.units.rows) {
-        for (int k = 0; k < 3; ++k) p.fisher.partial[(tile * (kMultiplying * 4) + warpIndex()) * 3 + k] = all[k];
+        for (int k = 0; k < 3; ++k)
+          p.fisher.partial[(tile * (kMultiplying * 4) + warpIndex()) * 3 + k] = all[k];
       }
     }
   }
@@ -245,7 +249,6 @@ struct Triangle {
     return pair * kCluster < lines;
   }
 };
-
 
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) momentKernel(FLRC_PARAMS(WarpgroupMomentParams) p) {
   MomentPipeline pipeline;

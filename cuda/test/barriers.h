@@ -67,8 +67,9 @@ void checkEveryWait(const char* file, int line, const Run& run, int thread, int 
       }
     }
     if (!found) {
-      check::fail(file, line, "wait " + std::to_string(wait) + " of " + std::to_string(waits) + " of thread " +
-                                  std::to_string(thread) + " can be left out");
+      check::fail(file, line,
+                  "wait " + std::to_string(wait) + " of " + std::to_string(waits) + " of thread " +
+                      std::to_string(thread) + " can be left out");
     }
   }
 }

@@ -45,11 +45,11 @@ TEST("fisher: scores of every dtype, sequences apart, any shape") {
   };
   for (const Dtype dtype : {Dtype::bf16, Dtype::int8, Dtype::int4}) {
     for (const auto& [m, n, sequences, tokens] :
-         {Shape{70, 150, 2, 45}, Shape{129, 33, 1, 100}, Shape{8, 8, 3, 5}, Shape{300, 520, 5, 34},
+         {Shape{70, 150, 2, 45}, Shape{129, 33, 1, 100}, Shape{8, 8, 3, 5}, Shape{300, 520, 3, 20},
           // More tokens than there is room for in shared memory.
           Shape{130, 40, 1, 350},
           // So many tiles that each has all sequences.
-          Shape{1930, 1540, 2, 3}}) {
+          Shape{1930, 1540, 2, 1}}) {
       if (m > 1000 && dtype != Dtype::bf16) continue;
       check::Random random(static_cast<uint64_t>(m * n));
       const Sample g({sequences, tokens}, m, random), x({sequences, tokens}, n, random);
@@ -128,7 +128,8 @@ TEST("fisher: a row of tiles has the bits it has alone, in its place, on any num
     launchFisher(device.stream(), Dtype::bf16, params, blocks);
     device.synchronise();
     std::vector<double> values = partial.download();
-    values.resize(static_cast<size_t>((rows + kTileRows - 1) / kTileRows * kTileColumns * kPassage.sequences * kWarps * 3));
+    values.resize(static_cast<size_t>((rows + kTileRows - 1) / kTileRows * kTileColumns * kPassage.sequences *
+                                      kWarps * 3));
     return values;
   };
   for (const int blocks : test::warpgroupCounts()) {
@@ -141,7 +142,8 @@ TEST("fisher: a row of tiles has the bits it has alone, in its place, on any num
       const std::vector<double> alone = partialOf(row, std::min(kTileRows, kRows - row), 2);
       for (size_t column = 0; column < kTileColumns; ++column) {
         for (size_t i = 0; i < kValues; ++i)
-          CHECK(all[(column * kTiles + static_cast<size_t>(tile)) * kValues + i] == alone[column * kValues + i]);
+          CHECK(all[(column * kTiles + static_cast<size_t>(tile)) * kValues + i] ==
+                alone[column * kValues + i]);
       }
     }
   }
@@ -152,7 +154,8 @@ TEST("moments: the packed triangle of the sum of x x^T, in one half or two, adde
     int n;
     bool halves;
   };
-  for (const auto& [n, halves] : {Case{20, true}, Case{150, false}, Case{150, true}, Case{257, false}, Case{520, true}}) {
+  for (const auto& [n, halves] :
+       {Case{20, true}, Case{150, false}, Case{150, true}, Case{257, false}, Case{520, true}}) {
     constexpr Passage kPassage{2, 40};
     check::Random random(static_cast<uint64_t>(n));
     const Sample x(kPassage, n, random);

@@ -316,10 +316,12 @@ void shareBoxes(const Sharing p) {
 
 }  // namespace
 
-TEST("emulator: a box fetched for both blocks of a cluster comes to each, when both have given its place back") {
+TEST(
+    "emulator: a box fetched for both blocks of a cluster comes to each, when both have given its place back") {
   constexpr int kPlanes = 3;
   std::vector<uint16_t> values;
-  for (int i = 0; i < kPlanes * kBoxRows * 2; ++i) values.insert(values.end(), kBoxWidth, static_cast<uint16_t>(i % 2 + i / (2 * kBoxRows) * 2));
+  for (int i = 0; i < kPlanes * kBoxRows * 2; ++i)
+    values.insert(values.end(), kBoxWidth, static_cast<uint16_t>(i % 2 + i / (2 * kBoxRows) * 2));
   constexpr uint32_t kBoth = 3, kBytes = 2 * kBoxBytes;
   for (uint64_t seed = 0; seed < kSeeds; ++seed) {
     Array<uint16_t> in(values), out(size_t{4 * kPlanes * 2 * 64});
@@ -415,8 +417,9 @@ TEST("emulator: a warpgroup's product reads its boxes until it is waited for") {
     Array<float> out(size_t{128 * 32});
     const LaunchShape shape{.threads = 160, .sharedBytes = kBoxBytes + 16};
     const auto fault = [&](bool early, bool wait) {
-      return faultOf(seed, shape, multiplyTwice,
-                     Products{tensorMapOf(in.read(), kBoxWidth, kBoxWidth, kBoxRows, 2), out.global(), early, wait});
+      return faultOf(
+          seed, shape, multiplyTwice,
+          Products{tensorMapOf(in.read(), kBoxWidth, kBoxWidth, kBoxRows, 2), out.global(), early, wait});
     };
     CHECK_EQUAL(fault(false, true), "");
     // Row 0, column 0 of A^T A.
