@@ -16,8 +16,11 @@ constexpr int kCluster = 2;
 constexpr int kWarpgroup = 128;
 constexpr int kMultiplying = 2;
 constexpr int kThreads = (kMultiplying + 1) * kWarpgroup;
-constexpr int kProducerRegisters = 24;
-constexpr int kConsumerRegisters = 240;
+
+// What a kernel's threads have of registers, when those that fetch have left theirs to those that multiply.
+struct Registers {
+  int fetching, multiplying;
+};
 
 FLRC_DEVICE int clusterIndex() { return blockX() / kCluster; }
 FLRC_DEVICE int clusters() { return gridX() / kCluster; }
@@ -28,8 +31,8 @@ struct Pipeline {
   static constexpr int kStageBytes = (kLeftBoxes + kRightBoxes) * kBoxBytes;
   static constexpr size_t kBarriers = size_t{kStages} * kStageBytes;
   static constexpr size_t kBytes = kBarriers + (2 * kStages + 1) * sizeof(uint64_t);
-  // So many boxes of a sequence are behind the first warpgroup when the second one begins it: while one does
-  // what the sums are for, the other has the tensor cores.
+  // So many boxes are behind the first warpgroup when the second one begins: while one does what the sums are
+  // for, the other has the tensor cores.
   static constexpr int kLag = 6;
   static_assert(kRightBoxes % kCluster == 0 && kLag < kStages - 1);
 
@@ -61,12 +64,13 @@ struct Pipeline {
     syncCluster();
   }
 
-  // Tokens of one sequence, by one thread.
-  FLRC_DEVICE void fetch(const TensorMap& left, const TensorMap& right, int row, int column, int tokens,
+  // The boxes of one sequence, by one thread.
+  FLRC_DEVICE void fetch(const TensorMap& left, const TensorMap& right, int row, int column, int boxes,
                          int sequence) {
     constexpr int kShare = kRightBoxes / kCluster;
     const int first = clusterRank() * kShare;
-    for (int token = 0; token < tokens; token += kBoxRows, advance()) {
+    for (int box = 0; box < boxes; ++box, advance()) {
+      const int token = box * kBoxRows;
       phaseWait(empty + at, phase ^ 1);
       phaseExpect(full + at, kStageBytes);
       const Shared<uint8_t> to = stages + at * kStageBytes;
@@ -79,23 +83,22 @@ struct Pipeline {
     }
   }
 
-  // sums [64, kColumns] of a warpgroup over these tokens.
-  FLRC_DEVICE void multiply(int tokens, float (&sums)[kColumns / 2]) {
+  // sums [64, kColumns] of a warpgroup over these boxes.
+  FLRC_DEVICE void multiply(int boxes, float (&sums)[kColumns / 2]) {
     const int warpgroup = threadIndex() / kWarpgroup;
-    // Where the first one cannot be a whole sequence further before the second has begun: `ahead` holds one
-    // phase.
-    const bool apart = tokens > kStages * kBoxRows;
+    // Where the first one cannot have all boxes before the second has begun: `ahead` holds one phase.
+    const bool apart = boxes > kStages;
     if (apart && warpgroup > 0) phaseWait(ahead, aheadPhase);
     aheadPhase ^= 1;
     int before = -1;
-    for (int token = 0; token < tokens; token += kBoxRows, advance()) {
+    for (int box = 0; box < boxes; ++box, advance()) {
       phaseWait(full + at, phase);
       const Shared<const uint8_t> stage = stages + at * kStageBytes;
-      multiplyBoxes<kColumns>(sums, stage + warpgroup * kBoxBytes, stage + kLeftBoxes * kBoxBytes, token > 0);
+      multiplyBoxes<kColumns>(sums, stage + warpgroup * kBoxBytes, stage + kLeftBoxes * kBoxBytes, box > 0);
       waitProducts<1>(sums);
       release(before);
       before = at;
-      if (apart && token == kLag * kBoxRows && threadIndex() == 0) phaseArrive(ahead);
+      if (apart && box == kLag && threadIndex() == 0) phaseArrive(ahead);
     }
     waitProducts<0>(sums);
     release(before);
@@ -116,6 +119,7 @@ struct Pipeline {
 
 constexpr int kScoreColumns = 256;
 constexpr int kScoreStages = 9;
+constexpr Registers kScoreRegisters{24, 240};
 using ScorePipeline = Pipeline<kScoreColumns, kScoreStages>;
 
 // The tiles of a product, two in a column to a cluster, and of each two the parts that sequences are taken in:
@@ -146,21 +150,21 @@ struct WarpgroupFisherParams {
   TensorMap g, x;
   FisherParams fisher;
   Units units;
+  int boxes;  // of a sequence
 };
 
 template <Dtype kType>
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) scoreKernel(FLRC_PARAMS(WarpgroupFisherParams) p) {
   ScorePipeline pipeline;
-  const int tokens = p.fisher.passage.tokens;
   if (threadIndex() / kWarpgroup == kMultiplying) {
-    leaveRegisters<kProducerRegisters>();
+    leaveRegisters<kScoreRegisters.fetching>();
     for (int i = clusterIndex(); threadIndex() % kWarpgroup == 0 && i < p.units.count(); i += clusters()) {
       const Units::Unit unit = p.units.at(i);
       for (int sequence = unit.first; sequence < unit.end; ++sequence)
-        pipeline.fetch(p.g, p.x, unit.row * kRows, unit.column * kScoreColumns, tokens, sequence);
+        pipeline.fetch(p.g, p.x, unit.row * kRows, unit.column * kScoreColumns, p.boxes, sequence);
     }
   } else {
-    takeRegisters<kConsumerRegisters>();
+    takeRegisters<kScoreRegisters.multiplying>();
     float sums[kScoreColumns / 2];
     for (int i = clusterIndex(); i < p.units.count(); i += clusters()) {
       const Units::Unit unit = p.units.at(i);
@@ -170,7 +174,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) scoreKernel(FLRC_PARAMS(Warpgro
       weights.load(p.fisher, row, column);
       ScoreSums<kType> score;
       for (int sequence = unit.first; sequence < unit.end; ++sequence) {
-        pipeline.multiply(tokens, sums);
+        pipeline.multiply(p.boxes, sums);
         FLRC_UNROLL
         for (int group = 0; group < kScoreColumns; group += kUnit) {
           float scale[2];
@@ -216,23 +220,27 @@ void launchClusters(Stream stream, void (*kernel)(Params), const Params& params,
   launch(stream, shape, kernel, params);
 }
 
+int boxesOf(const Passage& passage) { return (passage.tokens + kBoxRows - 1) / kBoxRows; }
+
 template <Dtype kType>
 void launchScores(Stream stream, const FisherParams& params, int blocks) {
   const Units units = unitsOf(params);
-  launchClusters(
-      stream, scoreKernel<kType>,
-      WarpgroupFisherParams{mapOf(params.g, params.passage), mapOf(params.x, params.passage), params, units},
-      ScorePipeline::kBytes, units.count(), blocks);
+  launchClusters(stream, scoreKernel<kType>,
+                 WarpgroupFisherParams{mapOf(params.g, params.passage), mapOf(params.x, params.passage), params,
+                                       units, boxesOf(params.passage)},
+                 ScorePipeline::kBytes, units.count(), blocks);
 }
 
 constexpr int kMomentColumns = 128;
 constexpr int kMomentStages = 13;
+constexpr Registers kMomentRegisters{40, 232};
 using MomentPipeline = Pipeline<kMomentColumns, kMomentStages>;
 
 struct WarpgroupMomentParams {
   TensorMap x, low;
   MomentParams moment;
   int lines;  // of tiles
+  int boxes;  // of a sequence, of one product
 };
 
 // The lower triangle's tiles, two in a column at a time, pair of lines by pair of lines. The second of two may
@@ -252,40 +260,32 @@ struct Triangle {
 
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) momentKernel(FLRC_PARAMS(WarpgroupMomentParams) p) {
   MomentPipeline pipeline;
-  const Passage passage = p.moment.passage;
-  // Of two halves, each with each.
-  const int products = p.moment.low != nullptr ? 4 : 1;
+  const int sequences = p.moment.passage.sequences;
+  // Of two halves, each with each; the smallest first, whose sums lose the least by rounding.
+  constexpr int kProducts = 4;
+  const int firstProduct = p.moment.low != nullptr ? 0 : kProducts - 1;
   Triangle tile{p.lines, 0, clusterIndex()};
   const auto rowOf = [&] { return (tile.pair * kCluster + clusterRank()) * kRows; };
   if (threadIndex() / kWarpgroup == kMultiplying) {
-    leaveRegisters<kProducerRegisters>();
+    leaveRegisters<kMomentRegisters.fetching>();
     for (; threadIndex() % kWarpgroup == 0 && tile.find(); tile.column += clusters()) {
-      for (int sequence = 0; sequence < passage.sequences; ++sequence) {
-        for (int product = 0; product < products; ++product) {
-          pipeline.fetch(product / 2 ? p.low : p.x, product % 2 ? p.low : p.x, rowOf(),
-                         tile.column * kMomentColumns, passage.tokens, sequence);
+      for (int sequence = 0; sequence < sequences; ++sequence) {
+        for (int product = firstProduct; product < kProducts; ++product) {
+          pipeline.fetch(product / 2 ? p.x : p.low, product % 2 ? p.x : p.low, rowOf(),
+                         tile.column * kMomentColumns, p.boxes, sequence);
         }
       }
     }
   } else {
-    takeRegisters<kConsumerRegisters>();
+    takeRegisters<kMomentRegisters.multiplying>();
     constexpr int kSums = kMomentColumns / 2;
     float sums[kSums];
     for (; tile.find(); tile.column += clusters()) {
-      // What products add up to, and what rounding left of it: together as good as fp64, of which there is
-      // little.
-      float high[kSums], low[kSums];
-      FLRC_UNROLL
-      for (int i = 0; i < kSums; ++i) high[i] = low[i] = 0;
-      for (int product = 0; product < products * passage.sequences; ++product) {
-        pipeline.multiply(passage.tokens, sums);
+      double totals[kSums] = {};
+      for (int sequence = 0; sequence < sequences; ++sequence) {
+        pipeline.multiply((kProducts - firstProduct) * p.boxes, sums);
         FLRC_UNROLL
-        for (int i = 0; i < kSums; ++i) {
-          // Knuth's sum of two.
-          const float sum = high[i] + sums[i], second = sum - high[i];
-          low[i] += (high[i] - (sum - second)) + (sums[i] - second);
-          high[i] = sum;
-        }
+        for (int i = 0; i < kSums; ++i) totals[i] += static_cast<double>(sums[i]);
       }
       const int firstColumn = tile.column * kMomentColumns + laneIndex() % 4 * 2;
       FLRC_UNROLL
@@ -305,8 +305,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) momentKernel(FLRC_PARAMS(Warpgr
           FLRC_UNROLL
           for (int e = 0; e < 8; ++e) {
             const int i = first + e, column = i / 2 * 8 + i % 2, at = i / 2 * 4 + half * 2 + i % 2;
-            if (column <= last)
-              line[column] = before[e] + (static_cast<double>(high[at]) + static_cast<double>(low[at]));
+            if (column <= last) line[column] = before[e] + totals[at];
           }
         }
       }
@@ -343,8 +342,8 @@ void launchWarpgroupMoment(Stream stream, const MomentParams& params, int blocks
   const int lines = (params.x.width + kRows - 1) / kRows;
   int pairs = 0;
   for (Triangle tile{lines, 0, 0}; tile.pair * kCluster < lines; ++tile.pair) pairs += tile.columns();
-  launchClusters(stream, momentKernel, WarpgroupMomentParams{x, low, params, lines}, MomentPipeline::kBytes,
-                 pairs, blocks);
+  launchClusters(stream, momentKernel, WarpgroupMomentParams{x, low, params, lines, boxesOf(params.passage)},
+                 MomentPipeline::kBytes, pairs, blocks);
 }
 
 }  // namespace flrc::gpu
