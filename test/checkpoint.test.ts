@@ -138,6 +138,15 @@ test('the model card has front matter, levels and the measured table', () =>
     assert.match(text, '| 1 | 0.7000 | 1 | 1 to 1 | 1 |')
     assert.match(text, '| model | a\\|b |\n| --- | --- |\n| dense | 32.3 |\n| x y | 40 |')
     assert.not.match(text, directory)
+    assert.match(text, /a lower level uses fewer ranks[\s\S]*npx flrc generate \..*\nnpx flrc chat \.\n/)
+
+    const { header, tokenizer } = testContents()
+    const plain = testContents({
+      header: { ...header, levels: header.levels.slice(0, 1) },
+      tokenizer: { ...tokenizer, chatTemplate: undefined },
+    })
+    await writeCheckpoint(join(directory, 'plain'), plain)
+    assert.not.match(readFileSync(join(directory, 'plain', 'README.md'), 'utf8'), /fewer ranks|flrc chat/)
   }))
 
 test('a large model is cut into shards with an index', () =>

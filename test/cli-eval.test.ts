@@ -63,6 +63,8 @@ test('summarize: the contract’s keys, and texts only where they are asked for'
   assert.equal({ ...repeated, reference: undefined }, { ...result, reference: undefined })
 
   const plain = await runCli([...summarize, '--limit', '2', '--schedule', 'constant:1'], { cwd: folder })
+  assert.match(plain.stdout, /^against +people's summaries\n-+ +-+\nROUGE-1 +\d\.\d{4} \(/)
+  assert.ok(plain.stdout.split('\n').every((line) => line.length <= 80))
   assert.is(plain.code, 0, plain.stderr)
   assert.match(plain.stdout, /ROUGE-L[\s\S]*2 samples, mean active budget 1\.000/)
   assert.equal(readdirSync(folder).sort(), ['dense.jsonl', 'dialogues.jsonl'])
@@ -100,7 +102,10 @@ test('agreement: the contract’s keys, by step, of dialogues and of a text', as
   assert.is(rounded.samples, 2)
   assert.ok((rounded.meanKl as number) > 0, 'the reference is not held in int4 too')
   const plain = await runCli(dialogues, { cwd: folder })
-  assert.match(plain.stdout, /agreement 100\.0% .*, mean KL 0\.0000 .* of 3 samples, mean active budget 1\.000/)
+  assert.match(
+    plain.stdout,
+    /agreement 100\.0% .*, mean KL 0\.0000 .*\nover \d+ tokens of 3 samples, mean active budget 1\.000/,
+  )
 
   await fails('E_USAGE', 2, ['eval', 'agreement', tinyModel, '--data', 'dialogues.jsonl'])
   await fails('E_USAGE', 2, [...dialogues, '--max-tokens', '0'])

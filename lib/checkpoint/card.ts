@@ -21,6 +21,8 @@ export interface CardContents {
   name: string
   header: FlrcHeader
   method: string
+  /** Whether the tokenizer has a chat template. */
+  chats: boolean
   /** Hub id `org/name` of the source, where it came from the hub. */
   baseModel?: string
   /** Hub identifier of the source's licence, where known; the checkpoint is a work derived from it. */
@@ -60,20 +62,27 @@ function levelTable({ levels }: FlrcHeader): string {
 
 /** The README.md of a checkpoint: a Hugging Face model card. */
 export function modelCard(contents: CardContents): string {
-  const { name, header, method, baseModel, measured, figures = [] } = contents
+  const { name, header, method, chats, baseModel, measured, figures = [] } = contents
   const of = baseModel === undefined ? '' : ` of [${baseModel}](https://huggingface.co/${baseModel})`
   const share = (header.keep * 100).toFixed(1)
+  const falls =
+    header.levels.length > 1 ? ' Decoding can read less than it keeps: a lower level uses fewer ranks.' : ''
   const parts = [
     frontMatter(contents),
     `# ${name.replace(/\s+/g, ' ')}`,
     `A low-rank compression${of} by flrc: it keeps ${share}% of the parameters of the layers' projections ` +
       `(embeddings, norms and the output head are not counted), ranks by \`${method}\`, stored ${header.storage} ` +
-      `in ${header.dtype}. Decoding can read less than it keeps: a lower level uses fewer ranks.`,
+      `in ${header.dtype}.${falls}`,
     levelTable(header),
   ]
   if (measured !== undefined) parts.push(cell(measured.caption), table(measured.columns, measured.rows))
   for (const { alt, file } of figures) parts.push(`![${alt}](${file})`)
-  parts.push('```sh\nnpx flrc generate . -p "Once upon a time"\nnpx flrc inspect .\n```')
+  const commands = [
+    'npx flrc generate . -p "Once upon a time"',
+    ...(chats ? ['npx flrc chat .'] : []),
+    'npx flrc inspect .',
+  ]
+  parts.push(`\`\`\`sh\n${commands.join('\n')}\n\`\`\``)
   parts.push(
     'Scores, truncation curves and options are in `flrc-plan.json`; `npx flrc report . -o report.html` draws them.',
   )

@@ -23,7 +23,7 @@ export interface CheckpointContents extends ModelContents {
   plan: CompressionPlan
   /** What making it took: the only file in which equal runs differ. */
   run?: { seconds: Record<string, number>; peakBytes: number; threads: number }
-  card: Omit<CardContents, 'header' | 'method'>
+  card: Omit<CardContents, 'header' | 'method' | 'chats'>
 }
 
 export interface DenseContents extends ModelContents {
@@ -64,12 +64,13 @@ export async function writeCheckpoint(
   contents: CheckpointContents,
   options: WriteOptions = {},
 ): Promise<WrittenWeights> {
-  const { header, plan, run, card } = contents
+  const { header, plan, run, card, tokenizer } = contents
+  const chats = tokenizer.chatTemplate !== undefined
   return writeDirectory(target, options, async (directory) => {
     await createFile(join(directory, 'flrc-plan.json'), planJson(plan))
     if (run !== undefined) await createFile(join(directory, 'flrc-run.json'), json(run))
     for (const { file, svg } of card.figures ?? []) await createFile(join(directory, file), svg)
-    await createFile(join(directory, 'README.md'), modelCard({ ...card, header, method: plan.method }))
+    await createFile(join(directory, 'README.md'), modelCard({ ...card, header, method: plan.method, chats }))
     return writeModel(directory, { model_type: 'flrc', flrc: header }, contents, options)
   })
 }

@@ -11,6 +11,7 @@ import {
 } from '../calibrate-schedule.js'
 import { ioError } from '../checkpoint/io.js'
 import { storeSchedule } from '../checkpoint/schedule.js'
+import { counted } from '../counted.js'
 import { parseDialogues } from '../data/dialogues.js'
 import { FlrcError } from '../errors.js'
 import type { Model } from '../public-model.js'
@@ -102,7 +103,7 @@ function describe(
   ]
   const table = formatTable(['schedule', 'budget', 'KL', 'agreement', 'predicted KL', ...scores], rows)
   return (
-    `${table}\n${candidates} schedules compared over ${tokens} tokens of ${samples} samples; ` +
+    `${table}\n${candidates} schedules compared over ${tokens} tokens of ${counted(samples, 'sample')}\n` +
     `${schedule} (*) is stored in ${directory}: --schedule calibrated\n`
   )
 }

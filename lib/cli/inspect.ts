@@ -21,7 +21,7 @@ function describe(inspection: Inspection): string {
     inspection
   const head = [
     `${inspection.path}: ${inspection.format}, ${config.architecture}, ${formatBytes(bytes)}`,
-    `${config.layers} layers, hidden ${config.hiddenSize}, ${config.heads} heads (${config.kvHeads} key-value) of ${config.headDim}, ` +
+    `${config.layers} layers, hidden ${config.hiddenSize}, ${config.heads} heads (${config.kvHeads} key-value) of ${config.headDim},\n` +
       `feed-forward ${config.intermediateSize}, vocabulary ${config.vocabSize}, context ${config.contextLength}`,
     `tensor bytes: ${Object.entries(types)
       .map(([type, size]) => `${type} ${formatBytes(size)}`)

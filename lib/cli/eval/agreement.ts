@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import { counted } from '../../counted.js'
 import { parseDialogues } from '../../data/dialogues.js'
 import { type AgreementResult, agreement } from '../../evaluate.js'
 import { parseSchedule } from '../../schedule.js'
@@ -59,8 +60,8 @@ function describe({ agreement: share, meanKl, byStep, intervals, ...rest }: Agre
   return (
     `${formatTable(['step', 'active budget', 'agreement', 'KL', 'samples'], rows)}\n` +
     `agreement ${percent(share)} (${percent(low)} to ${percent(high)}), mean KL ${meanKl.toFixed(4)} ` +
-    `(${lowKl.toFixed(4)} to ${highKl.toFixed(4)}) over ${rest.tokens} tokens of ${rest.samples} samples, ` +
-    `mean active budget ${rest.meanActiveBudget.toFixed(3)}\n`
+    `(${lowKl.toFixed(4)} to ${highKl.toFixed(4)})\n` +
+    `over ${rest.tokens} tokens of ${counted(rest.samples, 'sample')}, mean active budget ${rest.meanActiveBudget.toFixed(3)}\n`
   )
 }
 

@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import { counted } from '../../counted.js'
 import { parseDialogues } from '../../data/dialogues.js'
 import { parseOutputs } from '../../data/outputs.js'
 import { type SummarizeResult, summarize } from '../../evaluate.js'
@@ -55,18 +56,20 @@ export function registerSummarize(group: Command, signal: AbortSignal): void {
   })
 }
 
+const measures = { rouge1: 'ROUGE-1', rouge2: 'ROUGE-2', rougeL: 'ROUGE-L' } as const
+
 function describe(result: Omit<SummarizeResult, 'outputs'>): string {
   const { reference, samples, meanActiveBudget, bytesPerToken } = result
-  const row = (name: string, scores: NonNullable<typeof reference>) => [
+  const against = { "people's summaries": result, ...(reference && { 'the reference': reference }) }
+  const rows = Object.entries(measures).map(([key, name]) => [
     name,
-    ...(['rouge1', 'rouge2', 'rougeL'] as const).map((key) => {
-      const [low, high] = scores.intervals[key]
-      return `${scores[key].toFixed(4)} (${low.toFixed(4)} to ${high.toFixed(4)})`
+    ...Object.values(against).map((scores) => {
+      const [low, high] = scores.intervals[key as keyof typeof measures]
+      return `${scores[key as keyof typeof measures].toFixed(4)} (${low.toFixed(4)} to ${high.toFixed(4)})`
     }),
-  ]
-  const rows = [row("people's summaries", result), ...(reference ? [row('the reference', reference)] : [])]
+  ])
   return (
-    `${formatTable(['against', 'ROUGE-1', 'ROUGE-2', 'ROUGE-L'], rows)}\n` +
-    `${samples} samples, mean active budget ${meanActiveBudget.toFixed(3)}, ${formatBytes(bytesPerToken)} a token\n`
+    `${formatTable(['against', ...Object.keys(against)], rows)}\n` +
+    `${counted(samples, 'sample')}, mean active budget ${meanActiveBudget.toFixed(3)}, ${formatBytes(bytesPerToken)} a token\n`
   )
 }
