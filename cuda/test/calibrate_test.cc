@@ -47,7 +47,7 @@ TEST("fisher: scores of every dtype, sequences apart, any shape") {
     for (const auto& [m, n, sequences, tokens] :
          {Shape{70, 150, 2, 45}, Shape{129, 33, 1, 100}, Shape{8, 8, 3, 5}, Shape{300, 520, 3, 20},
           // More tokens than there is room for in shared memory.
-          Shape{130, 40, 1, 350},
+          Shape{130, 40, 2, 350},
           // So many tiles that each has all sequences.
           Shape{4100, 520, 2, 1}}) {
       const bool many = m > 1000;
@@ -157,7 +157,7 @@ TEST("moments: the packed triangle of the sum of x x^T, in one half or two, adde
     bool halves;
     int tokens;
   };
-  // Of 420 tokens, and of 100 in halves, there are more boxes than shared memory has room for.
+  // Of 420 tokens, and of 100 in halves, there are more boxes than there is room for in shared memory.
   for (const auto& [n, halves, tokens] : {Case{20, true, 40}, Case{150, false, 420}, Case{257, false, 40},
                                           Case{130, true, 100}, Case{520, true, 20}}) {
     const Passage passage{2, tokens};
