@@ -36,7 +36,9 @@ function loadBinding(): NativeBinding {
   try {
     file = nodeGypBuild.resolve(packageRoot)
   } catch (cause) {
-    throw new FlrcError('E_BINDING', explainMissing(packageRoot, thisHost()), { cause })
+    throw new FlrcError('E_BINDING', explainMissing(packageRoot, thisHost(), process.env.FLRC_PREBUILD), {
+      cause,
+    })
   }
   try {
     return require(file) as NativeBinding

@@ -69,7 +69,11 @@ function pluginFiles(): string[] {
     const place = path.resolve(named)
     const files = pluginsAt(place)
     if (files.length > 0) return files
-    throw new FlrcError('E_DEVICE', `${pathVariable}: there is no plugin at ${place}`, { file: place })
+    throw new FlrcError(
+      'E_DEVICE',
+      `${pathVariable}: there is no plugin at ${place}; unset it, or set it to one`,
+      { file: place },
+    )
   }
   const folders = [installedFolder(), path.join(packageRoot, 'build', 'cuda')]
   return folders.flatMap((folder) => (folder === undefined ? [] : pluginsAt(folder)))

@@ -23,8 +23,12 @@ export function thisHost(): Host {
   return { platform, arch, node: versions.node, glibc: header.header?.glibcVersionRuntime }
 }
 
-/** Why there is no addon for this machine, what was tried, and what to do. */
-export function explainMissing(folder: string, host: Host): string {
+/** Why there is no addon for this machine, what was tried, and what to do. `elsewhere` is what FLRC_PREBUILD names. */
+export function explainMissing(folder: string, host: Host, elsewhere?: string): string {
+  if (elsewhere) {
+    const place = path.join(path.resolve(elsewhere), 'prebuilds', `${host.platform}-${host.arch}`)
+    return `no native addon for ${describe(host)} in ${place}; unset FLRC_PREBUILD, or set it to the folder that holds prebuilds`
+  }
   const tried = ['build/Release', 'build/Debug', `prebuilds/${host.platform}-${host.arch}`]
   const there = prebuildsIn(folder)
   return [

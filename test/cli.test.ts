@@ -62,7 +62,7 @@ parsing('tables, bytes and times', () => {
 
 parsing('prose is broken between words, after the line breaks it has', () => {
   const word = 'a'.repeat(39)
-  assert.is(formatProse(`${word} ${word.slice(1)} b\n\nc`), `  ${word} ${word.slice(1)}\n  b\n  \n  c`)
+  assert.is(formatProse(`${word} ${word.slice(1)} b\n\nc`), `  ${word} ${word.slice(1)}\n  b\n\n  c`)
   assert.is(formatProse('x'.repeat(100)), `  ${'x'.repeat(100)}`, 'a word stays whole')
 })
 

@@ -88,6 +88,10 @@ errors('the message lists what was tried, what there is, and the remedy', () =>
       explainMissing(folder, { ...host, glibc: undefined }),
       /musl\).*musl \(Alpine\) is not supported/,
     )
+    assert.match(
+      explainMissing(folder, host, path.join(folder, 'elsewhere')),
+      /in .*elsewhere.prebuilds.linux-x64; unset FLRC_PREBUILD, or set it to the folder/,
+    )
     assert.not.ok(existsSync(path.join(folder, 'binding.gyp')))
     writeFileSync(path.join(folder, 'binding.gyp'), '{}')
     assert.match(explainMissing(folder, host), /run `npm run build` in/)

@@ -50,7 +50,7 @@ export function formatProse(text: string): string {
       }
       return lines
     })
-    .map((line) => `${indent}${line}`)
+    .map((line) => (line === '' ? '' : `${indent}${line}`))
     .join('\n')
 }
 
