@@ -249,6 +249,8 @@ models('a chat template that never ends, and none at all', async () => {
   await fails(1, 'E_CHAT_TEMPLATE', ['generate', endless, '--chat', '-p', 'x'])
   const none = spoiled('templateless', (at) => setTemplate(at, undefined))
   await fails(1, 'E_CHAT_TEMPLATE', ['generate', none, '--chat', '-p', 'x'])
+  const { message } = await fails(1, 'E_CHAT_TEMPLATE', ['chat', none])
+  assert.match(message, /with flrc generate instead$/, 'before anything is said')
 })
 
 models('a prompt beyond the context', async () => {

@@ -1,5 +1,6 @@
 import type { Command } from 'commander'
 import { counted } from '../counted.js'
+import { templateOf } from '../generate/prompt.js'
 import { parseSchedule } from '../schedule.js'
 import { converse, type Turn } from './conversation.js'
 import { loadModel, noteUnusedSchedule } from './load.js'
@@ -40,6 +41,7 @@ export function registerChat(program: Command, signal: AbortSignal): void {
     const schedule = parseSchedule(flags.schedule)
     const model = await loadModel(path, { dtype, device, threads, below }, signal)
     noteUnusedSchedule(flags.schedule, model)
+    templateOf(model, 'continue a text with flrc generate instead')
     const typed = process.stdin.isTTY && process.stderr.isTTY
     if (typed) note('Ctrl-C ends an answer, Ctrl-D the conversation; /clear begins a new one')
     const most = Math.min(longestAnswer, Math.floor(model.config.contextLength * answerShare))

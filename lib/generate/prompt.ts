@@ -13,6 +13,15 @@ export interface RenderForOptions {
   signal: AbortSignal | undefined
 }
 
+/** The model's chat template. E_CHAT_TEMPLATE, ending in `remedy`, where it has none. */
+export function templateOf({ source }: LoadedModel, remedy: string): string {
+  const template = source.tokenizer().chatTemplate
+  if (template !== undefined) return template
+  throw new FlrcError('E_CHAT_TEMPLATE', `${source.path}: the model has no chat template; ${remedy}`, {
+    file: source.path,
+  })
+}
+
 /**
  * Renders chats in the model's own template, whose special tokens are where they belong: encode the texts without
  * adding any. E_CHAT_TEMPLATE, E_ABORTED.
@@ -23,12 +32,7 @@ export async function renderForModel(
   { opening, remedy, signal }: RenderForOptions,
 ): Promise<string[]> {
   const { source, tokenizer } = model
-  const template = source.tokenizer().chatTemplate
-  if (template === undefined) {
-    throw new FlrcError('E_CHAT_TEMPLATE', `${source.path}: the model has no chat template; ${remedy}`, {
-      file: source.path,
-    })
-  }
+  const template = templateOf(model, remedy)
   const { bosToken, eosToken } = tokenizer
   const texts: string[] = []
   for (let first = 0; first < chats.length; first += batch) {
