@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <string>
 
 #include "calibrate/device_work.h"
@@ -200,10 +201,10 @@ void check(const Calibration& calibration, const FactorizeOptions& options) {
   }
 }
 
-}  // namespace
-
-std::shared_ptr<const Model> factorize(const Calibration& calibration, const FactorizeOptions& options,
-                                       const Job& job) {
+// `onCut` hears of every projection that is done, from any thread.
+std::shared_ptr<const Model> cutModel(const Calibration& calibration, const FactorizeOptions& options,
+                                      const Job& job,
+                                      const std::function<void(int64_t done, int64_t total)>& onCut) {
   check(calibration, options);
   const Model& source = *calibration.model;
   auto model = std::make_shared<Model>(source);
@@ -225,9 +226,17 @@ std::shared_ptr<const Model> factorize(const Calibration& calibration, const Fac
     } else {
       cutter.cut(i, linear);
     }
-    job.report("factorize", done.fetch_add(1) + 1, count);
+    onCut(done.fetch_add(1) + 1, count);
   });
   return model;
+}
+
+}  // namespace
+
+std::shared_ptr<const Model> factorize(const Calibration& calibration, const FactorizeOptions& options,
+                                       const Job& job) {
+  return cutModel(calibration, options, job,
+                  [&](int64_t done, int64_t total) { job.report("factorize", done, total); });
 }
 
 std::vector<double> cutLosses(const Calibration& calibration, int64_t projection,
@@ -238,10 +247,11 @@ std::vector<double> cutLosses(const Calibration& calibration, int64_t projection
   if (projection < 0 || projection >= count) throw Error(code::internal, "there is no such projection to cut");
   // Any other type would be a copy of every dense projection.
   FactorizeOptions options{{std::vector<int32_t>(static_cast<size_t>(count), -1)}, pivoted, source.dtype};
-  const Job silent;
+  // What is told is how many cuts were measured.
+  const auto untold = [](int64_t, int64_t) {};
   const auto cutTo = [&](int64_t i) {
     options.levels[0][static_cast<size_t>(projection)] = ranks[static_cast<size_t>(i)];
-    return factorize(calibration, options, silent);
+    return cutModel(calibration, options, job, untold);
   };
   return variantLosses(source, projection / kProjections, static_cast<int64_t>(ranks.size()), cutTo, tokens,
                        seqLen, job);
