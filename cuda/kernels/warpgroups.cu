@@ -31,13 +31,10 @@ struct Pipeline {
   static constexpr int kStageBytes = (kLeftBoxes + kRightBoxes) * kBoxBytes;
   static constexpr size_t kBarriers = size_t{kStages} * kStageBytes;
   static constexpr size_t kBytes = kBarriers + (2 * kStages + 1) * sizeof(uint64_t);
-  // Of more boxes than these, so many are behind the first warpgroup when the second one begins: while one does
-  // what the sums are for, the other has the tensor cores.
-  static constexpr int kLag = 6;
+  // So many boxes are behind the first warpgroup when the second one begins: while one does what the sums are
+  // for, the other has the tensor cores. The rest of the stages is for boxes on their way.
+  static constexpr int kLag = 5;
   static_assert(kRightBoxes % kCluster == 0 && kLag < kStages - 1);
-  // The second one sees every phase of `ahead`: before the first can end the next, it needs a place that the
-  // second has given back since this one.
-  static_assert(2 * kLag + 1 >= kStages);
 
   Shared<uint8_t> stages;
   Shared<uint64_t> full, empty;  // [kStages] each
@@ -89,7 +86,9 @@ struct Pipeline {
   // sums [64, kColumns] of a warpgroup over these boxes.
   FLRC_DEVICE void multiply(int boxes, float (&sums)[kColumns / 2]) {
     const int warpgroup = threadIndex() / kWarpgroup;
-    const bool apart = boxes > kLag;
+    // The second one must see every phase of `ahead`: before the first can end the next, it needs a place that
+    // the second has given back since this one.
+    const bool apart = boxes > kLag && boxes + kLag >= kStages;
     if (apart && warpgroup > 0) phaseWait(ahead, aheadPhase);
     aheadPhase ^= 1;
     int before = -1;

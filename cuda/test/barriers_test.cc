@@ -186,8 +186,8 @@ TEST("barriers: Fisher scores, moments, thin products and curves") {
 TEST("barriers: Fisher scores and moments by clusters of warpgroups") {
   constexpr int kOutputs = 136, kInputs = 24, kMultiprocessors = 2;
   const auto score = [](Device& device) {
-    // Twelve boxes for nine places; six of a sequence, so that no warpgroup waits for the other.
-    constexpr Passage kPassage{2, 170};
+    // Ten boxes for nine places; five of a sequence, so that no warpgroup waits for the other.
+    constexpr Passage kPassage{2, 150};
     check::Random random(13);
     Array<uint16_t> g(halves(random, kPassage.sequences * kPassage.tokens * kOutputs)),
         x(halves(random, kPassage.sequences * kPassage.tokens * kInputs)), w(halves(random, kOutputs * 32));
@@ -207,8 +207,8 @@ TEST("barriers: Fisher scores and moments by clusters of warpgroups") {
     return bytesOf(sums);
   };
   const auto moment = [](Device& device) {
-    // Eighteen for thirteen.
-    constexpr Passage kPassage{3, 170};
+    // Fifteen for thirteen.
+    constexpr Passage kPassage{3, 150};
     check::Random random(14);
     Array<uint16_t> x(halves(random, kPassage.sequences * kPassage.tokens * kInputs));
     Array<double> sum(std::vector<double>(kInputs * (kInputs + 1) / 2));
