@@ -124,7 +124,7 @@ export function parseSchedule(text: string): Schedule {
   if (counts === undefined) throw refuse('is of no known kind')
   const numbers = parts.map((part) => (numberPattern.test(part) ? Number(part) : Number.NaN))
   if (!counts.includes(numbers.length))
-    throw refuse(`has ${numbers.length} values where ${counts.join(' or ')} belong`)
+    throw refuse(`has the wrong number of values (${numbers.length}, not ${counts.join(' or ')})`)
   if (!numbers.slice(0, 2).every((budget) => budget > 0 && budget <= 1))
     throw refuse('has a budget that is not in (0, 1]')
   const [from, to, over, high] = numbers as [number, number, number, number]

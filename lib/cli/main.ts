@@ -21,7 +21,7 @@ const commands = {
 const examples = `
 Examples:
   flrc demo
-  flrc compress HuggingFaceTB/SmolLM2-135M-Instruct -o small --keep .9 --levels .9,.8,.7
+  flrc compress model.gguf -o small --keep .9 --levels .9,.8,.7
   flrc generate small -p "The capital of France is" --schedule linear:.9:.7:32
   flrc chat small
   flrc report small -o small.html`
