@@ -8,6 +8,7 @@ import { scoreChart } from '#lib/cli/chart.js'
 import { numberIn, parseBytes, parseFractions, parseNumber, wholeNumber } from '#lib/cli/options.js'
 import { formatBytes, formatProse, formatSeconds, formatTable } from '#lib/cli/output.js'
 import { ProgressLine } from '#lib/cli/progress-line.js'
+import { redraws } from '#lib/cli/shown-step.js'
 import { runCli, tinyModel } from './support/child.js'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'flrc-test-'))
@@ -64,6 +65,12 @@ parsing('prose is broken between words, after the line breaks it has', () => {
   const word = 'a'.repeat(39)
   assert.is(formatProse(`${word} ${word.slice(1)} b\n\nc`), `  ${word} ${word.slice(1)}\n  b\n\n  c`)
   assert.is(formatProse('x'.repeat(100)), `  ${'x'.repeat(100)}`, 'a word stays whole')
+})
+
+parsing('only a terminal wide enough, and not a dumb one, has its lines drawn again', () => {
+  const wide = { isTTY: true, columns: 80 }
+  assert.ok(redraws(wide, 'xterm') && redraws(wide))
+  assert.not.ok(redraws(wide, 'dumb') || redraws({ ...wide, columns: 0 }) || redraws({ ...wide, isTTY: false }))
 })
 
 parsing('progress tells the stage, how far it is and how long it will take', () => {

@@ -8,10 +8,20 @@ const plainInterval = 5000
 const redrawInterval = 250
 const leastColumns = 20
 
+/**
+ * Whether a line can be drawn again in its place. A terminal that says it has no columns (as of `docker run -t` at
+ * times) would get a line for each letter.
+ */
+export function redraws(
+  { isTTY, columns }: Pick<NodeJS.WriteStream, 'isTTY' | 'columns'>,
+  type?: string,
+): boolean {
+  return isTTY && columns >= leastColumns && type !== 'dumb'
+}
+
 /** Shows on stderr a step that runs already, until it ends, well or not. */
 export async function showStep(title: string, line: ProgressLine, running: Promise<unknown>): Promise<void> {
-  // A terminal that says it has no columns (as of `docker run -t` at times) would get a line for each letter.
-  const terminal = process.stderr.isTTY && process.stderr.columns >= leastColumns
+  const terminal = redraws(process.stderr, process.env.TERM)
   const tasks = new Listr(
     [
       {
