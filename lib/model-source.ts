@@ -8,6 +8,7 @@ import { type GgufFile, ggufTypes, readGguf } from './format/gguf.js'
 import { configFromGguf, ggufArchitecture, isGgufType } from './format/gguf-config.js'
 import { huggingFaceName, isInterleaved } from './format/gguf-names.js'
 import { tokenizerFromGguf } from './format/gguf-tokenizer.js'
+import { licenseOfDirectory, licenseOfGguf } from './format/license.js'
 import { isModelTensor } from './format/projections.js'
 import {
   readSafetensors,
@@ -172,6 +173,7 @@ async function openDirectory(path: string): Promise<ModelSource> {
     generation,
     flrc,
     fileBytes: stored.fileBytes,
+    license: () => licenseOfDirectory(path),
   }
 }
 
@@ -214,6 +216,7 @@ async function openGguf(path: string): Promise<ModelSource> {
     generation: undefined,
     flrc: undefined,
     fileBytes: gguf.fileBytes,
+    license: async () => licenseOfGguf(gguf),
   }
 }
 

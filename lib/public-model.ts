@@ -166,6 +166,7 @@ export class Model extends LoadedModel {
         card: {
           name: path.basename(path.resolve(directory)),
           baseModel: source.hub?.id,
+          license: await source.license(),
           measured: plan.heldOut && heldOutTable(plan.heldOut, { bytes: this.storedBytes, budgets }),
           figures: await cardFigures({ projections, levels, storage, scores: plan.scores }),
         },

@@ -134,6 +134,7 @@ commands('compress, then everything that takes a checkpoint', async () => {
   ])
   assert.ok((made.storedParameters as number) <= 0.8 * (made.denseParameters as number))
   assert.equal(readdirSync(folder), ['small'])
+  assert.match(readFileSync(path.join(file('small'), 'README.md'), 'utf8'), /^license: "apache-2\.0"$/m)
 
   const run = ['generate', 'small', '-p', prompt, '--max-tokens', '6']
   const completion = await json([...run, '--schedule', 'step:.8:.6:3'])

@@ -390,6 +390,16 @@ test('rope_freqs of no published scaling are folded in as they are, and survive 
   assert.equal(config.source.flrc_rope_factors, [2, 5])
 })
 
+test('the licence is what the file names, where that is an identifier', async () => {
+  const licensed = async (license: string) =>
+    (await openTiny({ metadata: [['general.license', 'string', license]] })).license()
+  assert.equal(
+    [await licensed('apache-2.0'), await licensed('see the file LICENSE')],
+    ['apache-2.0', undefined],
+  )
+  assert.is(await (await openTiny({})).license(), undefined)
+})
+
 const badModels: [what: string, options: TinyGgufOptions, expected: ExpectedError][] = [
   [
     'another architecture',

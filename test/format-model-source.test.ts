@@ -52,6 +52,26 @@ test('opens the embedded model', async () => {
   assert.ok([...tensors.values()].every(({ type }) => type === 'BF16'))
 })
 
+test('the licence is the model card’s, where it names one', async () => {
+  const licenseWith = async (card: string | Buffer) => {
+    const directory = modelDirectory()
+    writeFileSync(join(directory, 'README.md'), card)
+    return (await openModelSource(directory)).license()
+  }
+  assert.is(await licenseWith('---\nlanguage: en\nlicense: apache-2.0\ntags: [a]\n---\n# x'), 'apache-2.0')
+  assert.is(await licenseWith('---\r\nlicense: "llama3.1"\r\n---\r\n'), 'llama3.1')
+  for (const none of [
+    '# x\nlicense: mit\n',
+    '---\nlicense: a b\n---\n',
+    '---\nlicense: [mit]\n---\n',
+    '---\nx: 1\n---\nlicense: mit\n',
+    Buffer.of(0xff, 0xfe),
+  ]) {
+    assert.is(await licenseWith(none), undefined)
+  }
+  assert.is(await (await openModelSource(modelDirectory())).license(), undefined)
+})
+
 test('opens the same model in shards, and from links', async () => {
   const whole = modelDirectory()
   const sharded = modelDirectory()

@@ -114,4 +114,6 @@ export interface ModelSource {
   hub?: { id: string; revision: string }
   /** Sum of the sizes of the weight files in bytes. */
   fileBytes: number
+  /** The hub's identifier of the licence, where the file or the model card names it. */
+  license(): Promise<string | undefined>
 }
