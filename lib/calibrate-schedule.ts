@@ -1,4 +1,4 @@
-import { checkRange, checkWhole } from './check.js'
+import { checkRange, checkWhole, refuse } from './check.js'
 import type { DialogueSample } from './data/dialogues.js'
 import { FlrcError } from './errors.js'
 import { agreementOf } from './evaluate/agreement.js'
@@ -7,7 +7,7 @@ import { levelTraces } from './evaluate/level-traces.js'
 import { checkPrompt, dialoguePrompts, type Prompt } from './evaluate/prompts.js'
 import { writeEach } from './evaluate/write.js'
 import { levelBudget } from './generate/steps.js'
-import type { LoadedModel, TaskOptions } from './model.js'
+import { checkModel, type LoadedModel, type TaskOptions } from './model.js'
 import { meanRouge } from './rouge.js'
 import { adaptiveCandidates } from './schedule/adaptive-search.js'
 import {
@@ -98,6 +98,8 @@ export async function calibrateSchedule(
   samples: readonly DialogueSample[],
   options: CalibrateScheduleOptions,
 ): Promise<CalibratedSchedule> {
+  checkModel(model)
+  if (Object(options) !== options) refuse('the third argument', options, 'options, such as { budget: 0.8 }')
   const { rougeLoss, reference = model, limit, maxTokens = 60, signal } = options
   checkGoal(options)
   checkWhole('maxTokens', maxTokens, 1)

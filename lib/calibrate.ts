@@ -5,7 +5,13 @@ import { type CalibrationWindows, calibrationWindows } from './calibration/windo
 import { checkOneOf, checkRange, checkWhole } from './check.js'
 import { sha256OfFiles } from './checkpoint/plan.js'
 import { availableMemory } from './memory.js'
-import type { CalibrationHandle, LoadedModel, ModelParts, TaskOptions } from './model.js'
+import {
+  type CalibrationHandle,
+  checkModel,
+  type LoadedModel,
+  type ModelParts,
+  type TaskOptions,
+} from './model.js'
 import type { NativeCalibrationResult, NativeCuts, NativeFactorizeOptions } from './native-types.js'
 import { concatenate } from './text.js'
 
@@ -189,6 +195,7 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
     memory = defaultMemory(),
     heldOut: spare = 0,
   } = options
+  checkModel(model)
   checkOneOf('labels', labels, ['model', 'data'])
   checkOneOf('whitening', whitening, whitenings)
   const usual = whitening === 'two-sided' ? twoSidedShrinkage : noShrinkage

@@ -11,7 +11,7 @@ import { atKeep, solveKeep } from './compress/solve.js'
 import { FlrcError } from './errors.js'
 import type { StorageDtype } from './format/types.js'
 import { checkMemory, memoryNeeds, recoveryBytes } from './memory.js'
-import { LoadedModel, type Projection, type TaskOptions } from './model.js'
+import { checkModel, type LoadedModel, type Projection, type TaskOptions } from './model.js'
 import { Model } from './public-model.js'
 import type { RecoveryReport } from './recover/report.js'
 import { checkRecoverOptions, type RecoverOptions, recover, recoveryWindows } from './recover.js'
@@ -34,8 +34,8 @@ const usualSamples = 64
  * reaches, naming the nearest), E_CALIBRATION, E_CHAT_TEMPLATE, E_CONTEXT, E_NUMERIC, E_DISPOSED, E_ABORTED.
  */
 export async function compress(model: LoadedModel, options: CompressOptions): Promise<Model> {
-  if (!(model instanceof LoadedModel)) refuse('the model', typeof model, 'what Model.load gives')
-  if (typeof options !== 'object') refuse('the second argument', options, 'options, such as { keep: 0.9 }')
+  checkModel(model)
+  if (Object(options) !== options) refuse('the second argument', options, 'options, such as { keep: 0.9 }')
   checkCompressOptions(options)
   const recovery = checkRecoverOptions(options.recover)
   refuseCompressed(model)

@@ -1,7 +1,7 @@
 import { checkLevel, checkText, checkWhole } from './check.js'
 import { counted } from './counted.js'
 import { FlrcError } from './errors.js'
-import type { LoadedModel, TaskOptions } from './model.js'
+import { checkModel, type LoadedModel, type TaskOptions } from './model.js'
 import { firstTokens } from './text.js'
 
 export {
@@ -55,6 +55,7 @@ export async function perplexity(
   text: string,
   options: PerplexityOptions = {},
 ): Promise<PerplexityResult> {
+  checkModel(model)
   checkText('text', text, 'the text itself')
   const context = model.config.contextLength
   const { seqLen = Math.min(2048, context), windows: limit, level = 0, name = 'the text' } = options

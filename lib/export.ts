@@ -1,5 +1,5 @@
 import { writeDenseModel } from './checkpoint/write.js'
-import type { LoadedModel, TaskOptions } from './model.js'
+import { checkModel, type LoadedModel, type TaskOptions } from './model.js'
 
 export interface ExportOptions extends TaskOptions {
   /** Replaces a model directory that is already there; without it that is E_EXISTS. */
@@ -21,6 +21,7 @@ export async function exportModel(
   directory: string,
   { overwrite, signal, onProgress }: ExportOptions = {},
 ): Promise<ExportResult> {
+  checkModel(model)
   const { source } = model
   const { bytes } = await writeDenseModel(
     directory,

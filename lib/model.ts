@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events'
 import type { ProjectionShape } from './allocate.js'
 import { callNative, runTask } from './binding.js'
+import { refuse } from './check.js'
 import type { ChosenPlugin, DeviceType } from './device.js'
 import { FlrcError } from './errors.js'
 import { type ProjectionKind, projectionNames } from './format/projections.js'
@@ -161,7 +162,14 @@ function releaseNative(native: NativeModel): void {
   callNative((addon) => addon.releaseModel(native))
 }
 
+/** E_USAGE unless `model` is one; for what programs without types pass in. */
+export function checkModel(model: unknown, name = 'the model'): asserts model is LoadedModel {
+  if (!(model instanceof LoadedModel)) refuse(name, typeof model, 'what Model.load gives')
+}
+
 function progressSink(onProgress: TaskOptions['onProgress']) {
+  if (onProgress !== undefined && typeof onProgress !== 'function')
+    refuse('onProgress', onProgress, 'a function')
   return onProgress && ((stage: string, done: number, total: number) => onProgress({ stage, done, total }))
 }
 

@@ -1,7 +1,7 @@
 import { checkLevel } from '../check.js'
 import type { ChoiceSample } from '../data/choices.js'
 import { FlrcError } from '../errors.js'
-import type { LoadedModel, TaskOptions } from '../model.js'
+import { checkModel, type LoadedModel, type TaskOptions } from '../model.js'
 import type { Session } from '../session.js'
 import { bootstrapMean } from '../statistics/bootstrap.js'
 import type { Tokenizer } from '../tokenizer.js'
@@ -50,6 +50,7 @@ export async function choice(
   options: ChoiceOptions = {},
 ): Promise<ChoiceResult> {
   const { limit, level = 0, signal, onProgress } = options
+  checkModel(model)
   checkLevel(level, model.levels.length)
   const chosen = firstSamples(samples, limit)
   chosen.forEach(checkSample)

@@ -1,6 +1,6 @@
 import { FlrcError } from '../errors.js'
 import { levelAt } from '../generate/steps.js'
-import type { LoadedModel } from '../model.js'
+import { checkModel, type LoadedModel } from '../model.js'
 import type { NativeSampling, NativeStep } from '../native-types.js'
 import type { Schedule } from '../schedule.js'
 import { Session } from '../session.js'
@@ -63,6 +63,8 @@ export async function runForced(
 
 /** What `runForced` asks of a reference: E_USAGE where its vocabulary is not the model's. */
 export function checkReference(model: LoadedModel, reference: LoadedModel): void {
+  checkModel(model)
+  checkModel(reference, 'the reference')
   const [size, other] = [model.config.vocabSize, reference.config.vocabSize]
   if (size === other) return
   throw new FlrcError(

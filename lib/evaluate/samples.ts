@@ -1,4 +1,4 @@
-import { checkWhole } from '../check.js'
+import { checkWhole, refuse } from '../check.js'
 import { FlrcError } from '../errors.js'
 
 /** A sample's own name, or its place counted from 1. */
@@ -9,6 +9,7 @@ export function sampleName(sample: { id?: string }, index: number): string {
 /** The first `limit` samples, or all. E_USAGE where there are none. */
 export function firstSamples<T>(samples: readonly T[], limit: number | undefined): readonly T[] {
   if (limit !== undefined) checkWhole('limit', limit, 1)
+  if (!Array.isArray(samples)) refuse('samples', typeof samples, 'a list')
   const chosen = samples.slice(0, limit)
   if (chosen.length === 0) throw new FlrcError('E_USAGE', 'there are no samples to measure; give at least one')
   return chosen

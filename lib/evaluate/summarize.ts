@@ -1,6 +1,6 @@
 import type { DialogueSample } from '../data/dialogues.js'
 import { FlrcError } from '../errors.js'
-import type { LoadedModel, TaskOptions } from '../model.js'
+import { checkModel, type LoadedModel, type TaskOptions } from '../model.js'
 import { meanRouge, meanScores, type RougeScores, rouge } from '../rouge.js'
 import type { ScheduleChoice } from '../schedule.js'
 import { bootstrapMean, type Estimate } from '../statistics/bootstrap.js'
@@ -66,6 +66,7 @@ export async function summarize(
   options: SummarizeOptions = {},
 ): Promise<SummarizeResult> {
   const { limit, maxTokens = 60, schedule, reference, signal, onProgress } = options
+  checkModel(model)
   const chosen = firstSamples(samples, limit).map(checkedSample)
   const referenceTexts = reference && byId(reference, chosen)
   const chats = chosen.map(({ id, dialogue }) => ({ id, messages: summaryRequest(dialogue) }))
