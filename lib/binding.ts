@@ -4,7 +4,7 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { abortedError, type ErrorCode, errorCodes, FlrcError } from './errors.js'
 import { explainMissing, explainUnloadable, thisHost } from './missing-addon.js'
-import type { NativeBinding, NativeTask } from './native-types.js'
+import type { NativeBinding, NativeProgress, NativeTask } from './native-types.js'
 
 /** The package's own folder: where the addon is built and where `models/tiny` lies. */
 export const packageRoot = fileURLToPath(new URL('..', import.meta.url))
@@ -74,32 +74,49 @@ export function callNative<T>(call: (native: NativeBinding) => T): T {
   }
 }
 
+/** Hears how far work is. */
+export type ProgressListener = (progress: { stage: string; done: number; total: number }) => void
+
 /**
  * Starts native work and waits for it. When one of the signals fires, the work is cancelled and the promise
  * rejects with E_ABORTED at once, without waiting for the native side; a result that still arrives is given
- * to `releaseLate`, and a late failure is dropped.
+ * to `releaseLate`, and a late failure is dropped. What `onProgress` throws ends the work as well: the promise rejects
+ * with it, where an error in a native callback would end the process.
  */
 export function runTask<T>(
-  start: (native: NativeBinding) => NativeTask<T>,
+  start: (native: NativeBinding, onProgress: NativeProgress | undefined) => NativeTask<T>,
   signals: readonly (AbortSignal | undefined)[],
   releaseLate?: (result: T) => void,
+  onProgress?: ProgressListener,
 ): Promise<T> {
   if (signals.some((signal) => signal?.aborted)) return Promise.reject(abortedError())
   let task: NativeTask<T>
+  let aborted = false
+  let stop: (reason: unknown) => void = () => {}
+  const sink: NativeProgress | undefined =
+    onProgress &&
+    ((stage, done, total) => {
+      if (aborted) return
+      try {
+        onProgress({ stage, done, total })
+      } catch (error) {
+        stop(error)
+      }
+    })
   try {
-    task = callNative(start)
+    task = callNative((native) => start(native, sink))
   } catch (error) {
     return Promise.reject(error)
   }
   return new Promise<T>((resolve, reject) => {
-    let aborted = false
-    const onAbort = () => {
+    stop = (reason) => {
       if (aborted) return
       aborted = true
       forget()
       task.cancel()
-      reject(abortedError())
+      reject(reason)
     }
+    const onAbort = () => stop(abortedError())
     // Listeners rather than AbortSignal.any: a decode step is short, and composed signals live on.
     const forget = () => {
       for (const signal of signals) signal?.removeEventListener('abort', onAbort)

@@ -16,6 +16,7 @@ import type {
   NativeFactorizeOptions,
   NativeLevelInfo,
   NativeModel,
+  NativeProgress,
   NativeRecovery,
   NativeRecoveryOptions,
   NativeSelfTextOptions,
@@ -126,7 +127,7 @@ export async function loadParts(
     : [Int32Array.from(projections, () => -1)]
   const abandoned = new AbortController()
   const reading = runTask(
-    (addon) =>
+    (addon, progress) =>
       addon.loadModel(
         {
           config: nativeConfig(source.config),
@@ -136,10 +137,11 @@ export async function loadParts(
           levels,
           plugin: plugin?.file,
         },
-        progressSink(onProgress),
+        progress,
       ),
     [signal, abandoned.signal],
     releaseNative,
+    checkedListener(onProgress),
   )
   // Made while other threads read the weights, for it takes about as long.
   let tokenizer: Tokenizer
@@ -167,10 +169,10 @@ export function checkModel(model: unknown, name = 'the model'): asserts model is
   if (!(model instanceof LoadedModel)) refuse(name, typeof model, 'what Model.load gives')
 }
 
-function progressSink(onProgress: TaskOptions['onProgress']) {
+function checkedListener(onProgress: TaskOptions['onProgress']): TaskOptions['onProgress'] {
   if (onProgress !== undefined && typeof onProgress !== 'function')
     refuse('onProgress', onProgress, 'a function')
-  return onProgress && ((stage: string, done: number, total: number) => onProgress({ stage, done, total }))
+  return onProgress
 }
 
 /**
@@ -280,23 +282,20 @@ export class LoadedModel {
     const own = this.levels.length - (below?.levels.length ?? 0)
     if (below !== undefined && level >= own) return below.windowLosses(tokens, seqLen, level - own, task)
     return this.run(
-      (addon, native) => addon.windowLosses(native, tokens, seqLen, level, progressSink(task.onProgress)),
-      task.signal,
+      (addon, native, progress) => addon.windowLosses(native, tokens, seqLen, level, progress),
+      task,
     )
   }
 
   /** Token windows of documents that the model writes itself, [windows, length]. */
   writeSelfText(options: NativeSelfTextOptions, task: TaskOptions): Promise<Int32Array> {
-    return this.run(
-      (addon, native) => addon.writeSelfText(native, options, progressSink(task.onProgress)),
-      task.signal,
-    )
+    return this.run((addon, native, progress) => addon.writeSelfText(native, options, progress), task)
   }
 
   async calibrate(options: NativeCalibrationOptions, task: TaskOptions): Promise<CalibrationData> {
     const result = await this.run(
-      (addon, native) => addon.calibrate(native, options, progressSink(task.onProgress)),
-      task.signal,
+      (addon, native, progress) => addon.calibrate(native, options, progress),
+      task,
       (late) => callNative((addon) => addon.releaseCalibration(late.calibration)),
     )
     const { calibration, ...figures } = result
@@ -321,7 +320,7 @@ export class LoadedModel {
     try {
       const native = await this.run(
         (addon, dense) => addon.createRecovery(start, dense, options),
-        signal,
+        { signal },
         release,
       )
       return new RecoveryHandle(native, [signal, this.#lifetime.signal])
@@ -353,19 +352,25 @@ export class LoadedModel {
     task: TaskOptions,
   ): Promise<void> {
     return this.run(
-      (addon, native) => addon.writeTensors(native, file, names, offsets, dense, progressSink(task.onProgress)),
-      task.signal,
+      (addon, native, progress) => addon.writeTensors(native, file, names, offsets, dense, progress),
+      task,
     )
   }
 
   /** Runs native work that ends when the caller's signal or this model's dispose says so. */
   private run<T>(
-    start: (addon: NativeBinding, native: NativeModel) => NativeTask<T>,
-    signal: AbortSignal | undefined,
+    start: (addon: NativeBinding, native: NativeModel, progress: NativeProgress | undefined) => NativeTask<T>,
+    { signal, onProgress }: TaskOptions,
     releaseLate?: (result: T) => void,
   ): Promise<T> {
     const native = this.handle()
-    return runTask((addon) => start(addon, native), [signal, this.#lifetime.signal], releaseLate)
+    const signals = [signal, this.#lifetime.signal]
+    return runTask(
+      (addon, progress) => start(addon, native, progress),
+      signals,
+      releaseLate,
+      checkedListener(onProgress),
+    )
   }
 
   /** E_DISPOSED after dispose. */
@@ -414,9 +419,10 @@ export class CalibrationHandle {
   async factorize(options: NativeFactorizeOptions, keep: number, task: TaskOptions): Promise<ModelParts> {
     const calibration = this.#handle()
     const native = await runTask(
-      (addon) => addon.factorize(calibration, options, progressSink(task.onProgress)),
+      (addon, progress) => addon.factorize(calibration, options, progress),
       [task.signal],
       releaseNative,
+      checkedListener(task.onProgress),
     )
     const { source, tokenizer, threads, plugin } = this.model
     return { native, source, tokenizer, dtype: options.dtype, threads, plugin, storage: options.storage, keep }
@@ -426,8 +432,10 @@ export class CalibrationHandle {
   cutLosses(cuts: NativeCuts, tokens: Int32Array, seqLen: number, task: TaskOptions): Promise<Float64Array> {
     const calibration = this.#handle()
     return runTask(
-      (addon) => addon.cutLosses(calibration, cuts, tokens, seqLen, progressSink(task.onProgress)),
+      (addon, progress) => addon.cutLosses(calibration, cuts, tokens, seqLen, progress),
       [task.signal],
+      undefined,
+      checkedListener(task.onProgress),
     )
   }
 

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
@@ -344,6 +344,27 @@ mistakes('is E_USAGE that names the argument and what it may be', async () => {
     [/the message is undefined; it must be a string/, () => complete(model.chat().send(any(undefined)))],
   ]
   for (const [message, call] of cases) await throwsFlrcError(call, { code: 'E_USAGE', message })
+})
+
+mistakes('what onProgress throws is what the call rejects with', async () => {
+  const onProgress = () => {
+    throw new RangeError('mine')
+  }
+  const calls = [
+    () => calibrate(model, { calibration: [text], samples: 2, seqLen: 64, onProgress }),
+    () => compress(model, { keep: 0.5, calibration, onProgress }),
+    () => evaluate.perplexity(model, heldout, { seqLen: 64, windows: 2, onProgress }),
+    () => small.save(path.join(folder, 'thrown'), { onProgress }),
+    () => Model.load(tinyModel, { onProgress }),
+  ]
+  for (const call of calls) {
+    const error = await call().then(
+      () => undefined,
+      (reason: unknown) => reason,
+    )
+    assert.instance(error, RangeError)
+  }
+  assert.not.ok(readdirSync(folder).some((name) => name.includes('thrown')))
 })
 
 measuring.after(() => rmSync(folder, { recursive: true }))
