@@ -26,10 +26,8 @@ struct FisherParams {
   Activations g, x;  // widths m and n
   Passage passage;
   Global<const uint8_t> weights;  // rows of W (layout.h)
-  Global<const uint16_t> scale;
-  Global<const uint8_t> zero;
-  Global<double> partial;  // working memory: [fisherPartials()]
-  Global<double> sums;     // [3]
+  Global<double> partial;         // working memory: [fisherPartials()]
+  Global<double> sums;            // [3]
 };
 int fisherPartials(const FisherParams& params);
 // warpgroups: multiprocessors that have warpgroup products (DeviceLimits), here as below.

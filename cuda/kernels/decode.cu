@@ -3,6 +3,7 @@
 #include "kernels/decode.h"
 #include "kernels/octets.cuh"
 #include "kernels/rotation.cuh"
+#include "kernels/weights.cuh"
 
 namespace flrc::gpu {
 namespace {
@@ -35,8 +36,7 @@ FLRC_KERNEL void embedKernel(FLRC_PARAMS(EmbedParams) p) {
   const int64_t token = shared[0];
   const int i = blockX() * kThreads + threadIndex();
   if (i >= p.width) return;
-  p.x[static_cast<int64_t>(blockY()) * p.width + i] =
-      weightAt<kType>(p.data, p.scale, p.zero, token, p.strips, i);
+  p.x[static_cast<int64_t>(blockY()) * p.width + i] = WeightRow<kType>(p.data, token, p.width).weight(i);
 }
 
 // A thread holds every kNormThreads-th octet of a row, kHeld of them; they are all on their way at once.
@@ -111,9 +111,7 @@ FLRC_KERNEL void swigluKernel(FLRC_PARAMS(SwigluParams) p) {
 
 }  // namespace
 
-void launchEmbed(Stream stream, Dtype dtype, const EmbedParams& given, int columns, bool dependent) {
-  EmbedParams params = given;
-  params.strips = static_cast<int>(stripsOf(dtype, params.width));
+void launchEmbed(Stream stream, Dtype dtype, const EmbedParams& params, int columns, bool dependent) {
   const auto run = [&](auto kernel) {
     LaunchShape shape = shapeOf(blocksFor(params.width), columns, dependent);
     shape.sharedBytes = sizeof(int64_t);

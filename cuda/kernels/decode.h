@@ -19,14 +19,11 @@ struct CacheRow {
 
 // rows[c] = staged[c], and x[c] = row staged[c].token of a table [vocab][width].
 struct EmbedParams {
-  Global<const uint8_t> data;
-  Global<const uint16_t> scale;
-  Global<const uint8_t> zero;
+  Global<const uint8_t> data;  // layout.h
   int width;
   Global<const CacheRow> staged;  // may be the host's memory: little of it is read
   Global<CacheRow> rows;
   Global<float> x;
-  int strips;  // of a row; filled by launchEmbed
 };
 void launchEmbed(Stream stream, Dtype dtype, const EmbedParams& params, int columns, bool dependent);
 

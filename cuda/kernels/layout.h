@@ -24,8 +24,9 @@ namespace flrc::gpu {
 // weights of every group, so that four lanes have a group together, as matrix fragments want it. int4: the even
 // ones of eight in the low half of a word, the odd ones in the high half.
 //
-// Rows have a scale (bf16 bits) and, int4, a zero for every group of a strip: [row][strip][group of it]. Panels
-// have them by output unit and rank, [unit of 32 outputs][rank].
+// A row of int8 or int4 begins with what its weights are scaled by, padded to whole strips: for every strip the
+// scales (bf16 bits) of its groups and, int4, their zeros. Panels have scales and zeros by output unit and
+// rank, in arrays of their own: [unit of 32 outputs][rank, padded to a multiple of 8].
 inline constexpr int kUnit = static_cast<int>(kGroup);
 inline constexpr int kStripBytes = 64;
 
@@ -46,6 +47,20 @@ FLRC_ANYWHERE inline constexpr int64_t stripsOf(Dtype dtype, int64_t weights) {
   return (weights + stripWeights(dtype) - 1) / stripWeights(dtype);
 }
 
+// Of what a strip of a row is scaled by; of four strips that is a multiple of 16.
+FLRC_ANYWHERE inline constexpr int scaleBytes(Dtype dtype) {
+  return dtype == Dtype::int8 ? 4 : dtype == Dtype::int4 ? 12 : 0;
+}
+// Strips that a row begins with, and all of its strips.
+FLRC_ANYWHERE inline constexpr int64_t headStrips(Dtype dtype, int64_t weights) {
+  return (stripsOf(dtype, weights) * scaleBytes(dtype) + kStripBytes - 1) / kStripBytes;
+}
+FLRC_ANYWHERE inline constexpr int64_t rowStrips(Dtype dtype, int64_t weights) {
+  return headStrips(dtype, weights) + stripsOf(dtype, weights);
+}
+// Ranks from one unit's scales to the next one's.
+FLRC_ANYWHERE inline constexpr int64_t scalesOf(int64_t rank) { return (rank + 7) / 8 * 8; }
+
 // Where weight k of a line lies, counted in weights from the line's first.
 FLRC_ANYWHERE inline constexpr int64_t placeOf(Dtype dtype, int64_t k) {
   const int64_t weights = stripWeights(dtype), inStrip = k % weights, inGroup = inStrip % kGroup;
@@ -53,8 +68,8 @@ FLRC_ANYWHERE inline constexpr int64_t placeOf(Dtype dtype, int64_t k) {
   return k - inStrip + inGroup / 8 * (weights / 4) + inStrip / kGroup * 8 + ordered;
 }
 
-// A matrix's arrays as they lie on the device; scale and zero are empty where its dtype has none.
-struct Packed {
+// A PanelMatrix's arrays as they lie on the device; scale and zero are empty where its dtype has none.
+struct PackedPanels {
   std::vector<uint8_t> data, zero;
   std::vector<uint16_t> scale;
 };
@@ -68,17 +83,17 @@ inline uint32_t evenThenOdd(uint32_t word) {
   return ordered;
 }
 
-// From words of 4 bytes, [panel][word of a line][line of the panel].
-inline std::vector<uint8_t> lines(Dtype dtype, int64_t count, int64_t weights, const void* from) {
+// From words of 4 bytes, [panel][word of a line][line of the panel]. Lines begin with `head` strips of zeros.
+inline std::vector<uint8_t> lines(Dtype dtype, int64_t count, int64_t weights, int64_t head, const void* from) {
   const int64_t wordWeights = 4 * kGroup / groupBytes(dtype), words = (weights + wordWeights - 1) / wordWeights;
-  const int64_t lineBytes = stripsOf(dtype, weights) * kStripBytes;
+  const int64_t first = head * kStripBytes, lineBytes = first + stripsOf(dtype, weights) * kStripBytes;
   std::vector<uint8_t> to(static_cast<size_t>(count * lineBytes));
   const auto* at = static_cast<const uint8_t*>(from);
-  for (int64_t first = 0; first < count; first += kPanel) {
-    const int64_t end = std::min(count, first + kPanel);
+  for (int64_t panel = 0; panel < count; panel += kPanel) {
+    const int64_t end = std::min(count, panel + kPanel);
     for (int64_t w = 0; w < words; ++w) {
-      const int64_t place = placeOf(dtype, w * wordWeights) * 4 / wordWeights;
-      for (int64_t line = first; line < end; ++line, at += sizeof(uint32_t)) {
+      const int64_t place = first + placeOf(dtype, w * wordWeights) * 4 / wordWeights;
+      for (int64_t line = panel; line < end; ++line, at += sizeof(uint32_t)) {
         uint32_t word;
         std::memcpy(&word, at, sizeof word);
         if (dtype == Dtype::int4) word = evenThenOdd(word);
@@ -89,16 +104,30 @@ inline std::vector<uint8_t> lines(Dtype dtype, int64_t count, int64_t weights, c
   return to;
 }
 
-// A value for each group of a row, [panel][group][row of the panel], to [row][group], each row padded.
-template <typename T>
-std::vector<T> groups(int64_t rows, int64_t count, int64_t padded, const void* from) {
-  std::vector<T> to(static_cast<size_t>(rows * padded));
-  const auto* at = static_cast<const T*>(from);
-  for (int64_t first = 0; first < rows; first += kPanel) {
-    const int64_t end = std::min(rows, first + kPanel);
-    for (int64_t g = 0; g < count; ++g) {
-      for (int64_t row = first; row < end; ++row) to[static_cast<size_t>(row * padded + g)] = *at++;
+// A value of `bytes` for each group of a row, [panel][group][row of the panel], to the rows' heads, `place`
+// bytes behind where what a strip is scaled by begins.
+inline void heads(Dtype dtype, int64_t rows, int64_t weights, int64_t bytes, int64_t place, const void* from,
+                  std::vector<uint8_t>& to) {
+  const int64_t rowBytes = rowStrips(dtype, weights) * kStripBytes;
+  const int64_t groups = stripWeights(dtype) / kUnit;
+  const auto* at = static_cast<const uint8_t*>(from);
+  for (int64_t panel = 0; panel < rows; panel += kPanel) {
+    const int64_t end = std::min(rows, panel + kPanel);
+    for (int64_t g = 0; g < weights / kGroup; ++g) {
+      for (int64_t row = panel; row < end; ++row, at += bytes) {
+        std::memcpy(to.data() + row * rowBytes + g / groups * scaleBytes(dtype) + place + g % groups * bytes,
+                    at, static_cast<size_t>(bytes));
+      }
     }
+  }
+}
+
+// [unit][rank], each unit's padded.
+template <typename T>
+std::vector<T> units(int64_t count, int64_t rank, const void* from) {
+  std::vector<T> to(static_cast<size_t>(count * scalesOf(rank)));
+  for (int64_t unit = 0; unit < count; ++unit) {
+    std::copy_n(static_cast<const T*>(from) + unit * rank, rank, to.begin() + unit * scalesOf(rank));
   }
   return to;
 }
@@ -106,32 +135,23 @@ std::vector<T> groups(int64_t rows, int64_t count, int64_t padded, const void* f
 }  // namespace packing
 
 // From a RowMatrix's arrays.
-inline Packed packRows(Dtype dtype, int64_t rows, int64_t stride, const void* data, const void* scale,
-                       const void* zero) {
-  const int64_t groups = stride / kGroup,
-                padded = stripsOf(dtype, stride) * stripWeights(dtype) / static_cast<int64_t>(kGroup);
-  Packed packed;
-  packed.data = packing::lines(dtype, rows, stride, data);
-  if (hasScale(dtype)) packed.scale = packing::groups<uint16_t>(rows, groups, padded, scale);
-  if (hasZero(dtype)) packed.zero = packing::groups<uint8_t>(rows, groups, padded, zero);
+inline std::vector<uint8_t> packRows(Dtype dtype, int64_t rows, int64_t stride, const void* data,
+                                     const void* scale, const void* zero) {
+  std::vector<uint8_t> packed = packing::lines(dtype, rows, stride, headStrips(dtype, stride), data);
+  const int64_t scales = static_cast<int64_t>(sizeof(uint16_t)) * stripWeights(dtype) / kUnit;
+  if (hasScale(dtype)) packing::heads(dtype, rows, stride, sizeof(uint16_t), 0, scale, packed);
+  if (hasZero(dtype)) packing::heads(dtype, rows, stride, 1, scales, zero, packed);
   return packed;
 }
 
 // From a PanelMatrix's arrays.
-inline Packed packPanels(Dtype dtype, int64_t outputs, int64_t rank, const void* data, const void* scale,
-                         const void* zero) {
+inline PackedPanels packPanels(Dtype dtype, int64_t outputs, int64_t rank, const void* data, const void* scale,
+                               const void* zero) {
   static_assert(kUnit == kPanel);
-  const auto scales = static_cast<size_t>(unitsOf(outputs) * rank);
-  Packed packed;
-  packed.data = packing::lines(dtype, outputs, rank, data);
-  if (hasScale(dtype)) {
-    const auto* from = static_cast<const uint16_t*>(scale);
-    packed.scale.assign(from, from + scales);
-  }
-  if (hasZero(dtype)) {
-    const auto* from = static_cast<const uint8_t*>(zero);
-    packed.zero.assign(from, from + scales);
-  }
+  PackedPanels packed;
+  packed.data = packing::lines(dtype, outputs, rank, 0, data);
+  if (hasScale(dtype)) packed.scale = packing::units<uint16_t>(unitsOf(outputs), rank, scale);
+  if (hasZero(dtype)) packed.zero = packing::units<uint8_t>(unitsOf(outputs), rank, zero);
   return packed;
 }
 

@@ -22,10 +22,10 @@ FLRC_DEVICE void fetchAhead(const LinearsParams& p, const Areas& areas) {
     if (job == p.rowJobs) left = p.aheadBytes / 2;
     const Lines lines = linesOf(p, job);
     const int begin = areas.shares[2 * job], end = areas.shares[2 * job + 1],
-              used = lines.cut.strips * kStripBytes;
+              used = (lines.cut.headStrips + lines.cut.strips) * kStripBytes;
     if (end <= begin || left <= 0) continue;
     for (int i = warpIndex(); i < end - begin && i * used < left; i += kWarps) {
-      const int64_t line = static_cast<int64_t>(begin + i) * lines.cut.storedStrips * kStripBytes;
+      const int64_t line = static_cast<int64_t>(begin + i) * lines.cut.lineStrips * kStripBytes;
       for (int at = laneIndex() * kFetchBytes; at < used; at += 32 * kFetchBytes)
         fetchToL2(lines.data + (line + at));
     }
@@ -166,12 +166,12 @@ FLRC_KERNEL void gatherKernel(FLRC_PARAMS(GatherParams) p) {
 constexpr int inputsBudget(int columns) { return (columns == 1 ? 60 : 136) * 1024; }
 constexpr int kSumsBudget = 8 * 1024;
 
-template <Dtype kType>
-Cut cutOf(int inputs, int stored) {
+Cut cutOf(int64_t strips, int64_t lineStrips, int64_t headStrips) {
   Cut cut{};
-  cut.strips = static_cast<int>(stripsOf(kType, inputs));
-  cut.storedStrips = static_cast<int>(stripsOf(kType, stored));
-  cut.bits = sliceBits<kType>(cut.strips);
+  cut.strips = static_cast<int>(strips);
+  cut.lineStrips = static_cast<int>(lineStrips);
+  cut.headStrips = static_cast<int>(headStrips);
+  cut.bits = sliceBits(cut.strips);
   cut.longest = longestSlice(cut.strips, cut.bits);
   return cut;
 }
@@ -183,12 +183,13 @@ size_t cutLines(LinearsParams& params, int blocks, int sharedBytes) {
   constexpr int kGroups = Strip<kType>::kGroups, kFixed = kFixedBytes<kType, kBulk>;
   std::vector<Cut*> cuts;
   if (params.rowJobs > 0) {
-    params.rowCut = cutOf<kType>(params.inputs, params.inputs);
+    params.rowCut = cutOf(stripsOf(kType, params.inputs), rowStrips(kType, params.inputs),
+                          headStrips(kType, params.inputs));
     cuts.push_back(&params.rowCut);
   }
   for (int j = 0; j < params.panelJobs; ++j) {
     PanelJob& job = params.panels[j];
-    job.cut = cutOf<kType>(job.rank, job.storedRank);
+    job.cut = cutOf(stripsOf(kType, job.rank), stripsOf(kType, job.storedRank), 0);
     if (job.rank > 0) cuts.push_back(&job.cut);
   }
   params.allRows = 0;
@@ -212,7 +213,7 @@ size_t cutLines(LinearsParams& params, int blocks, int sharedBytes) {
   }
   const int sumBytes = params.columns * static_cast<int>(sizeof(float));
   // All that is kept of every slice, of one tile.
-  const int leastSums = kTileLines * sumsKept(2) * Strip<kType>::kMostSlices * sumBytes;
+  const int leastSums = kTileLines * sumsKept(2) * kMostSlices * sumBytes;
   const int sums = std::max(leastSums, std::min(kSumsBudget * params.columns, sharedBytes / 4));
   const int budget = std::min(inputsBudget(params.columns), sharedBytes - kFixed - sums);
   int wanted = 0, least = 0;

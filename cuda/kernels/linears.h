@@ -18,20 +18,19 @@ inline constexpr int64_t tWidthOf(int64_t rank) { return (rank + kTAlign - 1) / 
 
 // How lines are multiplied; filled by launchLinears.
 struct Cut {
-  int strips, storedStrips;  // of a line, used and in memory
-  int bits;                  // 1 << bits slices of a line
-  int longest;               // strips of the longest slice
-  int atOnce;                // strips of each slice whose inputs are in shared memory together
-  int passes;                // that this takes
-  int lines;                 // at a time
+  int strips, lineStrips;  // of a line, used, and from one line to the next
+  int headStrips;          // before a row's weights
+  int bits;                // 1 << bits slices of a line
+  int longest;             // strips of the longest slice
+  int atOnce;              // strips of each slice whose inputs are in shared memory together
+  int passes;              // that this takes
+  int lines;               // at a time
 };
 
 // Rows that x is multiplied by: a dense projection's, whose results are outputs, or a block's P or V, whose
 // results are t.
 struct RowJob {
   Global<const uint8_t> data;
-  Global<const uint16_t> scale;
-  Global<const uint8_t> zero;
   int rows;
   int t;                          // where its results lie in a column of t; -1: they are outputs only
   Global<float> y;                // null: they are in t only

@@ -24,6 +24,21 @@ FLRC_DEVICE Loaded inputsOf(const Lines& lines, const Piece& piece, int pass) {
   return {piece.job, kType == Dtype::bf16 ? 0 : piece.first / kUnit, pass};
 }
 
+// Of panels, what ranks [k, k + 8) of a unit are scaled by.
+FLRC_DEVICE Word4 scalesAt(Global<const uint16_t> scale, int unit, int storedRank, int k) {
+  return pointerCast<const Word4>(scale + (unit * scalesOf(storedRank) + k))[0];
+}
+FLRC_DEVICE void scaleOctet(const Word4& scales, float (&value)[8]) {
+  const uint32_t pairs[4] = {scales.x, scales.y, scales.z, scales.w};
+  FLRC_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    float scale[2];
+    widenPair(pairs[i], scale);
+    value[2 * i] *= scale[0];
+    value[2 * i + 1] *= scale[1];
+  }
+}
+
 // Ranks [k, k + 8) of a job's t as soon as they are there, times the unit's scales.
 template <Dtype kType>
 FLRC_DEVICE void readT(const LinearsParams& p, const PanelJob& job, int unit, int column, int k, uint32_t tag,
@@ -31,13 +46,7 @@ FLRC_DEVICE void readT(const LinearsParams& p, const PanelJob& job, int unit, in
   const Global<const uint64_t> t =
       Global<const uint64_t>(p.t) + (static_cast<int64_t>(column) * p.tWidth + job.t);
   receiveOctet(t, job.rank, k, tag, out);
-  if constexpr (kType != Dtype::bf16) {
-    const int64_t first = static_cast<int64_t>(unit) * job.storedRank + k;
-    FLRC_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      if (k + i < job.rank) out[i] *= widen(job.scale[first + i]);
-    }
-  }
+  if constexpr (kType != Dtype::bf16) scaleOctet(scalesAt(job.scale, unit, job.storedRank, k), out);
 }
 
 // Two neighbouring values as bf16, and as bf16 what is left of them.
@@ -59,15 +68,15 @@ FLRC_DEVICE void placeOctet(Shared<Word4> group, int part, const float (&value)[
   }
 }
 
-// Of int4 outputs, the zeros of ranks [k, k + 8) as fragments have weights: 128 and more.
-FLRC_DEVICE Word4 zerosOf(const PanelJob& job, int unit, int k) {
-  const int64_t first = static_cast<int64_t>(unit) * job.storedRank + k;
+inline constexpr Word4 kNoZeros = {kHalves128, kHalves128, kHalves128, kHalves128};
+// The zeros of int4 panels, of ranks [k, k + 8) of a unit, as fragments have weights: 128 and more.
+FLRC_DEVICE Word4 zerosAt(Global<const uint8_t> zero, int unit, int storedRank, int k) {
+  const Global<const uint32_t> words = pointerCast<const uint32_t>(zero + (unit * scalesOf(storedRank) + k));
   uint32_t pair[4];
   FLRC_UNROLL
   for (int i = 0; i < 4; ++i) {
-    const uint32_t low = k + 2 * i < job.rank ? job.zero[first + 2 * i] : 0,
-                   high = k + 2 * i + 1 < job.rank ? job.zero[first + 2 * i + 1] : 0;
-    pair[i] = kHalves128 | low | high << 16;
+    const uint32_t two = words[i / 2] >> i % 2 * 16;
+    pair[i] = kHalves128 | (two & 0xffu) | (two & 0xff00u) << 8;
   }
   return {pair[0], pair[1], pair[2], pair[3]};
 }
@@ -119,7 +128,7 @@ FLRC_DEVICE void loadInputs(const LinearsParams& p, const Areas& areas, const Li
         placeOctet(areas.x + (column * columnWords(p.xGroups) + (firstGroup + group) * 8), part, value[i]);
         if (kType == Dtype::int4 && lines.panels && column == 0) {
           areas.x[p.columns * columnWords(p.xGroups) + (firstGroup + group) * 4 + part] =
-              zerosOf(job, unit, kOf(group));
+              there(group) ? zerosAt(job.zero, unit, job.storedRank, kOf(group)) : kNoZeros;
         }
       }
     }

@@ -18,16 +18,15 @@ template <Dtype kType>
 struct Strip {
   static constexpr int kWeights = stripWeights(kType);
   static constexpr int kGroups = kWeights / kUnit;
-  // Slices of a line at most; a warp has one at a time.
-  static constexpr int kMostSlices = kType == Dtype::int4 ? 8 : kWarps;
 };
+// Slices of a line at most; a warp has one at a time.
+inline constexpr int kMostSlices = kWarps;
 
 // A line's sum is that of its slices, whatever else is computed: warps have a slice each. By powers of two as
 // long as four strips are left for each.
-template <Dtype kType>
 FLRC_ANYWHERE constexpr int sliceBits(int strips) {
   int bits = 0;
-  while (1 << bits < Strip<kType>::kMostSlices && 8 << bits <= strips) ++bits;
+  while (1 << bits < kMostSlices && 8 << bits <= strips) ++bits;
   return bits;
 }
 FLRC_ANYWHERE constexpr int sliceBegin(int strips, int bits, int slice) { return strips * slice >> bits; }
@@ -38,11 +37,8 @@ FLRC_ANYWHERE constexpr int longestSlice(int strips, int bits) { return (strips 
 template <Dtype kType>
 struct Slot {
   static constexpr int kCount = 16;
-  static constexpr int kScaleBytes = kType == Dtype::int4 ? 8 : kType == Dtype::int8 ? 4 : 0;
-  static constexpr int kZeroBytes = kType == Dtype::int4 ? 4 : 0;
-  static constexpr int kData = kTileLines * kStripBytes;
-  static constexpr int kScales = kData, kZeros = kScales + kTileLines * kScaleBytes;
-  static constexpr int kBytes = kZeros + kTileLines * kZeroBytes;
+  static constexpr int kScales = kTileLines * kStripBytes;
+  static constexpr int kBytes = kScales + kTileLines * scaleBytes(kType);
 };
 
 // The same by bulk copies, of up to kStrips strips of each line. Lines begin in different banks.
@@ -108,8 +104,6 @@ FLRC_DEVICE Areas areasOf(const LinearsParams& p) {
 // Lines of one job, rows' or panels', as a multiplication sees them. Jobs are counted from the rows' on.
 struct Lines {
   Global<const uint8_t> data;
-  Global<const uint16_t> scale;
-  Global<const uint8_t> zero;
   bool panels;
   int inputs;  // that count; what is behind them in the last strip is multiplied by zeros
   Cut cut;
@@ -118,10 +112,10 @@ struct Lines {
 FLRC_DEVICE Lines linesOf(const LinearsParams& p, int job) {
   if (job < p.rowJobs) {
     const RowJob& rows = p.rows[job];
-    return {rows.data, rows.scale, rows.zero, false, p.inputs, p.rowCut};
+    return {rows.data, false, p.inputs, p.rowCut};
   }
   const PanelJob& panels = p.panels[job - p.rowJobs];
-  return {panels.data, panels.scale, panels.zero, true, panels.rank, panels.cut};
+  return {panels.data, true, panels.rank, panels.cut};
 }
 
 // Which lines of each job are this block's, to areas.shares, and what becomes of them: a thread takes a job,

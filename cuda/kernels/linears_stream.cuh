@@ -26,9 +26,34 @@ FLRC_DEVICE Walk walkOf(const Cut& cut, const Piece& piece, int pass) {
   return walk;
 }
 
+// What a tile's lines are scaled by, from a strip on: `bytes` behind `at`, of the line whose weights the lane
+// has and of the two whose sums it has. Of lines that are none, any other's.
+struct Scales {
+  Shared<const uint8_t> at;
+  int own, sums[2];
+
+  FLRC_DEVICE Scales(Shared<const uint8_t> from, int lineBytes, int lines) : at(from) {
+    const auto of = [&](int line) { return (line < lines ? line : lines - 1) * lineBytes; };
+    own = of(laneIndex() / 4);
+    sums[0] = of(laneIndex() % 4 * 2);
+    sums[1] = of(laneIndex() % 4 * 2 + 1);
+  }
+
+  FLRC_DEVICE Scales behind(int bytes) const {
+    Scales scales = *this;
+    scales.at += bytes;
+    return scales;
+  }
+  // Of a group of the strip.
+  FLRC_DEVICE float scale(int sum, int group) const {
+    return widen(pointerCast<const uint16_t>(at + sums[sum])[group]);
+  }
+  FLRC_DEVICE uint32_t zero(int groups, int group) const { return at[own + groups * 2 + group]; }
+};
+
 // A warp's weights in the order of its walk, by asynchronous copies (loads to registers would be waited for all
-// at once): strip by strip, lane 4 i + j fetching part j of line i, which it reads itself, and one lane of a
-// line what it is scaled by.
+// at once): strip by strip, lane 4 i + j fetching part j of line i, which it reads itself, and of a row what it
+// is scaled by.
 template <Dtype kType>
 class SlotStream {
  public:
@@ -49,15 +74,17 @@ class SlotStream {
     count_ = piece.count;
     inTile_ = left_ = walk.end - walk.begin;
     nextTile_ = walk.step * kTileLines;
-    const int64_t strip = static_cast<int64_t>(piece.first + line_) * lines.cut.storedStrips + walk.begin;
-    const int64_t jump = static_cast<int64_t>(nextTile_) * lines.cut.storedStrips - inTile_;
-    at_ = lines.data + (strip * kStripBytes + laneIndex() % 4 * 16);
-    jump_ = jump * kStripBytes;
-    if constexpr (kType != Dtype::bf16) {
-      scaled_ = !lines.panels && laneIndex() % 4 == 0;
-      scale_ = pointerCast<const uint8_t>(lines.scale) + strip * Place::kScaleBytes;
-      zero_ = lines.zero + strip * Place::kZeroBytes;
-      jumpStrips_ = jump;
+    const Cut& cut = lines.cut;
+    const int part = laneIndex() % 4;
+    const int64_t jump = static_cast<int64_t>(nextTile_) * cut.lineStrips * kStripBytes;
+    const Global<const uint8_t> line =
+        lines.data + static_cast<int64_t>(piece.first + line_) * cut.lineStrips * kStripBytes;
+    at_ = line + ((cut.headStrips + walk.begin) * kStripBytes + part * 16);
+    jump_ = jump - inTile_ * kStripBytes;
+    if constexpr (kScaleBytes > 0) {
+      scaled_ = !lines.panels && part * 4 < kScaleBytes;
+      scale_ = line + (walk.begin * kScaleBytes + part * 4);
+      scaleJump_ = jump - inTile_ * kScaleBytes;
     }
     FLRC_UNROLL
     for (int a = 0; a < Place::kCount; ++a) fetch();
@@ -67,23 +94,21 @@ class SlotStream {
   // lie. The warp's scales lie at scales().
   FLRC_DEVICE Shared<const uint8_t> next() {
     waitCopies<Place::kCount - 1>();
-    if constexpr (kType != Dtype::bf16) syncWarp();
+    if constexpr (kScaleBytes > 0) syncWarp();
     return slots_ + (slot_ + laneIndex() * 16);
   }
-  FLRC_DEVICE Shared<const uint8_t> scales() const { return slots_ + slot_; }
+  FLRC_DEVICE Scales scales() const { return {slots_ + (slot_ + Place::kScales), kScaleBytes, kTileLines}; }
 
   // What comes next in the walk, to where what was read last is.
   FLRC_DEVICE void fetch() {
     // Scales are read by lanes that have not fetched them.
-    if constexpr (kType != Dtype::bf16) syncWarp();
+    if constexpr (kScaleBytes > 0) syncWarp();
     const Shared<uint8_t> to = slots_ + slot_;
     if (line_ < count_) {
       copyAsync<16>(to + laneIndex() * 16, at_);
-      if constexpr (kType != Dtype::bf16) {
-        const int line = laneIndex() / 4;
+      if constexpr (kScaleBytes > 0) {
         if (scaled_) {
-          copyAsync<Place::kScaleBytes>(to + (Place::kScales + line * Place::kScaleBytes), scale_);
-          if constexpr (kType == Dtype::int4) copyAsync<4>(to + (Place::kZeros + line * 4), zero_);
+          copyAsync<4>(to + (Place::kScales + laneIndex() / 4 * kScaleBytes + laneIndex() % 4 * 4), scale_);
         }
       }
     }
@@ -91,24 +116,18 @@ class SlotStream {
     slot_ += Place::kBytes;
     if (slot_ == Place::kCount * Place::kBytes) slot_ = 0;
     at_ += kStripBytes;
-    advanceScales(1);
+    if constexpr (kScaleBytes > 0) scale_ += kScaleBytes;
     if (--left_ > 0) [[likely]]
       return;
     left_ = inTile_;
     line_ += nextTile_;
     at_ += jump_;
-    advanceScales(jumpStrips_);
+    if constexpr (kScaleBytes > 0) scale_ += scaleJump_;
   }
 
  private:
   using Place = Slot<kType>;
-
-  FLRC_DEVICE void advanceScales(int64_t strips) {
-    if constexpr (kType != Dtype::bf16) {
-      scale_ += strips * Place::kScaleBytes;
-      zero_ += strips * Place::kZeroBytes;
-    }
-  }
+  static constexpr int kScaleBytes = scaleBytes(kType);
 
   Shared<uint8_t> slots_;
   int slot_ = 0;              // in bytes
@@ -116,9 +135,10 @@ class SlotStream {
   int left_ = 0, inTile_ = 0, nextTile_ = 0;
   Global<const uint8_t> at_ = nullptr;
   int64_t jump_ = 0;
+  // The four bytes that the lane fetches of what its line is scaled by, if it does.
   bool scaled_ = false;
-  Global<const uint8_t> scale_ = nullptr, zero_ = nullptr;
-  int64_t jumpStrips_ = 0;
+  Global<const uint8_t> scale_ = nullptr;
+  int64_t scaleJump_ = 0;
 };
 
 // The same for bf16 by bulk copies, a lane for each line of a tile, several strips at once (sm_90 and newer):
@@ -141,7 +161,7 @@ class BulkStream {
     count_ = piece.count;
     strips_ = walk.end - walk.begin;
     strip_ = 0;
-    lineBytes_ = static_cast<int64_t>(lines.cut.storedStrips) * kStripBytes;
+    lineBytes_ = static_cast<int64_t>(lines.cut.lineStrips) * kStripBytes;
     at_ =
         lines.data + ((piece.first + tile_ * kTileLines + laneIndex()) * lineBytes_ + walk.begin * kStripBytes);
     FLRC_UNROLL
@@ -155,7 +175,7 @@ class BulkStream {
     return stages_ + (static_cast<int>(stage) * Stage::kBytes + laneIndex() / 4 * Stage::kLineBytes +
                       laneIndex() % 4 * 16);
   }
-  FLRC_DEVICE Shared<const uint8_t> scales() const { return stages_; }
+  FLRC_DEVICE Scales scales() const { return {stages_, 0, kTileLines}; }
 
   FLRC_DEVICE void fetch() {
     // All lanes have read what is overwritten.
@@ -215,15 +235,14 @@ FLRC_DEVICE void toWords(const Word4& from, uint32_t (&to)[4]) {
 // lane / 4, of which `x` are the lane's inputs of the strip's first group; what becomes of others is not used,
 // and not reading them leaves shared memory to the weights. `zero`: the zeros of int4 panels.
 template <Dtype kType>
-FLRC_DEVICE void addStrip(const Word4& word, Shared<const uint8_t> scales, bool panels, bool used,
+FLRC_DEVICE void addStrip(const Word4& word, const Scales& scales, bool panels, bool used,
                           Shared<const Word4> x, Shared<const Word4> zero, float (&first)[4],
                           float (&second)[4]) {
-  using Place = Slot<kType>;
-  const int line = laneIndex() / 4, part = laneIndex() % 4;
+  constexpr int kGroups = Strip<kType>::kGroups;
   uint32_t strip[4];
   toWords(word, strip);
   FLRC_UNROLL
-  for (int group = 0; group < Strip<kType>::kGroups; ++group) {
+  for (int group = 0; group < kGroups; ++group) {
     uint32_t inputs[2][4] = {}, zeros[4] = {}, pairs[4];
     FLRC_UNROLL
     for (int step = 0; step < 2; ++step) {
@@ -233,7 +252,7 @@ FLRC_DEVICE void addStrip(const Word4& word, Shared<const uint8_t> scales, bool 
       if (panels) {
         toWords(zero[group * 4], zeros);
       } else {
-        const uint32_t one = scales[Place::kZeros + line * 4 + group];
+        const uint32_t one = scales.zero(kGroups, group);
         FLRC_UNROLL
         for (int i = 0; i < 4; ++i) zeros[i] = kHalves128 | one | one << 16;
       }
@@ -253,8 +272,7 @@ FLRC_DEVICE void addStrip(const Word4& word, Shared<const uint8_t> scales, bool 
         if (panels) {
           sum += whole[i];
         } else {
-          const int scale = Place::kScales / 2 + (part * 2 + i % 2) * Place::kScaleBytes / 2 + group;
-          sum = fusedMultiplyAdd(widen(pointerCast<const uint16_t>(scales)[scale]), whole[i], sum);
+          sum = fusedMultiplyAdd(scales.scale(i % 2, group), whole[i], sum);
         }
       }
     }
@@ -264,8 +282,8 @@ FLRC_DEVICE void addStrip(const Word4& word, Shared<const uint8_t> scales, bool 
 // kCount strips of a tile, the first of them number `strip` of the slice, of which a lane's 16 bytes lie at
 // `at` if its line is there. Strips go to two chains each by turns, which passes begin at even ones of.
 template <Dtype kType, int kCount>
-FLRC_DEVICE void addStrips(Shared<const uint8_t> at, bool there, Shared<const uint8_t> scales, bool panels,
-                           bool used, Shared<const Word4> x, Shared<const Word4> zero, int strip, Sums& sums) {
+FLRC_DEVICE void addStrips(Shared<const uint8_t> at, bool there, const Scales& scales, bool panels, bool used,
+                           Shared<const Word4> x, Shared<const Word4> zero, int strip, Sums& sums) {
   constexpr int kGroups = Strip<kType>::kGroups;
   Word4 word[kCount];
   FLRC_UNROLL
@@ -276,10 +294,11 @@ FLRC_DEVICE void addStrips(Shared<const uint8_t> at, bool there, Shared<const ui
   FLRC_UNROLL
   for (int i = 0; i < kCount; ++i) {
     const Shared<const Word4> inputs = x + i * (kGroups * 8), zeros = zero + i * (kGroups * 4);
+    const Scales own = scales.behind(i * scaleBytes(kType));
     if (kCount > 1 ? i % 2 == 0 : strip % 2 == 0) {
-      addStrip<kType>(word[i], scales, panels, used, inputs, zeros, sums.value[0], sums.value[1]);
+      addStrip<kType>(word[i], own, panels, used, inputs, zeros, sums.value[0], sums.value[1]);
     } else {
-      addStrip<kType>(word[i], scales, panels, used, inputs, zeros, sums.value[2], sums.value[3]);
+      addStrip<kType>(word[i], own, panels, used, inputs, zeros, sums.value[2], sums.value[3]);
     }
   }
 }
@@ -287,17 +306,19 @@ FLRC_DEVICE void addStrips(Shared<const uint8_t> at, bool there, Shared<const ui
 // `count` strips from number `first` of the slice on. kSeveral: many of them lie there at once; without a
 // branch between them they do not wait for each other's reads.
 template <Dtype kType, bool kSeveral>
-FLRC_DEVICE void addRun(Shared<const uint8_t> at, bool there, Shared<const uint8_t> scales, bool panels,
-                        bool used, Shared<const Word4> x, Shared<const Word4> zero, int first, int count,
-                        Sums& sums) {
+FLRC_DEVICE void addRun(Shared<const uint8_t> at, bool there, const Scales& scales, bool panels, bool used,
+                        Shared<const Word4> x, Shared<const Word4> zero, int first, int count, Sums& sums) {
   constexpr int kGroups = Strip<kType>::kGroups;
   const auto add = [&](auto atOnce, int i) {
-    addStrips<kType, decltype(atOnce)::value>(at + i * kStripBytes, there, scales, panels, used,
-                                              x + i * (kGroups * 8), zero + i * (kGroups * 4), first + i, sums);
+    addStrips<kType, decltype(atOnce)::value>(at + i * kStripBytes, there, scales.behind(i * scaleBytes(kType)),
+                                              panels, used, x + i * (kGroups * 8), zero + i * (kGroups * 4),
+                                              first + i, sums);
   };
   int i = 0;
   if constexpr (kSeveral) {
-    for (; i + 4 <= count; i += 4) add(std::integral_constant<int, 4>{}, i);
+    // Whole numbers take registers, and less of the time goes on reads.
+    constexpr int kAtOnce = kType == Dtype::bf16 ? 4 : 2;
+    for (; i + kAtOnce <= count; i += kAtOnce) add(std::integral_constant<int, kAtOnce>{}, i);
   }
   for (; i < count; ++i) add(std::integral_constant<int, 1>{}, i);
 }
@@ -332,7 +353,8 @@ FLRC_DEVICE void multiply(const LinearsParams& p, const Areas& areas, const Line
     }
     for (int first = 0; first < strips; first += Stream::kStrips) {
       const int left = strips - first, count = left < Stream::kStrips ? left : Stream::kStrips;
-      const Shared<const uint8_t> at = stream.next(), scales = stream.scales();
+      const Shared<const uint8_t> at = stream.next();
+      const Scales scales = stream.scales();
       addRun<kType, (Stream::kStrips > 1)>(at, there, scales, lines.panels, used, x + first * (kGroups * 8),
                                            zero + first * (kGroups * 4), first, count, sums);
       stream.fetch();

@@ -48,18 +48,18 @@ struct WeightTile {
   }
   // 8 weights of a row from `column` on.
   static FLRC_DEVICE Word4 unscaled(const FisherParams& p, int64_t row, int column) {
-    constexpr int kWeights = stripWeights(kType);
-    const int64_t first = row * stripsOf(kType, p.x.width) * kWeights, at = first + gpu::placeOf(kType, column);
+    const WeightRow<kType> weights(p.weights, row, p.x.width);
+    const int64_t at = gpu::placeOf(kType, column);
     if constexpr (kType == Dtype::bf16) {
-      return pointerCast<const Word4>(p.weights)[at / 8];
+      return pointerCast<const Word4>(weights.weights())[at / 8];
     } else {
       uint32_t words[4] = {}, zeros[4] = {}, pairs[4];
       if constexpr (kType == Dtype::int8) {
-        words[0] = pointerCast<const uint32_t>(p.weights)[at / 4];
-        words[1] = pointerCast<const uint32_t>(p.weights)[at / 4 + 1];
+        words[0] = pointerCast<const uint32_t>(weights.weights())[at / 4];
+        words[1] = pointerCast<const uint32_t>(weights.weights())[at / 4 + 1];
       } else {
-        words[0] = pointerCast<const uint32_t>(p.weights)[at / 8];
-        const uint32_t zero = p.zero[(first + column) / kUnit];
+        words[0] = pointerCast<const uint32_t>(weights.weights())[at / 8];
+        const auto zero = static_cast<uint32_t>(weights.zero(column));
         FLRC_UNROLL
         for (int i = 0; i < 4; ++i) zeros[i] = kHalves128 | zero | zero << 16;
       }
@@ -78,19 +78,19 @@ struct WeightFragments {
   // From a row and a column of the matrix on, the latter a multiple of kColumns. Zeros outside it.
   FLRC_DEVICE void load(const FisherParams& p, int row, int column) {
     static_assert(kColumns % stripWeights(kType) == 0);
-    const int64_t strips = stripsOf(kType, p.x.width), strip = column / stripWeights(kType);
+    const int strip = column / stripWeights(kType);
     FLRC_UNROLL
     for (int line = 0; line < 2; ++line) {
       const int r = row + laneIndex() / 4 + 8 * line, left = r < p.g.width ? p.x.width - column : 0;
-      const int64_t first = r * strips + strip;
-      const Global<const uint8_t> weights = p.weights + first * kStripBytes +
-                                            (kType == Dtype::int4 ? 0 : kLaneBytes * (laneIndex() % 4)),
-                                  zeros = kType == Dtype::int4 ? p.zero + first * (stripWeights(kType) / kUnit)
-                                                               : nullptr;
+      const WeightRow<kType> own(p.weights, r, p.x.width);
+      const Global<const uint8_t> weights =
+          own.weights() + (strip * kStripBytes + (kType == Dtype::int4 ? 0 : kLaneBytes * (laneIndex() % 4)));
       FLRC_UNROLL
       for (int k = 0; k < kColumns; k += 8) {
         pairs[k / 4 + line] = 0;
-        if (k < left) pairs[k / 4 + line] = unscaled(weights, zeros, k);
+        if (k < left) {
+          pairs[k / 4 + line] = unscaled(weights, kType == Dtype::int4 ? own.zero(column + k) : 0, k);
+        }
       }
     }
   }
@@ -99,7 +99,7 @@ struct WeightFragments {
   static constexpr int kLaneBytes = kType == Dtype::bf16 ? 4 : 2;
 
   // This lane's two of the eight weights from `k` on.
-  static FLRC_DEVICE uint32_t unscaled(Global<const uint8_t> weights, Global<const uint8_t> zero, int k) {
+  static FLRC_DEVICE uint32_t unscaled(Global<const uint8_t> weights, int zero, int k) {
     const int64_t at = placeOf(kType, k) * groupBytes(kType) / kUnit;
     if constexpr (kType == Dtype::bf16) {
       return pointerCast<const uint32_t>(weights + at)[0];
@@ -109,7 +109,7 @@ struct WeightFragments {
         words[0] = pointerCast<const uint16_t>(weights + at)[0];
       } else {
         words[0] = pointerCast<const uint32_t>(weights + at)[0] >> 4 * (laneIndex() % 4);
-        zeros[0] = kHalves128 | zero[k / kUnit] * 0x10001u;
+        zeros[0] = kHalves128 | static_cast<uint32_t>(zero) * 0x10001u;
       }
       weightPairs<kType>(words, 0, zeros, two);
       return two[0];
@@ -125,8 +125,9 @@ FLRC_DEVICE void weightScales(const FisherParams& p, int row, int column, float 
     scale[i] = 1;
     if constexpr (kType != Dtype::bf16) {
       const int r = row + laneIndex() / 4 + 8 * i;
-      const int64_t groups = stripsOf(kType, p.x.width) * stripWeights(kType) / kUnit;
-      if (r < p.g.width && column < p.x.width) scale[i] = widen(p.scale[r * groups + column / kUnit]);
+      if (r < p.g.width && column < p.x.width) {
+        scale[i] = WeightRow<kType>(p.weights, r, p.x.width).scale(column);
+      }
     }
   }
 }

@@ -3,8 +3,7 @@
 
 #include "kernels/attention_chunk.cuh"
 #include "kernels/step.h"
-#include "kernels/step_inputs.cuh"
-#include "kernels/step_ring.cuh"
+#include "kernels/step_products.cuh"
 
 namespace flrc::gpu {
 namespace step {
@@ -21,10 +20,9 @@ constexpr int kJobPhasesBytes = 64;
 static_assert(kJobPhasesBytes >= 2 * kJobChunks * static_cast<int>(sizeof(uint64_t)));
 constexpr int kScratchBytes = 2 * kWarps * static_cast<int>(sizeof(float));
 constexpr int kPartsBytes = kGathered * static_cast<int>(sizeof(GatheredPart));
-constexpr int kStripInputBytes = linears::Strip<Dtype::bf16>::kGroups * 8 * static_cast<int>(sizeof(Word4));
 
 FLRC_ANYWHERE constexpr int residualBytes(int hidden) {
-  return static_cast<int>(stripsOf(Dtype::bf16, hidden)) * stripWeights(Dtype::bf16) *
+  return static_cast<int>(stripsOf(Dtype::int4, hidden)) * stripWeights(Dtype::int4) *
          static_cast<int>(sizeof(float));
 }
 constexpr int mergeBytes(int headDim) { return (kAttentionGroup + kStepGroups) * (headDim * 4 + 8); }
@@ -49,7 +47,7 @@ FLRC_DEVICE Areas areasOf(const StepParams& p) {
     gathered.parts = sharedMemory<GatheredPart>(take(kPartsBytes));
   }
   areas.work = at;
-  areas.x = sharedMemory<Word4>(take(p.widest * kStripInputBytes));
+  areas.x = sharedMemory<Word4>(take(p.inputWords * static_cast<int>(sizeof(Word4))));
   areas.partial = sharedMemory<float>(at);
   return areas;
 }
@@ -110,83 +108,6 @@ class Jobs {
   const int count_;
   int at_ = 0;
 };
-
-// Where a line's result goes as an output.
-struct Output {
-  int index;
-  float bias;
-};
-FLRC_DEVICE Output outputOf(const StepJob& job, int line) {
-  if (job.y == nullptr && job.plain == nullptr) return {0, 0.0f};
-  const int index = job.places != nullptr ? job.places[line] : line;
-  return {index, job.bias != nullptr ? job.bias[index] : 0.0f};
-}
-
-// Sums of the slices of a piece of `count` lines: [line][slice].
-FLRC_DEVICE void multiplyPiece(const Areas& areas, const StepJob& job, int count, Ring& ring) {
-  const Walk walk = walkOf(job.strips, job.bits);
-  const Shared<const Word4> x = areas.x;
-  // The only column's.
-  const bool isFirst = laneIndex() < 4;
-  for (int tile = walk.first; tile * kTileLines < count; tile += walk.step) {
-    const int after = count - tile * kTileLines, lines = after < kTileLines ? after : kTileLines;
-    const bool there = laneIndex() / 4 < lines;
-    linears::Sums sums;
-    for (int strip = walk.begin; strip < walk.end; strip += kRecordStrips) {
-      const int left = walk.end - strip, strips = left < kRecordStrips ? left : kRecordStrips;
-      const Shared<const uint8_t> at = ring.next(lines, strips);
-      linears::addRun<Dtype::bf16, true>(at, there, at, false, isFirst, x + (strip * 8 + laneIndex() % 4), x,
-                                         strip - walk.begin, strips, sums);
-      ring.release(lines, strips);
-    }
-    if (!isFirst) continue;
-    FLRC_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      float chains[8];
-      FLRC_UNROLL
-      for (int k = 0; k < 8; ++k) chains[k] = sums.value[k / 2][k % 2 * 2 + i];
-      areas.partial[((tile * kTileLines + laneIndex() * 2 + i) << job.bits) + walk.slice] =
-          linears::addedUp(chains);
-    }
-  }
-}
-
-// The results of a piece that begins at line `first`: eight lanes have one, each a slice. `output`: where the
-// lane's first one goes. `kept`: where the piece's results stay, if they do.
-FLRC_DEVICE void sendPiece(const Areas& areas, const StepJob& job, int first, int count, uint32_t base,
-                           Output output, Shared<float> kept) {
-  static_assert(kWarps <= 8, "a slice for each of eight lanes");
-  const int slice = laneIndex() % 8;
-  for (int begin = warpIndex() * 4; begin < count; begin += 4 * kWarps) {
-    const int i = begin + laneIndex() / 8;
-    float total = i < count && slice < 1 << job.bits ? areas.partial[(i << job.bits) + slice] : 0.0f;
-    FLRC_UNROLL
-    for (int mask = 4; mask > 0; mask /= 2) total += shuffleXor(total, mask);
-    if (i >= count || slice > 0) continue;
-    if (kept != nullptr) kept[i] = total;
-    if (job.t != nullptr) sendTagged(job.t + (first + i), total, base + static_cast<uint32_t>(job.sends.t));
-    if (begin >= 4 * kWarps) output = outputOf(job, first + i);
-    if (job.y != nullptr) {
-      sendTagged(job.y + output.index, total + output.bias, base + static_cast<uint32_t>(job.sends.y));
-    }
-    if (job.plain != nullptr) Global<float>(job.plain)[output.index] = total + output.bias;
-  }
-}
-
-FLRC_DEVICE void multiplyLines(const Areas& areas, const StepJob& job, uint32_t base, Ring& ring,
-                               Shared<float> kept) {
-  const int most = pieceLines(job.bits);
-  for (int first = job.begin; first < job.end; first += most) {
-    const int count = job.end - first < most ? job.end - first : most;
-    // Known before the sums are.
-    const int own = warpIndex() * 4 + laneIndex() / 8;
-    const Output output = own < count ? outputOf(job, first + own) : Output{0, 0.0f};
-    syncBlock();
-    multiplyPiece(areas, job, count, ring);
-    syncBlock();
-    sendPiece(areas, job, first, count, base, output, kept != nullptr ? kept + (first - job.begin) : kept);
-  }
-}
 
 // Has what outputs of a product are gathered by on its way.
 FLRC_DEVICE void expectPart(const Gathered& gathered, const StepJob& job) {
@@ -371,14 +292,15 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepPara
         if (job.input != loaded && (job.begin < job.end || job.source == StepSource::normed)) {
           const Shared<float> scratch =
               areas.scratch + (job.source == StepSource::normed ? norms++ % 2 * kWarps : 0);
-          placeInput(p, areas, job, static_cast<int>(stripsOf(Dtype::bf16, job.width)),
-                     base + static_cast<uint32_t>(job.wants), scratch);
+          if (job.unitWords == 0) {
+            placeInput(p, areas, job, base + static_cast<uint32_t>(job.wants), scratch);
+          }
           loaded = job.input;
         }
         const bool keeps = job.which >= 0;
         if (keeps) expectPart(gathered, job);
-        multiplyLines(areas, job, base, ring,
-                      keeps ? gathered.made + job.which * gathered.count : Shared<float>(nullptr));
+        multiplyJob(p, areas, job, base, ring,
+                    keeps ? gathered.made + job.which * gathered.count : Shared<float>(nullptr));
         ring.refill();
         break;
       }
@@ -404,40 +326,55 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepPara
 }
 
 // Of shared memory behind the rings.
-int fixedBytes(int width, int hidden, int headDim, int gathered) {
-  const int strips = static_cast<int>(stripsOf(Dtype::bf16, std::max(width, hidden)));
+int fixedBytes(int inputWords, int hidden, int headDim, int gathered) {
   const bool known = headDim == 64 || headDim == 128;
   const int attended = static_cast<int>(attention::sharedBytes(headDim, known));
-  const int work = std::max(
-      {strips * kStripInputBytes + kPartials * static_cast<int>(sizeof(float)), attended, mergeBytes(headDim)});
+  const int work =
+      std::max({inputWords * static_cast<int>(sizeof(Word4)) + kPartials * static_cast<int>(sizeof(float)),
+                attended, mergeBytes(headDim)});
   return kPhasesBytes + kJobsBytes + kJobPhasesBytes + residualBytes(hidden) + kScratchBytes +
          2 * (2 * gatheredBytes(gathered) + kPartsBytes) + work;
 }
 
-int ringBytes(int width, int hidden, int headDim, int gathered, int sharedBytes) {
-  constexpr int kLeast = 2 * kRecordBytes;
-  const int bytes = (sharedBytes - fixedBytes(width, hidden, headDim, gathered)) / kWarps / 128 * 128;
+int ringBytes(int inputWords, int hidden, int headDim, int gathered, int sharedBytes) {
+  constexpr int kLeast = 2 * recordBytes(kTileLines, kRecordStrips, 0);
+  static_assert(kLeast >= kRecordBytes);
+  const int bytes = (sharedBytes - fixedBytes(inputWords, hidden, headDim, gathered)) / kWarps / 128 * 128;
   return bytes < kLeast ? 0 : std::min(bytes, kRecords * kRecordBytes);
 }
 
 }  // namespace
 }  // namespace step
 
-bool stepFits(int width, int hidden, int headDim, int gathered, const StepLaunch& how) {
-  return step::ringBytes(width, hidden, headDim, gathered, how.sharedBytes) > 0;
+// Of 32 values: two fragments of four lanes each, and int4's zeros.
+constexpr int kGroupWords = 8, kGroupZeros = 4;
+
+int stepInputWords(int64_t width) {
+  return static_cast<int>(stripsOf(Dtype::int4, width)) * stripWeights(Dtype::int4) / kUnit * kGroupWords;
 }
 
-void launchStep(Stream stream, const StepParams& given, int width, const StepLaunch& how) {
+int stepUnitWords(Dtype dtype, int64_t width) {
+  if (!hasScale(dtype)) return 0;
+  const auto groups = static_cast<int>(stripsOf(dtype, width)) * stripWeights(dtype) / kUnit;
+  return groups * (kGroupWords + (hasZero(dtype) ? kGroupZeros : 0));
+}
+
+bool stepFits(int inputWords, int hidden, int headDim, int gathered, const StepLaunch& how) {
+  return step::ringBytes(inputWords, hidden, headDim, gathered, how.sharedBytes) > 0;
+}
+
+void launchStep(Stream stream, const StepParams& given, int inputWords, const StepLaunch& how) {
   StepParams params = given;
-  params.widest = static_cast<int>(stripsOf(Dtype::bf16, std::max(width, params.hidden)));
-  params.ringBytes = step::ringBytes(width, params.hidden, params.headDim, params.gathered, how.sharedBytes);
+  params.inputWords = inputWords;
+  params.ringBytes =
+      step::ringBytes(inputWords, params.hidden, params.headDim, params.gathered, how.sharedBytes);
   if (params.ringBytes == 0) throw std::invalid_argument("too little shared memory for a step");
   LaunchShape shape;
   shape.gridX = static_cast<unsigned>(how.blocks);
   shape.threads = step::kThreads;
   shape.sharedBytes =
       static_cast<size_t>(step::kWarps * params.ringBytes +
-                          step::fixedBytes(width, params.hidden, params.headDim, params.gathered));
+                          step::fixedBytes(inputWords, params.hidden, params.headDim, params.gathered));
   shape.cooperative = true;
   shape.dependent = how.dependent;
   switch (params.headDim) {

@@ -5,7 +5,7 @@
 
 namespace flrc::gpu {
 
-// A whole decode step of one token in one launch, for bf16 weights on sm_90 and newer: a block on every
+// A whole decode step of one token in one launch, on sm_90 and newer: a block on every
 // multiprocessor goes through its list of jobs. Their results are values that carry the number of the exchange
 // in which they are sent (sendTagged), and whoever needs them waits for that number, so that no barrier of the
 // grid and no launch stands between one product and the next. Weights depend on nothing: a block has those of
@@ -46,6 +46,10 @@ struct alignas(16) StepJob {
   // Product: a number that jobs which follow each other share where they have one input; strips of a line,
   // used; 1 << bits slices of it.
   int32_t input, strips, bits;
+  Dtype dtype;  // of its weights
+  // Product of panels of int8 or int4 (layout.h): every unit of outputs has an input of its own, of so many
+  // words of 16 bytes, for it is in it what ranks are scaled by. 0: all lines have one input.
+  int32_t unitWords, storedRank;
   // Product: which of those that outputs are gathered from next, for whom its results stay where they are; else
   // -1. Attention: which layer.
   int32_t which;
@@ -63,13 +67,18 @@ struct alignas(16) StepJob {
   // Null: its own number.
   Global<const int32_t> places;
   Global<const float> bias, gatedBias;  // by output, or null
+  Global<const uint16_t> scale;         // of panels, and
+  Global<const uint8_t> zero;           // int4's
 };
 
 // Where the lines of a block's products are, in the order of its jobs, without those that have none.
 struct StepLines {
   Global<const uint8_t> data;
-  int32_t lineBytes;  // from one line to the next
-  int32_t strips, bits, begin, end;
+  int32_t lineBytes, headBytes;  // from one line to the next, and before its weights
+  int32_t begin, end, unitWords;
+  // Small, for they are kept in registers. scaleBytes: that a strip is scaled by, in the head; or 0.
+  uint16_t strips;
+  uint8_t bits, scaleBytes;
 };
 
 // What attention of all layers has in common; `of` without q, k, v, out and working memory, for these are
@@ -99,8 +108,8 @@ struct StepParams {
   // The number of the last exchange, by block: zeros before the first launch.
   Global<uint32_t> epochs;
   // Filled by launchStep.
-  int32_t widest;     // strips of the widest input
-  int32_t ringBytes;  // of weights under way to a warp
+  int32_t inputWords;  // of 16 bytes, that there is room for
+  int32_t ringBytes;   // of weights under way to a warp
 };
 
 struct StepLaunch {
@@ -110,8 +119,12 @@ struct StepLaunch {
   bool dependent = false;
 };
 
-// Whether inputs of up to `width` values, heads of headDim and StepParams::gathered fit.
-bool stepFits(int width, int hidden, int headDim, int gathered, const StepLaunch& how);
-void launchStep(Stream stream, const StepParams& params, int width, const StepLaunch& how);
+// Words of 16 bytes that an input of so many values takes; and one of a unit of panels, 0 where units have none
+// of their own.
+int stepInputWords(int64_t width);
+int stepUnitWords(Dtype dtype, int64_t width);
+// Whether inputs of up to so many words, heads of headDim and StepParams::gathered fit.
+bool stepFits(int inputWords, int hidden, int headDim, int gathered, const StepLaunch& how);
+void launchStep(Stream stream, const StepParams& params, int inputWords, const StepLaunch& how);
 
 }  // namespace flrc::gpu

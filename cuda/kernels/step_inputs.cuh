@@ -33,8 +33,8 @@ struct Areas {
   Shared<float> scratch;       // [2][kWarps]
   // By turns, so that those who still read the one before are not waited for.
   Gathered gathered[2];
-  // One of: the input at hand as fragments have it, two of four lanes each for every group of 32 values, and
-  // sums of slices behind it; what attention has; or what it merges.
+  // One of: the input at hand as fragments have it, two of four lanes each for every group of 32 values (or
+  // those of several units of panels), and sums of slices behind it; what attention has; or what it merges.
   Shared<Word4> x;
   Shared<float> partial;
   size_t work;  // where it begins
@@ -44,12 +44,17 @@ FLRC_DEVICE void placeValues(const Areas& areas, int octet, const float (&value)
   linears::placeOctet(areas.x + octet / 4 * 8, octet % 4, value);
 }
 
-// body(octet, values) for the thread's octets of a row of tagged values, and zeros behind them, up to `strips`
-// strips. Of kTogether octets the values are on their way together.
+// Octets of an input: of whole strips of every dtype.
+FLRC_DEVICE int octetsOf(int width) {
+  return static_cast<int>(stripsOf(Dtype::int4, width)) * stripWeights(Dtype::int4) / 8;
+}
+
+// body(octet, values) for the thread's octets of a row of tagged values, and zeros behind them. Of kTogether
+// octets the values are on their way together.
 template <typename Body>
-FLRC_DEVICE void receiveRow(Global<const uint64_t> row, int width, int strips, uint32_t tag, const Body& body) {
+FLRC_DEVICE void receiveRow(Global<const uint64_t> row, int width, uint32_t tag, const Body& body) {
   constexpr int kTogether = 4;
-  const int octets = strips * 4, whole = width / 8;
+  const int octets = octetsOf(width), whole = width / 8;
   int octet = threadIndex();
   for (; octet + (kTogether - 1) * kNormThreads < whole; octet += kTogether * kNormThreads) {
     float value[kTogether][8];
@@ -65,9 +70,10 @@ FLRC_DEVICE void receiveRow(Global<const uint64_t> row, int width, int strips, u
 }
 
 // The residual stream with what is added to it, normalised. Barriers are met.
-FLRC_DEVICE void placeNormed(const StepParams& p, const Areas& areas, const StepJob& job, int strips,
-                             uint32_t tag, Shared<float> scratch) {
+FLRC_DEVICE void placeNormed(const StepParams& p, const Areas& areas, const StepJob& job, uint32_t tag,
+                             Shared<float> scratch) {
   constexpr int kAhead = 2;
+  const int octets = octetsOf(job.width);
   float weight[kAhead][8];
   FLRC_UNROLL
   for (int i = 0; i < kAhead; ++i) {
@@ -79,13 +85,13 @@ FLRC_DEVICE void placeNormed(const StepParams& p, const Areas& areas, const Step
     squares = addSquares(value, squares);
   };
   if (job.from == nullptr) {
-    for (int octet = threadIndex(); octet < strips * 4; octet += kNormThreads) {
+    for (int octet = threadIndex(); octet < octets; octet += kNormThreads) {
       float value[8];
       readOctet(p.x, job.width, octet * 8, value);
       add(octet, value);
     }
   } else {
-    receiveRow(job.from, job.width, strips, tag, [&](int octet, const float(&value)[8]) {
+    receiveRow(job.from, job.width, tag, [&](int octet, const float(&value)[8]) {
       float sum[8];
       loadOctet(areas.residual + octet * 8, sum);
       FLRC_UNROLL
@@ -95,7 +101,7 @@ FLRC_DEVICE void placeNormed(const StepParams& p, const Areas& areas, const Step
   }
   const float inverse = inverseNorm(squares, job.width, p.eps, scratch);
   int i = 0;
-  for (int octet = threadIndex(); octet < strips * 4; octet += kNormThreads, ++i) {
+  for (int octet = threadIndex(); octet < octets; octet += kNormThreads, ++i) {
     float value[8];
     loadOctet(areas.residual + octet * 8, value);
     if (i >= kAhead) readOctet(job.norm, job.width, octet * 8, weight[0]);
@@ -105,14 +111,56 @@ FLRC_DEVICE void placeNormed(const StepParams& p, const Areas& areas, const Step
   }
 }
 
-FLRC_DEVICE void placeInput(const StepParams& p, const Areas& areas, const StepJob& job, int strips,
-                            uint32_t tag, Shared<float> scratch) {
+FLRC_DEVICE void placeInput(const StepParams& p, const Areas& areas, const StepJob& job, uint32_t tag,
+                            Shared<float> scratch) {
   switch (job.source) {
     case StepSource::normed:
-      return placeNormed(p, areas, job, strips, tag, scratch);
+      return placeNormed(p, areas, job, tag, scratch);
     case StepSource::tagged:
-      return receiveRow(job.from, job.width, strips, tag,
+      return receiveRow(job.from, job.width, tag,
                         [&](int octet, const float(&value)[8]) { placeValues(areas, octet, value); });
+  }
+}
+
+// Inputs of `count` units of int8 or int4 panels from unit `first` on: each rank's value times what the unit
+// scales it by, and behind them int4's zeros. What does not depend on the values is on its way before they are
+// waited for.
+template <Dtype kType>
+FLRC_DEVICE void placeUnits(const Areas& areas, const StepJob& job, int first, int count, uint32_t tag) {
+  constexpr int kTogether = 2;
+  const int octets = job.strips * stripWeights(kType) / 8;
+  // Where there are more threads than octets, several share the units of one.
+  const int own = threadIndex() / octets, sharing = octets < kNormThreads ? kNormThreads / octets : 1;
+  if (own >= sharing) return;
+  for (int octet = threadIndex() - own * octets; octet < octets; octet += kNormThreads) {
+    const int k = octet * 8, group = octet / 4, part = octet % 4;
+    float value[8];
+    for (int u = own; u < count; u += kTogether * sharing) {
+      Word4 scales[kTogether], zeros[kTogether];
+      FLRC_UNROLL
+      for (int i = 0; i < kTogether; ++i) {
+        const int unit = u + i * sharing;
+        scales[i] = Word4{0, 0, 0, 0};
+        zeros[i] = linears::kNoZeros;
+        if (unit >= count || k >= job.width) continue;
+        scales[i] = linears::scalesAt(job.scale, first + unit, job.storedRank, k);
+        if constexpr (kType == Dtype::int4) {
+          zeros[i] = linears::zerosAt(job.zero, first + unit, job.storedRank, k);
+        }
+      }
+      if (u == own) receiveOctet(job.from, job.width, k, tag, value);
+      FLRC_UNROLL
+      for (int i = 0; i < kTogether; ++i) {
+        if (u + i * sharing >= count) continue;
+        const Shared<Word4> unit = areas.x + (u + i * sharing) * job.unitWords;
+        float scaled[8];
+        FLRC_UNROLL
+        for (int v = 0; v < 8; ++v) scaled[v] = value[v];
+        linears::scaleOctet(scales[i], scaled);
+        linears::placeOctet(unit + group * 8, part, scaled);
+        if constexpr (kType == Dtype::int4) unit[octets / 4 * 8 + group * 4 + part] = zeros[i];
+      }
+    }
   }
 }
 

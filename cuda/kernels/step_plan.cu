@@ -7,7 +7,7 @@
 namespace flrc::gpu {
 namespace {
 
-int usedStrips(const StepPlan::Part& part) { return static_cast<int>(stripsOf(Dtype::bf16, part.used)); }
+int usedStrips(const StepPlan::Part& part) { return static_cast<int>(stripsOf(part.matrix.dtype, part.used)); }
 
 template <typename T>
 std::vector<T> joined(const std::vector<std::vector<T>>& lists) {
@@ -102,14 +102,33 @@ void StepPlan::put(const Part& part, size_t block, int64_t begin, int64_t end, b
   job.kind = StepKind::product;
   job.begin = static_cast<int32_t>(begin);
   job.end = static_cast<int32_t>(end);
+  const StepPlan::Matrix& matrix = part.matrix;
+  job.dtype = matrix.dtype;
+  if (matrix.panels) {
+    job.unitWords = stepUnitWords(matrix.dtype, part.used);
+    job.storedRank = static_cast<int32_t>(matrix.stored);
+    job.scale = matrix.scale;
+    job.zero = matrix.zero;
+  }
   job.strips = usedStrips(part);
-  job.bits = linears::sliceBits<Dtype::bf16>(job.strips);
+  job.bits = linears::sliceBits(job.strips);
   jobs_[block].push_back(job);
   if (begin == end) return;
   if (job.t != nullptr) lastSent_[block] = std::max(lastSent_[block], job.sends.t);
   if (job.y != nullptr) lastSent_[block] = std::max(lastSent_[block], job.sends.y);
-  lines_[block].push_back({part.data, static_cast<int32_t>(stripsOf(Dtype::bf16, part.stored) * kStripBytes),
-                           job.strips, job.bits, job.begin, job.end});
+  const int64_t head = matrix.panels ? 0 : headStrips(matrix.dtype, matrix.stored);
+  const int64_t strips = head + stripsOf(matrix.dtype, matrix.stored);
+  StepLines lines{};
+  lines.data = matrix.data;
+  lines.lineBytes = static_cast<int32_t>(strips * kStripBytes);
+  lines.headBytes = static_cast<int32_t>(head * kStripBytes);
+  lines.begin = job.begin;
+  lines.end = job.end;
+  lines.unitWords = job.unitWords;
+  lines.strips = static_cast<uint16_t>(job.strips);
+  lines.bits = static_cast<uint8_t>(job.bits);
+  lines.scaleBytes = static_cast<uint8_t>(matrix.panels ? 0 : scaleBytes(matrix.dtype));
+  lines_[block].push_back(lines);
 }
 
 int StepPlan::attend(StepJob job) {

@@ -10,11 +10,20 @@ namespace flrc::gpu {
 // Puts the jobs of a step together on the host. Exchanges and inputs are numbered as they come.
 class StepPlan {
  public:
-  // A product: `count` lines of `stored` weights, of which the first `used` are multiplied.
+  // Lines of `stored` weights, as layout.h has them; of panels what they are scaled by, where they are.
+  struct Matrix {
+    Dtype dtype;
+    bool panels;
+    int64_t stored;
+    Global<const uint8_t> data;
+    Global<const uint16_t> scale = nullptr;
+    Global<const uint8_t> zero = nullptr;
+  };
+  // A product: `count` lines of a matrix, of each of which the first `used` weights are multiplied.
   struct Part {
     StepJob job;
-    Global<const uint8_t> data;
-    int64_t used, stored, count;
+    Matrix matrix;
+    int64_t used, count;
     // Where it is gathered from: the outputs that its lines are, in order; null: all.
     const std::vector<int32_t>* rest = nullptr;
   };

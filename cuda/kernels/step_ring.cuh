@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstring>
+
 #include "kernels/linears_stream.cuh"
 #include "kernels/step.h"
 
@@ -19,10 +21,32 @@ inline constexpr int kPartials = 2048;
 
 // From one line of a record to the next: neighbours begin in different banks.
 FLRC_ANYWHERE constexpr int lineStride(int strips) { return (strips | 1) * kStripBytes; }
-inline constexpr int kRecordBytes = kTileLines * lineStride(kRecordStrips);
+// What strips are scaled by comes in fours of them, whose bytes copies can take (with the last ones of a row
+// come some of its weights). Behind the lines of a record each has room for those fours that its strips are of.
+inline constexpr int kScaledStrips = 4;
+FLRC_ANYWHERE constexpr int scaleStride(int scaleBytes) {
+  return (kRecordStrips / kScaledStrips + 1) * kScaledStrips * scaleBytes;
+}
+FLRC_ANYWHERE constexpr int recordBytes(int lines, int strips, int scaleBytes) {
+  return lines * (lineStride(strips) + scaleStride(scaleBytes));
+}
+inline constexpr int kRecordBytes = recordBytes(kTileLines, kRecordStrips, scaleBytes(Dtype::int4));
 
-// Lines that are multiplied between two barriers.
-FLRC_DEVICE int pieceLines(int bits) { return kPartials >> bits; }
+// Where the first tile of a product's lines begins. No tile has lines of two units: where each has an input of
+// its own, the first may begin before the lines.
+FLRC_DEVICE int firstTile(int begin, int unitWords) {
+  return unitWords > 0 ? begin / kTileLines * kTileLines : begin;
+}
+// The end of the lines from `first` on that are multiplied between two barriers: as many as there is room for,
+// for their sums and for the inputs of their units.
+FLRC_DEVICE int pieceEnd(const StepParams& p, int first, int end, int bits, int unitWords) {
+  int most = kPartials >> bits;
+  if (unitWords > 0) {
+    const int inUnits = p.inputWords / unitWords * kUnit;
+    most = (inUnits < most ? inUnits : most) - first % kUnit;
+  }
+  return end - first < most ? end : first + most;
+}
 
 // What a warp does of them: strips [begin, end) of tiles first, first + step, ... of a piece.
 struct Walk {
@@ -35,6 +59,9 @@ FLRC_DEVICE Walk walkOf(int strips, int bits) {
 }
 
 class Ring {
+  static constexpr int kLinesWords = sizeof(StepLines) / sizeof(uint32_t);
+  static_assert(kLinesWords <= 32);
+
  public:
   FLRC_DEVICE Ring(const StepParams& params, Shared<uint8_t> data, Shared<uint64_t> phases)
       : p_(params),
@@ -43,28 +70,24 @@ class Ring {
         index_(params.firstLines[blockX()]),
         end_(params.firstLines[blockX() + 1]) {
     if (laneIndex() < kRecords) phaseInit(phases_ + laneIndex(), 1);
-    if (index_ < end_) next_ = params.lines[index_];
-    --index_;
+    await(index_--);
     nextLines();
     settle();
     refill();
   }
 
-  // The record that was fetched first of those not yet read, of `strips` strips of a tile of `lines`: where the
-  // lane's 16 bytes of its first strip lie.
-  FLRC_DEVICE Shared<const uint8_t> next(int lines, int strips) {
+  // The record that was fetched first of those not yet read, of so many bytes.
+  FLRC_DEVICE Shared<const uint8_t> next(int bytes) {
     phaseWait(phases_ + static_cast<int>(read_ % kRecords), read_ / kRecords & 1);
-    const int bytes = lines * lineStride(strips);
     if (out_ + bytes > p_.ringBytes) {
       held_ -= p_.ringBytes - out_;
       out_ = 0;
     }
-    return data_ + (out_ + laneIndex() / 4 * lineStride(strips) + laneIndex() % 4 * 16);
+    return data_ + out_;
   }
   // It has been read. While half of the ring is still on its way there is time for what comes next before more
   // is fetched.
-  FLRC_DEVICE void release(int lines, int strips) {
-    const int bytes = lines * lineStride(strips);
+  FLRC_DEVICE void release(int bytes) {
     out_ += bytes;
     held_ -= bytes;
     ++read_;
@@ -83,21 +106,33 @@ class Ring {
   FLRC_DEVICE bool fetch() {
     const int inSlice = walk_.end - strip_, strips = inSlice < kRecordStrips ? inSlice : kRecordStrips;
     const int line = piece_ + tile_ * kTileLines, after = now_.end - line;
-    const int lines = after < kTileLines ? after : kTileLines, bytes = lines * lineStride(strips);
+    const int lines = after < kTileLines ? after : kTileLines,
+              before = line < now_.begin ? now_.begin - line : 0;
+    const int bytes = recordBytes(lines, strips, now_.scaleBytes);
+    // So that there is room for any record once all have been read.
+    if (held_ == 0) in_ = out_ = 0;
     const bool wraps = in_ + bytes > p_.ringBytes;
     const int skipped = wraps ? p_.ringBytes - in_ : 0;
     if (fetched_ - read_ == kRecords || held_ + skipped + bytes > p_.ringBytes) return false;
     if (wraps) in_ = 0;
     const Shared<uint64_t> phase = phases_ + static_cast<int>(fetched_ % kRecords);
-    const auto size = static_cast<uint32_t>(strips * kStripBytes);
-    if (laneIndex() == 0) phaseExpect(phase, size * static_cast<uint32_t>(lines));
+    const int four = strip_ / kScaledStrips, afterFours = (strip_ + strips + kScaledStrips - 1) / kScaledStrips;
+    const int fourBytes = kScaledStrips * now_.scaleBytes, scaled = (afterFours - four) * fourBytes;
+    const int each = strips * kStripBytes + scaled;
+    if (laneIndex() == 0) phaseExpect(phase, static_cast<uint32_t>(each * (lines - before)));
     syncWarp();
-    if (laneIndex() < lines) {
+    // A lane for the weights of each line, and one for what they are scaled by.
+    const int i = laneIndex() % kTileLines;
+    const bool scales = laneIndex() >= kTileLines;
+    if (i >= before && i < lines && laneIndex() < (scaled > 0 ? 2 : 1) * kTileLines) {
+      const Shared<uint8_t> to =
+          data_ + (in_ + (scales ? lines * lineStride(strips) + i * scaleStride(now_.scaleBytes)
+                                 : i * lineStride(strips)));
+      const Global<const uint8_t> from =
+          now_.data + (static_cast<int64_t>(line + i) * now_.lineBytes +
+                       (scales ? four * fourBytes : now_.headBytes + strip_ * kStripBytes));
       // What blocks send each other, and the lists of jobs, are to stay in the L2 cache.
-      bulkCopyOnce(
-          data_ + (in_ + laneIndex() * lineStride(strips)),
-          now_.data + (static_cast<int64_t>(line + laneIndex()) * now_.lineBytes + strip_ * kStripBytes), size,
-          phase);
+      bulkCopyOnce(to, from, static_cast<uint32_t>(scales ? scaled : strips * kStripBytes), phase);
     }
     in_ += bytes;
     held_ += skipped + bytes;
@@ -113,23 +148,33 @@ class Ring {
 
   FLRC_DEVICE void nextLines() {
     if (++index_ >= end_) return;
-    now_ = next_;
+    uint32_t words[kLinesWords];
+    FLRC_UNROLL
+    for (int i = 0; i < kLinesWords; ++i) words[i] = shuffle(next_, i);
+    std::memcpy(&now_, words, sizeof now_);
     // Read while those now at hand are fetched.
-    if (index_ + 1 < end_) next_ = p_.lines[index_ + 1];
+    await(index_ + 1);
     walk_ = walkOf(now_.strips, now_.bits);
-    piece_ = now_.begin;
+    piece_ = firstTile(now_.begin, now_.unitWords);
     tile_ = walk_.first;
     strip_ = walk_.begin;
+  }
+
+  // A lane has a word of what comes next: all of it would take registers in every lane.
+  FLRC_DEVICE void await(int index) {
+    if (index < end_ && laneIndex() < kLinesWords) {
+      next_ = pointerCast<const uint32_t>(p_.lines + index)[laneIndex()];
+    }
   }
 
   // To the next piece, and the next lines, where these have no tile for the warp.
   FLRC_DEVICE void settle() {
     while (index_ < end_) {
-      const int left = now_.end - piece_, most = pieceLines(now_.bits);
-      if (tile_ * kTileLines < (left < most ? left : most)) return;
+      const int end = pieceEnd(p_, piece_, now_.end, now_.bits, now_.unitWords);
+      if (piece_ + tile_ * kTileLines < end) return;
       tile_ = walk_.first;
-      piece_ += most;
-      if (piece_ >= now_.end) nextLines();
+      piece_ = end;
+      if (end == now_.end) nextLines();
     }
   }
 
@@ -138,7 +183,8 @@ class Ring {
   Shared<uint64_t> phases_;
   // What is fetched next.
   int index_, end_;
-  StepLines now_{}, next_{};
+  StepLines now_{};
+  uint32_t next_ = 0;
   Walk walk_{};
   int piece_ = 0, tile_ = 0, strip_ = 0;
   // The ring: where the next record goes and where the first one lies, and bytes that are taken.

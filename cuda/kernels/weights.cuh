@@ -20,24 +20,41 @@ FLRC_DEVICE void widenPair(uint32_t word, float* out) {
   out[1] = bitsToFloat(word & 0xffff0000u);
 }
 
-// A weight of a matrix of rows, `strips` each (kernels/layout.h).
+// A row of a matrix of rows of `width` weights (kernels/layout.h).
 template <Dtype kType>
-FLRC_DEVICE float weightAt(Global<const uint8_t> data, Global<const uint16_t> scale, Global<const uint8_t> zero,
-                           int64_t row, int strips, int64_t column) {
-  constexpr int kWeights = stripWeights(kType);
-  const int64_t first = row * strips * kWeights, at = first + placeOf(kType, column);
-  if constexpr (kType == Dtype::bf16) {
-    return widen(pointerCast<const uint16_t>(data)[at]);
-  } else {
-    const int64_t group = (first + column) / kUnit;
-    if constexpr (kType == Dtype::int8) {
-      return static_cast<float>(static_cast<int8_t>(data[at])) * widen(scale[group]);
+class WeightRow {
+ public:
+  FLRC_DEVICE WeightRow(Global<const uint8_t> matrix, int64_t row, int width)
+      : head_(matrix + row * rowStrips(kType, width) * kStripBytes),
+        headBytes_(static_cast<int>(headStrips(kType, width)) * kStripBytes) {}
+
+  // The strips behind the head.
+  FLRC_DEVICE Global<const uint8_t> weights() const { return head_ + headBytes_; }
+  FLRC_DEVICE float scale(int column) const {
+    return widen(pointerCast<const uint16_t>(head_ + stripOf(column))[column / kUnit % kGroups]);
+  }
+  FLRC_DEVICE int zero(int column) const {
+    return head_[stripOf(column) + kGroups * 2 + column / kUnit % kGroups];
+  }
+  FLRC_DEVICE float weight(int column) const {
+    const int64_t at = placeOf(kType, column);
+    if constexpr (kType == Dtype::bf16) {
+      return widen(pointerCast<const uint16_t>(weights())[at]);
+    } else if constexpr (kType == Dtype::int8) {
+      return static_cast<float>(static_cast<int8_t>(weights()[at])) * scale(column);
     } else {
-      const int value = data[at / 2] >> (at % 2 * 4) & 15;
-      return static_cast<float>(value - zero[group]) * widen(scale[group]);
+      const int value = weights()[at / 2] >> (at % 2 * 4) & 15;
+      return static_cast<float>(value - zero(column)) * scale(column);
     }
   }
-}
+
+ private:
+  static constexpr int kGroups = stripWeights(kType) / kUnit;
+  static FLRC_DEVICE int stripOf(int column) { return column / stripWeights(kType) * scaleBytes(kType); }
+
+  const Global<const uint8_t> head_;
+  const int headBytes_;
+};
 
 // Two bf16 of 128: a whole number below 128 in the low bits of one is that number more.
 inline constexpr uint32_t kHalves128 = 0x43004300u;

@@ -25,8 +25,6 @@ void FisherScores::score(Pieces& pieces, const LinearWeights& linear, int64_t to
   params.g = g_.high();
   params.passage = {1, static_cast<int>(tokens)};
   params.weights = rows.data.read();
-  params.scale = rows.scale.read();
-  params.zero = rows.zero.read();
   pieces.grow(partial_, static_cast<size_t>(fisherPartials(params)));
   params.partial = partial_.global();
   params.sums = sums_.global();

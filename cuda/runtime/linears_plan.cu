@@ -8,8 +8,6 @@ namespace {
 RowJob rowJob(const RowWeights& rows) {
   RowJob job{};
   job.data = rows.data.read();
-  job.scale = rows.scale.read();
-  job.zero = rows.zero.read();
   job.rows = static_cast<int>(rows.rows);
   job.t = -1;
   return job;

@@ -25,15 +25,23 @@ StepLaunch stepLaunch(const DeviceModel& model) {
   return {model.limits.multiprocessors, model.limits.sharedBytes, model.limits.hopper};
 }
 
-int widestInput(const DeviceModel& model) {
-  int64_t widest = model.hidden;
+// Of the widest input.
+int inputWords(const DeviceModel& model) {
+  int most = stepInputWords(model.hidden);
   for (const LayerWeights& layer : model.layers) {
     for (const LinearWeights& linear : layer.projections) {
-      widest = std::max(widest, linear.inputs);
-      for (const BlockWeights& block : linear.blocks) widest = std::max(widest, block.rank());
+      most = std::max(most, stepInputWords(linear.inputs));
+      for (const BlockWeights& block : linear.blocks) {
+        most = std::max({most, stepInputWords(block.rank()), stepUnitWords(block.c.dtype, block.rank())});
+      }
     }
   }
-  return static_cast<int>(widest);
+  return most;
+}
+
+StepPlan::Matrix matrixOf(const RowWeights& rows) { return {rows.dtype, false, rows.cols, rows.data.read()}; }
+StepPlan::Matrix matrixOf(const PanelWeights& panels) {
+  return {panels.dtype, true, panels.rank, panels.data.read(), panels.scale.read(), panels.zero.read()};
 }
 
 }  // namespace
@@ -62,18 +70,12 @@ uint64_t StepBuffers::bytes() const {
 }
 
 bool StepProgram::serves(const DeviceModel& model) {
-  if (!model.limits.hopper || model.headRows().dtype != Dtype::bf16) return false;
-  for (const LayerWeights& layer : model.layers) {
-    for (const LinearWeights& linear : layer.projections) {
-      if (linear.dtype() != Dtype::bf16) return false;
-    }
-  }
-  return stepFits(widestInput(model), static_cast<int>(model.hidden), static_cast<int>(model.headDim), 0,
-                  stepLaunch(model));
+  return model.limits.hopper && stepFits(inputWords(model), static_cast<int>(model.hidden),
+                                         static_cast<int>(model.headDim), 0, stepLaunch(model));
 }
 
 bool StepProgram::fits() const {
-  return together_ && stepFits(width_, params_.hidden, params_.headDim, params_.gathered, how_);
+  return together_ && stepFits(inputWords_, params_.hidden, params_.headDim, params_.gathered, how_);
 }
 
 // The plan of a model's step at a level.
@@ -101,7 +103,7 @@ class StepProgram::Writer {
     StepJob job = normed(model_.finalNorm, made);
     job.input = plan_.newInput();
     job.plain = places_.logits;
-    stage.add({job, head.data.read(), head.cols, head.cols, head.rows});
+    stage.add({job, matrixOf(head), head.cols, head.rows});
     plan_.put(stage);
     return std::move(plan_);
   }
@@ -142,7 +144,7 @@ class StepProgram::Writer {
   Made makings(const LinearWeights& weights, int64_t rank, const StepJob& with, int t, int64_t& at) {
     Made made;
     if (!weights.factored) {
-      made.parts = {{with, weights.dense.data.read(), weights.inputs, weights.inputs, weights.outputs}};
+      made.parts = {{with, matrixOf(weights.dense), weights.inputs, weights.outputs}};
       return made;
     }
     for (int64_t b = 0; b < weights.blocksFor(rank); ++b) {
@@ -156,9 +158,9 @@ class StepProgram::Writer {
       last.input = plan_.newInput();
       last.pivots = weights.pivoted ? static_cast<int32_t>(used) : 0;
       last.places = block.gather.read();
-      made.rows.push_back({first, block.p.data.read(), weights.inputs, weights.inputs, used});
-      made.parts.push_back({last, block.c.data.read(), used, block.c.rank, block.c.outputs,
-                            weights.pivoted ? &block.others : nullptr});
+      made.rows.push_back({first, matrixOf(block.p), weights.inputs, used});
+      made.parts.push_back(
+          {last, matrixOf(block.c), used, block.c.outputs, weights.pivoted ? &block.others : nullptr});
       at += tWidthOf(used);
     }
     return made;
@@ -288,7 +290,7 @@ StepAttention attentionOf(const DeviceModel& model, const StepBuffers& buffers, 
 
 StepProgram::StepProgram(const DeviceModel& model, int64_t level, const StepBuffers& buffers,
                          const StepPlaces& places)
-    : how_(stepLaunch(model)), width_(widestInput(model)) {
+    : how_(stepLaunch(model)), inputWords_(inputWords(model)) {
   Writer writer(model, level, buffers, places);
   const StepPlan plan = writer.write();
   together_ = writer.together();
@@ -310,7 +312,7 @@ StepProgram::StepProgram(const DeviceModel& model, int64_t level, const StepBuff
   params_.epochs = buffers.epochs.global();
 }
 
-void StepProgram::enqueue(Stream stream) const { launchStep(stream, params_, width_, how_); }
+void StepProgram::enqueue(Stream stream) const { launchStep(stream, params_, inputWords_, how_); }
 
 uint64_t StepProgram::bytes() const {
   return jobs_.bytes() + lines_.bytes() + firstJobs_.bytes() + firstLines_.bytes();

@@ -45,7 +45,7 @@ class StepProgram {
 
   StepParams params_{};
   StepLaunch how_{};
-  int width_ = 0;  // of the widest input
+  int inputWords_ = 0;  // of the widest input
   bool together_ = false;
   Buffer<StepJob> jobs_;
   Buffer<StepLines> lines_;

@@ -91,10 +91,10 @@ void Steps::describe(const int32_t* tokens, const BackendRow* rows, int64_t coun
 
 void Steps::embed(int64_t columns) {
   const RowWeights& embedding = model.embedding;
-  launchEmbed(model.queue.stream(), embedding.dtype,
-              {embedding.data.read(), embedding.scale.read(), embedding.zero.read(),
-               static_cast<int>(model.hidden), staged_.read(), rows_.global(), x_.global(), 0},
-              static_cast<int>(columns), false);
+  launchEmbed(
+      model.queue.stream(), embedding.dtype,
+      {embedding.data.read(), static_cast<int>(model.hidden), staged_.read(), rows_.global(), x_.global()},
+      static_cast<int>(columns), false);
 }
 
 void Steps::enqueue(int64_t level, int64_t columns) {

@@ -5,18 +5,14 @@
 namespace flrc::gpu {
 namespace {
 
-// Lines of so many weights, and what they are scaled by.
-uint64_t bytesOfLines(Dtype dtype, int64_t lines, int64_t weights, int64_t scales) {
-  const int64_t each = (hasScale(dtype) ? 2 : 0) + (hasZero(dtype) ? 1 : 0);
-  return static_cast<uint64_t>(lines * stripsOf(dtype, weights) * kStripBytes + scales * each);
-}
-
 uint64_t bytesOf(const BackendRows& rows) {
-  return bytesOfLines(rows.dtype, rows.rows, rows.cols, rows.rows * lineWeights(rows.dtype, rows.cols) / kUnit);
+  return static_cast<uint64_t>(rows.rows * rowStrips(rows.dtype, rows.cols) * kStripBytes);
 }
 
 uint64_t bytesOf(const BackendPanels& panels) {
-  return bytesOfLines(panels.dtype, panels.outputs, panels.rank, unitsOf(panels.outputs) * panels.rank);
+  const int64_t each = (hasScale(panels.dtype) ? 2 : 0) + (hasZero(panels.dtype) ? 1 : 0);
+  return static_cast<uint64_t>(panels.outputs * stripsOf(panels.dtype, panels.rank) * kStripBytes +
+                               unitsOf(panels.outputs) * scalesOf(panels.rank) * each);
 }
 
 uint64_t bytesOf(const BackendLinear& linear) {
@@ -36,21 +32,25 @@ Buffer<T> optional(const void* from, int64_t count) {
   return from ? Buffer<T>(static_cast<const T*>(from), static_cast<size_t>(count)) : Buffer<T>();
 }
 
-void upload(const Packed& from, Buffer<uint8_t>& data, Buffer<uint16_t>& scale, Buffer<uint8_t>& zero) {
-  data = Buffer<uint8_t>(from.data.data(), from.data.size());
-  scale = Buffer<uint16_t>(from.scale.data(), from.scale.size());
-  zero = Buffer<uint8_t>(from.zero.data(), from.zero.size());
+template <typename T>
+Buffer<T> uploaded(const std::vector<T>& values) {
+  return {values.data(), values.size()};
 }
 
 }  // namespace
 
-RowWeights::RowWeights(const BackendRows& from) : rows(from.rows), cols(from.cols), dtype(from.dtype) {
-  upload(packRows(dtype, rows, from.stride, from.data, from.scale, from.zero), data, scale, zero);
-}
+RowWeights::RowWeights(const BackendRows& from)
+    : rows(from.rows),
+      cols(from.cols),
+      dtype(from.dtype),
+      data(uploaded(packRows(dtype, rows, from.stride, from.data, from.scale, from.zero))) {}
 
 PanelWeights::PanelWeights(const BackendPanels& from)
     : outputs(from.outputs), rank(from.rank), dtype(from.dtype) {
-  upload(packPanels(dtype, outputs, rank, from.data, from.scale, from.zero), data, scale, zero);
+  const PackedPanels packed = packPanels(dtype, outputs, rank, from.data, from.scale, from.zero);
+  data = uploaded(packed.data);
+  scale = uploaded(packed.scale);
+  zero = uploaded(packed.zero);
 }
 
 BlockWeights::BlockWeights(const BackendBlock& from) : p(from.p), c(from.c) {

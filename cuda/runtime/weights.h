@@ -14,8 +14,7 @@ namespace flrc::gpu {
 struct RowWeights {  // BackendRows
   int64_t rows = 0, cols = 0;
   Dtype dtype = Dtype::bf16;
-  Buffer<uint8_t> data, zero;
-  Buffer<uint16_t> scale;
+  Buffer<uint8_t> data;
 
   RowWeights() = default;
   explicit RowWeights(const BackendRows& from);

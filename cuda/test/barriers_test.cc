@@ -74,7 +74,7 @@ TEST("barriers: embedding") {
     Array<CacheRow> staged(caches.describe({4})), rows(size_t{1});
     Array<float> x(size_t{64});
     launchEmbed(device.stream(), flrc::Dtype::bf16,
-                {table.read(), nullptr, nullptr, 64, staged.read(), rows.global(), x.global(), 0}, 1, false);
+                {table.read(), 64, staged.read(), rows.global(), x.global()}, 1, false);
     device.synchronise();
     return bytesOf(x);
   });
@@ -158,8 +158,6 @@ TEST("barriers: Fisher scores, moments, thin products and curves") {
                   {x.read(), 24, 24},
                   {2, 100},
                   pointerCast<const uint8_t>(w.read()),
-                  nullptr,
-                  nullptr,
                   partial.global(),
                   sums.global()},
                  0);
@@ -196,8 +194,6 @@ TEST("barriers: Fisher scores and moments by clusters of warpgroups") {
                         {x.read(), kInputs, kInputs},
                         kPassage,
                         pointerCast<const uint8_t>(w.read()),
-                        nullptr,
-                        nullptr,
                         nullptr,
                         sums.global()};
     Array<double> partial(static_cast<size_t>(fisherPartials(params)));

@@ -55,17 +55,10 @@ TEST("fisher: scores of every dtype, sequences apart, any shape") {
       check::Random random(static_cast<uint64_t>(m * n));
       const Sample g({sequences, tokens}, m, random), x({sequences, tokens}, n, random);
       const flrc::RowMatrix w = flrc::makeRows(random.floats(int64_t{m} * n).data(), m, n, n, dtype);
-      const Packed packed = packRows(dtype, m, w.stride, w.data.data(), w.scale.data(), w.zero.data());
-      Array<uint8_t> data(packed.data), zero(packed.zero);
-      Array<uint16_t> scale(packed.scale), gs(g.bits), xs(x.bits);
-      FisherParams params{{gs.read(), g.ld, m},
-                          {xs.read(), x.ld, n},
-                          {sequences, tokens},
-                          data.read(),
-                          scale.read(),
-                          zero.read(),
-                          nullptr,
-                          nullptr};
+      Array<uint8_t> data(packRows(dtype, m, w.stride, w.data.data(), w.scale.data(), w.zero.data()));
+      Array<uint16_t> gs(g.bits), xs(x.bits);
+      FisherParams params{
+          {gs.read(), g.ld, m}, {xs.read(), x.ld, n}, {sequences, tokens}, data.read(), nullptr, nullptr};
 
       double expected[3] = {1, 2, 3};
       double errors[3] = {};
@@ -111,8 +104,7 @@ TEST("fisher: a row of tiles has the bits it has alone, in its place, on any num
   const Sample g(kPassage, kRows, random), x(kPassage, kWidth, random);
   const flrc::RowMatrix w =
       flrc::makeRows(random.floats(kRows * kWidth).data(), kRows, kWidth, kWidth, Dtype::bf16);
-  const Packed packed = packRows(Dtype::bf16, kRows, w.stride, w.data.data(), w.scale.data(), w.zero.data());
-  Array<uint8_t> data(packed.data);
+  Array<uint8_t> data(packRows(Dtype::bf16, kRows, w.stride, w.data.data(), w.scale.data(), w.zero.data()));
   Array<uint16_t> gs(g.bits), xs(x.bits);
   const auto partialOf = [&](int row, int rows, int blocks) {
     Array<double> sums(std::vector<double>(3));
@@ -120,8 +112,6 @@ TEST("fisher: a row of tiles has the bits it has alone, in its place, on any num
                         {xs.read(), x.ld, kWidth},
                         kPassage,
                         data.read() + row * stripsOf(Dtype::bf16, kWidth) * kStripBytes,
-                        nullptr,
-                        nullptr,
                         nullptr,
                         sums.global()};
     Array<double> partial(static_cast<size_t>(fisherPartials(params)));

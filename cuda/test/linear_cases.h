@@ -193,18 +193,10 @@ class LinearProblem {
     return arrays.back()->read();
   }
 
-  template <typename Job>
-  void uploadTo(Job& job, const flrc::gpu::Packed& packed) {
-    job.data = upload(bytesArrays_, packed.data);
-    job.scale = upload(halfArrays_, packed.scale);
-    job.zero = upload(bytesArrays_, packed.zero);
-  }
-
   flrc::gpu::RowJob rowJob(const flrc::RowMatrix& w, int rows) {
     flrc::gpu::RowJob job{};
-    const flrc::gpu::Packed packed =
-        flrc::gpu::packRows(w.dtype, w.rows, w.stride, w.data.data(), w.scale.data(), w.zero.data());
-    uploadTo(job, packed);
+    job.data = upload(bytesArrays_, flrc::gpu::packRows(w.dtype, w.rows, w.stride, w.data.data(),
+                                                        w.scale.data(), w.zero.data()));
     job.rows = rows;
     job.t = -1;
     if (w.rows > 0) bytes_ += w.bytes() * static_cast<size_t>(rows) / static_cast<size_t>(w.rows);
@@ -213,9 +205,11 @@ class LinearProblem {
 
   flrc::gpu::PanelJob panelJob(const flrc::PanelMatrix& c, int rank) {
     flrc::gpu::PanelJob job{};
-    const flrc::gpu::Packed packed =
+    const flrc::gpu::PackedPanels packed =
         flrc::gpu::packPanels(c.dtype, c.outputs, c.rank, c.data.data(), c.scale.data(), c.zero.data());
-    uploadTo(job, packed);
+    job.data = upload(bytesArrays_, packed.data);
+    job.scale = upload(halfArrays_, packed.scale);
+    job.zero = upload(bytesArrays_, packed.zero);
     job.width = static_cast<int>(c.outputs);
     job.rank = rank;
     job.storedRank = static_cast<int>(c.rank);

@@ -1,17 +1,18 @@
 #pragma once
 
-// Steps of products alone (kernels/step.h), dense or in plain factors of bf16 weights: what tests check against
+// Steps of products alone (kernels/step.h), dense or in plain factors: what tests check against
 // fp64 and benchmarks time.
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "kernels/step.h"
 #include "kernels/step_plan.h"
-#include "tensor/dtype.h"
+#include "tensor/matrix.h"
 #include "test/device.h"
+#include "test/noise.h"
 
 namespace test {
 
@@ -20,17 +21,22 @@ using Values = Array<uint64_t>;
 
 class StepChain {
  public:
-  StepChain(const flrc::gpu::StepLaunch& how, const std::vector<float>& x)
+  // `alike`: matrices of one shape have the same weights, so that many are soon made.
+  StepChain(const flrc::gpu::StepLaunch& how, const std::vector<float>& x, flrc::Dtype dtype,
+            bool alike = false)
       : how_(how),
+        dtype_(dtype),
+        alike_(alike),
         plan_(how.blocks),
         hidden_(static_cast<int>(x.size())),
+        words_(flrc::gpu::stepInputWords(hidden_)),
         x_(x),
         ones_(std::vector<float>(x.size(), 1.0f)) {}
 
   double bytes() const { return bytes_; }
 
   Values& values(int width) {
-    widest_ = std::max(widest_, width);
+    words_ = std::max(words_, flrc::gpu::stepInputWords(width));
     // Whole octets.
     values_.push_back(
         std::make_unique<Values>(std::vector<uint64_t>(static_cast<size_t>((width + 7) / 8 * 8))));
@@ -112,15 +118,35 @@ class StepChain {
     params_.eps = 1e-5f;
     params_.epochs = epochs_->global();
   }
-  void enqueue(Device& device) { flrc::gpu::launchStep(device.stream(), params_, widest_, how_); }
+  void enqueue(Device& device) { flrc::gpu::launchStep(device.stream(), params_, words_, how_); }
 
+  // Weights on the host, and as they lie on the device.
+  struct Weights {
+    flrc::RowMatrix rows;  // or
+    flrc::PanelMatrix panels;
+    std::vector<uint8_t> data, zero;
+    std::vector<uint16_t> scale;
+  };
   // A matrix of the chain, in the order in which they were made (of factors V, U; gate before up), and the
   // values that it makes, where they are sent.
   struct Matrix {
     int outputs, inputs;
-    std::vector<uint16_t> bits;  // [outputs][whole strips]
-    std::unique_ptr<Array<uint8_t>> device;
+    std::shared_ptr<const Weights> host;
+    std::unique_ptr<Array<uint8_t>> data, zero;
+    std::unique_ptr<Array<uint16_t>> scale;
     Values* t = nullptr;
+
+    // [outputs][inputs]
+    std::vector<float> weights() const {
+      std::vector<float> all(static_cast<size_t>(outputs * inputs)), rank(static_cast<size_t>(outputs));
+      for (int o = 0; o < host->rows.rows; ++o) flrc::getRow(host->rows, o, all.data() + o * inputs);
+      for (int j = 0; j < host->panels.rank; ++j) {
+        flrc::getRank(host->panels, j, rank.data());
+        for (int o = 0; o < outputs; ++o)
+          all[static_cast<size_t>(o * inputs + j)] = rank[static_cast<size_t>(o)];
+      }
+      return all;
+    }
   };
   const Matrix& matrix(size_t index) const { return matrices_[index]; }
 
@@ -128,40 +154,65 @@ class StepChain {
   // The product that makes a projection's outputs; what makes its t goes to `rows`.
   flrc::gpu::StepPlan::Part lastOf(const flrc::gpu::StepJob& with, int width, int rank, int t,
                                    flrc::gpu::StepPlan::Stage& rows) {
-    if (rank == 0) return {with, weights(width, with.width), with.width, with.width, width};
+    if (rank == 0) return {with, rowsOf(width, with.width), with.width, width};
     Values& between = values(rank);
+    words_ = std::max(words_, flrc::gpu::stepUnitWords(dtype_, rank));
     flrc::gpu::StepJob first = with;
     first.t = between.global();
     first.sends.t = t;
-    rows.add({first, weights(rank, with.width), with.width, with.width, rank});
+    rows.add({first, rowsOf(rank, with.width), with.width, rank});
     matrices_.back().t = &between;
     flrc::gpu::StepJob last = given(between, rank, t);
     last.input = plan_.newInput();
-    return {last, weights(width, rank), rank, rank, width};
+    return {last, panelsOf(width, rank), rank, width};
   }
 
-  // Some hundredth, of either sign: sums stay finite.
-  flrc::gpu::Global<const uint8_t> weights(int outputs, int inputs) {
-    const int64_t strips = flrc::gpu::stripsOf(flrc::Dtype::bf16, inputs);
-    Matrix matrix{outputs, inputs, {}, nullptr};
-    std::vector<uint8_t> bytes(static_cast<size_t>(outputs * strips * flrc::gpu::kStripBytes));
-    uint64_t state = 2 * matrices_.size() + 1;
-    for (size_t i = 0; i < bytes.size(); i += 8) {
-      state = state * 6364136223846793005u + 1442695040888963407u;
-      const uint64_t bits = ((state ^ state >> 29) & 0x807f807f807f807fu) | 0x3c003c003c003c00u;
-      std::memcpy(bytes.data() + i, &bits, 8);
+  flrc::gpu::StepPlan::Matrix rowsOf(int outputs, int inputs) {
+    Matrix& matrix = add(outputs, inputs, false, [&](Weights& weights) {
+      flrc::RowMatrix& rows = weights.rows = flrc::allocateRows(outputs, inputs, dtype_);
+      fillWithNoise(rows, matrices_.size());
+      weights.data = flrc::gpu::packRows(dtype_, outputs, rows.stride, rows.data.data(), rows.scale.data(),
+                                         rows.zero.data());
+    });
+    return {dtype_, false, inputs, matrix.data->read()};
+  }
+  flrc::gpu::StepPlan::Matrix panelsOf(int outputs, int rank) {
+    Matrix& matrix = add(outputs, rank, true, [&](Weights& weights) {
+      flrc::PanelMatrix& panels = weights.panels = flrc::allocatePanels(rank, outputs, dtype_);
+      fillWithNoise(panels, matrices_.size());
+      flrc::gpu::PackedPanels packed = flrc::gpu::packPanels(dtype_, outputs, rank, panels.data.data(),
+                                                             panels.scale.data(), panels.zero.data());
+      weights.data = std::move(packed.data);
+      weights.scale = std::move(packed.scale);
+      weights.zero = std::move(packed.zero);
+    });
+    return {dtype_, true, rank, matrix.data->read(), matrix.scale->read(), matrix.zero->read()};
+  }
+
+  template <typename Make>
+  Matrix& add(int outputs, int inputs, bool panels, const Make& make) {
+    std::shared_ptr<const Weights> host;
+    for (const Matrix& matrix : matrices_) {
+      const bool alike =
+          matrix.outputs == outputs && matrix.inputs == inputs && (matrix.host->panels.rank > 0) == panels;
+      if (alike_ && alike) host = matrix.host;
     }
-    matrix.bits.resize(bytes.size() / 2);
-    std::memcpy(matrix.bits.data(), bytes.data(), bytes.size());
-    bytes_ += static_cast<double>(bytes.size());
-    matrix.device = std::make_unique<Array<uint8_t>>(bytes);
-    matrices_.push_back(std::move(matrix));
-    return matrices_.back().device->read();
+    if (!host) {
+      const auto made = std::make_shared<Weights>();
+      make(*made);
+      host = made;
+    }
+    bytes_ += static_cast<double>(host->data.size() + host->zero.size() + 2 * host->scale.size());
+    return matrices_.emplace_back(Matrix{outputs, inputs, host, std::make_unique<Array<uint8_t>>(host->data),
+                                         std::make_unique<Array<uint8_t>>(host->zero),
+                                         std::make_unique<Array<uint16_t>>(host->scale)});
   }
 
   const flrc::gpu::StepLaunch how_;
+  const flrc::Dtype dtype_;
+  const bool alike_;
   flrc::gpu::StepPlan plan_;
-  int hidden_, widest_ = 1;
+  int hidden_, words_;
   double bytes_ = 0;
   Array<float> x_, ones_;
   std::vector<std::unique_ptr<Values>> values_;

@@ -4,11 +4,13 @@
 #include "kernels/step.h"
 
 #include <cmath>
+#include <utility>
 
 #include "check.h"
 #include "test/step_chain.h"
 
 using namespace flrc::gpu;
+using flrc::Dtype;
 using test::Device;
 using test::StepChain;
 using test::Values;
@@ -32,11 +34,11 @@ struct Exact {
 };
 Exact times(const StepChain::Matrix& w, const std::vector<double>& x) {
   Exact exact;
-  const size_t stride = w.bits.size() / static_cast<size_t>(w.outputs);
+  const std::vector<float> weights = w.weights();
   for (size_t o = 0; o < static_cast<size_t>(w.outputs); ++o) {
     double sum = 0, magnitude = 0;
     for (size_t i = 0; i < static_cast<size_t>(w.inputs); ++i) {
-      const double one = static_cast<double>(flrc::bf16ToFloat(w.bits[o * stride + i])) * x[i];
+      const double one = static_cast<double>(weights[o * static_cast<size_t>(w.inputs) + i]) * x[i];
       sum += one;
       magnitude += std::abs(one);
     }
@@ -87,14 +89,15 @@ bool hasBulkCopies() {
 
 }  // namespace
 
-TEST("step: products that wait for each other, of a residual stream, of values and gated") {
+TEST("step: products of every dtype that wait for each other, of a residual stream, of values and gated") {
   if (!hasBulkCopies()) return;
   constexpr int kHidden = 200, kWide = 330, kInner = 300, kRank = 70;
-  for (const int blocks : {1, 0}) {
+  for (const auto& [dtype, blocks] :
+       {std::pair{Dtype::bf16, 1}, {Dtype::bf16, 0}, {Dtype::int8, 0}, {Dtype::int4, 0}}) {
     for (const int rank : {0, kRank}) {
       check::Random random(static_cast<uint64_t>(rank + 1));
       const std::vector<float> x = random.floats(kHidden);
-      StepChain chain(onThisChip(blocks), x);
+      StepChain chain(onThisChip(blocks), x, dtype);
       Values &wide = chain.values(kWide), &other = chain.values(40), &inner = chain.values(kInner),
              &out = chain.values(kHidden), &last = chain.values(kWide);
       int made = chain.product(chain.normed(out, 0), {{&wide, kWide, rank}, {&other, 40, rank}});

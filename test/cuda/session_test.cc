@@ -86,20 +86,22 @@ TEST("emulated CUDA: pivoted blocks, plain factors and dense projections, at eac
 TEST("emulated CUDA: sessions that decode together get what each gets alone, bit by bit") {
   const flrc::Backend* plugin = emulated::plugin();
   if (!plugin) return;
-  const ModelPointer model = both(*plugin, fixture::twoLevelsSpec(1), Dtype::bf16).cuda;
-  std::vector<std::unique_ptr<Session>> together, alone;
-  std::vector<NextToken> next;
-  for (int32_t i = 0; i < 5; ++i) {
-    const int64_t level = i % 2;
-    for (auto* sessions : {&together, &alone}) {
-      sessions->push_back(std::make_unique<Session>(model));
-      append(*sessions->back(), counting(2 + 3 * i));
+  for (Dtype dtype : {Dtype::bf16, Dtype::int8, Dtype::int4}) {
+    const ModelPointer model = both(*plugin, fixture::twoLevelsSpec(1), dtype).cuda;
+    std::vector<std::unique_ptr<Session>> together, alone;
+    std::vector<NextToken> next;
+    for (int32_t i = 0; i < (dtype == Dtype::bf16 ? 5 : 2); ++i) {
+      const int64_t level = i % 2;
+      for (auto* sessions : {&together, &alone}) {
+        sessions->push_back(std::make_unique<Session>(model));
+        append(*sessions->back(), counting(2 + 3 * i));
+      }
+      append(*alone.back(), {20 + i}, level);
+      next.push_back({together.back().get(), 20 + i, level});
     }
-    append(*alone.back(), {20 + i}, level);
-    next.push_back({together.back().get(), 20 + i, level});
+    Session::appendEach(next, Job());
+    for (size_t i = 0; i < together.size(); ++i) CHECK(together[i]->logits() == alone[i]->logits());
   }
-  Session::appendEach(next, Job());
-  for (size_t i = 0; i < together.size(); ++i) CHECK(together[i]->logits() == alone[i]->logits());
 }
 
 TEST("emulated CUDA: self-speculation keeps the tokens and logits of single steps") {

@@ -134,12 +134,12 @@ TEST("cuda runtime: the bytes of weights are known before any are copied, and li
   uint64_t held = 0;
   for (const BlockWeights& block : weights.blocks) {
     for (const auto* bytes : {&block.p.data, &block.c.data}) held += bytes->bytes();
-    for (const auto* scales : {&block.p.scale, &block.c.scale}) held += scales->bytes();
+    held += block.c.scale.bytes();
     for (const auto* indices : {&block.pivot, &block.rest, &block.gather}) held += indices->bytes();
   }
   const RowWeights table(model.embedding);
   const uint64_t norms = (2 * kInputs + 2 * 8) * sizeof(float);
-  CHECK_EQUAL(bytesOf(model), 7 * held + table.data.bytes() + table.scale.bytes() + norms);
+  CHECK_EQUAL(bytesOf(model), 7 * held + table.data.bytes() + norms);
   CHECK_EQUAL(limitOf(model), "");
 
   model.headDim = 12;
