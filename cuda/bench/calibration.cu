@@ -62,9 +62,9 @@ class Calibration {
     fill({x.global(), nullptr, nullptr, inputs, 0});
     fill({w.global(), nullptr, nullptr, weights, 0});
     Array<double> sums(std::vector<double>(3));
-    FisherParams params{
-        {g.read(), m, m}, {x.read(), n, n}, kPassage, reinterpret_cast<const uint8_t*>(w.read()),
-        nullptr,          nullptr,          nullptr,  sums.global()};
+    FisherParams params{{g.read(), m, m}, {x.read(), n, n},
+                        kPassage,         reinterpret_cast<const uint8_t*>(w.read()),
+                        nullptr,          sums.global()};
     Array<double> partial(static_cast<size_t>(fisherPartials(params)));
     params.partial = partial.global();
     byWarps("Fisher scores, " + std::to_string(m) + "x" + std::to_string(n) + ", 8 sequences of 512",

@@ -1,21 +1,22 @@
 #include "bench/timing.h"
 #include "test/step_chain.h"
 
-// Products of bf16 weights in one launch of kernels/step.h, each of which waits for the one before it, over
+// Products in one launch of kernels/step.h, each of which waits for the one before it, over
 // weights that are together larger than three times the L2 cache.
 
 namespace bench {
 namespace {
 
 using namespace flrc::gpu;
+using flrc::Dtype;
 using test::Device;
 using test::StepChain;
 using test::Values;
 
 // As many of what `add` adds as the L2 cache has no room for, at least eight; the time of one.
 template <typename Add>
-Row timeChain(Device& device, const Chip& chip, const std::string& name, const Add& add) {
-  StepChain chain({chip.multiprocessors, chip.sharedBytes}, std::vector<float>(4096, 1.0f));
+Row timeChain(Device& device, const Chip& chip, Dtype dtype, const std::string& name, const Add& add) {
+  StepChain chain({chip.multiprocessors, chip.sharedBytes}, std::vector<float>(4096, 1.0f), dtype, true);
   int count = 0;
   do {
     add(chain, count++);
@@ -30,15 +31,28 @@ Row timeChain(Device& device, const Chip& chip, const std::string& name, const A
 
 void timeSteps(Device& device, const Chip& chip, std::vector<Row>& rows) {
   if (!chip.hopper) return;
-  const auto add = [&](const std::string& name, const auto& part) {
-    rows.push_back(timeChain(device, chip, name, part));
+  const auto add = [&](Dtype dtype, const std::string& name, const auto& part) {
+    static const char* const names[] = {"f32", "bf16", "int8", "int4"};
+    rows.push_back(timeChain(device, chip, dtype, names[static_cast<int>(dtype)] + (" " + name), part));
     print(rows.back(), chip);
   };
-  for (const int rank : {0, 2048, 1024, 512, 256}) {
+  struct Case {
+    Dtype dtype;
+    int rank;  // 0: dense
+  };
+  for (const auto& [dtype, rank] : {Case{Dtype::bf16, 0},
+                                    {Dtype::bf16, 2048},
+                                    {Dtype::bf16, 1024},
+                                    {Dtype::bf16, 512},
+                                    {Dtype::bf16, 256},
+                                    {Dtype::int8, 0},
+                                    {Dtype::int8, 512},
+                                    {Dtype::int4, 0},
+                                    {Dtype::int4, 512}}) {
     const std::string of = rank > 0 ? " rank " + std::to_string(rank) : "";
     Values* last = nullptr;
     int made = 0;
-    add("bf16 4096x4096" + of, [&](StepChain& chain, int index) {
+    add(dtype, "4096x4096" + of, [&, rank = rank](StepChain& chain, int index) {
       Values& y = chain.values(4096);
       made = chain.product(index == 0 ? chain.normed(y, 0) : StepChain::given(*last, 4096, made),
                            {{&y, 4096, rank}});
@@ -46,12 +60,19 @@ void timeSteps(Device& device, const Chip& chip, std::vector<Row>& rows) {
     });
   }
   // Of Llama 3.1 8B, with norms and gates and without attention.
-  for (const int rank : {0, 1024, 512, 256}) {
+  for (const auto& [dtype, rank] : {Case{Dtype::bf16, 0},
+                                    {Dtype::bf16, 1024},
+                                    {Dtype::bf16, 512},
+                                    {Dtype::bf16, 256},
+                                    {Dtype::int8, 0},
+                                    {Dtype::int8, 1024},
+                                    {Dtype::int4, 0},
+                                    {Dtype::int4, 1024}}) {
     const std::string of =
         rank > 0 ? ", rank " + std::to_string(rank) + " (k, v " + std::to_string(rank / 4) + ")" : "";
     Values *out = nullptr, *q = nullptr, *k = nullptr, *v = nullptr, *gated = nullptr;
     int made = 0;
-    add("a layer's seven" + of, [&](StepChain& chain, int index) {
+    add(dtype, "a layer's seven" + of, [&, rank = rank](StepChain& chain, int index) {
       if (index == 0) {
         out = &chain.values(4096), q = &chain.values(4096), k = &chain.values(1024), v = &chain.values(1024);
         gated = &chain.values(14336);

@@ -1,8 +1,8 @@
-// Times a whole model on a GPU, through the table that the core calls: prefill, and decoding dense, at half the
-// block parameters, with a budget that falls while tokens are written, and several sequences at once. The model
-// has the shape of Llama 3.2 1B and weights that mean nothing. A token alone is timed both ways, in one launch
-// and in many, after it has been seen that it gets the logits bit for bit that it gets in a batch. Prints a
-// table; with a file name, writes JSON there as well.
+// Times a whole model on a GPU, through the table that the core calls: prefill, and decoding dense (in bf16,
+// int8 and int4), at half the block parameters, with a budget that falls while tokens are written, and several
+// sequences at once. The model has the shape of Llama 3.2 1B and weights that mean nothing. A token alone is
+// timed both ways, in one launch and in many, after it has been seen that it gets the logits bit for bit that
+// it gets in a batch. Prints a table; with a file name, writes JSON there as well.
 
 #include <algorithm>
 #include <chrono>
@@ -17,6 +17,7 @@
 #include "backend.h"
 #include "runtime/model.h"
 #include "tensor/matrix.h"
+#include "test/noise.h"
 
 extern "C" const flrc::Backend* flrc_backend();
 
@@ -46,16 +47,6 @@ void must(const Call& call) {
   if (call(&failure) != flrc::BackendCode::ok) throw std::runtime_error(failure.message);
 }
 
-// Some hundredth, of either sign: sums stay finite.
-void fill(flrc::Buffer& buffer, uint64_t seed) {
-  uint64_t state = seed * 2 + 1;
-  for (size_t i = 0; i + 8 <= buffer.size(); i += 8) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    const uint64_t bits = ((state ^ state >> 29) & 0x807f807f807f807fu) | 0x3c003c003c003c00u;
-    std::memcpy(buffer.data() + i, &bits, 8);
-  }
-}
-
 flrc::BackendRows rowsOf(const flrc::RowMatrix& m) {
   return {m.dtype, m.rows, m.cols, m.stride, m.data.data(), m.scale.data(), m.zero.data()};
 }
@@ -74,14 +65,25 @@ struct Block {
   std::vector<int32_t> pivot, gather;
 };
 
-// A model of these levels (shares of the block parameters, falling; none: dense), in bf16; in pivoted blocks,
-// or in plain factors of one level.
+enum class Storage { pivoted, plain };
+
+// Bytes of a weight, with its part of what a group is scaled by.
+double bytesOf(Dtype dtype) {
+  const double scales = (flrc::hasScale(dtype) ? 2.0 : 0.0) + (flrc::hasZero(dtype) ? 1.0 : 0.0);
+  const double weight = dtype == Dtype::int4 ? 0.5 : dtype == Dtype::int8 ? 1 : 2;
+  return weight + scales / static_cast<double>(flrc::kGroup);
+}
+
+// A model of these levels (shares of the block parameters, falling; none: dense), in pivoted blocks, or in
+// plain factors of one level.
 class Model {
  public:
-  explicit Model(const std::vector<double>& shares, bool pivoted = true)
-      : pivoted_(pivoted), norm_(kHidden, 1.0f) {
-    embedding_ = flrc::allocateRows(kVocab, kHidden, Dtype::bf16);
-    fill(embedding_.data, 1);
+  explicit Model(const std::vector<double>& shares, Storage storage = Storage::pivoted,
+                 Dtype dtype = Dtype::bf16)
+      : pivoted_(storage == Storage::pivoted), dtype_(dtype), norm_(kHidden, 1.0f) {
+    // As models are loaded.
+    embedding_ = flrc::allocateRows(kVocab, kHidden, dtype == Dtype::int4 ? Dtype::int8 : dtype);
+    test::fillWithNoise(embedding_, 1);
     for (int64_t i = 0; i < kHeadDim / 2; ++i) {
       frequencies_.push_back(std::pow(5e5, -2.0 * static_cast<double>(i) / kHeadDim));
     }
@@ -118,7 +120,7 @@ class Model {
 
   // Of weights read for one token.
   double bytes(size_t level) const {
-    double values = kVocab * kHidden;
+    double values = 0;
     for (size_t i = 0; i < ranks_[level].size(); ++i) {
       const Shape shape = kShapes[i % flrc::kBackendProjections];
       int64_t left = ranks_[level][i];
@@ -129,7 +131,7 @@ class Model {
         left -= rank;
       }
     }
-    return 2 * values;
+    return bytesOf(dtype_) * values + bytesOf(embedding_.dtype) * kVocab * kHidden;
   }
 
  private:
@@ -137,9 +139,8 @@ class Model {
     to = {shape.rows, shape.cols, nullptr, nullptr, 0, pivoted_, nullptr};
     blockRanks_.emplace_back();
     if (shares.empty()) {
-      dense_.push_back(
-          std::make_unique<flrc::RowMatrix>(flrc::allocateRows(shape.rows, shape.cols, Dtype::bf16)));
-      fill(dense_.back()->data, dense_.size());
+      dense_.push_back(std::make_unique<flrc::RowMatrix>(flrc::allocateRows(shape.rows, shape.cols, dtype_)));
+      test::fillWithNoise(*dense_.back(), dense_.size());
       denseRows_.push_back(std::make_unique<flrc::BackendRows>(rowsOf(*dense_.back())));
       to.dense = denseRows_.back().get();
       ranks_[0].push_back(-1);
@@ -162,10 +163,10 @@ class Model {
 
   flrc::BackendBlock block(Shape shape, int64_t rank) {
     auto made = std::make_unique<Block>();
-    made->p = flrc::allocateRows(rank, shape.cols, Dtype::bf16);
-    made->c = flrc::allocatePanels(rank, pivoted_ ? shape.rows - rank : shape.rows, Dtype::bf16);
-    fill(made->p.data, blocks_.size());
-    fill(made->c.data, blocks_.size() + 1);
+    made->p = flrc::allocateRows(rank, shape.cols, dtype_);
+    made->c = flrc::allocatePanels(rank, pivoted_ ? shape.rows - rank : shape.rows, dtype_);
+    test::fillWithNoise(made->p, blocks_.size());
+    test::fillWithNoise(made->c, blocks_.size() + 1);
     if (pivoted_) placePivots(*made, shape, rank);
     const flrc::BackendPanels panels = {made->c.dtype,       made->c.outputs,      made->c.rank,
                                         made->c.data.data(), made->c.scale.data(), made->c.zero.data()};
@@ -188,6 +189,7 @@ class Model {
   }
 
   bool pivoted_;
+  Dtype dtype_;
   std::vector<float> norm_;
   std::vector<double> frequencies_;
   flrc::RowMatrix embedding_;
@@ -368,7 +370,7 @@ int main(int count, char** arguments) {
   must([&](BackendFailure* f) { return table.describe(&device, f); });
   Chip chip{device.name, 0};
   must([&](BackendFailure* f) { return table.readBandwidth(&chip.bandwidth, f); });
-  std::printf("%s, %.0f GB/s of reading measured: 1B shape, bf16, prompt of %d tokens, %d written\n",
+  std::printf("%s, %.0f GB/s of reading measured: 1B shape, prompt of %d tokens, %d written\n",
               chip.name.c_str(), chip.bandwidth / 1e9, static_cast<int>(kPrompt), kTokens);
   std::printf("%-34s %9s %8s %11s %9s %11s %11s %10s\n", "model", "sequences", "MB/step", "prompt, t/s",
               "us/step", "written, t/s", "bandwidth", "promised");
@@ -402,6 +404,11 @@ int main(int count, char** arguments) {
       for (const int sequences : {1, 4, 16}) add("dense", sequences, model.bytes(0), first);
     });
   }
+  const auto addOf = [&](const std::string& name, const Model& model) {
+    withModel(model, [&](const auto& add) { add(name, 1, model.bytes(0), first); });
+  };
+  addOf("dense int8", Model({}, Storage::pivoted, Dtype::int8));
+  addOf("dense int4", Model({}, Storage::pivoted, Dtype::int4));
   {
     const Model model({0.9, 0.5});
     withModel(model, [&](const auto& add) {
@@ -411,7 +418,7 @@ int main(int count, char** arguments) {
       add("pivoted, .9, then .5", 1, (high + low) / 2, [](int i) { return i < kTokens / 2 ? 0 : 1; });
     });
   }
-  const Model model({0.5}, false);
-  withModel(model, [&](const auto& add) { add("plain factors, .5", 1, model.bytes(0), first); });
+  addOf("plain factors, .5", Model({0.5}, Storage::plain));
+  addOf("pivoted int8, .5", Model({0.5}, Storage::pivoted, Dtype::int8));
   return 0;
 }
