@@ -49,19 +49,26 @@ FLRC_DEVICE int octetsOf(int width) {
   return static_cast<int>(stripsOf(Dtype::int4, width)) * stripWeights(Dtype::int4) / 8;
 }
 
-// body(octet, values) for the thread's octets of a row of tagged values, and zeros behind them. Of kTogether
-// octets the values are on their way together.
-template <typename Body>
-FLRC_DEVICE void receiveRow(Global<const uint64_t> row, int width, uint32_t tag, const Body& body) {
-  constexpr int kTogether = 4;
-  const int octets = octetsOf(width), whole = width / 8;
-  int octet = threadIndex();
+// body(octet, values) for kTogether octets of the thread's at a time, which are on their way together, as long
+// as there are so many; returns the next one.
+template <int kTogether, typename Body>
+FLRC_DEVICE int receiveTogether(Global<const uint64_t> row, int octet, int whole, uint32_t tag,
+                                const Body& body) {
   for (; octet + (kTogether - 1) * kNormThreads < whole; octet += kTogether * kNormThreads) {
     float value[kTogether][8];
     receiveTagged<kTogether, 8>(row + octet * 8, kNormThreads * 8, tag, value);
     FLRC_UNROLL
     for (int i = 0; i < kTogether; ++i) body(octet + i * kNormThreads, value[i]);
   }
+  return octet;
+}
+
+// body(octet, values) for the thread's octets of a row of tagged values, and zeros behind them.
+template <typename Body>
+FLRC_DEVICE void receiveRow(Global<const uint64_t> row, int width, uint32_t tag, const Body& body) {
+  const int octets = octetsOf(width), whole = width / 8;
+  int octet = receiveTogether<4>(row, threadIndex(), whole, tag, body);
+  octet = receiveTogether<2>(row, octet, whole, tag, body);
   for (; octet < octets; octet += kNormThreads) {
     float value[8];
     receiveOctet(row, width, octet * 8, tag, value);
