@@ -1,4 +1,4 @@
-import { checkRange, checkWhole, refuse } from './check.js'
+import { checkObject, checkRange, checkWhole } from './check.js'
 import type { DialogueSample } from './data/dialogues.js'
 import { FlrcError } from './errors.js'
 import { agreementOf } from './evaluate/agreement.js'
@@ -99,7 +99,7 @@ export async function calibrateSchedule(
   options: CalibrateScheduleOptions,
 ): Promise<CalibratedSchedule> {
   checkModel(model)
-  if (Object(options) !== options) refuse('the third argument', options, 'options, such as { budget: 0.8 }')
+  checkObject('the third argument', options, 'options, such as { budget: 0.8 }')
   const { rougeLoss, reference = model, limit, maxTokens = 60, signal } = options
   checkGoal(options)
   checkWhole('maxTokens', maxTokens, 1)

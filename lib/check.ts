@@ -16,6 +16,11 @@ export function checkText(name: string, value: unknown, wanted: string): void {
   if (typeof value !== 'string') refuse(name, value, `a string, ${wanted}`)
 }
 
+/** `wanted` says what the object is. */
+export function checkObject(name: string, value: unknown, wanted: string): void {
+  if (Object(value) !== value) refuse(name, value, wanted)
+}
+
 export function checkWhole(name: string, value: unknown, from: number): void {
   if (Number.isSafeInteger(value) && (value as number) >= from) return
   refuse(name, shown(value), `a whole number from ${from}`)

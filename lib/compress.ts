@@ -2,7 +2,7 @@ import { levelBudgets, type Sensitivity } from './allocate.js'
 import { callNative, packageVersion } from './binding.js'
 import { Calibration, calibrate, usualWhitening } from './calibrate.js'
 import { windowLength } from './calibration/windows.js'
-import { refuse } from './check.js'
+import { checkObject } from './check.js'
 import type { CompressionPlan } from './checkpoint/plan.js'
 import { heldOutPerplexity } from './compress/held-out.js'
 import { type AllocateOptions, type CompressOptions, checkCompressOptions } from './compress/options.js'
@@ -35,7 +35,7 @@ const usualSamples = 64
  */
 export async function compress(model: LoadedModel, options: CompressOptions): Promise<Model> {
   checkModel(model)
-  if (Object(options) !== options) refuse('the second argument', options, 'options, such as { keep: 0.9 }')
+  checkObject('the second argument', options, 'options, such as { keep: 0.9 }')
   checkCompressOptions(options)
   const recovery = checkRecoverOptions(options.recover)
   refuseCompressed(model)

@@ -58,8 +58,10 @@ FLRC_ANYWHERE inline constexpr int64_t headStrips(Dtype dtype, int64_t weights) 
 FLRC_ANYWHERE inline constexpr int64_t rowStrips(Dtype dtype, int64_t weights) {
   return headStrips(dtype, weights) + stripsOf(dtype, weights);
 }
+// So many values with what makes them whole octets, which are read in one piece.
+FLRC_ANYWHERE inline constexpr int64_t wholeOctets(int64_t values) { return (values + 7) / 8 * 8; }
 // Ranks from one unit's scales to the next one's.
-FLRC_ANYWHERE inline constexpr int64_t scalesOf(int64_t rank) { return (rank + 7) / 8 * 8; }
+FLRC_ANYWHERE inline constexpr int64_t scalesOf(int64_t rank) { return wholeOctets(rank); }
 
 // Where weight k of a line lies, counted in weights from the line's first.
 FLRC_ANYWHERE inline constexpr int64_t placeOf(Dtype dtype, int64_t k) {

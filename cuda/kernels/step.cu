@@ -22,8 +22,7 @@ constexpr int kScratchBytes = 2 * kWarps * static_cast<int>(sizeof(float));
 constexpr int kPartsBytes = kGathered * static_cast<int>(sizeof(GatheredPart));
 
 FLRC_ANYWHERE constexpr int residualBytes(int hidden) {
-  return static_cast<int>(stripsOf(Dtype::int4, hidden)) * stripWeights(Dtype::int4) *
-         static_cast<int>(sizeof(float));
+  return inputValues(hidden) * static_cast<int>(sizeof(float));
 }
 constexpr int mergeBytes(int headDim) { return (kAttentionGroup + kStepGroups) * (headDim * 4 + 8); }
 // Of `made`, and of `places`.
@@ -349,9 +348,7 @@ int ringBytes(int inputWords, int hidden, int headDim, int gathered, int sharedB
 // Of 32 values: two fragments of four lanes each, and int4's zeros.
 constexpr int kGroupWords = 8, kGroupZeros = 4;
 
-int stepInputWords(int64_t width) {
-  return static_cast<int>(stripsOf(Dtype::int4, width)) * stripWeights(Dtype::int4) / kUnit * kGroupWords;
-}
+int stepInputWords(int64_t width) { return step::inputValues(width) / kUnit * kGroupWords; }
 
 int stepUnitWords(Dtype dtype, int64_t width) {
   if (!hasScale(dtype)) return 0;

@@ -44,9 +44,9 @@ FLRC_DEVICE void placeValues(const Areas& areas, int octet, const float (&value)
   linears::placeOctet(areas.x + octet / 4 * 8, octet % 4, value);
 }
 
-// Octets of an input: of whole strips of every dtype.
-FLRC_DEVICE int octetsOf(int width) {
-  return static_cast<int>(stripsOf(Dtype::int4, width)) * stripWeights(Dtype::int4) / 8;
+// Values of an input with the zeros behind it: whole strips of every dtype.
+FLRC_ANYWHERE constexpr int inputValues(int64_t width) {
+  return static_cast<int>(stripsOf(Dtype::int4, width)) * stripWeights(Dtype::int4);
 }
 
 // body(octet, values) for kTogether octets of the thread's at a time, which are on their way together, as long
@@ -66,7 +66,7 @@ FLRC_DEVICE int receiveTogether(Global<const uint64_t> row, int octet, int whole
 // body(octet, values) for the thread's octets of a row of tagged values, and zeros behind them.
 template <typename Body>
 FLRC_DEVICE void receiveRow(Global<const uint64_t> row, int width, uint32_t tag, const Body& body) {
-  const int octets = octetsOf(width), whole = width / 8;
+  const int octets = inputValues(width) / 8, whole = width / 8;
   int octet = receiveTogether<4>(row, threadIndex(), whole, tag, body);
   octet = receiveTogether<2>(row, octet, whole, tag, body);
   for (; octet < octets; octet += kNormThreads) {
@@ -80,7 +80,7 @@ FLRC_DEVICE void receiveRow(Global<const uint64_t> row, int width, uint32_t tag,
 FLRC_DEVICE void placeNormed(const StepParams& p, const Areas& areas, const StepJob& job, uint32_t tag,
                              Shared<float> scratch) {
   constexpr int kAhead = 2;
-  const int octets = octetsOf(job.width);
+  const int octets = inputValues(job.width) / 8;
   float weight[kAhead][8];
   FLRC_UNROLL
   for (int i = 0; i < kAhead; ++i) {

@@ -8,7 +8,6 @@ namespace flrc::gpu {
 namespace {
 
 // Rows of bf16 activations begin at multiples of 16 bytes.
-int64_t padded(int64_t width) { return (width + 7) / 8 * 8; }
 
 // Of any one projection, in values a token.
 struct Most {
@@ -24,8 +23,8 @@ Most mostOf(const DeviceModel& model) {
         t += block.rank();
         u += block.c.outputs;
       }
-      most.inputs = std::max(most.inputs, padded(linear.inputs));
-      most.t = std::max(most.t, padded(t));
+      most.inputs = std::max(most.inputs, wholeOctets(linear.inputs));
+      most.t = std::max(most.t, wholeOctets(t));
       most.u = std::max(most.u, u);
     }
   }
@@ -72,7 +71,7 @@ void PrefillSteps::multiply(const std::vector<PlannedLinear>& linears, Global<co
 }
 
 void PrefillSteps::round(Global<const float> x, int64_t width, int64_t columns, Buffer<uint16_t>& to) {
-  launchSplit(model.queue.stream(), {x, static_cast<int>(columns), static_cast<int>(width), padded(width),
+  launchSplit(model.queue.stream(), {x, static_cast<int>(columns), static_cast<int>(width), wholeOctets(width),
                                      to.global(), remainder_.global()});
 }
 
@@ -81,7 +80,7 @@ void PrefillSteps::multiplyDense(const PlannedLinear& linear, int64_t columns) {
   const bool biased = weights.bias.count() > 0;
   if (biased) gather(linear, 0, columns, {});
   gemm_.multiply(model.queue, {input_.read(), viewAs<uint16_t>(weights.dense.data), linear.y, columns,
-                               weights.inputs, weights.outputs, padded(weights.inputs),
+                               weights.inputs, weights.outputs, wholeOctets(weights.inputs),
                                lineWeights(weights.dense.dtype, weights.inputs), weights.outputs, biased});
 }
 
@@ -94,7 +93,7 @@ void PrefillSteps::multiplyPlain(const PlannedLinear& linear, int64_t columns) {
   const int64_t rank = std::min(linear.rank, block.rank());
   project(block.p, rank, 0, rank, columns);
   round(t_.read(), rank, columns, latent_);
-  expand(block.c, rank, 0, padded(rank), linear.y, weights.outputs, biased, columns);
+  expand(block.c, rank, 0, wholeOctets(rank), linear.y, weights.outputs, biased, columns);
 }
 
 void PrefillSteps::multiplyPivoted(const PlannedLinear& linear, int64_t columns) {
@@ -115,7 +114,7 @@ void PrefillSteps::multiplyPivoted(const PlannedLinear& linear, int64_t columns)
   at = {};
   for (int64_t b = 0; b < blocks; ++b) {
     const BlockWeights& block = weights.blocks[static_cast<size_t>(b)];
-    expand(block.c, block.rank(), at.t, padded(widths.t), u_.global() + at.u, widths.u, false, columns);
+    expand(block.c, block.rank(), at.t, wholeOctets(widths.t), u_.global() + at.u, widths.u, false, columns);
     at.t += block.rank();
     at.u += block.c.outputs;
   }
@@ -123,8 +122,9 @@ void PrefillSteps::multiplyPivoted(const PlannedLinear& linear, int64_t columns)
 }
 
 void PrefillSteps::project(const RowWeights& rows, int64_t rank, int64_t t, int64_t tWidth, int64_t columns) {
-  gemm_.multiply(model.queue, {input_.read(), viewAs<uint16_t>(rows.data), t_.global() + t, columns, rows.cols,
-                               rank, padded(rows.cols), lineWeights(rows.dtype, rows.cols), tWidth, false});
+  gemm_.multiply(model.queue,
+                 {input_.read(), viewAs<uint16_t>(rows.data), t_.global() + t, columns, rows.cols, rank,
+                  wholeOctets(rows.cols), lineWeights(rows.dtype, rows.cols), tWidth, false});
 }
 
 void PrefillSteps::expand(const PanelWeights& panels, int64_t rank, int64_t t, int64_t ldt, Global<float> y,

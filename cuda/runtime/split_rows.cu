@@ -6,12 +6,10 @@ namespace {
 // Values that come from the host as f32 at a time.
 constexpr int64_t kStaged = int64_t{1} << 23;
 
-int64_t padded(int64_t width) { return (width + 7) / 8 * 8; }
-
 }  // namespace
 
 double SplitRows::bytesOf(Kind kind, int64_t rows, int64_t width) {
-  return static_cast<double>(rows) * static_cast<double>(padded(width)) * (kind == Kind::halves ? 4 : 2);
+  return static_cast<double>(rows) * static_cast<double>(wholeOctets(width)) * (kind == Kind::halves ? 4 : 2);
 }
 
 template <typename Body>
@@ -49,7 +47,7 @@ void SplitRows::loadTransposed(Pieces& pieces, const float* from, int64_t rows, 
 
 void SplitRows::prepare(Pieces& pieces, int64_t rows, int64_t width) {
   width_ = width;
-  ld_ = padded(width);
+  ld_ = wholeOctets(width);
   pieces.grow(high_, static_cast<size_t>(rows * ld_));
   if (kind_ == Kind::halves) pieces.grow(low_, static_cast<size_t>(rows * ld_));
 }

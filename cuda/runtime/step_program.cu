@@ -12,7 +12,7 @@ enum : int { kQ, kK, kV, kO, kGate, kUp, kDown };
 
 Buffer<uint64_t> tagged(int64_t count) {
   // Whole octets; at least one, so that there is a place to point to.
-  const std::vector<uint64_t> zeros(static_cast<size_t>(std::max<int64_t>(1, (count + 7) / 8) * 8));
+  const std::vector<uint64_t> zeros(static_cast<size_t>(wholeOctets(std::max<int64_t>(1, count))));
   return {zeros.data(), zeros.size()};
 }
 

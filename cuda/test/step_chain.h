@@ -39,7 +39,7 @@ class StepChain {
     words_ = std::max(words_, flrc::gpu::stepInputWords(width));
     // Whole octets.
     values_.push_back(
-        std::make_unique<Values>(std::vector<uint64_t>(static_cast<size_t>((width + 7) / 8 * 8))));
+        std::make_unique<Values>(std::vector<uint64_t>(static_cast<size_t>(flrc::gpu::wholeOctets(width)))));
     return *values_.back();
   }
 

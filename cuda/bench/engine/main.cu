@@ -69,9 +69,8 @@ enum class Storage { pivoted, plain };
 
 // Bytes of a weight, with its part of what a group is scaled by.
 double bytesOf(Dtype dtype) {
-  const double scales = (flrc::hasScale(dtype) ? 2.0 : 0.0) + (flrc::hasZero(dtype) ? 1.0 : 0.0);
-  const double weight = dtype == Dtype::int4 ? 0.5 : dtype == Dtype::int8 ? 1 : 2;
-  return weight + scales / static_cast<double>(flrc::kGroup);
+  const int64_t scales = (flrc::hasScale(dtype) ? 2 : 0) + (flrc::hasZero(dtype) ? 1 : 0);
+  return static_cast<double>(flrc::gpu::groupBytes(dtype) + scales) / static_cast<double>(flrc::kGroup);
 }
 
 // A model of these levels (shares of the block parameters, falling; none: dense), in pivoted blocks, or in
