@@ -1,6 +1,7 @@
 import { checkRange, checkWhole, refuse } from './check.js'
 import { counted } from './counted.js'
 import { abortedError, FlrcError } from './errors.js'
+import { Penalties, type PenaltyOptions } from './generate/penalties.js'
 import {
   checkSpeculate,
   type SpeculateOptions,
@@ -13,9 +14,10 @@ import type { LoadedModel } from './model.js'
 import { full, type Schedule, type ScheduleChoice, scheduleOn } from './schedule.js'
 import type { Session } from './session.js'
 
+export type { PenaltyOptions } from './generate/penalties.js'
 export type { SpeculateOptions } from './generate/speculation.js'
 
-export interface GenerateOptions {
+export interface GenerateOptions extends PenaltyOptions {
   /** Tokens to generate at most; 64 by default. */
   maxTokens?: number
   /**
@@ -26,7 +28,7 @@ export interface GenerateOptions {
   schedule?: ScheduleChoice
   /**
    * Drafts tokens at a lower level and verifies several at once at level 0: greedy tokens are those of level 0, drawn
-   * ones are distributed as they are. It stops where it gains nothing. Not together with a schedule.
+   * ones are distributed as they are. It stops where it gains nothing. Not together with a schedule or a penalty.
    */
   speculate?: SpeculateOptions
   /** 0 (the default) is greedy. */
@@ -172,9 +174,11 @@ export async function* decode(
   const endTokens = new Set(model.tokenizer.eosTokenIds)
   const stream = model.tokenizer.stream(tokens)
   const filter = new StopFilter<Omit<Piece, 'text'>>(stop)
+  const penalties = Penalties.of(options, tokens)
   const sampling: SamplingAt = (draw) => {
     const { temperature, topK, topP, minP, seed } = options
-    return { temperature, topK, topP, minP, seed, draw }
+    const penalised = penalties && { penalties: penalties.native() }
+    return { temperature, topK, topP, minP, seed, draw, ...penalised }
   }
   const source = speculation
     ? new SpeculativeSteps(model, session, sampling, speculation, maxTokens)
@@ -195,6 +199,7 @@ export async function* decode(
         yield* asPieces(filter.finish())
         return end('stop')
       }
+      penalties?.push(tokenId)
       const last = step === maxTokens
       const piece = { tokenId, level, activeBudget, logprob }
       yield* asPieces(filter.push(piece, stream.push(tokenId) + (last ? stream.flush() : '')))
@@ -226,6 +231,9 @@ export function checkOptions(options: GenerateOptions, model: LoadedModel): Omit
     topP = 1,
     minP = 0,
     seed = 0,
+    repeatPenalty = 1,
+    frequencyPenalty = 0,
+    presencePenalty = 0,
   } = options
   const stop = typeof options.stop === 'string' ? [options.stop] : (options.stop ?? [])
   checkWhole('maxTokens', maxTokens, 0)
@@ -234,6 +242,11 @@ export function checkOptions(options: GenerateOptions, model: LoadedModel): Omit
   checkRange('temperature', temperature, 0, Number.MAX_VALUE, 'a number from 0')
   checkRange('minP', minP, 0, 1, 'a number from 0 to 1')
   checkRange('topP', topP, Number.MIN_VALUE, 1, 'a number above 0, at most 1')
+  checkRange('repeatPenalty', repeatPenalty, 0.1, 10, 'a number from 0.1 to 10')
+  const penalties = { repeatPenalty, frequencyPenalty, presencePenalty }
+  for (const name of ['frequencyPenalty', 'presencePenalty'] as const) {
+    checkRange(name, penalties[name], -2, 2, 'a number from -2 to 2')
+  }
   if (schedule !== undefined && typeof schedule !== 'function' && typeof schedule !== 'string')
     refuse('schedule', schedule, 'a function of the step, or a text such as linear:.9:.7:64')
   if (!Array.isArray(stop) || stop.some((text) => typeof text !== 'string' || text === '')) {
@@ -247,7 +260,13 @@ export function checkOptions(options: GenerateOptions, model: LoadedModel): Omit
       'speculation verifies every token at level 0, so it goes with no schedule but full; leave one of the two out',
     )
   }
-  return { maxTokens, schedule: running, speculation, temperature, topK, topP, minP, seed, stop }
+  if (speculation && Penalties.of(penalties, [])) {
+    throw new FlrcError(
+      'E_USAGE',
+      'speculation draws several tokens at once, so it goes with no penalty; leave one of the two out',
+    )
+  }
+  return { maxTokens, schedule: running, speculation, temperature, topK, topP, minP, seed, ...penalties, stop }
 }
 
 function promptTokens(model: LoadedModel, prompt: string | readonly number[] | Int32Array): number[] {

@@ -100,6 +100,18 @@ export interface NativeSampling {
   seed: number
   /** Counts the draws of this seed, so that a run can be repeated. */
   draw: number
+  /** Not for `speculate`. */
+  penalties?: NativePenalties
+}
+
+/**
+ * What becomes of the logits of tokens, named once each, before a draw: divided by the factor where above zero and
+ * multiplied by it elsewhere, less the offset. Logprob and entropy stay those before.
+ */
+export interface NativePenalties {
+  tokens: Int32Array
+  factors: Float64Array
+  offsets: Float64Array
 }
 
 export interface NativeStep {

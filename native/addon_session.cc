@@ -25,6 +25,23 @@ Sampling sampling(const Napi::Value& value) {
           static_cast<uint64_t>(integer(from, "draw"))};
 }
 
+std::vector<Penalty> penalties(const Napi::Value& value) {
+  const Napi::Value given = object(value, "sampling").Get("penalties");
+  if (given.IsUndefined()) return {};
+  const Napi::Object from = object(given, "penalties");
+  const auto tokens = integers(from.Get("tokens"), "tokens");
+  const auto factors = doubles(from.Get("factors"), "factors"),
+             offsets = doubles(from.Get("offsets"), "offsets");
+  if (factors.size() != tokens.size() || offsets.size() != tokens.size()) {
+    throw Error(code::internal, "one factor and offset per penalised token is expected");
+  }
+  std::vector<Penalty> all;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    all.push_back({tokens[i], static_cast<float>(factors[i]), static_cast<float>(offsets[i])});
+  }
+  return all;
+}
+
 Napi::Value step(Napi::Env env, const Sampled& sampled) {
   Napi::Object to = Napi::Object::New(env);
   to.Set("tokenId", toNumber(env, sampled.token));
@@ -70,7 +87,7 @@ Napi::Value logprobs(const Napi::CallbackInfo& call) {
 }
 
 Napi::Value sample(const Napi::CallbackInfo& call) {
-  return step(call.Env(), Handle<Session>::get(call[0])->sample(sampling(call[1])));
+  return step(call.Env(), Handle<Session>::get(call[0])->sample(sampling(call[1]), penalties(call[1])));
 }
 
 Napi::Value decode(const Napi::CallbackInfo& call) {
@@ -79,11 +96,12 @@ Napi::Value decode(const Napi::CallbackInfo& call) {
   const auto token = static_cast<int32_t>(integer(call[1], "token"));
   const int64_t level = integer(call[2], "level");
   const Sampling how = sampling(call[3]);
+  const auto penalised = penalties(call[3]);
   return startWork<Sampled>(
       call.Env(), call.Env().Undefined(),
       [=](const Job& job) {
         session->append(&token, 1, level, job);
-        return session->sample(how);
+        return session->sample(how, penalised);
       },
       [=](Napi::Env env, Sampled& sampled) {
         updateExternal(env, external, *session);
@@ -133,6 +151,7 @@ Napi::Value decodeEach(const Napi::CallbackInfo& call) {
   const SessionGroup group(call[0]);
   const auto tokens = integers(call[1], "tokens"), levels = integers(call[2], "levels");
   const auto how = list(call[3], "samplings", sampling);
+  const auto penalised = list(call[3], "samplings", penalties);
   if (tokens.size() != group.size() || levels.size() != group.size() || how.size() != group.size()) {
     throw Error(code::internal, "one token, level and sampling per session is expected");
   }
@@ -143,7 +162,7 @@ Napi::Value decodeEach(const Napi::CallbackInfo& call) {
         std::vector<NextDraw> draws;
         for (size_t i = 0; i < group.size(); ++i) {
           next.push_back({group.sessions[i].get(), tokens[i], levels[i]});
-          draws.push_back({group.sessions[i].get(), how[i]});
+          draws.push_back({group.sessions[i].get(), how[i], penalised[i]});
         }
         Session::appendEach(next, job);
         return Session::sampleEach(draws);

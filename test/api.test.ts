@@ -93,6 +93,36 @@ generation('equal seeds give equal samples, others give others', async () => {
   assert.equal(single.tokenIds, (await run({ maxTokens: 24 })).tokenIds, 'top-k 1 is greedy')
 })
 
+generation('penalties are those of CTRL and of OpenAI, of the text so far', async () => {
+  const session = model.createSession()
+  const tokens = Array.from(model.tokenizer.encode(prompt))
+  await session.prefill(Int32Array.from(tokens), 0)
+  const greedy = { temperature: 0, topK: 0, topP: 1, minP: 0, seed: 0, draw: 0 }
+  const expected: number[] = []
+  const written = new Map<number, number>()
+  for (let next = 0; expected.length < 24; ) {
+    const all = [...new Set([...tokens, ...expected])]
+    const offset = (count: number) => (count > 0 ? 0.75 + 0.5 * count : 0)
+    const penalties = {
+      tokens: Int32Array.from(all),
+      factors: Float64Array.from(all, () => 1.2),
+      offsets: Float64Array.from(all, (token) => offset(written.get(token) ?? 0)),
+    }
+    if (expected.length === 0) next = session.sample({ ...greedy, penalties }).tokenId
+    else next = (await session.decode(next, 0, { ...greedy, penalties })).tokenId
+    expected.push(next)
+    written.set(next, (written.get(next) ?? 0) + 1)
+  }
+  session.release()
+  const options = { repeatPenalty: 1.2, frequencyPenalty: 0.5, presencePenalty: 0.75, maxTokens: 24 }
+  const penalised = await run(options, model)
+  assert.equal(penalised.tokenIds, expected)
+  const plain = await run({ maxTokens: 24 }, model)
+  assert.not.equal(plain.tokenIds, expected)
+  const generated = await run({ presencePenalty: 0.75, maxTokens: 1 }, model)
+  assert.equal(generated.tokenIds, plain.tokenIds.slice(0, 1), 'the prompt counts for the repeat penalty alone')
+})
+
 generation('a stop string ends the text before it', async () => {
   const whole = (await run({ maxTokens: 40 }, model)).text
   const stop = whole.slice(20, 27)
@@ -142,6 +172,10 @@ generation('options that cannot be used are E_USAGE, an overflow E_CONTEXT', asy
     { topP: 0 },
     { minP: 1.1 },
     { seed: -1 },
+    { repeatPenalty: 0 },
+    { frequencyPenalty: 2.1 },
+    { presencePenalty: Number.NaN },
+    { presencePenalty: 1, speculate: { tokens: 3, budget: 0.4 } },
     { stop: [''] },
     { schedule: () => Number.NaN },
     { schedule: progressive({ from: 0.9, to: 0.4, over: 4 }) },

@@ -9,6 +9,9 @@ export interface SamplingOptions {
   topK: number
   topP: number
   minP: number
+  repeatPenalty: number
+  frequencyPenalty: number
+  presencePenalty: number
   seed: number
   stop?: string[]
 }
@@ -37,6 +40,24 @@ export function addSamplingOptions(
       'leave out tokens less likely than this share of the likeliest; 0 is off',
       numberIn(0, 1),
       usual.minP,
+    )
+    .option(
+      '--repeat-penalty <p>',
+      'divide logits of tokens in the text so far by this; 1 is off',
+      numberIn(0.1, 10),
+      1,
+    )
+    .option(
+      '--frequency-penalty <p>',
+      'take this from a logit each time its token was written; 0 is off',
+      numberIn(-2, 2),
+      0,
+    )
+    .option(
+      '--presence-penalty <p>',
+      'take this from the logits of all tokens written; 0 is off',
+      numberIn(-2, 2),
+      0,
     )
     .option('--seed <n>', 'seed of the sampling', wholeNumber(0), 0)
     .option('--stop <text>', 'end before this text; may be given several times', collect)

@@ -148,22 +148,13 @@ BackendCode setLogits(DeviceSequence* sequence, const float* logits, BackendFail
   return guarded(failure, [&] { sequence->logits.assign(logits, logits + sequence->vocab); });
 }
 
-BackendSampled sampledFrom(const float* logits, int64_t vocab, const BackendSampling& sampling) {
-  try {
-    return sampleToken(logits, vocab, sampling);
-  } catch (const Error& error) {
-    if (codeOf(error.code) != BackendCode::numeric) throw;
-    return {-1, 0, 0};
-  }
-}
-
 BackendCode likeliest(DevicePass* pass, const int64_t* rows, int64_t count, BackendSampled* out,
                       BackendFailure* failure) {
   return guarded(failure, [&] {
     const int64_t vocab = pass->model->config.vocab;
     const float* all = pass->logitsOf(rows, count);
     ThreadPool::shared().parallelFor(count, pass->model->threads,
-                                     [&](int64_t i) { out[i] = sampledFrom(all + i * vocab, vocab, {}); });
+                                     [&](int64_t i) { out[i] = sampleFinite(all + i * vocab, vocab, {}); });
   });
 }
 
@@ -171,7 +162,7 @@ BackendCode sample(const BackendDraw* draws, int64_t count, BackendSampled* out,
   return guarded(failure, [&] {
     ThreadPool::shared().parallelFor(count, draws[0].sequence->threads, [&](int64_t i) {
       const DeviceSequence& sequence = *draws[i].sequence;
-      out[i] = sampledFrom(sequence.logits.data(), sequence.vocab, draws[i].sampling);
+      out[i] = sampleFinite(sequence.logits.data(), sequence.vocab, draws[i].sampling);
     });
   });
 }

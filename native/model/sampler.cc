@@ -66,6 +66,16 @@ LogitSums sumsOf(const float* logits, int64_t vocab) {
   return sums;
 }
 
+int32_t drawPenalised(const float* logits, int64_t vocab, const Sampling& sampling,
+                      const std::vector<Penalty>& penalties, double uniform) {
+  std::vector<float> left(logits, logits + vocab);
+  for (const Penalty& penalty : penalties) {
+    float& logit = left[static_cast<size_t>(penalty.token)];
+    logit = (logit > 0 ? logit / penalty.factor : logit * penalty.factor) - penalty.offset;
+  }
+  return choicesOf(left.data(), vocab, sampling).draw(uniform);
+}
+
 }  // namespace
 
 Error notFinite() {
@@ -119,10 +129,23 @@ Choices choicesOf(const float* logits, int64_t vocab, const Sampling& sampling) 
   return choices;
 }
 
-Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling) {
-  const Choices choices = choicesOf(logits, vocab, sampling);
-  const int32_t token = choices.draw(randomUniform(sampling.seed, sampling.draw));
+Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling,
+                    const std::vector<Penalty>& penalties) {
+  const Choices choices = choicesOf(logits, vocab, penalties.empty() ? sampling : Sampling{});
+  const double uniform = randomUniform(sampling.seed, sampling.draw);
+  const int32_t token =
+      penalties.empty() ? choices.draw(uniform) : drawPenalised(logits, vocab, sampling, penalties, uniform);
   return {token, logits[token] - choices.logSum, choices.entropy};
+}
+
+Sampled sampleFinite(const float* logits, int64_t vocab, const Sampling& sampling,
+                     const std::vector<Penalty>& penalties) {
+  try {
+    return sampleToken(logits, vocab, sampling, penalties);
+  } catch (const Error& error) {
+    if (error.code != code::numeric) throw;
+    return {-1, 0, 0};
+  }
 }
 
 }  // namespace flrc

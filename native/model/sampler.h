@@ -33,8 +33,20 @@ struct Choices {
 // E_NUMERIC if a logit is not finite.
 Choices choicesOf(const float* logits, int64_t vocab, const Sampling& sampling);
 
-// Picks one of the choices of logits [vocab]. E_NUMERIC if a logit is not finite.
-Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling);
+// What becomes of a token's logit before a draw, as in CTRL (Keskar et al. 2019, arXiv 1909.05858, section 4.1)
+// and OpenAI's API: divided by `factor` where it is above zero and multiplied by it elsewhere, less `offset`.
+struct Penalty {
+  int32_t token = 0;
+  float factor = 1, offset = 0;
+};
+
+// Picks one of the choices of logits [vocab] after penalties, of tokens named once each; logprob and entropy
+// are those before. E_NUMERIC if a logit is not finite.
+Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling,
+                    const std::vector<Penalty>& penalties = {});
+// The same, but that the token is -1 where a logit is not finite.
+Sampled sampleFinite(const float* logits, int64_t vocab, const Sampling& sampling,
+                     const std::vector<Penalty>& penalties = {});
 
 // Natural log of the probability that softmax(logits [vocab]) gives `token`: the logprob that sampleToken gives
 // when it picks it. E_NUMERIC if a logit is not finite.

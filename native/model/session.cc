@@ -141,10 +141,23 @@ void Session::moveTo(std::shared_ptr<const Model> model) {
   countBytes();
 }
 
-Sampled Session::sample(const Sampling& sampling) {
+Sampled Session::sample(const Sampling& sampling, const std::vector<Penalty>& penalties) {
   std::lock_guard<std::mutex> lock(mutex_);
   checkLogits();
-  return sequence_->sample(sampling);
+  if (penalties.empty()) return sequence_->sample(sampling);
+  const Sampled sampled = samplePenalised(sampling, penalties);
+  if (sampled.token < 0) throw notFinite();
+  return sampled;
+}
+
+Sampled Session::samplePenalised(const Sampling& sampling, const std::vector<Penalty>& penalties) const {
+  const int64_t vocab = model_->config.vocab;
+  for (const Penalty& penalty : penalties) {
+    if (penalty.token < 0 || penalty.token >= vocab) {
+      throw Error(code::internal, "a penalty is of a token outside the vocabulary");
+    }
+  }
+  return sampleFinite(logits().data(), vocab, sampling, penalties);
 }
 
 void Session::checkLogits() const {

@@ -29,6 +29,7 @@ struct NextToken {
 struct NextDraw {
   Session* session = nullptr;
   Sampling sampling;
+  std::vector<Penalty> penalties;
 };
 
 // One generation's own state, on the backend that the model computes with: the KV cache and the last logits.
@@ -60,8 +61,8 @@ class Session {
   // KL(reference || of), nats, of the distributions that their kept logits give. E_INTERNAL without logits or
   // where vocabularies differ in size, E_NUMERIC for a logit that is not finite.
   static double divergence(Session& reference, Session& of);
-  // E_NUMERIC if a logit is not finite.
-  Sampled sample(const Sampling& sampling);
+  // With penalties on the host, whatever the backend. E_NUMERIC if a logit is not finite.
+  Sampled sample(const Sampling& sampling, const std::vector<Penalty>& penalties = {});
   // One round of self-speculation from `token`, which comes next: drafts on from it at a lower level, runs it
   // and the drafts through level 0 in one pass and keeps what the rejection rule accepts, and one token more.
   // Draw `sampling.draw` + i is token i's. The cache then holds `token` and the accepted drafts as level 0
@@ -107,6 +108,8 @@ class Session {
   // Some tokens of appendEach, 16 at most and of one level, with `pass` as working memory.
   static void appendRows(const NextToken* next, int64_t count, PassHandle& pass, const Job& job);
   void checkLogits() const;
+  // A token is -1 where a logit is not finite.
+  Sampled samplePenalised(const Sampling& sampling, const std::vector<Penalty>& penalties) const;
   void countBytes();
 
   std::shared_ptr<const Model> model_;

@@ -84,12 +84,22 @@ std::vector<Sampled> Session::sampleEach(const std::vector<NextDraw>& draws) {
   std::vector<Session*> sessions;
   for (const NextDraw& one : draws) sessions.push_back(one.session);
   const Locks locks = lockEach(sessions);
+  std::vector<Sampled> sampled(draws.size());
   std::vector<BackendDraw> rows;
-  for (const NextDraw& one : draws) {
+  std::vector<size_t> places;
+  for (size_t i = 0; i < draws.size(); ++i) {
+    const NextDraw& one = draws[i];
     one.session->checkLogits();
+    if (!one.penalties.empty()) {
+      sampled[i] = one.session->samplePenalised(one.sampling, one.penalties);
+      continue;
+    }
     rows.push_back({one.session->sequence_->get(), one.sampling});
+    places.push_back(i);
   }
-  return flrc::sampleEach(sessions.front()->model_->device.backend(), rows);
+  const std::vector<Sampled> together = flrc::sampleEach(sessions.front()->model_->device.backend(), rows);
+  for (size_t i = 0; i < places.size(); ++i) sampled[places[i]] = together[i];
+  return sampled;
 }
 
 double Session::divergence(Session& reference, Session& of) {

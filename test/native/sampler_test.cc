@@ -104,6 +104,28 @@ TEST("sampler: top-p sets aside unlikely tokens before it sorts, and keeps the v
   }
 }
 
+TEST(
+    "sampler: a penalty divides a logit above zero, multiplies another and takes its offset, before filters "
+    "alone") {
+  const std::vector<flrc::Penalty> penalties = {{1, 2.0f, 0.25f}, {4, 2.0f, 0.0f}, {3, 1.0f, -2.75f}};
+  const std::vector<float> changed = {1.0f, 1.25f, 2.0f, 2.75f, -2.0f, 2.5f};
+  Sampling sampling;
+  sampling.seed = 3;
+  for (int64_t topK : {0, 3}) {
+    for (double temperature : {0.0, 0.7, 3.0}) {
+      sampling.temperature = temperature;
+      sampling.topK = topK;
+      for (uint64_t draw = 0; draw < 300; ++draw) {
+        sampling.draw = draw;
+        const auto sampled = sampleToken(kLogits.data(), 6, sampling, penalties);
+        CHECK_EQUAL(sampled.token, sampleToken(changed.data(), 6, sampling).token);
+        CHECK_NEAR(sampled.logprob, std::log(probability(static_cast<size_t>(sampled.token))), 1e-12);
+        CHECK_EQUAL(sampled.entropy, sampleToken(kLogits.data(), 6, {}).entropy);
+      }
+    }
+  }
+}
+
 TEST("sampler: a draw depends on seed and draw number alone") {
   Sampling sampling;
   sampling.temperature = 1;
@@ -119,5 +141,7 @@ TEST("sampler: a logit that is not finite is an error") {
     auto logits = kLogits;
     logits[2] = bad;
     CHECK_THROWS("E_NUMERIC", sampleToken(logits.data(), 6, {}));
+    CHECK_THROWS("E_NUMERIC", sampleToken(logits.data(), 6, {}, {{1, 2, 0}}));
+    CHECK_EQUAL(flrc::sampleFinite(logits.data(), 6, {}, {{1, 2, 0}}).token, -1);
   }
 }

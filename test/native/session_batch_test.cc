@@ -109,12 +109,16 @@ TEST("sessions: 18 are drawn from together as each is alone") {
     how.topP = i % 5 ? 1 : 0.8;
     how.seed = 4;
     how.draw = i;
-    draws.push_back({some[i].get(), how});
+    // Every fourth one without what it likes best.
+    std::vector<flrc::Penalty> penalties;
+    if (i % 4 == 0) penalties.push_back({some[i]->sample({}).token, 1, 1000});
+    draws.push_back({some[i].get(), how, penalties});
   }
   const std::vector<flrc::Sampled> together = Session::sampleEach(draws);
   CHECK_EQUAL(together.size(), some.size());
   for (size_t i = 0; i < some.size(); ++i) {
-    const flrc::Sampled alone = some[i]->sample(draws[i].sampling);
+    const flrc::Sampled alone = some[i]->sample(draws[i].sampling, draws[i].penalties);
+    if (i % 4 == 0) CHECK(together[i].token != draws[i].penalties[0].token);
     CHECK_EQUAL(together[i].token, alone.token);
     CHECK_EQUAL(together[i].logprob, alone.logprob);
     CHECK_EQUAL(together[i].entropy, alone.entropy);
@@ -123,8 +127,10 @@ TEST("sessions: 18 are drawn from together as each is alone") {
   CHECK_THROWS("E_INTERNAL", Session::sampleEach({draws[0], draws[1], draws[0]}));
   Session stranger(fixture::load(fixture::names().back(), 1).model), empty(of.model);
   stranger.append(of.tokens.data(), 4, 0, Job());
-  CHECK_THROWS("E_INTERNAL", Session::sampleEach({draws[0], {&stranger, {}}}));
-  CHECK_THROWS("E_INTERNAL", Session::sampleEach({draws[0], {&empty, {}}}));
+  CHECK_THROWS("E_INTERNAL", Session::sampleEach({draws[0], {&stranger, {}, {}}}));
+  CHECK_THROWS("E_INTERNAL", Session::sampleEach({draws[0], {&empty, {}, {}}}));
+  const auto beyond = static_cast<int32_t>(of.model->config.vocab);
+  CHECK_THROWS("E_INTERNAL", some[0]->sample({}, {{beyond, 2, 0}}));
 }
 
 TEST("sessions: logits that are not finite are drawn from by nobody, and the others all the same") {
