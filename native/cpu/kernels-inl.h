@@ -14,6 +14,7 @@
 #include "cpu/logits-inl.h"
 #include "cpu/panels-inl.h"
 #include "cpu/prompt-inl.h"
+#include "cpu/prompt_attention-inl.h"
 #include "cpu/reduce-inl.h"
 #include "cpu/rows-inl.h"
 
@@ -30,6 +31,7 @@ constexpr Kernels tableOf(const char* target) {
       .rowsTimesPrompt = nullptr,
       .panelsTimesPrompt = nullptr,
       .roundPrompt = nullptr,
+      .attendPrompt = nullptr,
       .gather = gather,
       .rmsNorm = rmsNorm,
       .siluTimes = siluTimes,
@@ -56,6 +58,7 @@ constexpr Kernels withPrompts(Kernels table) {
   table.rowsTimesPrompt = rowsTimesPrompt;
   table.panelsTimesPrompt = panelsTimesPrompt;
   table.roundPrompt = roundPrompt;
+  table.attendPrompt = attendPrompt;
   return table;
 }
 constexpr Kernels bf16Table = withPrompts(tableOf<ByteProducts>("avx512-bf16"));

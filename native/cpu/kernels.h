@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "cpu/kv_view.h"
+#include "cpu/prompt_attention.h"
 #include "cpu/prompt_inputs.h"
 #include "cpu/row_inputs.h"
 #include "tensor/matrix.h"
@@ -49,7 +50,7 @@ struct Kernels {
                       int64_t ldt, int columns, float* y, int64_t ldy);
 
   // The same products for the columns of a prompt, however many, of weights and inputs rounded to bf16; of
-  // weights in bf16, int8 and int4. Null, all three, where the processor does not multiply bf16. A column's
+  // weights in bf16, int8 and int4. Null, all four, where the processor does not multiply bf16. A column's
   // result depends neither on the others nor on the split. rowBegin is a panel's first row; t has the inputs
   // of the ranks in use.
   void (*rowsTimesPrompt)(const RowMatrix& w, int64_t rowBegin, int64_t rowEnd, const PromptInputs& x, float* y,
@@ -58,6 +59,10 @@ struct Kernels {
                             float* y, int64_t ldy);
   // `inputs` values of one column as bf16: kPromptPairs words to every `stride` of `words`, zeros at the end.
   void (*roundPrompt)(const float* x, int64_t inputs, int64_t stride, uint32_t* words);
+  // Attention of a prompt's queries, which `work` has, to the keys of a half cache before them: to work.sums
+  // what is to be divided by work.total. Queries, keys, weights and values are rounded to bf16. A query's
+  // result depends on no other one.
+  void (*attendPrompt)(const KvView& cache, int64_t kvHead, const PromptQueries& of, PromptAttention& work);
 
   // y[o] = latent[map.from[o]] for the map's outputs, or added to y.
   void (*gather)(const GatherMap& map, const float* latent, bool adds, float* y);

@@ -91,15 +91,24 @@ constexpr auto promptTiles(std::index_sequence<kIndices...>) {
 // By columns, less one.
 inline constexpr auto kPromptTiles = promptTiles(std::make_index_sequence<kPromptTile>());
 
+// 32 values as bf16, in order.
+HWY_INLINE WordVector roundedHalves(FloatVector low, FloatVector high) {
+  auto raw = low.raw;
+  asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(raw) : "v"(low.raw), "v"(high.raw));
+  return hn::BitCast(hn::Repartition<uint32_t, FloatTag>(), FloatVector{raw});
+}
+
 // Pairs of f32 as bf16, to the nearest and even; the first of a pair in the low half.
 HWY_INLINE WordVector roundedPairs(FloatVector first, FloatVector second) {
+  // Its halves are the first ones and, behind them, the second ones.
+  const WordVector rounded = roundedHalves(first, second);
+  const hn::Repartition<uint16_t, FloatTag> halves;
+  const hn::Half<decltype(halves)> ofOne;
   const hn::Repartition<uint32_t, FloatTag> words;
-  const auto rounded = [&](FloatVector values) HWY_ATTR {
-    const auto bits = hn::BitCast(words, values);
-    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(words, 1u));
-    return hn::Add(bits, hn::Add(odd, hn::Set(words, 0x7fffu)));
-  };
-  return hn::OrAnd(hn::ShiftRight<16>(rounded(first)), rounded(second), hn::Set(words, 0xffff0000u));
+  const auto all = hn::BitCast(halves, rounded);
+  const auto low = hn::PromoteTo(words, hn::LowerHalf(ofOne, all));
+  const auto high = hn::PromoteTo(words, hn::UpperHalf(ofOne, all));
+  return hn::Or(low, hn::ShiftLeft<16>(high));
 }
 
 // Weights i and following of a vector of words, as pairs, to out[pair * kPanel]. scale(i) and zero(i) are those
@@ -220,9 +229,7 @@ void roundPrompt(const float* x, int64_t inputs, int64_t stride, uint32_t* words
       low = first(left, from);
       high = first(left - kLanes, from + kLanes);
     }
-    auto raw = low.raw;
-    asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(raw) : "v"(low.raw), "v"(high.raw));
-    hn::StoreU(FloatVector{raw}, kFloats, reinterpret_cast<float*>(words));
+    hn::StoreU(roundedHalves(low, high), hn::Repartition<uint32_t, FloatTag>(), words);
   }
 }
 

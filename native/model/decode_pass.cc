@@ -180,8 +180,8 @@ void DecodePass::attention(int64_t l, const PassRow* rows, int64_t count) {
       // The last queries see the most keys, and the longest tasks go first.
       const int64_t kvHead = task % config.kvHeads, first = (tiles - 1 - task / config.kvHeads) * step;
       const int64_t place = first * qWidth + kvHead * shared * config.headDim;
-      attendTile(cache, rows->position + first, std::min(step, count - first), kvHead, window,
-                 q_.data() + place, attended_.data() + place);
+      const cpu::PromptQueries queries{rows->position + first, std::min(step, count - first), shared, window};
+      attendTile(cache, kvHead, queries, q_.data() + place, attended_.data() + place);
     });
     return;
   }
@@ -203,12 +203,40 @@ void DecodePass::attention(int64_t l, const PassRow* rows, int64_t count) {
   }
 }
 
-void DecodePass::attendTile(const cpu::KvView& cache, int64_t first, int64_t rows, int64_t kvHead,
-                            int64_t window, const float* q, float* out) const {
+void DecodePass::attendTile(const cpu::KvView& cache, int64_t kvHead, const cpu::PromptQueries& of,
+                            const float* q, float* out) const {
+  if (cache.half && cpu::kernels().attendPrompt != nullptr) {
+    attendRounded(cache, kvHead, of, q, out);
+  } else {
+    attendWhole(cache, kvHead, of, q, out);
+  }
+}
+
+void DecodePass::attendRounded(const cpu::KvView& cache, int64_t kvHead, const cpu::PromptQueries& of,
+                               const float* q, float* out) const {
+  const cpu::Kernels& k = cpu::kernels();
+  const int64_t qWidth = model_.config.queryWidth(), hd = model_.config.headDim;
+  const auto placeOf = [&](int64_t row) { return row % of.count * qWidth + row / of.count * hd; };
+  thread_local cpu::PromptAttention work;
+  cpu::resize(work, of.rows(), hd);
+  for (int64_t row = 0; row < of.rows(); ++row) {
+    const int64_t tile = row / cpu::kPromptTile, column = row % cpu::kPromptTile;
+    k.roundPrompt(q + placeOf(row), hd, work.queries.width(tile) * cpu::kPromptPairs,
+                  work.queries.tile(tile) + column * cpu::kPromptPairs);
+  }
+  k.attendPrompt(cache, kvHead, of, work);
+  for (int64_t row = 0; row < of.rows(); ++row) {
+    const float* sums = work.sums.data() + row * hd;
+    const float inverse = 1.0f / work.total[static_cast<size_t>(row)];
+    for (int64_t i = 0; i < hd; ++i) out[placeOf(row) + i] = sums[i] * inverse;
+  }
+}
+
+void DecodePass::attendWhole(const cpu::KvView& cache, int64_t kvHead, const cpu::PromptQueries& of,
+                             const float* q, float* out) const {
   const ModelConfig& config = model_.config;
-  const int64_t qWidth = config.queryWidth(), hd = config.headDim, shared = config.heads / config.kvHeads;
-  const int64_t begin = firstVisible(first, window);
-  const int64_t length = first + rows - begin, all = shared * rows;
+  const int64_t qWidth = config.queryWidth(), hd = config.headDim;
+  const int64_t begin = firstVisible(of.first, of.window), length = of.end() - begin, all = of.rows();
   thread_local std::vector<float> keys, values, queries, scores;
   keys.resize(static_cast<size_t>(length * hd));
   values.resize(keys.size());
@@ -216,17 +244,17 @@ void DecodePass::attendTile(const cpu::KvView& cache, int64_t first, int64_t row
   // [head][query], so that all heads are one product.
   queries.resize(static_cast<size_t>(all * hd));
   for (int64_t i = 0; i < all; ++i) {
-    std::copy_n(q + i % rows * qWidth + i / rows * hd, hd, queries.data() + i * hd);
+    std::copy_n(q + i % of.count * qWidth + i / of.count * hd, hd, queries.data() + i * hd);
   }
   scores.resize(static_cast<size_t>(all * length));
   gemm(false, false, all, length, hd, 1.0f, queries.data(), hd, keys.data(), length, 0.0f, scores.data(),
        length);
-  for (int64_t h = 0; h < shared; ++h) {
-    attentionSoftmax(scores.data() + h * rows * length, rows, length, first, begin, window, hd);
+  for (int64_t h = 0; h < of.heads; ++h) {
+    attentionSoftmax(scores.data() + h * of.count * length, of.count, length, of.first, begin, of.window, hd);
   }
   gemm(false, false, all, hd, length, 1.0f, scores.data(), length, values.data(), hd, 0.0f, queries.data(), hd);
   for (int64_t i = 0; i < all; ++i) {
-    std::copy_n(queries.data() + i * hd, hd, out + i % rows * qWidth + i / rows * hd);
+    std::copy_n(queries.data() + i * hd, hd, out + i % of.count * qWidth + i / of.count * hd);
   }
 }
 

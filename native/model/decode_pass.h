@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/job.h"
+#include "cpu/prompt_attention.h"
 #include "model/kv_cache.h"
 #include "model/linear.h"
 #include "model/model.h"
@@ -49,10 +50,14 @@ class DecodePass {
              std::span<const LinearCall> next);
   void layer(int64_t index, const PassRow* rows, int64_t count, int64_t level);
   void attention(int64_t layer, const PassRow* rows, int64_t count);
-  // Consecutive queries from position `first` on, of all heads that share a key/value head: q and out
-  // [rows][width] from its first head on.
-  void attendTile(const cpu::KvView& cache, int64_t first, int64_t rows, int64_t kvHead, int64_t window,
-                  const float* q, float* out) const;
+  // A prompt's queries of all heads that share a key/value head: q and out [queries][width] from its first head
+  // on. In bf16 where the processor multiplies that and the cache is half; else in f32.
+  void attendTile(const cpu::KvView& cache, int64_t kvHead, const cpu::PromptQueries& of, const float* q,
+                  float* out) const;
+  void attendRounded(const cpu::KvView& cache, int64_t kvHead, const cpu::PromptQueries& of, const float* q,
+                     float* out) const;
+  void attendWhole(const cpu::KvView& cache, int64_t kvHead, const cpu::PromptQueries& of, const float* q,
+                   float* out) const;
   template <typename Body>
   void eachToken(int64_t count, const Body& body) const;
 

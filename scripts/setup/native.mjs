@@ -1,4 +1,14 @@
-import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, symlinkSync } from 'node:fs'
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+} from 'node:fs'
 import { availableParallelism } from 'node:os'
 import path from 'node:path'
 import { findOpenBlas, sharedLibraries } from '../native/openblas.mjs'
@@ -64,6 +74,7 @@ async function build(title, target, { extra, outputs }) {
       name: log,
       env: { ...headers(), ...tools(target) },
     })
+  renewKernels()
   const jobs = availableParallelism()
   await run('configure', `${name}-configure`, [
     'configure',
@@ -76,6 +87,17 @@ async function build(title, target, { extra, outputs }) {
   for (const library of sharedLibraries(target.name)) {
     copyFileSync(library, path.join(root, output(target, path.basename(library))))
   }
+}
+
+/**
+ * Highway includes the kernels out of a header of the system, and what such a header includes is not among the
+ * dependencies that the compiler lists: make would not notice that kernels have changed.
+ */
+function renewKernels() {
+  const folder = path.join(root, 'native/cpu'), source = path.join(folder, 'kernels.cc')
+  const included = readdirSync(folder).filter((name) => name.endsWith('-inl.h'))
+  const changed = Math.max(...included.map((name) => statSync(path.join(folder, name)).mtimeMs))
+  if (changed > statSync(source).mtimeMs) utimesSync(source, changed / 1000, changed / 1000)
 }
 
 /** node-gyp builds in the folder of binding.gyp: another target gets a folder with links to everything. */

@@ -117,6 +117,112 @@ TEST("attention: against fp64, for any heads, widths and windows, a head the sam
   });
 }
 
+namespace {
+
+// What the rounding of queries, keys, weights and values to bf16, and of a half cache's keys and values to fp16
+// before that, may change of one head's attention: a shift of all scores by at most s changes weights by e^2s
+// at most.
+double roundingOf(const Sequence& of, int64_t offset, int64_t headDim, int64_t begin, int64_t end,
+                  const float* q) {
+  double most = 0;
+  for (int64_t p = begin; p < end; ++p) {
+    double terms = 0;
+    for (int64_t d = 0; d < headDim; ++d) {
+      terms += std::abs(static_cast<double>(q[d]) * of.keys[static_cast<size_t>(p * of.width + offset + d)]);
+    }
+    most = std::max(most, terms / std::sqrt(static_cast<double>(headDim)));
+  }
+  constexpr double kBf16 = 0x1p-9, kFp16 = 0x1p-11, kF32 = 0x1p-18;
+  return std::expm1(2 * most * (2 * kBf16 + kFp16)) + 2 * kBf16 + kFp16 + kF32;
+}
+
+// Queries of a prompt [count][heads][headDim] to one key head, as DecodePass gives them to the kernel.
+std::vector<float> attended(const Kernels& kernels, const cpu::KvView& cache, int64_t kvHead,
+                            const cpu::PromptQueries& of, const float* q) {
+  const int64_t headDim = cache.headDim, width = of.heads * headDim;
+  cpu::PromptAttention work;
+  cpu::resize(work, of.rows(), headDim);
+  for (int64_t row = 0; row < of.rows(); ++row) {
+    const int64_t tile = row / cpu::kPromptTile, column = row % cpu::kPromptTile;
+    kernels.roundPrompt(q + row % of.count * width + row / of.count * headDim, headDim,
+                        work.queries.width(tile) * cpu::kPromptPairs,
+                        work.queries.tile(tile) + column * cpu::kPromptPairs);
+  }
+  kernels.attendPrompt(cache, kvHead, of, work);
+  std::vector<float> out(static_cast<size_t>(of.rows() * headDim));
+  for (int64_t row = 0; row < of.rows(); ++row) {
+    for (int64_t d = 0; d < headDim; ++d) {
+      out[static_cast<size_t>(row % of.count * width + row / of.count * headDim + d)] =
+          work.sums[static_cast<size_t>(row * headDim + d)] / work.total[static_cast<size_t>(row)];
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+TEST("attention: of a prompt in bf16, to its rounding of fp64's, a query the same with any others") {
+  const struct {
+    int64_t kvHeads, shared, headDim, first, count, window;
+  } cases[] = {{1, 1, 8, 0, 1, 0},      {3, 3, 64, 0, 42, 0},     {2, 5, 48, 250, 17, 0},
+               {1, 7, 128, 500, 30, 0}, {2, 4, 6, 0, 40, 7},      {1, 3, 64, 300, 90, 100},
+               {1, 2, 24, 255, 2, 0},   {2, 1, 80, 511, 70, 256}, {1, 1, 64, 900, 5, 1}};
+  forTargets([&](const Kernels& kernels) {
+    if (kernels.attendPrompt == nullptr) return;
+    for (const auto& [kvHeads, shared, headDim, first, count, window] : cases) {
+      check::Random random(static_cast<uint64_t>(headDim + first));
+      const int64_t heads = kvHeads * shared, width = shared * headDim;
+      Sequence of(kernels, shape(heads, kvHeads, headDim), Dtype::bf16, first + count, random);
+      const std::vector<float> q = random.floats(count * width);
+      const int64_t kvHead = kvHeads - 1;
+      const cpu::PromptQueries all{first, count, shared, window};
+      const std::vector<float> out = attended(kernels, of.cache.view(0), kvHead, all, q.data());
+      for (int64_t i = 0; i < count; ++i) {
+        const float *own = q.data() + i * width, *got = out.data() + i * width;
+        const auto alone = attended(kernels, of.cache.view(0), kvHead, {first + i, 1, shared, window}, own);
+        CHECK(std::memcmp(alone.data(), got, alone.size() * sizeof(float)) == 0);
+        const int64_t end = first + i + 1, begin = window > 0 ? std::max<int64_t>(0, end - window) : 0;
+        for (int64_t h = 0; h < shared; ++h) {
+          std::vector<double> exact, sizes;
+          expected(of, kvHead * headDim, headDim, begin, end, own + h * headDim, exact, sizes);
+          const double rounding = roundingOf(of, kvHead * headDim, headDim, begin, end, own + h * headDim);
+          for (int64_t d = 0; d < headDim; ++d) {
+            const auto at = static_cast<size_t>(d);
+            CHECK_NEAR(got[h * headDim + d], exact[at], rounding * sizes[at]);
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST("attention: of a prompt in bf16, large scores, and NaN where a query or a key is none") {
+  forTargets([&](const Kernels& kernels) {
+    if (kernels.attendPrompt == nullptr) return;
+    check::Random random(3);
+    const int64_t headDim = 16, count = 40;
+    Sequence of(kernels, shape(1, 1, headDim), Dtype::bf16, count, random);
+    std::vector<float> q = random.floats(count * headDim);
+    for (float& value : q) value *= 3e4f;
+    const cpu::PromptQueries all{0, count, 1, 0};
+    // Weights make up 1, however far scores lie apart.
+    const float most = *std::max_element(of.values.begin(), of.values.end());
+    for (const float value : attended(kernels, of.cache.view(0), 0, all, q.data()))
+      CHECK(value <= 1.01f * most);
+    q[static_cast<size_t>(5 * headDim)] = NAN;
+    const std::vector<float> broken = attended(kernels, of.cache.view(0), 0, all, q.data());
+    for (int64_t i = 0; i < count * headDim; ++i) {
+      CHECK_EQUAL(std::isnan(broken[static_cast<size_t>(i)]), i / headDim == 5);
+    }
+    std::vector<float> key(static_cast<size_t>(headDim), NAN), value(key.size(), 1.0f);
+    kernels.storeKv(of.cache.view(0), 33, key.data(), value.data());
+    const std::vector<float> after = attended(kernels, of.cache.view(0), 0, all, q.data());
+    for (int64_t i = 0; i < count; ++i) {
+      CHECK_EQUAL(std::isnan(after[static_cast<size_t>(i * headDim)]), i == 5 || i >= 33);
+    }
+  });
+}
+
 TEST("attention: what the cache holds comes back, exactly from f32 and to 2^-11 from fp16") {
   forTargets([](const Kernels& kernels) {
     for (const Dtype dtype : {Dtype::f32, Dtype::int8}) {
