@@ -123,31 +123,47 @@ export async function complete(
   generation: PieceGenerator,
   onPiece?: (piece: Piece) => unknown,
 ): Promise<Completion> {
-  const begin = performance.now()
-  let first = begin
-  const pieces: Piece[] = []
+  const gathered = new GatheredPieces()
   let next = await generation.next()
   while (!next.done) {
-    if (pieces.length === 0) first = performance.now()
-    pieces.push(next.value)
+    gathered.add(next.value)
     await onPiece?.(next.value)
     next = await generation.next()
   }
-  if (next.value === undefined) throw abortedError()
-  const decodeSeconds = (performance.now() - first) / 1000
-  const budgets = pieces.reduce((sum, piece) => sum + piece.activeBudget, 0)
-  return {
-    ...next.value,
-    text: pieces.map((piece) => piece.text).join(''),
-    tokenIds: pieces.map((piece) => piece.tokenId),
-    levels: pieces.map((piece) => piece.level),
-    meanActiveBudget: pieces.length > 0 ? budgets / pieces.length : 0,
-    tokensPerSecond: pieces.length > 1 && decodeSeconds > 0 ? (pieces.length - 1) / decodeSeconds : 0,
-    timeToFirstTokenMs: first - begin,
+  return gathered.completion(next.value)
+}
+
+/** The pieces of one generation as they come, and what they make together. Time runs from when it is made. */
+export class GatheredPieces {
+  readonly pieces: Piece[] = []
+  readonly #begin = performance.now()
+  #first = this.#begin
+
+  add(piece: Piece): void {
+    if (this.pieces.length === 0) this.#first = performance.now()
+    this.pieces.push(piece)
+  }
+
+  /** @throws E_ABORTED where the generation was left before its end */
+  completion(end: GenerationEnd | undefined): Completion {
+    if (end === undefined) throw abortedError()
+    const { pieces } = this
+    const decodeSeconds = (performance.now() - this.#first) / 1000
+    const budgets = pieces.reduce((sum, piece) => sum + piece.activeBudget, 0)
+    return {
+      ...end,
+      text: pieces.map((piece) => piece.text).join(''),
+      tokenIds: pieces.map((piece) => piece.tokenId),
+      levels: pieces.map((piece) => piece.level),
+      meanActiveBudget: pieces.length > 0 ? budgets / pieces.length : 0,
+      tokensPerSecond: pieces.length > 1 && decodeSeconds > 0 ? (pieces.length - 1) / decodeSeconds : 0,
+      timeToFirstTokenMs: this.#first - this.#begin,
+    }
   }
 }
 
-interface DecodeOptions extends Required<Omit<GenerateOptions, 'signal' | 'schedule' | 'speculate' | 'stop'>> {
+export interface DecodeOptions
+  extends Required<Omit<GenerateOptions, 'signal' | 'schedule' | 'speculate' | 'stop'>> {
   stop: readonly string[]
   schedule: Schedule | undefined
   speculation: Speculation | undefined
@@ -269,7 +285,8 @@ export function checkOptions(options: GenerateOptions, model: LoadedModel): Omit
   return { maxTokens, schedule: running, speculation, temperature, topK, topP, minP, seed, ...penalties, stop }
 }
 
-function promptTokens(model: LoadedModel, prompt: string | readonly number[] | Int32Array): number[] {
+/** The token ids of a prompt; the begin token where it is empty. E_USAGE for ids that there are not. */
+export function promptTokens(model: LoadedModel, prompt: string | readonly number[] | Int32Array): number[] {
   if (typeof prompt !== 'string' && !Array.isArray(prompt) && !(prompt instanceof Int32Array)) {
     refuse('the prompt', prompt, 'a text or a list of token ids')
   }

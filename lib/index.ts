@@ -76,3 +76,4 @@ export {
   type ScheduleContext,
   step,
 } from './schedule.js'
+export { type ModelServer, type ServedRequest, type ServeOptions, serve } from './serve.js'

@@ -107,7 +107,7 @@ together('an abort and the end of the model end all of them', async () => {
 })
 
 together('a batch waits for those that are open, not for those that were released', async () => {
-  const batch = new DecodeBatch(model)
+  const batch = new DecodeBatch(model, { waitsFor: 'all' })
   const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, seed: 0, draw: 0 }
   const [a, b] = [batch.open(), batch.open()]
   await Promise.all([a, b].map((session) => session.prefill(Int32Array.of(5, 6), 0)))

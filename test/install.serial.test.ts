@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import {
   chmodSync,
   existsSync,
@@ -75,6 +76,11 @@ function runProgram(
   })
 }
 
+/** Of the server. */
+interface Answer {
+  usage: { completion_tokens: number }
+}
+
 async function works(command: string, args: readonly string[], options = {}): Promise<Ended> {
   const ended = await runProgram(command, args, options)
   assert.is(ended.code, 0, `${command} ${args.join(' ')}\n${ended.stdout}${ended.stderr}`)
@@ -87,6 +93,30 @@ async function json(
   options: { input?: string } = {},
 ): Promise<Record<string, unknown>> {
   return JSON.parse((await works(node, [main, ...args, '--json'], options)).stdout)
+}
+
+/** What `flrc serve` prints when it listens, and a client gets from it before it is interrupted. */
+async function served(node: string, args: readonly string[]): Promise<Record<string, unknown>> {
+  const child = spawn(node, [main, 'serve', ...args, '--port', '0', '--json'], { cwd: project })
+  const ended = once(child, 'close')
+  let stderr = ''
+  child.stderr.on('data', (data) => {
+    stderr += data
+  })
+  try {
+    const [printed] = (await Promise.race([once(child.stdout, 'data'), ended])) as [Buffer | number]
+    assert.ok(typeof printed !== 'number', stderr)
+    const document = JSON.parse(printed.toString())
+    const response = await fetch(`${document.url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ messages: [{ role: 'user', content: 'Tell' }], max_tokens: 8 }),
+    })
+    return { ...document, answer: await response.json() }
+  } finally {
+    child.kill('SIGINT')
+    assert.equal(await ended, [130, null])
+  }
 }
 
 async function installInto(directory: string, options: readonly string[]): Promise<void> {
@@ -165,6 +195,7 @@ using('every command of the README', async () => {
     ['compress', [tiny, '-o', 'small', ...levels, ...calibration], ({ levels }) => length(levels) === 3],
     ['generate', ['small', '--chat', '-p', 'Tell', ...falling], ({ tokenIds }) => length(tokenIds) > 0],
     ['chat', ['small', '--max-tokens', '4', ...falling], ({ turns }) => length(turns) === 1],
+    ['serve', ['small', ...falling], ({ answer }) => (answer as Answer).usage.completion_tokens > 0],
     ['eval perplexity', ['small', '--text', text, ...windows], ({ perplexity }) => Number(perplexity) > 1],
     ['eval summarize', ['small', '--data', dialogues, ...short, ...falling], ({ samples }) => samples === 2],
     ['eval choice', ['small', '--data', choices], ({ samples }) => samples === 4],
@@ -190,7 +221,10 @@ using('every command of the README', async () => {
   for (const [command, args, holds] of runs) {
     // Only a conversation reads it.
     const input = 'Tell me more.\n'
-    const report = await json(process.execPath, [...command.split(' '), ...args], { input })
+    const report =
+      command === 'serve'
+        ? await served(process.execPath, args)
+        : await json(process.execPath, [...command.split(' '), ...args], { input })
     assert.ok(holds(report), `${command}: ${JSON.stringify(report)}`)
   }
   assert.ok(existsSync(path.join(project, 'flrc-demo', 'report.html')))
@@ -246,7 +280,7 @@ using("the README's program has the package's types, whatever finds them", async
 })
 
 using('every example', async () => {
-  assert.equal(readdirSync(path.join(installed, 'examples')).sort(), ['chat.mjs', 'compress.mjs'])
+  assert.equal(readdirSync(path.join(installed, 'examples')).sort(), ['chat.mjs', 'compress.mjs', 'serve.mjs'])
   const example = (name: string) => path.join(installed, 'examples', name)
   const compressed = await works(process.execPath, [example('compress.mjs')])
   assert.match(
@@ -255,6 +289,9 @@ using('every example', async () => {
   )
   const chat = await works(process.execPath, [example('chat.mjs')], { input: 'Tell me a story.\n\n' })
   assert.match(chat.stdout, /^> .+/)
+  const serve = await works(process.execPath, [example('serve.mjs')])
+  assert.match(serve.stderr, /^tiny at http:.*\n\d+ tokens/)
+  assert.ok(serve.stdout.length > 1)
 })
 
 using('the CUDA plugin is a package of its own, found where it is installed', async () => {
@@ -331,6 +368,8 @@ async function onNode(node: string): Promise<void> {
   assert.is((report.levels as unknown[]).length, 2)
   const generate = ['generate', out, '-p', 'Once', '--max-tokens', '8', '--schedule', 'step:.8:.6:4']
   assert.equal((await json(node, generate)).levels, [0, 0, 0, 0, 1, 1, 1, 1])
+  const { answer } = await served(node, [out])
+  assert.ok((answer as Answer).usage.completion_tokens > 0)
 
   writeFileSync(path.join(project, 'api.mjs'), program("import { complete, FlrcError, Model } from 'flrc'"))
   writeFileSync(

@@ -10,6 +10,7 @@ const commands = {
   compress: async () => (await import('./compress.js')).registerCompress,
   generate: async () => (await import('./generate.js')).registerGenerate,
   chat: async () => (await import('./chat.js')).registerChat,
+  serve: async () => (await import('./serve.js')).registerServe,
   eval: async () => (await import('./eval.js')).registerEval,
   'calibrate-schedule': async () => (await import('./calibrate-schedule.js')).registerCalibrateSchedule,
   inspect: async () => (await import('./inspect.js')).registerInspect,

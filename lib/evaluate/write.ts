@@ -26,7 +26,7 @@ export async function writeEach(
 ): Promise<Completion[][]> {
   const options = schedules.map((schedule) => checkOptions({ maxTokens, schedule }, model))
   const lanes = lanesFor(model, (longestOf(prompts) + maxTokens) * schedules.length)
-  const batch = new DecodeBatch(model, signal)
+  const batch = new DecodeBatch(model, { signal, waitsFor: 'all' })
   let done = 0
   onDone?.(done)
   return inLanes(prompts, lanes, signal, async ({ id, tokens }, stopped) => {

@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises'
 import { abortedError, type FlrcError } from '../errors.js'
 import type { DecodingSession } from '../generate.js'
 import type { LoadedModel } from '../model.js'
@@ -14,25 +15,37 @@ interface Waiting {
 export interface BatchSession extends DecodingSession {
   /** Another one, which begins with what this one holds. */
   fork(): BatchSession
+  /** Forgets all positions from `length` on. */
+  rewind(length: number): void
   release(): void
 }
 
+export interface BatchOptions {
+  /** Ends the steps of all. */
+  signal?: AbortSignal
+  /**
+   * Whom a step waits for. `all`: until each open sequence wants one too, or was released; whoever opens a session must
+   * go on with it. `none`: for those that ask in the same turn of the event loop, so that sequences whose readers are
+   * slow, or whose prompts are being read, hold up no other.
+   */
+  waitsFor: 'all' | 'none'
+}
+
 /**
- * Sequences of one model that decode side by side: a step of one waits until each of the others wants one too (or
- * was released), then all go through one read of the weights, and each gets what it would get alone, bit by bit.
- * Prompts are taken one at a time. Whoever opens a session must go on with it: the others wait.
+ * Sequences of one model that decode side by side: the steps that they want go through one read of the weights, and
+ * each gets what it would get alone, bit by bit. Prompts are taken one at a time.
  */
 export class DecodeBatch {
   readonly #model: LoadedModel
-  readonly #signal: AbortSignal | undefined
+  readonly #options: BatchOptions
   #open = 0
   #waiting: Waiting[] = []
+  #running = false
   #prefilled: Promise<unknown> = Promise.resolve()
 
-  /** The signal ends the steps of all. */
-  constructor(model: LoadedModel, signal?: AbortSignal) {
+  constructor(model: LoadedModel, options: BatchOptions) {
     this.#model = model
-    this.#signal = signal
+    this.#options = options
   }
 
   open(): BatchSession {
@@ -51,12 +64,13 @@ export class DecodeBatch {
       },
       speculate: (token, options, sampling, signal) => session.speculate(token, options, sampling, signal),
       fork: () => this.#join(session.fork()),
+      rewind: (length) => session.rewind(length),
       release: () => {
         if (released) return
         released = true
         session.release()
         this.#open--
-        this.#runWhenAllWait()
+        this.#runWhenReady()
       },
     }
   }
@@ -73,24 +87,30 @@ export class DecodeBatch {
       const settle = (outcome: NativeStep | FlrcError) =>
         outcome instanceof Error ? reject(outcome) : resolve(outcome)
       this.#waiting.push({ request, settle, reject })
-      this.#runWhenAllWait()
+      this.#runWhenReady()
     })
   }
 
-  #runWhenAllWait(): void {
-    const waiting = this.#waiting
-    if (waiting.length === 0 || waiting.length < this.#open) return
-    this.#waiting = []
-    void this.#run(waiting)
+  #runWhenReady(): void {
+    if (this.#running || this.#waiting.length === 0) return
+    if (this.#options.waitsFor === 'all' && this.#waiting.length < this.#open) return
+    void this.#run()
   }
 
-  async #run(waiting: readonly Waiting[]): Promise<void> {
+  async #run(): Promise<void> {
+    this.#running = true
+    // Those whom the last step has just answered ask for their next one before this turn ends.
+    if (this.#options.waitsFor === 'none') await setImmediate()
+    const waiting = this.#waiting
+    this.#waiting = []
     try {
       const requests = waiting.map(({ request }) => request)
-      const outcomes = await Session.decodeEach(requests, this.#signal)
+      const outcomes = await Session.decodeEach(requests, this.#options.signal)
       for (const [index, outcome] of outcomes.entries()) waiting[index]?.settle(outcome)
     } catch (error) {
       for (const { reject } of waiting) reject(error)
     }
+    this.#running = false
+    this.#runWhenReady()
   }
 }

@@ -10,7 +10,7 @@ import {
 } from '../generate.js'
 import type { LoadedModel } from '../model.js'
 import type { Session } from '../session.js'
-import { renderForModel } from './prompt.js'
+import { chatTokens } from './prompt.js'
 
 export interface ChatMessage {
   role: 'system' | 'user' | 'assistant'
@@ -77,7 +77,11 @@ export class Chat {
     let answer = ''
     let heard = false
     try {
-      const tokens = await this.#render(messages, signal)
+      const tokens = await chatTokens(
+        this.#model,
+        messages.map((message) => ({ ...message })),
+        { remedy: 'generate from a prompt of your own instead', signal },
+      )
       checkContext(this.#model, tokens.length, checked.maxTokens)
       const reused = this.#reuse(tokens)
       const pieces = decode(this.#model, this.#openSession(), tokens, { ...checked, reused }, signal, (token) =>
@@ -96,13 +100,6 @@ export class Chat {
       // A pass that was cut off may still be writing to the cache.
       if (signal.aborted) this.#forget()
     }
-  }
-
-  async #render(messages: readonly ChatMessage[], signal: AbortSignal): Promise<number[]> {
-    const [text = ''] = await renderForModel(this.#model, [messages.map((message) => ({ ...message }))], {
-      ...{ opening: true, remedy: 'generate from a prompt of your own instead', signal },
-    })
-    return Array.from(this.#model.tokenizer.encode(text, { addSpecial: false }))
   }
 
   /** Rewinds the cache to what it shares with the new prompt; the last token is computed anew for its logits. */

@@ -43,3 +43,13 @@ export async function renderForModel(
   }
   return texts
 }
+
+/** The token ids of one chat in the model's own template, with its turn opened. E_CHAT_TEMPLATE, E_ABORTED. */
+export async function chatTokens(
+  model: LoadedModel,
+  messages: readonly ChatMessage[],
+  { remedy, signal }: Omit<RenderForOptions, 'opening'>,
+): Promise<number[]> {
+  const [text = ''] = await renderForModel(model, [messages], { opening: true, remedy, signal })
+  return Array.from(model.tokenizer.encode(text, { addSpecial: false }))
+}

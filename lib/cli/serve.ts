@@ -1,0 +1,67 @@
+import { once } from 'node:events'
+import { type Command, Option } from 'commander'
+import { counted } from '../counted.js'
+import { parseSchedule } from '../schedule.js'
+import { type ServedRequest, serve } from '../serve.js'
+import { isLoopback } from '../server/guard.js'
+import { loadModel, noteUnusedSchedule } from './load.js'
+import {
+  addCommonOptions,
+  addScheduleOptions,
+  type CommonOptions,
+  modelForms,
+  type ScheduleOptions,
+  wholeNumber,
+} from './options.js'
+import { note, print, printJson } from './output.js'
+
+interface ServeFlags extends CommonOptions, ScheduleOptions {
+  host: string
+  port: number
+  parallel: number
+  apiKey?: string
+}
+
+export function registerServe(program: Command, signal: AbortSignal): void {
+  const command = program
+    .command('serve')
+    .description("answer over HTTP as OpenAI's API does, until it is interrupted")
+    .argument('<model>', modelForms)
+    .option('--host <address>', 'address to listen on; 0.0.0.0 is all of them', '127.0.0.1')
+    .option('--port <n>', 'port to listen on; 0 is any that is free', wholeNumber(0, 65535), 8080)
+    .option('--parallel <n>', 'requests that are answered at once; others wait', wholeNumber(1), 4)
+    .addOption(new Option('--api-key <key>', 'key that requests must bring').env('FLRC_API_KEY'))
+  addCommonOptions(addScheduleOptions(command)).action(async (path: string, flags: ServeFlags) => {
+    const { json, host, port, parallel, apiKey, schedule } = flags
+    parseSchedule(schedule)
+    const model = await loadModel(path, flags, signal)
+    noteUnusedSchedule(schedule, model)
+    const onRequest = (request: ServedRequest) => note(describe(request))
+    const server = await serve(model, { host, port, parallel, apiKey, schedule, onRequest })
+    try {
+      if (!isLoopback(host) && apiKey === undefined)
+        note('note: whoever reaches this machine may use the model; --api-key lets only those who know it')
+      const { url, model: name } = server
+      if (json) await printJson({ url, model: name })
+      else await print(`${name} at ${url}/v1\n`)
+      if (!signal.aborted) await once(signal, 'abort')
+    } finally {
+      await server.close()
+    }
+  })
+}
+
+/** A request as one line, with no word of what was said. */
+function describe({
+  method,
+  path,
+  status,
+  promptTokens,
+  completionTokens,
+  seconds,
+  error,
+}: ServedRequest): string {
+  const tokens = promptTokens > 0 ? `, ${promptTokens} + ${counted(completionTokens, 'token')}` : ''
+  const failure = error ? `, ${error.code}: ${error.message}` : ''
+  return `${method} ${path} ${status}${tokens}, ${seconds.toFixed(3)} s${failure}`
+}

@@ -1,0 +1,139 @@
+import { counted } from '../counted.js'
+import { FlrcError } from '../errors.js'
+import { DecodeBatch } from '../generate/batch.js'
+import { chatTokens } from '../generate/prompt.js'
+import {
+  checkOptions,
+  type DecodeOptions,
+  decode,
+  type Generation,
+  LeavableGeneration,
+  type PieceGenerator,
+  promptTokens,
+} from '../generate.js'
+import type { LoadedModel } from '../model.js'
+import type { ScheduleChoice } from '../schedule.js'
+import { closingFailure } from './failure.js'
+import type { Wanted } from './requests.js'
+import { Turns } from './turns.js'
+
+export interface EngineOptions {
+  /** Requests that run at once, and how many may wait for them. */
+  parallel: number
+  queue: number
+  /** Of requests that name none. */
+  schedule: ScheduleChoice | undefined
+}
+
+/** What is known of a generation beside its pieces; filled in by the time of the first. */
+export interface Started {
+  /** Since it was asked for until its turn came. */
+  waitedMs: number
+  promptTokens: number
+  cachedTokens: number
+}
+
+export interface ServedGeneration {
+  pieces: Generation
+  started: Started
+  /** As text; undefined where it is a function. */
+  schedule: string | undefined
+}
+
+/** Generates what requests want on one model: side by side, and as many as may at once. */
+export class Engine {
+  readonly model: LoadedModel
+  readonly #schedule: ScheduleChoice | undefined
+  readonly #batch: DecodeBatch
+  readonly #turns: Turns
+  readonly #generations = new Set<Generation>()
+  #closed = false
+
+  /** @throws E_USAGE for a schedule that the model cannot run */
+  constructor(model: LoadedModel, { parallel, queue, schedule }: EngineOptions) {
+    checkOptions({ schedule }, model)
+    this.model = model
+    this.#schedule = schedule
+    this.#batch = new DecodeBatch(model, { waitsFor: 'none' })
+    this.#turns = new Turns(parallel, queue)
+  }
+
+  /**
+   * Pieces as they come; asking for the first one waits for the request's turn. Errors: E_USAGE at once for what the
+   * model cannot do, then those of a generation, of the chat template, and of a server that is busy or closing.
+   */
+  generate(wanted: Wanted, signal: AbortSignal): ServedGeneration {
+    if (this.#closed) throw closingFailure()
+    const { sampling, maxTokens = 0, schedule = this.#schedule } = wanted
+    const options = checkOptions({ ...sampling, maxTokens, schedule }, this.model)
+    const started = { waitedMs: 0, promptTokens: 0, cachedTokens: 0 }
+    const pieces = new LeavableGeneration(
+      signal,
+      async function* (this: Engine, left: AbortSignal) {
+        try {
+          return yield* this.#run(wanted, options, started, left)
+        } finally {
+          this.#generations.delete(pieces)
+        }
+      }.bind(this),
+    )
+    this.#generations.add(pieces)
+    return { pieces, started, schedule: textOf(schedule) }
+  }
+
+  /** Of requests that name none, as text; undefined where it is a function. */
+  get schedule(): string | undefined {
+    return textOf(this.#schedule)
+  }
+
+  /** Ends all generations, and resolves once they have. */
+  async close(): Promise<void> {
+    this.#closed = true
+    await Promise.all([...this.#generations].map((generation) => generation.return(undefined)))
+  }
+
+  async *#run(
+    wanted: Wanted,
+    options: Omit<DecodeOptions, 'reused'>,
+    started: Started,
+    signal: AbortSignal,
+  ): PieceGenerator {
+    const begin = performance.now()
+    const leave = await this.#turns.take(signal)
+    try {
+      started.waitedMs = performance.now() - begin
+      const tokens = await this.#tokensOf(wanted.prompt, signal)
+      const maxTokens = this.#room(tokens.length, wanted.maxTokens)
+      started.promptTokens = tokens.length
+      const session = this.#batch.open()
+      try {
+        return yield* decode(this.model, session, tokens, { ...options, maxTokens, reused: 0 }, signal)
+      } finally {
+        session.release()
+      }
+    } finally {
+      leave()
+    }
+  }
+
+  /** What of `most` tokens fits the context behind a prompt. E_CONTEXT where not one does. */
+  #room(promptTokens: number, most = Number.POSITIVE_INFINITY): number {
+    const { contextLength } = this.model.config
+    const left = contextLength - promptTokens
+    if (left >= Math.min(1, most)) return Math.min(left, most)
+    const prompt = counted(promptTokens, 'prompt token')
+    throw new FlrcError(
+      'E_CONTEXT',
+      `${prompt} leave no room in the context of ${contextLength}; shorten the prompt`,
+    )
+  }
+
+  #tokensOf(prompt: Wanted['prompt'], signal: AbortSignal): Promise<number[]> | number[] {
+    if ('text' in prompt) return promptTokens(this.model, prompt.text)
+    return chatTokens(this.model, prompt.messages, { remedy: 'ask /v1/completions instead', signal })
+  }
+}
+
+function textOf(schedule: ScheduleChoice = 'full'): string | undefined {
+  return typeof schedule === 'string' ? schedule : undefined
+}

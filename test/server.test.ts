@@ -1,0 +1,567 @@
+import { readFileSync } from 'node:fs'
+import { request as httpRequest } from 'node:http'
+import path from 'node:path'
+import { setTimeout } from 'node:timers/promises'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import {
+  complete,
+  compress,
+  Model,
+  type ModelServer,
+  type ServedRequest,
+  type ServeOptions,
+  serve,
+} from '#lib/index.js'
+import { serverApp } from '#lib/server/app.js'
+import { Engine } from '#lib/server/engine.js'
+import { Session } from '#lib/session.js'
+import { tinyModel } from './support/child.js'
+import { throwsFlrcError } from './support/flrc-error.js'
+
+const model = await Model.load(tinyModel)
+const small = await compress(model, {
+  ...{ keep: 0.8, levels: [0.8, 0.6], samples: 4, seqLen: 64 },
+  calibration: [readFileSync(path.join(tinyModel, 'calibration.txt'), 'utf8')],
+})
+
+const prompt = 'Once upon a time there was a king who'
+const messages = [
+  { role: 'system', content: 'Speak in verse.' },
+  { role: 'user', content: 'Continue this text.' },
+]
+const completions = '/v1/completions'
+const chats = '/v1/chat/completions'
+
+interface Choice {
+  text?: string
+  message?: { role: string; content: string }
+  delta?: { role?: string; content?: string }
+  logprobs: Record<string, unknown[]> | null
+  finish_reason: string | null
+}
+
+interface Answer {
+  object: string
+  choices: [Choice]
+  usage: {
+    prompt_tokens: number
+    completion_tokens: number
+    total_tokens: number
+    prompt_tokens_details: { cached_tokens: number }
+  }
+  flrc: { seed: number; schedule: string; meanActiveBudget: number; levels: number[]; waitedMs: number }
+  error: { message: string; type: string; param: string | null; code: string }
+}
+
+/** A server of its own, on a free port; `requests` are those that it has heard of. */
+async function serving(
+  run: (server: ModelServer, requests: ServedRequest[]) => Promise<void>,
+  options: ServeOptions = {},
+  served = model,
+): Promise<void> {
+  const requests: ServedRequest[] = []
+  const server = await serve(served, { port: 0, onRequest: (request) => requests.push(request), ...options })
+  try {
+    await run(server, requests)
+  } finally {
+    await server.close()
+  }
+}
+
+const post = (url: string, body: unknown, init: RequestInit = {}) =>
+  fetch(url, {
+    method: 'POST',
+    body: typeof body === 'string' ? body : JSON.stringify(body),
+    ...init,
+    headers: { 'content-type': 'application/json', ...init.headers },
+  })
+
+async function ask(url: string, body: unknown, status = 200): Promise<Answer> {
+  const response = await post(url, body)
+  const answer = (await response.json()) as Answer
+  assert.is(response.status, status, JSON.stringify(answer))
+  return answer
+}
+
+/** The events of a stream, which must end with [DONE] unless an error ends it. */
+async function eventsOf(response: Response): Promise<Answer[]> {
+  assert.match(response.headers.get('content-type') ?? '', /^text\/event-stream/)
+  const events = (await response.text()).split('\n\n').slice(0, -1)
+  assert.ok(events.every((event) => event.startsWith('data: ')))
+  const data = events.map((event) => event.slice('data: '.length))
+  const parsed = data.filter((event) => event !== '[DONE]').map((event) => JSON.parse(event) as Answer)
+  assert.is(data.at(-1) === '[DONE]', parsed.at(-1)?.error === undefined)
+  return parsed
+}
+
+const textOf = ({ choices: [choice] }: Answer) => choice.text ?? choice.message?.content
+
+/** Waits for what comes about soon. */
+async function until(holds: () => boolean): Promise<void> {
+  for (let tries = 0; !holds(); tries++) {
+    assert.ok(tries < 500, 'it does not come about')
+    await setTimeout(10)
+  }
+}
+
+const endpoints = suite('endpoints')
+
+endpoints('health, and the model that is served', () =>
+  serving(async ({ url, model: name }) => {
+    assert.is(name, 'tiny')
+    assert.equal(await (await fetch(`${url}/health`)).json(), { status: 'ok' })
+    const { data } = (await (await fetch(`${url}/v1/models`)).json()) as {
+      data: [{ id: string; flrc: { contextLength: number } }]
+    }
+    assert.is(data[0].id, 'tiny')
+    assert.is(data[0].flrc.contextLength, 512)
+    assert.equal(await (await fetch(`${url}/v1/models/tiny`)).json(), data[0])
+    for (const path of ['/v1/models/other', '/v1/embeddings', '/']) {
+      const response = await fetch(url + path)
+      assert.is(response.status, 404)
+      assert.is(((await response.json()) as Answer).error.type, 'not_found_error')
+    }
+  }),
+)
+
+endpoints('greedy texts are those of the API, from text and from token ids', () =>
+  serving(async ({ url }) => {
+    const own = await complete(model.generate(prompt, { maxTokens: 24 }))
+    const tokens = Array.from(model.tokenizer.encode(prompt))
+    for (const one of [prompt, [prompt], tokens, [tokens]]) {
+      const answer = await ask(url + completions, { prompt: one, max_tokens: 24, temperature: 0 })
+      assert.is(answer.object, 'text_completion')
+      assert.is(textOf(answer), own.text)
+      assert.is(answer.choices[0].finish_reason, 'length')
+      const { prompt_tokens, completion_tokens, total_tokens } = answer.usage
+      assert.equal([prompt_tokens, completion_tokens, total_tokens], [tokens.length, 24, tokens.length + 24])
+    }
+    const chat = model.chat({ messages: [{ role: 'system', content: 'Speak in verse.' }] })
+    const said = await complete(chat.send('Continue this text.', { maxTokens: 24 }))
+    const answer = await ask(url + chats, { messages, max_completion_tokens: 24, temperature: 0 })
+    assert.is(answer.object, 'chat.completion')
+    assert.equal(answer.choices[0].message, { role: 'assistant', content: said.text, refusal: null })
+    assert.is(answer.usage.prompt_tokens, said.promptTokens)
+    const parts = messages.map(({ role, content }) => ({
+      role: role === 'system' ? 'developer' : role,
+      content: content.split(' ').map((text) => ({ type: 'text', text })),
+    }))
+    const joined = await ask(url + chats, { messages: parts, max_tokens: 1 })
+    assert.is.not(joined.usage.prompt_tokens, 0)
+  }),
+)
+
+endpoints('a stream says what the whole answer does', () =>
+  serving(async ({ url }) => {
+    const sampling = { max_tokens: 24, seed: 5, cache_prompt: false }
+    for (const [endpoint, body] of [
+      [completions, { ...sampling, prompt, logprobs: 0 }],
+      [chats, { ...sampling, messages, logprobs: true, top_logprobs: 0 }],
+    ] as const) {
+      const whole = await ask(url + endpoint, body)
+      const events = await eventsOf(
+        await post(url + endpoint, { ...body, stream: true, stream_options: { include_usage: true } }),
+      )
+      const usage = events.pop()
+      assert.equal(usage?.choices, [])
+      assert.equal(usage?.usage, whole.usage)
+      assert.is(new Set(events.map((event) => (event as unknown as { id: string }).id)).size, 1)
+      const texts = events.map(({ choices: [choice] }) => choice.text ?? choice.delta?.content ?? '')
+      assert.is(texts.join(''), textOf(whole))
+      const finish = events.map(({ choices: [choice] }) => choice.finish_reason)
+      assert.equal(finish, [...Array(events.length - 1).fill(null), 'length'])
+      assert.is(events.at(-1)?.flrc.meanActiveBudget, 1)
+      for (const key of endpoint === chats ? ['content'] : ['tokens', 'token_logprobs', 'text_offset']) {
+        const said = events.flatMap(({ choices: [choice] }) => choice.logprobs?.[key] ?? [])
+        assert.equal(said, whole.choices[0].logprobs?.[key])
+        assert.is(said.length, 24)
+      }
+    }
+    const plain = await eventsOf(await post(url + chats, { messages, max_tokens: 2, stream: true }))
+    assert.equal(plain[0]?.choices[0].delta, { role: 'assistant', content: '' })
+    assert.ok(plain.every(({ usage }) => usage === undefined))
+  }),
+)
+
+endpoints('seeds repeat an answer, and one that was drawn is told', () =>
+  serving(async ({ url }) => {
+    const body = { prompt, max_tokens: 24, cache_prompt: false }
+    const first = await ask(url + completions, body)
+    const again = await ask(url + completions, { ...body, seed: first.flrc.seed })
+    assert.is(textOf(again), textOf(first))
+    const drawn = await ask(url + completions, { ...body, seed: null })
+    assert.is.not(drawn.flrc.seed, first.flrc.seed)
+    const { seed } = first.flrc
+    const own = { maxTokens: 24, temperature: 0.8, topK: 40, topP: 0.95, minP: 0.05, seed }
+    assert.is(
+      textOf(first),
+      (await complete(model.generate(prompt, own))).text,
+      'the defaults that are documented',
+    )
+    const likeliest = await ask(url + completions, { ...body, temperature: 1, top_p: 0 })
+    assert.is(textOf(likeliest), textOf(await ask(url + completions, { ...body, temperature: 0 })))
+  }),
+)
+
+endpoints('penalties are those of the API', () =>
+  serving(async ({ url }) => {
+    const body = { prompt, max_tokens: 40, temperature: 0 }
+    const penalties = { repeatPenalty: 1.3, frequencyPenalty: 0.5, presencePenalty: 0.5 }
+    const own = await complete(model.generate(prompt, { maxTokens: 40, ...penalties }))
+    const fields = { repeat_penalty: 1.3, frequency_penalty: 0.5, presence_penalty: 0.5 }
+    const answer = await ask(url + completions, { ...body, ...fields })
+    assert.is(textOf(answer), own.text)
+    assert.is.not(textOf(answer), textOf(await ask(url + completions, body)))
+  }),
+)
+
+endpoints('stop strings end the text before them, and the context ends what has no limit', () =>
+  serving(async ({ url }) => {
+    const body = { prompt, max_tokens: 40, temperature: 0 }
+    const whole = textOf(await ask(url + completions, body)) ?? ''
+    const stop = whole.slice(20, 27)
+    for (const stops of [stop, ['never there', stop]]) {
+      const stopped = await ask(url + completions, { ...body, stop: stops })
+      assert.is(textOf(stopped), whole.slice(0, whole.indexOf(stop)))
+      assert.is(stopped.choices[0].finish_reason, 'stop')
+    }
+    for (const max_tokens of [undefined, -1, 4096]) {
+      const full = await ask(url + completions, { prompt, temperature: 0, max_tokens, logit_bias: {} })
+      const ended = full.choices[0].finish_reason === 'stop' ? 0 : 512
+      assert.ok(full.usage.total_tokens >= ended && full.usage.completion_tokens > 40)
+    }
+    assert.is((await ask(url + completions, { prompt, max_tokens: 0 })).usage.completion_tokens, 0)
+  }),
+)
+
+endpoints('a schedule lowers the level, of the server or of one request', () =>
+  serving(
+    async ({ url }) => {
+      const budgets = small.levels.map(({ budget }) => budget)
+      const [high = 0, low = 0] = budgets
+      const body = { prompt, max_tokens: 8, temperature: 0 }
+      const usual = await ask(url + completions, body)
+      assert.equal([usual.flrc.schedule, usual.flrc.levels], ['step:.8:.6:4', [4, 4]])
+      assert.ok(Math.abs(usual.flrc.meanActiveBudget - (high + low) / 2) < 1e-12)
+      const own = await complete(small.generate(prompt, { maxTokens: 8, schedule: 'step:.8:.6:4' }))
+      assert.is(textOf(usual), own.text)
+      const full = await ask(url + completions, { ...body, schedule: 'full' })
+      assert.equal([full.flrc.schedule, full.flrc.levels], ['full', [8]])
+      for (const schedule of ['half', 'constant:.9']) {
+        const { error } = await ask(url + completions, { ...body, schedule }, 400)
+        assert.is(error.code, 'E_USAGE')
+        assert.match(error.message, /schedule/)
+      }
+    },
+    { schedule: 'step:.8:.6:4' },
+    small,
+  ),
+)
+
+const refusals = suite('refusals')
+
+refusals('what is not supported is said, and what changes nothing is not', () =>
+  serving(async ({ url }) => {
+    const wrong: [endpoint: string, param: string, fields: object][] = [
+      [chats, 'n', { n: 2 }],
+      [chats, 'tools', { tools: [{ type: 'function' }] }],
+      [chats, 'tool_choice', { tool_choice: 'required' }],
+      [chats, 'frequency_penalty', { frequency_penalty: 3 }],
+      [chats, 'repeat_penalty', { repeat_penalty: 0 }],
+      [chats, 'logit_bias', { logit_bias: { 5: 1 } }],
+      [chats, 'response_format', { response_format: { type: 'json_object' } }],
+      [chats, 'top_logprobs', { logprobs: true, top_logprobs: 3 }],
+      [chats, 'mirostat', { mirostat: 2 }],
+      [chats, 'temperature', { temperature: -1 }],
+      [chats, 'temperature', { temperature: '1' }],
+      [chats, 'top_p', { top_p: 2 }],
+      [chats, 'max_tokens', { max_tokens: 1.5 }],
+      [chats, 'seed', { seed: -2 }],
+      [chats, 'stop', { stop: '' }],
+      [chats, 'stop', { stop: ['a', 'b', 'c', 'd', 'e'] }],
+      [chats, 'stream', { stream: 'yes' }],
+      [chats, 'stream_options', { stream_options: { include_usage: true } }],
+      [chats, 'messages', { messages: [] }],
+      [chats, 'messages', { messages: 'Hello' }],
+      [chats, 'messages.0.role', { messages: [{ role: 'tool', content: 'x' }] }],
+      [chats, 'messages.0.content', { messages: [{ role: 'user' }] }],
+      [
+        chats,
+        'messages.0.content.0.type',
+        { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'data:' } }] }] },
+      ],
+      [completions, 'prompt', { prompt: ['a', 'b'] }],
+      [completions, 'prompt', { prompt: null }],
+      [completions, 'best_of', { best_of: 3 }],
+      [completions, 'echo', { echo: true }],
+      [completions, 'suffix', { suffix: 'end' }],
+      [completions, 'logprobs', { logprobs: 5 }],
+    ]
+    for (const [endpoint, param, fields] of wrong) {
+      const good = endpoint === chats ? { messages } : { prompt }
+      const { error } = await ask(url + endpoint, { ...good, ...fields }, 400)
+      assert.equal([error.type, error.param, error.code], ['invalid_request_error', param, 'E_USAGE'])
+      assert.ok(error.message.startsWith(param.split('.')[0] ?? ''), error.message)
+    }
+    const harmless = {
+      user: 'me',
+      model: 'gpt',
+      metadata: {},
+      store: false,
+      n: 1,
+      tools: [],
+      tool_choice: 'none',
+    }
+    const neutral = { frequency_penalty: 0, presence_penalty: 0, logit_bias: {}, stop: null, seed: null }
+    await ask(url + chats, { messages, max_tokens: 1, ...harmless, ...neutral })
+    const missing = await ask(url + completions, {}, 400)
+    assert.is(missing.error.param, 'prompt')
+    const outside = await ask(url + completions, { prompt: [99999], max_tokens: 1 }, 400)
+    assert.is(outside.error.code, 'E_USAGE')
+    const long = await ask(url + completions, { prompt: 'word '.repeat(600) }, 400)
+    assert.is(long.error.code, 'E_CONTEXT')
+    assert.match(long.error.message, /^\d+ prompt tokens leave no room in the context of 512/)
+  }),
+)
+
+refusals('bodies that are no JSON, called something else, or too long', () =>
+  serving(async ({ url }) => {
+    for (const body of ['{"prompt": "x",}', '', '[]', 'null']) {
+      const { error } = await ask(url + completions, body, 400)
+      assert.equal([error.code, error.param], ['E_USAGE', null])
+    }
+    for (const type of ['text/plain', 'application/x-www-form-urlencoded']) {
+      const response = await post(url + completions, { prompt }, { headers: { 'content-type': type } })
+      assert.is(response.status, 415)
+    }
+    const long = JSON.stringify({ prompt: 'x'.repeat(2 ** 20) })
+    assert.is((await ask(url + completions, long, 413)).error.code, 'body_too_large')
+    const inParts = (body: string) => ({ body: new Blob([body]).stream(), duplex: 'half' }) as RequestInit
+    assert.is((await post(url + completions, '', inParts(long))).status, 413)
+    const short = JSON.stringify({ prompt, max_tokens: 1 })
+    assert.is((await post(url + completions, '', inParts(short))).status, 200)
+  }),
+)
+
+refusals('a key, where one is set, and no other', () =>
+  serving(
+    async ({ url }) => {
+      assert.is((await fetch(`${url}/health`)).status, 200)
+      for (const authorization of [undefined, 'Bearer', 'Bearer wrong', 'Basic secret', 'Bearer secret2']) {
+        const response = await fetch(`${url}/v1/models`, { headers: authorization ? { authorization } : {} })
+        const { error } = (await response.json()) as Answer
+        assert.equal([response.status, error.code], [401, 'invalid_api_key'])
+        assert.is(response.headers.get('www-authenticate'), 'Bearer')
+        assert.not.match(error.message, /secret/)
+      }
+      const headers = { authorization: 'Bearer secret' }
+      assert.is((await post(url + completions, { prompt, max_tokens: 1 }, { headers })).status, 200)
+    },
+    { apiKey: 'secret' },
+  ),
+)
+
+/** Of a request that names `host`, which fetch does not let one do. */
+function statusFor(url: string, host: string): Promise<number | undefined> {
+  return new Promise((resolve, reject) => {
+    const request = httpRequest(`${url}/v1/models`, { headers: { host, authorization: 'Bearer key' } })
+    request.on('error', reject)
+    request.on('response', (response) => {
+      response.resume()
+      resolve(response.statusCode)
+    })
+    request.end()
+  })
+}
+
+refusals('without a key, only requests that name this machine', async () => {
+  await serving(async ({ url }) => {
+    for (const host of [
+      'localhost',
+      'localhost:80',
+      '127.0.0.1:8080',
+      '[::1]:1',
+      '192.168.0.7',
+      'x.localhost',
+    ]) {
+      assert.is(await statusFor(url, host), 200, host)
+    }
+    for (const host of ['example.com', 'localhost.example.com:8080', '127.0.0.1.example.com']) {
+      assert.is(await statusFor(url, host), 403, host)
+    }
+  })
+  await serving(async ({ url }) => assert.is(await statusFor(url, 'example.com'), 200), { apiKey: 'key' })
+})
+
+refusals('options that cannot be used, and an address that is taken', () =>
+  serving(async ({ url }) => {
+    const port = Number(new URL(url).port)
+    await throwsFlrcError(() => serve(model, { port }), { code: 'E_IO', message: /127\.0\.0\.1, port \d+: / })
+    await throwsFlrcError(() => serve(model, { port: 0, host: '192.0.2.1' }), { code: 'E_IO' })
+    const wrong: ServeOptions[] = [
+      ...[{ port: 65536 }, { port: -1 }, { parallel: 0 }, { queue: -1 }, { apiKey: '' }, { schedule: 'half' }],
+      ...([{ host: 5 }, { apiKey: 5 }, { onRequest: 'log' }] as unknown as ServeOptions[]),
+    ]
+    for (const options of wrong) {
+      await throwsFlrcError(() => serve(model, { port: 0, ...options }), { code: 'E_USAGE' })
+    }
+    await throwsFlrcError(() => serve({} as Model), { code: 'E_USAGE' })
+  }),
+)
+
+const together = suite('requests at once')
+
+together('each gets what it would get alone, through shared reads of the weights', async () => {
+  const decodeEach = Session.decodeEach
+  const sizes: number[] = []
+  Session.decodeEach = (requests, signal) => {
+    sizes.push(requests.length)
+    return decodeEach.call(Session, requests, signal)
+  }
+  try {
+    await serving(
+      async ({ url }) => {
+        const schedules = ['full', 'step:.8:.6:8']
+        const bodies = Array.from({ length: 6 }, (_, index) => ({
+          ...{ prompt: `${prompt} ${index}`, max_tokens: 48, seed: index, temperature: index % 3 },
+          ...{ schedule: schedules[index % 2], stream: index > 3, logprobs: 0, cache_prompt: false },
+        }))
+        const responses = await Promise.all(bodies.map((body) => post(url + completions, body)))
+        const most = Math.max(...sizes)
+        assert.ok(most > 1 && most <= 4, `${most} side by side`)
+        for (const [index, response] of responses.entries()) {
+          const { schedule, seed, temperature, stream, prompt } = bodies[index] as (typeof bodies)[number]
+          const answers = stream ? await eventsOf(response) : [(await response.json()) as Answer]
+          const usual = { topK: 40, topP: 0.95, minP: 0.05 }
+          const options = { maxTokens: 48, schedule, seed, temperature, ...usual }
+          const logprobs: number[] = []
+          const own = await complete(small.generate(prompt, options), ({ logprob }) => logprobs.push(logprob))
+          assert.is(answers.map(textOf).join(''), own.text)
+          const told = answers.flatMap(({ choices: [choice] }) => choice.logprobs?.token_logprobs ?? [])
+          assert.equal(told, logprobs)
+        }
+      },
+      {},
+      small,
+    )
+  } finally {
+    Session.decodeEach = decodeEach
+  }
+})
+
+together('beyond those that run some wait, and the rest are sent away', () =>
+  serving(
+    async ({ url }, requests) => {
+      const left = new AbortController()
+      const stream = await post(url + completions, { prompt, stream: true }, { signal: left.signal })
+      const waiting = post(url + completions, { prompt, max_tokens: 1 })
+      const leaving = new AbortController()
+      const left2 = post(url + completions, { prompt, max_tokens: 1 }, { signal: leaving.signal })
+      await setTimeout(50)
+      const busy = await post(url + completions, { prompt, max_tokens: 1 })
+      const { error } = (await busy.json()) as Answer
+      assert.equal([busy.status, error.code, error.type], [503, 'busy', 'unavailable_error'])
+      assert.ok(Number(busy.headers.get('retry-after')) > 0)
+      leaving.abort()
+      await left2.catch(() => undefined)
+      left.abort()
+      await stream.text().catch(() => undefined)
+      assert.is((await waiting).status, 200)
+      await until(() => requests.length === 4)
+      assert.equal(requests.map(({ status }) => status).sort(), [200, 499, 499, 503])
+    },
+    { parallel: 1, queue: 2 },
+  ),
+)
+
+together('whoever leaves ends its generation', () =>
+  serving(
+    async ({ url }, requests) => {
+      for (const stream of [true, false]) {
+        const left = new AbortController()
+        const answer = post(url + completions, { prompt, temperature: 2, stream }, { signal: left.signal })
+        if (stream) await (await answer).body?.getReader().read()
+        else await setTimeout(20)
+        left.abort()
+        await answer.catch(() => undefined)
+        // The only turn there is was handed on.
+        assert.is((await ask(url + completions, { prompt, max_tokens: 1 })).usage.completion_tokens, 1)
+        await until(() => requests.length === 2)
+        const [cut] = requests.splice(0).filter(({ status }) => status === 499)
+        assert.ok(cut && cut.completionTokens < 400, JSON.stringify(cut))
+        assert.is(cut.error, undefined)
+      }
+    },
+    { parallel: 1 },
+  ),
+)
+
+together('a reader that stalls is waited for, and holds up no other', async () => {
+  const engine = new Engine(model, { parallel: 2, queue: 0, schedule: undefined })
+  const app = serverApp(engine, { host: '127.0.0.1', apiKey: undefined, name: 'tiny' })
+  const asked = (body: object) => {
+    const record = { promptTokens: 0, completionTokens: 0 }
+    const headers = { 'content-type': 'application/json', host: 'localhost' }
+    const init = { method: 'POST', body: JSON.stringify({ prompt, temperature: 0, ...body }), headers }
+    return { record, response: Promise.resolve(app.request(completions, init, { record })) }
+  }
+  const stalled = asked({ stream: true })
+  const reader = (await stalled.response).body?.getReader()
+  await reader?.read()
+  const other = (await (await asked({ max_tokens: 100 }).response).json()) as Answer
+  assert.is(other.usage.completion_tokens, 100)
+  const ahead = stalled.record.completionTokens
+  assert.ok(ahead < 5, `${ahead} tokens ahead of a reader that took one event`)
+  await reader?.read()
+  await until(() => stalled.record.completionTokens > ahead)
+  await reader?.cancel()
+  // Its turn is free again, and there is no queue.
+  await Promise.all([asked({ max_tokens: 1 }), asked({ max_tokens: 1 })].map(({ response }) => response))
+  await engine.close()
+})
+
+const ending = suite('ending')
+
+ending('closing ends what is being generated', async () => {
+  const requests: ServedRequest[] = []
+  const server = await serve(model, { port: 0, parallel: 2, onRequest: (request) => requests.push(request) })
+  const url = server.url + completions
+  const body = { prompt, temperature: 2 }
+  const stream = await post(url, { ...body, stream: true })
+  const [whole, waiting] = [post(url, body), post(url, body)]
+  await setTimeout(20)
+  const begin = performance.now()
+  await Promise.all([server.close(), server.close()])
+  assert.ok(performance.now() - begin < 900, 'answers end by themselves')
+  const events = await eventsOf(stream)
+  assert.equal([events.at(-1)?.error.code, events.at(-1)?.error.type], ['E_ABORTED', 'unavailable_error'])
+  for (const response of await Promise.all([whole, waiting])) {
+    assert.is(response.status, 503)
+    assert.is(((await response.json()) as Answer).error.code, 'E_ABORTED')
+  }
+  await post(url, body).then(
+    () => assert.unreachable('it listens no more'),
+    () => undefined,
+  )
+  assert.is((await complete(model.generate(prompt, { maxTokens: 2 }))).tokenIds.length, 2)
+})
+
+ending('a model that is disposed of is no longer there for requests', async () => {
+  const short = await Model.load(tinyModel)
+  await serving(
+    async ({ url }, requests) => {
+      const running = post(url + completions, { prompt, temperature: 2, stream: true })
+      const stream = await running
+      short.dispose()
+      assert.is((await eventsOf(stream)).at(-1)?.error.type, 'unavailable_error')
+      assert.is((await ask(url + completions, { prompt }, 503)).error.code, 'E_DISPOSED')
+      await until(() => requests.length === 2)
+    },
+    {},
+    short,
+  )
+  await throwsFlrcError(() => serve(short), { code: 'E_DISPOSED' })
+})
+
+for (const tests of [endpoints, refusals, together, ending]) tests.run()
