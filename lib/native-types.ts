@@ -323,8 +323,13 @@ export interface NativeBinding {
     levels: Int32Array,
     samplings: readonly NativeSampling[],
   ): NativeTask<(NativeStep | Error)[]>
-  /** A session of its own that begins with what this one holds: cache and logits. */
-  forkSession(session: NativeSession): NativeSession
+  /**
+   * A session of its own that begins with what this one holds: cache and logits; or with the first `length` positions,
+   * without logits where that is not all.
+   */
+  forkSession(session: NativeSession, length?: number): NativeSession
+  /** What a session's cache and working memory take; of the device's memory where it decodes on one. */
+  sessionBytes(session: NativeSession): number
   /** Goes on with another model's weights, on what the session holds; both on the CPU, with caches of one shape. */
   moveSession(session: NativeSession, model: NativeModel): void
   /** Per pair KL(reference || session), nats, of the distributions that their kept logits give. */

@@ -25,6 +25,11 @@ export interface ServeOptions {
   parallel?: number
   /** Requests that may wait for their turn, beyond which they are told to come back later (503); 64 by default. */
   queue?: number
+  /**
+   * Bytes that the caches of requests that have ended may take, for those that begin as they did, such as the next turn
+   * of a chat; 2^30 by default, 0 keeps none.
+   */
+  cacheBytes?: number
   /** What requests must bring as `Authorization: Bearer KEY`; none by default. */
   apiKey?: string
   /** Of requests that name none; level 0 throughout by default. */
@@ -50,7 +55,8 @@ export interface ModelServer {
  * address cannot be listened on, E_DISPOSED.
  */
 export async function serve(model: LoadedModel, options: ServeOptions = {}): Promise<ModelServer> {
-  const { host = '127.0.0.1', port = 8080, parallel = 4, queue = 64, apiKey, schedule, onRequest } = options
+  const { host = '127.0.0.1', port = 8080, parallel = 4, queue = 64, cacheBytes = 2 ** 30 } = options
+  const { apiKey, schedule, onRequest } = options
   checkModel(model)
   model.assertUsable()
   checkText('host', host, 'an address of this machine')
@@ -58,11 +64,12 @@ export async function serve(model: LoadedModel, options: ServeOptions = {}): Pro
   if (port > 65535) refuse('port', port, 'a whole number from 0 to 65535')
   checkWhole('parallel', parallel, 1)
   checkWhole('queue', queue, 0)
+  checkWhole('cacheBytes', cacheBytes, 0)
   // The key itself is no matter for a message.
   if (apiKey !== undefined && (typeof apiKey !== 'string' || apiKey === ''))
     refuse('apiKey', typeof apiKey === 'string' ? 'empty' : typeof apiKey, 'a text that is not empty')
   if (onRequest !== undefined && typeof onRequest !== 'function') refuse('onRequest', onRequest, 'a function')
   // Only who serves pays for the server.
   const { startServer } = await import('./server/start.js')
-  return startServer(model, { host, port, parallel, queue, apiKey, schedule, onRequest })
+  return startServer(model, { host, port, parallel, queue, cacheBytes, apiKey, schedule, onRequest })
 }

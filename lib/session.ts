@@ -131,11 +131,17 @@ export class Session {
     return runTask((addon) => addon.divergences(references, sessions), [signal, ...lifetimes])
   }
 
-  /** A session of its own that begins with what this one holds. */
-  fork(): Session {
+  /** Bytes of the cache and of working memory, on the device that decodes. */
+  get bytes(): number {
+    const native = this.#handle()
+    return callNative((addon) => addon.sessionBytes(native))
+  }
+
+  /** A session of its own that begins with what this one holds, or with the first `length` positions of it. */
+  fork(length?: number): Session {
     const native = this.#handle()
     return new Session(
-      callNative((addon) => addon.forkSession(native)),
+      callNative((addon) => addon.forkSession(native, length)),
       this.#modelLifetime,
       this.#sources,
       this.#model,

@@ -1,5 +1,7 @@
 // Sessions: prefill, decoding, sampling, speculation.
 
+#include <optional>
+
 #include "addon.h"
 #include "addon_values.h"
 #include "core/thread_pool.h"
@@ -176,7 +178,8 @@ Napi::Value decodeEach(const Napi::CallbackInfo& call) {
 }
 
 Napi::Value forkSession(const Napi::CallbackInfo& call) {
-  const auto fork = Handle<Session>::get(call[0])->fork();
+  const auto length = call[1].IsUndefined() ? std::nullopt : std::optional(integer(call[1], "length"));
+  const auto fork = Handle<Session>::get(call[0])->fork(length);
   return Handle<Session>::wrap(call.Env(), fork, static_cast<int64_t>(fork->bytes()));
 }
 
@@ -205,6 +208,10 @@ Napi::Value startDivergences(const Napi::CallbackInfo& call) {
       [](Napi::Env env, std::vector<double>& values) { return toArray(env, values); });
 }
 
+Napi::Value sessionBytes(const Napi::CallbackInfo& call) {
+  return toNumber(call.Env(), static_cast<double>(Handle<Session>::get(call[0])->bytes()));
+}
+
 Napi::Value rewind(const Napi::CallbackInfo& call) {
   Handle<Session>::get(call[0])->rewind(integer(call[1], "length"));
   return call.Env().Undefined();
@@ -223,6 +230,7 @@ void addSessionFunctions(Exports& exports) {
   exports.add<forkSession>("forkSession");
   exports.add<moveSession>("moveSession");
   exports.add<startDivergences>("divergences");
+  exports.add<sessionBytes>("sessionBytes");
   exports.add<rewind>("rewind");
   exports.add<release<Session>>("releaseSession");
 }

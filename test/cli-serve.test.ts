@@ -89,6 +89,7 @@ running('wrong usage is found before the model is loaded, a taken port when it l
   for (const args of [
     ['--port', '70000'],
     ['--parallel', '0'],
+    ['--cache', 'much'],
     ['--schedule', 'half'],
     ['--cors', '*'],
   ]) {

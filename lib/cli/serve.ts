@@ -10,6 +10,7 @@ import {
   addScheduleOptions,
   type CommonOptions,
   modelForms,
+  parseBytes,
   type ScheduleOptions,
   wholeNumber,
 } from './options.js'
@@ -19,6 +20,7 @@ interface ServeFlags extends CommonOptions, ScheduleOptions {
   host: string
   port: number
   parallel: number
+  cache: number
   apiKey?: string
 }
 
@@ -30,14 +32,22 @@ export function registerServe(program: Command, signal: AbortSignal): void {
     .option('--host <address>', 'address to listen on; 0.0.0.0 is all of them', '127.0.0.1')
     .option('--port <n>', 'port to listen on; 0 is any that is free', wholeNumber(0, 65535), 8080)
     .option('--parallel <n>', 'requests that are answered at once; others wait', wholeNumber(1), 4)
+    .addOption(
+      new Option(
+        '--cache <size>',
+        'memory for caches of ended requests, for prompts that begin alike; 0 is none',
+      )
+        .argParser((text) => (text === '0' ? 0 : parseBytes(text)))
+        .default(2 ** 30, '1GB'),
+    )
     .addOption(new Option('--api-key <key>', 'key that requests must bring').env('FLRC_API_KEY'))
   addCommonOptions(addScheduleOptions(command)).action(async (path: string, flags: ServeFlags) => {
-    const { json, host, port, parallel, apiKey, schedule } = flags
+    const { json, host, port, parallel, cache: cacheBytes, apiKey, schedule } = flags
     parseSchedule(schedule)
     const model = await loadModel(path, flags, signal)
     noteUnusedSchedule(schedule, model)
     const onRequest = (request: ServedRequest) => note(describe(request))
-    const server = await serve(model, { host, port, parallel, apiKey, schedule, onRequest })
+    const server = await serve(model, { host, port, parallel, cacheBytes, apiKey, schedule, onRequest })
     try {
       if (!isLoopback(host) && apiKey === undefined)
         note('note: whoever reaches this machine may use the model; --api-key lets only those who know it')

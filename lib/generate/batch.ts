@@ -13,8 +13,10 @@ interface Waiting {
 
 /** One of the sequences. */
 export interface BatchSession extends DecodingSession {
-  /** Another one, which begins with what this one holds. */
-  fork(): BatchSession
+  /** Of its cache and working memory. */
+  readonly bytes: number
+  /** Another one, which begins with what this one holds, or with the first `length` positions of it. */
+  fork(length?: number): BatchSession
   /** Forgets all positions from `length` on. */
   rewind(length: number): void
   release(): void
@@ -63,7 +65,10 @@ export class DecodeBatch {
         return this.#decode({ session, token, level, sampling })
       },
       speculate: (token, options, sampling, signal) => session.speculate(token, options, sampling, signal),
-      fork: () => this.#join(session.fork()),
+      get bytes() {
+        return session.bytes
+      },
+      fork: (length) => this.#join(session.fork(length)),
       rewind: (length) => session.rewind(length),
       release: () => {
         if (released) return

@@ -10,7 +10,7 @@ import {
 } from '../generate.js'
 import type { LoadedModel } from '../model.js'
 import type { Session } from '../session.js'
-import { chatTokens } from './prompt.js'
+import { chatTokens, sharedLength } from './prompt.js'
 
 export interface ChatMessage {
   role: 'system' | 'user' | 'assistant'
@@ -105,8 +105,7 @@ export class Chat {
   /** Rewinds the cache to what it shares with the new prompt; the last token is computed anew for its logits. */
   #reuse(tokens: readonly number[]): number {
     if (this.#session === undefined) return 0
-    const differing = tokens.findIndex((token, index) => token !== this.#cached[index])
-    const shared = Math.min(differing < 0 ? tokens.length : differing, tokens.length - 1)
+    const shared = Math.min(sharedLength(tokens, this.#cached), tokens.length - 1)
     this.#session.rewind(shared)
     this.#cached.length = shared
     return shared

@@ -53,3 +53,11 @@ export async function chatTokens(
   const [text = ''] = await renderForModel(model, [messages], { opening: true, remedy, signal })
   return Array.from(model.tokenizer.encode(text, { addSpecial: false }))
 }
+
+/** Tokens at the beginning of both. */
+export function sharedLength(a: readonly number[], b: readonly number[]): number {
+  const most = Math.min(a.length, b.length)
+  let shared = 0
+  while (shared < most && a[shared] === b[shared]) shared++
+  return shared
+}

@@ -1,3 +1,4 @@
+import { toFlrcError } from '../binding.js'
 import { counted } from '../counted.js'
 import { FlrcError } from '../errors.js'
 import { DecodeBatch } from '../generate/batch.js'
@@ -13,6 +14,7 @@ import {
 } from '../generate.js'
 import type { LoadedModel } from '../model.js'
 import type { ScheduleChoice } from '../schedule.js'
+import { PromptCaches } from './caches.js'
 import { closingFailure } from './failure.js'
 import type { Wanted } from './requests.js'
 import { Turns } from './turns.js'
@@ -21,6 +23,8 @@ export interface EngineOptions {
   /** Requests that run at once, and how many may wait for them. */
   parallel: number
   queue: number
+  /** Memory that caches of ended requests may take. */
+  cacheBytes: number
   /** Of requests that name none. */
   schedule: ScheduleChoice | undefined
 }
@@ -44,17 +48,17 @@ export interface ServedGeneration {
 export class Engine {
   readonly model: LoadedModel
   readonly #schedule: ScheduleChoice | undefined
-  readonly #batch: DecodeBatch
+  readonly #caches: PromptCaches
   readonly #turns: Turns
   readonly #generations = new Set<Generation>()
   #closed = false
 
   /** @throws E_USAGE for a schedule that the model cannot run */
-  constructor(model: LoadedModel, { parallel, queue, schedule }: EngineOptions) {
+  constructor(model: LoadedModel, { parallel, queue, cacheBytes, schedule }: EngineOptions) {
     checkOptions({ schedule }, model)
     this.model = model
     this.#schedule = schedule
-    this.#batch = new DecodeBatch(model, { waitsFor: 'none' })
+    this.#caches = new PromptCaches(new DecodeBatch(model, { waitsFor: 'none' }), cacheBytes)
     this.#turns = new Turns(parallel, queue)
   }
 
@@ -90,6 +94,7 @@ export class Engine {
   async close(): Promise<void> {
     this.#closed = true
     await Promise.all([...this.#generations].map((generation) => generation.return(undefined)))
+    this.#caches.clear()
   }
 
   async *#run(
@@ -105,14 +110,35 @@ export class Engine {
       const tokens = await this.#tokensOf(wanted.prompt, signal)
       const maxTokens = this.#room(tokens.length, wanted.maxTokens)
       started.promptTokens = tokens.length
-      const session = this.#batch.open()
-      try {
-        return yield* decode(this.model, session, tokens, { ...options, maxTokens, reused: 0 }, signal)
-      } finally {
-        session.release()
-      }
+      return yield* this.#decode(tokens, wanted.reuse, { ...options, maxTokens }, started, signal)
     } finally {
       leave()
+    }
+  }
+
+  async *#decode(
+    tokens: readonly number[],
+    reuse: boolean,
+    options: Omit<DecodeOptions, 'reused'>,
+    started: Started,
+    signal: AbortSignal,
+  ): PieceGenerator {
+    const cached = reuse ? this.#caches.take(tokens) : this.#caches.empty()
+    const { session, tokens: held } = cached
+    const reused = held.length
+    started.cachedTokens = reused
+    let whole = true
+    try {
+      return yield* decode(this.model, session, tokens, { ...options, reused }, signal, (token) => {
+        held.push(token)
+      })
+    } catch (error) {
+      // Who leaves between two tokens leaves the cache as it was; a prompt that was cut off may still be writing to it.
+      whole = toFlrcError(error).code === 'E_ABORTED' && held.length >= tokens.length
+      throw error
+    } finally {
+      if (whole && !this.#closed && !this.model.disposed) this.#caches.keep(cached)
+      else session.release()
     }
   }
 

@@ -10,9 +10,9 @@ export type StartOptions = Required<Omit<ServeOptions, 'apiKey' | 'schedule' | '
 
 /** What `serve` does with its options checked. */
 export async function startServer(model: LoadedModel, options: StartOptions): Promise<ModelServer> {
-  const { host, port, parallel, queue, apiKey, schedule, onRequest } = options
+  const { host, port, parallel, queue, cacheBytes, apiKey, schedule, onRequest } = options
   const name = nameOf(model)
-  const engine = new Engine(model, { parallel, queue, schedule })
+  const engine = new Engine(model, { parallel, queue, cacheBytes, schedule })
   const app = serverApp(engine, { host, apiKey, name })
   const listening = await listen({ host, port, fetch: app.fetch, onRequest })
   const close = async () => {

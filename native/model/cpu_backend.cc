@@ -20,6 +20,8 @@ static_assert(kBackendRows == cpu::kMaxColumns);
 struct DeviceSequence {
   explicit DeviceSequence(const Model& of)
       : vocab(of.config.vocab), threads(of.threads), cache(of.config, of.dtype) {}
+  DeviceSequence(const DeviceSequence& from, int64_t length)
+      : vocab(from.vocab), threads(from.threads), cache(from.cache, length), logits(from.logits) {}
 
   int64_t vocab;
   int threads;
@@ -83,8 +85,9 @@ BackendCode createSequence(DeviceModel* weights, DeviceSequence** out, BackendFa
   return guarded(failure, [&] { *out = new DeviceSequence(modelOf(weights)); });
 }
 
-BackendCode copySequence(const DeviceSequence* from, int64_t, DeviceSequence** out, BackendFailure* failure) {
-  return guarded(failure, [&] { *out = new DeviceSequence(*from); });
+BackendCode copySequence(const DeviceSequence* from, int64_t length, DeviceSequence** out,
+                         BackendFailure* failure) {
+  return guarded(failure, [&] { *out = new DeviceSequence(*from, length); });
 }
 
 void releaseSequence(DeviceSequence* sequence) { delete sequence; }

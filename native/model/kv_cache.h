@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -15,6 +17,19 @@ class KvCache {
   KvCache(const ModelConfig& config, Dtype dtype)
       : view_{nullptr, nullptr, dtype != Dtype::f32, config.kvHeads, config.headDim},
         layers_(static_cast<size_t>(config.layers)) {}
+
+  // With the first `positions` of another.
+  KvCache(const KvCache& from, int64_t positions) : view_(from.view_), layers_(from.layers_.size()) {
+    if (positions == 0) return;
+    const int64_t blocks = (positions + cpu::kKeyBlock - 1) / cpu::kKeyBlock;
+    const auto keys = static_cast<std::ptrdiff_t>(lines(blocks * cpu::kKeyBlock * view_.headDim));
+    const auto values = static_cast<std::ptrdiff_t>(lines(positions * view_.valueDim()));
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      reserve(static_cast<int64_t>(l), positions);
+      std::copy_n(from.layers_[l].keys.begin(), keys, layers_[l].keys.begin());
+      std::copy_n(from.layers_[l].values.begin(), values, layers_[l].values.begin());
+    }
+  }
 
   // Room for `positions` in one layer, and some more: a sequence grows token by token.
   void reserve(int64_t layer, int64_t positions) {

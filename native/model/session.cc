@@ -123,12 +123,14 @@ void Session::countBytes() {
   bytes_.store(device + floats * sizeof(float) + doubles * sizeof(double), std::memory_order_relaxed);
 }
 
-std::shared_ptr<Session> Session::fork() {
+std::shared_ptr<Session> Session::fork(std::optional<int64_t> length) {
   std::lock_guard<std::mutex> lock(mutex_);
+  const int64_t kept = length.value_or(length_);
+  if (kept < 0 || kept > length_) throw Error(code::internal, "fork beyond the session's length");
   auto other = std::make_shared<Session>(model_);
-  if (sequence_) other->sequence_ = sequence_->copy(length_);
-  other->length_ = length_;
-  other->hasLogits_ = hasLogits_;
+  if (sequence_) other->sequence_ = sequence_->copy(kept);
+  other->length_ = kept;
+  other->hasLogits_ = hasLogits_ && kept == length_;
   other->countBytes();
   return other;
 }

@@ -53,8 +53,9 @@ class Session {
   // Draws from the kept logits of each of several sessions of one model, each named once, what sample() draws
   // from each alone. A token is -1 where a logit is not finite.
   static std::vector<Sampled> sampleEach(const std::vector<NextDraw>& draws);
-  // A session of its own that begins with what this one holds.
-  std::shared_ptr<Session> fork();
+  // A session of its own that begins with what this one holds, or with the first `length` positions, without
+  // logits where that is not all.
+  std::shared_ptr<Session> fork(std::optional<int64_t> length = std::nullopt);
   // Goes on with another model's weights, on what it holds. E_INTERNAL unless both models decode on the CPU and
   // their caches and vocabularies have the same shape.
   void moveTo(std::shared_ptr<const Model> model);

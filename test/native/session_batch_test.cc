@@ -170,6 +170,32 @@ TEST("sessions: a fork goes its own way from the same place") {
   CHECK(fork->logits() == session.logits());
 }
 
+TEST("sessions: a fork of the first positions is as if no others had been there") {
+  for (const flrc::Dtype dtype : {flrc::Dtype::f32, flrc::Dtype::bf16}) {
+    flrc::ModelSpec spec = fixture::spec(fixture::names().front(), 2);
+    spec.dtype = dtype;
+    const auto model = flrc::loadModel(spec, Job());
+    std::vector<int32_t> tokens;
+    for (int64_t step = 0; step < 40; ++step) tokens.push_back(tokenAt(*model, 1, step));
+    for (const int64_t length : {0, 1, 15, 16, 17, 30}) {
+      Session session(model);
+      session.append(tokens.data(), 40, 0, Job());
+      const auto fork = session.fork(length);
+      CHECK_EQUAL(fork->length(), length);
+      CHECK(fork->logits().empty());
+      CHECK(fork->bytes() < session.bytes());
+      session.rewind(length);
+      for (Session* one : {fork.get(), &session}) one->append(tokens.data(), 3, 0, Job());
+      CHECK(fork->logits() == session.logits());
+    }
+    Session session(model);
+    session.append(tokens.data(), 5, 0, Job());
+    CHECK(session.fork(5)->logits() == session.logits());
+    CHECK_THROWS("E_INTERNAL", session.fork(6));
+    CHECK_THROWS("E_INTERNAL", session.fork(-1));
+  }
+}
+
 TEST("sessions: divergence is the KL of the two distributions") {
   const auto of = fixture::load(fixture::names().front(), 2);
   Session a(of.model), b(of.model), empty(of.model);

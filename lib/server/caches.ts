@@ -1,0 +1,87 @@
+import type { BatchSession, DecodeBatch } from '../generate/batch.js'
+import { sharedLength } from '../generate/prompt.js'
+
+/** A session and the tokens whose keys and values it holds. */
+export interface CachedPrompt {
+  session: BatchSession
+  tokens: number[]
+}
+
+/** Tokens that must be shared for a cache to be worth going on with. */
+const leastShared = 16
+/** What may be lost of a cache, in shares of what is gone on with, before that is copied instead. */
+const lossShare = 1 / 16
+
+/**
+ * The caches of generations that have ended, for prompts that begin as they did: the next turn of a chat, or another
+ * chat under the same system prompt. The least recently used go first where they take more memory than they may.
+ */
+export class PromptCaches {
+  readonly #batch: DecodeBatch
+  readonly #mostBytes: number
+  /** The most recently used last. */
+  #idle: CachedPrompt[] = []
+
+  constructor(batch: DecodeBatch, mostBytes: number) {
+    this.#batch = batch
+    this.#mostBytes = mostBytes
+  }
+
+  /** A session that holds nothing yet. */
+  empty(): CachedPrompt {
+    return { session: this.#batch.open(), tokens: [] }
+  }
+
+  /**
+   * A session that holds as much of the beginning of `tokens` as any cache has, but for the last, whose logits are
+   * wanted. A cache of which much would be lost is copied, and stays.
+   */
+  take(tokens: readonly number[]): CachedPrompt {
+    const [found, shared] = this.#longest(tokens)
+    if (found === undefined || shared < leastShared) return this.empty()
+    this.#idle = this.#idle.filter((cached) => cached !== found)
+    if (found.tokens.length - shared > Math.max(leastShared, shared * lossShare)) {
+      this.#idle.push(found)
+      return { session: found.session.fork(shared), tokens: found.tokens.slice(0, shared) }
+    }
+    found.session.rewind(shared)
+    found.tokens.length = shared
+    return found
+  }
+
+  /** Keeps a session that is whole, for later. */
+  keep(cached: CachedPrompt): void {
+    // What another holds of the same beginning is of no use beside it.
+    const superseded = this.#idle.filter(({ tokens }) => sharedLength(tokens, cached.tokens) === tokens.length)
+    this.#idle.push(cached)
+    this.#release(superseded)
+    let bytes = this.#idle.reduce((sum, { session }) => sum + session.bytes, 0)
+    const surplus = this.#idle.filter(({ session }) => {
+      if (bytes <= this.#mostBytes) return false
+      bytes -= session.bytes
+      return true
+    })
+    this.#release(surplus)
+  }
+
+  clear(): void {
+    this.#release(this.#idle)
+  }
+
+  #release(caches: readonly CachedPrompt[]): void {
+    this.#idle = this.#idle.filter((cached) => !caches.includes(cached))
+    for (const { session } of caches) session.release()
+  }
+
+  #longest(tokens: readonly number[]): [CachedPrompt | undefined, shared: number] {
+    let found: CachedPrompt | undefined
+    let longest = 0
+    for (const cached of this.#idle) {
+      const shared = Math.min(sharedLength(cached.tokens, tokens), tokens.length - 1)
+      if (shared < longest) continue
+      found = cached
+      longest = shared
+    }
+    return [found, longest]
+  }
+}
