@@ -18,7 +18,7 @@ import { serverApp } from '#lib/server/app.js'
 import { PromptCaches } from '#lib/server/caches.js'
 import { Engine } from '#lib/server/engine.js'
 import { Session } from '#lib/session.js'
-import { tinyModel } from './support/child.js'
+import { root, tinyModel } from './support/child.js'
 import { throwsFlrcError } from './support/flrc-error.js'
 
 const model = await Model.load(tinyModel)
@@ -249,7 +249,7 @@ endpoints('a schedule lowers the level, of the server or of one request', () =>
       const own = await complete(small.generate(prompt, { maxTokens: 8, schedule: 'step:.8:.6:4' }))
       assert.is(textOf(usual), own.text)
       const full = await ask(url + completions, { ...body, schedule: 'full' })
-      assert.equal([full.flrc.schedule, full.flrc.levels], ['full', [8]])
+      assert.equal([full.flrc.schedule, full.flrc.levels], ['full', [8, 0]])
       for (const schedule of ['half', 'constant:.9']) {
         const { error } = await ask(url + completions, { ...body, schedule }, 400)
         assert.is(error.code, 'E_USAGE')
@@ -500,14 +500,18 @@ together('whoever leaves ends its generation', () =>
   ),
 )
 
-together('a reader that stalls is waited for, and holds up no other', async () => {
+together('a reader that stalls is waited for a while, and holds up no other', async () => {
   const engine = new Engine(model, { parallel: 2, queue: 0, cacheBytes: 0, schedule: undefined })
-  const app = serverApp(engine, { host: '127.0.0.1', apiKey: undefined, name: 'tiny' })
+  const app = serverApp(engine, { host: '127.0.0.1', apiKey: undefined, name: 'tiny', stallMs: 200 })
+  let cuts = 0
+  const cut = () => {
+    cuts++
+  }
   const asked = (body: object) => {
     const record = { promptTokens: 0, completionTokens: 0 }
     const headers = { 'content-type': 'application/json', host: 'localhost' }
     const init = { method: 'POST', body: JSON.stringify({ prompt, temperature: 0, ...body }), headers }
-    return { record, response: Promise.resolve(app.request(completions, init, { record })) }
+    return { record, response: Promise.resolve(app.request(completions, init, { record, cut })) }
   }
   const stalled = asked({ stream: true })
   const reader = (await stalled.response).body?.getReader()
@@ -518,6 +522,8 @@ together('a reader that stalls is waited for, and holds up no other', async () =
   assert.ok(ahead < 5, `${ahead} tokens ahead of a reader that took one event`)
   await reader?.read()
   await until(() => stalled.record.completionTokens > ahead)
+  assert.is(cuts, 0)
+  await until(() => cuts === 1)
   await reader?.cancel()
   // Its turn is free again, and there is no queue.
   await Promise.all([asked({ max_tokens: 1 }), asked({ max_tokens: 1 })].map(({ response }) => response))
@@ -699,6 +705,28 @@ ending('a model that is disposed of is no longer there for requests', async () =
     short,
   )
   await throwsFlrcError(() => serve(short), { code: 'E_DISPOSED' })
+})
+
+/** The files that a file of the library imports when it is loaded, and those that they do. */
+function importedBy(file: string, found = new Set<string>()): Set<string> {
+  if (found.has(file)) return found
+  found.add(file)
+  const source = readFileSync(file, 'utf8')
+  for (const [, name = ''] of source.matchAll(/^(?:import|export) [^'"]*from '([^']+)'/gm)) {
+    if (name.startsWith('.')) importedBy(path.join(path.dirname(file), name), found)
+    else found.add(name)
+  }
+  return found
+}
+
+ending('who does not serve loads nothing of the server', () => {
+  const dist = (file: string) => path.join(root, 'dist', file)
+  const loaded = importedBy(dist('index.js'))
+  assert.ok(loaded.has(dist('serve.js')) && loaded.size > 50)
+  const ofServer = (name: string) =>
+    name === 'hono' || name.startsWith('@hono/') || name.startsWith(dist('server'))
+  assert.equal([...loaded].filter(ofServer), [])
+  assert.ok([...importedBy(dist('server/start.js'))].filter(ofServer).length > 10)
 })
 
 for (const tests of [endpoints, refusals, together, caching, ending]) tests.run()

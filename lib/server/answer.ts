@@ -22,6 +22,9 @@ export interface Asked {
   name: string
   /** Fires when whoever asked is gone. */
   signal: AbortSignal
+  /** Ends the connection of one who takes nothing for so long: others may wait for the turn. */
+  cut: () => void
+  stallMs: number
   /** Filled in as things happen. */
   record: RequestRecord
 }
@@ -32,7 +35,7 @@ export async function answer(engine: Engine, asked: Asked): Promise<Response> {
   if (!asked.wanted.stream) return Response.json(await writing.whole())
   // Waiting for the first token, what keeps it from coming still has a status of its own.
   const first = await writing.next()
-  return eventResponse(writing.events(first), () => writing.leave())
+  return eventResponse(writing.events(first), () => writing.leave(), asked)
 }
 
 type NextPiece = IteratorResult<Piece, GenerationEnd | undefined>
@@ -50,7 +53,8 @@ class Writing {
     this.#record = record
     this.#includeUsage = wanted.includeUsage
     const { logprobs, sampling } = wanted
-    const head = { model: name, logprobs, seed: sampling.seed, schedule: generation.schedule }
+    const { schedule, levels } = generation
+    const head = { model: name, logprobs, seed: sampling.seed, schedule, levels }
     this.#writer = new AnswerWriter(form, head, generation.started)
   }
 
@@ -107,15 +111,28 @@ function event(data: unknown): string {
  * Server-sent events. A token is generated when the one before it is on its way, so that generation is never further
  * ahead of a slow reader than what the connection holds.
  */
-function eventResponse(source: AsyncGenerator<string, void, void>, leave: () => Promise<void>): Response {
+function eventResponse(
+  source: AsyncGenerator<string, void, void>,
+  leave: () => Promise<void>,
+  { cut, stallMs }: Pick<Asked, 'cut' | 'stallMs'>,
+): Response {
   const encoder = new TextEncoder()
+  let stalled: NodeJS.Timeout | undefined
   const body = new ReadableStream<Uint8Array>({
     async pull(controller) {
+      clearTimeout(stalled)
       const { done, value } = await source.next()
-      if (done) controller.close()
-      else controller.enqueue(encoder.encode(value))
+      if (done) {
+        controller.close()
+        return
+      }
+      controller.enqueue(encoder.encode(value))
+      stalled = setTimeout(cut, stallMs).unref()
     },
-    cancel: leave,
+    async cancel() {
+      clearTimeout(stalled)
+      await leave()
+    },
   })
   return new Response(body, {
     headers: {

@@ -13,11 +13,15 @@ import { readChatRequest, readCompletionRequest, type Wanted } from './requests.
 export interface AppOptions extends Guarded {
   /** What the model is called. */
   name: string
+  /** How long a reader may take nothing before it is cut off. */
+  stallMs: number
 }
 
 /** What comes with a request besides itself. */
 export interface RequestContext {
   record: RequestRecord
+  /** Ends the connection. */
+  cut: () => void
 }
 
 type Env = { Bindings: RequestContext }
@@ -38,18 +42,19 @@ export function serverApp(engine: Engine, options: AppOptions): Hono<Env> {
     checkKey(options, c.req.header('authorization'))
     await next()
   })
-  const model = servedModel(engine, options.name)
+  const { name, stallMs } = options
+  const model = servedModel(engine, name)
   app.get('/v1/models', (c) => c.json({ object: 'list', data: [model] }))
   app.get('/v1/models/:name{.+}', (c) => {
-    if (c.req.param('name') === options.name) return c.json(model)
-    throw new RequestFailure(404, 'not_found', `the model served is ${options.name}`)
+    if (c.req.param('name') === name) return c.json(model)
+    throw new RequestFailure(404, 'not_found', `the model served is ${name}`)
   })
   const mostBytes = Math.max(leastBody, bytesPerToken * engine.model.config.contextLength)
   const endpoint = (path: string, form: AnswerForm, read: (body: unknown) => Wanted) =>
     app.post(path, async (c) => {
       const wanted = read(await readJson(c.req.raw, mostBytes))
       const { signal } = c.req.raw
-      return answer(engine, { wanted, form, name: options.name, signal, record: c.env.record })
+      return answer(engine, { wanted, form, name, stallMs, signal, ...c.env })
     })
   endpoint('/v1/chat/completions', chatForm, readChatRequest)
   endpoint('/v1/completions', completionForm, readCompletionRequest)

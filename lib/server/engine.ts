@@ -42,6 +42,8 @@ export interface ServedGeneration {
   started: Started
   /** As text; undefined where it is a function. */
   schedule: string | undefined
+  /** How many the model has. */
+  levels: number
 }
 
 /** Generates what requests want on one model: side by side, and as many as may at once. */
@@ -82,7 +84,7 @@ export class Engine {
       }.bind(this),
     )
     this.#generations.add(pieces)
-    return { pieces, started, schedule: textOf(schedule) }
+    return { pieces, started, schedule: textOf(schedule), levels: this.model.levels.length }
   }
 
   /** Of requests that name none, as text; undefined where it is a function. */

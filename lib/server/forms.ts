@@ -67,6 +67,8 @@ export interface AnswerHead {
   logprobs: boolean
   seed: number
   schedule: string | undefined
+  /** How many the model has. */
+  levels: number
 }
 
 /** Writes one answer, whole or event by event. */
@@ -138,9 +140,9 @@ export class AnswerWriter {
 
   /** What no other server has: at which levels the answer was written, and how long that took. */
   #used({ levels, meanActiveBudget, tokensPerSecond, timeToFirstTokenMs }: Completion): Fields {
-    const counts = Array.from({ length: Math.max(0, ...levels) + 1 }, () => 0)
-    for (const level of levels) counts[level] = (counts[level] ?? 0) + 1
     const { schedule, seed } = this.#head
+    const counts = new Array<number>(this.#head.levels).fill(0)
+    for (const level of levels) counts[level] = (counts[level] ?? 0) + 1
     return {
       ...{ schedule: schedule ?? null, seed, meanActiveBudget, levels: counts },
       ...{ waitedMs: this.#started.waitedMs, timeToFirstTokenMs, tokensPerSecond },

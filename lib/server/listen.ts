@@ -46,7 +46,7 @@ export async function listen({ host, port, fetch, onRequest }: ListenOptions): P
           seconds: (performance.now() - begin) / 1000,
         }),
       )
-      return fetch(request, { record })
+      return fetch(request, { record, cut: () => outgoing.destroy() })
     },
     // Whoever serves a model goes on with Node's own Request and Response.
     overrideGlobalObjects: false,
@@ -57,6 +57,8 @@ export async function listen({ host, port, fetch, onRequest }: ListenOptions): P
   } catch (error) {
     throw listenError(error, host, port)
   }
+  // That one connection could not be accepted, say for want of file descriptors, is no reason to end.
+  server.on('error', () => undefined)
   const { address, family, port: chosen } = server.address() as AddressInfo
   const name = family === 'IPv6' ? `[${address}]` : address
   return { url: `http://${name}:${chosen}`, close: () => closeServer(server) }
