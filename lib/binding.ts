@@ -64,6 +64,12 @@ export function toFlrcError(error: unknown): FlrcError {
   })
 }
 
+/** What a file was made by. */
+export function packageVersions(): { flrc: string; node: string; blas: string } {
+  const { blas } = callNative((addon) => addon.info())
+  return { flrc: packageVersion, node: process.versions.node, blas }
+}
+
 /** Calls into the addon, turning what it throws into an FlrcError. */
 export function callNative<T>(call: (native: NativeBinding) => T): T {
   const native = binding()

@@ -1,12 +1,14 @@
 import { tmpdir, totalmem } from 'node:os'
 import type { FactorStorage, Sensitivity } from './allocate.js'
+import type { CalibrationHandle } from './calibration/handle.js'
 import type { CalibrationText, UsedSource } from './calibration/sources.js'
+import { loadCalibration, type SaveCalibrationOptions, saveCalibration } from './calibration/stored.js'
 import { type CalibrationWindows, calibrationWindows } from './calibration/windows.js'
-import { checkOneOf, checkRange, checkWhole } from './check.js'
+import { checkOneOf, checkRange, checkText, checkWhole } from './check.js'
 import { sha256OfFiles } from './checkpoint/plan.js'
 import { availableMemory } from './memory.js'
 import {
-  type CalibrationHandle,
+  type CalibrationData,
   checkModel,
   type LoadedModel,
   type ModelParts,
@@ -88,6 +90,22 @@ export interface ProjectionScores {
 
 export type CalibrationFigures = Omit<NativeCalibrationResult, 'calibration' | 'scores'>
 
+/** What a calibration is made of. */
+export interface CalibrationContents {
+  handle: CalibrationHandle
+  figures: CalibrationData['figures']
+  options: Calibration['options']
+  hashes: Calibration['hashes']
+  /** The windows, and the seconds that making them took. */
+  made: Pick<CalibrationWindows, 'windows' | 'heldOut' | 'sources'> & { seconds: number }
+  sensitivities?: readonly Sensitivity[]
+}
+
+export interface LoadCalibrationOptions extends TaskOptions {
+  /** Bytes that cutting models from it may hold; half of what this process may use by default. */
+  memory?: number
+}
+
 /** Chosen on held-out windows; see docs/quality.md. */
 const twoSidedShrinkage: Shrinkage = { inputs: 0.1, gradients: 0.5 }
 const noShrinkage: Shrinkage = { inputs: 0, gradients: 0 }
@@ -125,17 +143,11 @@ export class Calibration {
   readonly sensitivities = new Map<FactorStorage, Sensitivity>()
   readonly #handle: CalibrationHandle
 
-  constructor(
-    handle: CalibrationHandle,
-    scores: NativeCalibrationResult['scores'],
-    figures: CalibrationFigures,
-    options: Calibration['options'],
-    hashes: Calibration['hashes'],
-    made: Pick<CalibrationWindows, 'windows' | 'heldOut' | 'sources'> & { seconds: number },
-  ) {
+  constructor({ handle, figures, options, hashes, made, sensitivities = [] }: CalibrationContents) {
+    const { scores, ...rest } = figures
     this.#handle = handle
     this.model = handle.model
-    this.figures = figures
+    this.figures = rest
     this.curves = figures.curves
     this.options = options
     this.hashes = hashes
@@ -143,6 +155,7 @@ export class Calibration {
     this.heldOut = made.heldOut
     this.sources = made.sources
     this.windowSeconds = made.seconds
+    for (const found of sensitivities) this.sensitivities.set(found.storage, found)
     this.scores = Object.fromEntries(
       this.model.projections.map(({ name }, index) => [
         name,
@@ -153,6 +166,35 @@ export class Calibration {
         },
       ]),
     )
+  }
+
+  /**
+   * Reads what `save` wrote. The factors stay in the files, which are read whenever a model is cut and are not to be
+   * changed or removed meanwhile. Errors: E_USAGE for a calibration of another model, or of this one held in another
+   * type; E_MODEL_FORMAT, E_NUMERIC and E_CALIBRATION for a damaged one, E_VERSION, E_NOT_FOUND, E_IO, E_DISPOSED,
+   * E_ABORTED.
+   */
+  static async load(
+    model: LoadedModel,
+    directory: string,
+    { memory = defaultMemory(), signal, onProgress }: LoadCalibrationOptions = {},
+  ): Promise<Calibration> {
+    checkModel(model)
+    model.assertUsable()
+    checkText('the directory', directory, 'a path of a calibration')
+    checkWhole('memory', memory, 1)
+    const hash = await sha256OfFiles(weightFiles(model), signal)
+    return new Calibration(await loadCalibration(model, directory, hash, { memory, signal, onProgress }))
+  }
+
+  /** Whether truncation curves were computed. */
+  get hasCurves(): boolean {
+    return this.curves.every((curve) => curve.length > 0)
+  }
+
+  /** Bytes of all tensors as `save` writes them. */
+  get storedBytes(): number {
+    return this.#handle.tensorEntries().reduce((sum, { byteLength }) => sum + byteLength, 0)
   }
 
   /** Mean loss of the text's own next tokens, nats. */
@@ -168,6 +210,14 @@ export class Calibration {
   /** Summed loss in nats of windows of `seqLen` tokens, by rank, with that projection alone cut. */
   cutLosses(cuts: NativeCuts, tokens: Int32Array, seqLen: number, task: TaskOptions): Promise<Float64Array> {
     return this.#handle.cutLosses(cuts, tokens, seqLen, task)
+  }
+
+  /**
+   * Writes all of it as a directory, whole or not at all, for `Calibration.load`. Errors: E_EXISTS (also for the model
+   * that was calibrated, whatever `overwrite` says), E_IO (disk full, permissions), E_ABORTED, E_DISPOSED.
+   */
+  save(directory: string, options: SaveCalibrationOptions = {}): Promise<void> {
+    return saveCalibration(this, this.#handle, directory, options)
   }
 
   /** Frees the factors; models cut from them live on. */
@@ -229,19 +279,15 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
   const hashed = sha256OfFiles(weightFiles(model), options.signal)
   hashed.catch(() => undefined)
   const { figures, handle } = await calibrated
-  const { scores, ...rest } = figures
   const seqLen = settings.lengths.reduce((a, b) => Math.max(a, b), 0)
-  return new Calibration(
-    handle,
-    scores,
-    rest,
-    {
+  return new Calibration({
+    ...{ handle, figures, made },
+    options: {
       ...{ labels, seed, whitening, shrinkage, inputMoments },
       ...{ samples: windows.length, seqLen, tokens: tokens.length },
     },
-    { model: await hashed, calibration: sha256 },
-    made,
-  )
+    hashes: { model: await hashed, calibration: sha256 },
+  })
 }
 
 function weightFiles(model: LoadedModel): string[] {

@@ -45,3 +45,10 @@ export function checkLevel(level: unknown, count: number): void {
     `level ${String(level)} does not exist; the model has levels 0 to ${count - 1}`,
   )
 }
+
+/** What hears of progress, where it is given. */
+export function checkedListener<T>(onProgress: T | undefined): T | undefined {
+  if (onProgress !== undefined && typeof onProgress !== 'function')
+    refuse('onProgress', onProgress, 'a function')
+  return onProgress
+}

@@ -1,21 +1,22 @@
 import { levelBudgets, type Sensitivity } from './allocate.js'
-import { callNative, packageVersion } from './binding.js'
+import { packageVersions } from './binding.js'
 import { Calibration, calibrate, usualWhitening } from './calibrate.js'
 import { windowLength } from './calibration/windows.js'
 import { checkObject } from './check.js'
 import type { CompressionPlan } from './checkpoint/plan.js'
+import { checkFit, checkMoments, isQuantised, roundsAgainstMoments } from './compress/fit.js'
 import { heldOutPerplexity } from './compress/held-out.js'
 import { type AllocateOptions, type CompressOptions, checkCompressOptions } from './compress/options.js'
 import { checkRanks, knownOf, shareRanks } from './compress/ranks.js'
 import { atKeep, solveKeep } from './compress/solve.js'
 import { FlrcError } from './errors.js'
-import type { StorageDtype } from './format/types.js'
 import { checkMemory, memoryNeeds, recoveryBytes } from './memory.js'
 import { checkModel, type LoadedModel, type Projection, type TaskOptions } from './model.js'
 import { Model } from './public-model.js'
 import type { RecoveryReport } from './recover/report.js'
 import { checkRecoverOptions, type RecoverOptions, recover, recoveryWindows } from './recover.js'
 
+export { isQuantised } from './compress/fit.js'
 export {
   type AllocateOptions,
   type CompressOptions,
@@ -42,17 +43,20 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
   checkRanks(model, optionsAt(options, options.keep ?? 1))
   const begin = performance.now()
   const given = options.calibration
+  const dtype = options.dtype ?? model.dtype
+  const recovers = recovery !== undefined
   if (given instanceof Calibration) {
-    if (given.model === model) return cut(given, { ...options, recovery }, begin)
-    throw new FlrcError('E_USAGE', 'the calibration is of another model; calibrate this one')
+    if (given.model !== model) {
+      throw new FlrcError('E_USAGE', 'the calibration is of another model; calibrate this one')
+    }
+    checkFit(given, options, dtype, recovers)
+    return cut(given, { ...options, recovery }, begin)
   }
   const { method = 'curve', whitening = method === 'asvd' ? 'scaled' : undefined } = options
   const { samples = usualSamples, targetPerplexityIncrease } = options
   const mustHoldOut = targetPerplexityIncrease !== undefined
   const seqLen = windowLength(model, options.seqLen)
-  // A recovery rounds for itself, but a target is looked for before it.
-  const roundsHere = recovery === undefined || options.keep === undefined
-  const inputMoments = roundsHere && isQuantised(options.dtype ?? model.dtype)
+  const inputMoments = roundsAgainstMoments({ dtype, keep: options.keep, recovers })
   const asked = {
     whitening: whitening ?? usualWhitening,
     inputMoments,
@@ -80,16 +84,6 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
   }
 }
 
-export const isQuantised = (dtype: StorageDtype) => dtype === 'int8' || dtype === 'int4'
-
-function checkMoments({ options }: Calibration, dtype: StorageDtype): void {
-  if (!isQuantised(dtype) || options.inputMoments) return
-  throw new FlrcError(
-    'E_USAGE',
-    `${dtype} is rounded against the inputs' moments, which this calibration did not keep; calibrate with inputMoments`,
-  )
-}
-
 function refuseCompressed(model: LoadedModel): void {
   const factored = model.levels.some(({ ranks }) => Object.values(ranks).some((rank) => rank !== 'dense'))
   if (!factored) return
@@ -108,7 +102,6 @@ async function cut(
   const { projections } = model
   const { method = 'curve', storage = 'pivoted', dtype = model.dtype } = given
   const { score = 'fisher', power = 1, rankFloor = 1, rankMultiple = 1, dense = true } = given
-  if (given.recovery === undefined || given.keep === undefined) checkMoments(calibration, dtype)
   const known = await knownOf(calibration, given)
   const solveBegin = performance.now()
   const keep = await solveKeep(calibration, known, given)
@@ -162,11 +155,7 @@ async function cut(
     ...(known.search ? { sensitivity: planOf(known.search) } : {}),
     ...(heldOut ? { heldOut } : {}),
     ...(recovered ? { recovery: recovered } : {}),
-    versions: {
-      flrc: packageVersion,
-      node: process.versions.node,
-      blas: callNative((addon) => addon.info().blas),
-    },
+    versions: packageVersions(),
   }
   const spent = figures.seconds
   const seconds = {

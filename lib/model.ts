@@ -1,25 +1,24 @@
 import { setMaxListeners } from 'node:events'
 import type { ProjectionShape } from './allocate.js'
 import { callNative, runTask } from './binding.js'
-import { refuse } from './check.js'
+import { CalibrationHandle } from './calibration/handle.js'
+import { checkedListener, refuse } from './check.js'
 import type { ChosenPlugin, DeviceType } from './device.js'
 import { FlrcError } from './errors.js'
 import { type ProjectionKind, projectionNames } from './format/projections.js'
 import type { ModelConfig, ModelSource, StorageDtype, StoredLevel } from './format/types.js'
 import type {
   NativeBinding,
-  NativeCalibration,
   NativeCalibrationOptions,
   NativeCalibrationResult,
   NativeConfig,
-  NativeCuts,
-  NativeFactorizeOptions,
   NativeLevelInfo,
   NativeModel,
   NativeProgress,
   NativeRecovery,
   NativeRecoveryOptions,
   NativeSelfTextOptions,
+  NativeStoredCalibration,
   NativeTask,
   NativeTensorEntry,
 } from './native-types.js'
@@ -169,12 +168,6 @@ export function checkModel(model: unknown, name = 'the model'): asserts model is
   if (!(model instanceof LoadedModel)) refuse(name, typeof model, 'what Model.load gives')
 }
 
-function checkedListener(onProgress: TaskOptions['onProgress']): TaskOptions['onProgress'] {
-  if (onProgress !== undefined && typeof onProgress !== 'function')
-    refuse('onProgress', onProgress, 'a function')
-  return onProgress
-}
-
 /**
  * One loaded model: the only holder of native handles. Weights are immutable, so calls may overlap; each
  * generation owns a session. The public class `Model` adds what is built on top.
@@ -292,13 +285,25 @@ export class LoadedModel {
     return this.run((addon, native, progress) => addon.writeSelfText(native, options, progress), task)
   }
 
-  async calibrate(options: NativeCalibrationOptions, task: TaskOptions): Promise<CalibrationData> {
-    const result = await this.run(
-      (addon, native, progress) => addon.calibrate(native, options, progress),
-      task,
-      (late) => callNative((addon) => addon.releaseCalibration(late.calibration)),
+  calibrate(options: NativeCalibrationOptions, task: TaskOptions): Promise<CalibrationData> {
+    return this.#calibrationData((addon, native, progress) => addon.calibrate(native, options, progress), task)
+  }
+
+  readCalibration(stored: NativeStoredCalibration, task: TaskOptions): Promise<CalibrationData> {
+    return this.#calibrationData((addon, native) => addon.readCalibration(native, stored), task)
+  }
+
+  async #calibrationData(
+    start: (
+      addon: NativeBinding,
+      native: NativeModel,
+      progress: NativeProgress | undefined,
+    ) => NativeTask<NativeCalibrationResult>,
+    task: TaskOptions,
+  ): Promise<CalibrationData> {
+    const { calibration, ...figures } = await this.run(start, task, (late) =>
+      callNative((addon) => addon.releaseCalibration(late.calibration)),
     )
-    const { calibration, ...figures } = result
     return { figures, handle: new CalibrationHandle(calibration, this) }
   }
 
@@ -403,51 +408,4 @@ function modelLevel(info: NativeLevelInfo, projections: readonly Projection[], d
 export interface CalibrationData {
   figures: Omit<NativeCalibrationResult, 'calibration'>
   handle: CalibrationHandle
-}
-
-/** The factors of every projection, at all ranks; models are cut from them. */
-export class CalibrationHandle {
-  readonly model: LoadedModel
-  #native: NativeCalibration | undefined
-
-  constructor(native: NativeCalibration, model: LoadedModel) {
-    this.#native = native
-    this.model = model
-  }
-
-  /** A new model of these ranks, which shares the dense parts of the calibrated one. */
-  async factorize(options: NativeFactorizeOptions, keep: number, task: TaskOptions): Promise<ModelParts> {
-    const calibration = this.#handle()
-    const native = await runTask(
-      (addon, progress) => addon.factorize(calibration, options, progress),
-      [task.signal],
-      releaseNative,
-      checkedListener(task.onProgress),
-    )
-    const { source, tokenizer, threads, plugin } = this.model
-    return { native, source, tokenizer, dtype: options.dtype, threads, plugin, storage: options.storage, keep }
-  }
-
-  /** Summed loss in nats of windows of `seqLen` tokens, by rank, with that projection alone cut. */
-  cutLosses(cuts: NativeCuts, tokens: Int32Array, seqLen: number, task: TaskOptions): Promise<Float64Array> {
-    const calibration = this.#handle()
-    return runTask(
-      (addon, progress) => addon.cutLosses(calibration, cuts, tokens, seqLen, progress),
-      [task.signal],
-      undefined,
-      checkedListener(task.onProgress),
-    )
-  }
-
-  dispose(): void {
-    const native = this.#native
-    if (native === undefined) return
-    this.#native = undefined
-    callNative((addon) => addon.releaseCalibration(native))
-  }
-
-  #handle(): NativeCalibration {
-    if (this.#native !== undefined) return this.#native
-    throw new FlrcError('E_DISPOSED', 'the calibration was disposed; calibrate again')
-  }
 }

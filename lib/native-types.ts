@@ -224,6 +224,16 @@ export interface NativeCalibrationResult {
   atOnce: { sequences: number; projections: number; oneInput: boolean }
 }
 
+/** What a stored calibration consists of. */
+export interface NativeStoredCalibration {
+  /** As `calibrationEntries` names them. */
+  tensors: TensorSource[]
+  curves: boolean
+  inputMoments: boolean
+  /** Bytes that cutting may hold. */
+  memory: number
+}
+
 export interface NativeFactorizeOptions {
   /** Ranks per level, level 0 first, in the order of `projections`; -1 leaves the projection dense. */
   levels: Int32Array[]
@@ -267,7 +277,7 @@ export interface NativeRecoveryFigures {
 export interface NativeTensorEntry {
   name: string
   /** safetensors dtype */
-  type: 'F32' | 'BF16' | 'I32' | 'I8' | 'U8'
+  type: 'F64' | 'F32' | 'BF16' | 'I32' | 'I8' | 'U8'
   shape: number[]
   byteLength: number
 }
@@ -391,6 +401,18 @@ export interface NativeBinding {
     seqLen: number,
     onProgress?: NativeProgress,
   ): NativeTask<Float64Array>
+  /** Tensors as `writeCalibration` stores them. */
+  calibrationEntries(calibration: NativeCalibration): NativeTensorEntry[]
+  /** As `writeTensors`. */
+  writeCalibration(
+    calibration: NativeCalibration,
+    file: string,
+    names: string[],
+    offsets: Float64Array,
+    onProgress?: NativeProgress,
+  ): NativeTask<void>
+  /** A calibration of this model whose factors and moments stay in their files. Has no losses, times and limits. */
+  readCalibration(model: NativeModel, stored: NativeStoredCalibration): NativeTask<NativeCalibrationResult>
   releaseCalibration(calibration: NativeCalibration): void
 
   /** Takes the factors of `start` out to be trained towards the dense model; both may be released. */

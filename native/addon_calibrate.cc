@@ -3,6 +3,7 @@
 #include "addon.h"
 #include "addon_values.h"
 #include "calibrate/factorize.h"
+#include "calibrate/tensors.h"
 #include "core/thread_pool.h"
 #include "platform/process.h"
 
@@ -120,6 +121,28 @@ Napi::Value startCutLosses(const Napi::CallbackInfo& call) {
       [](Napi::Env env, std::vector<double>& losses) { return toArray(env, losses); });
 }
 
+Napi::Value listTensors(const Napi::CallbackInfo& call) {
+  return toArray(call.Env(), calibrationTensors(*Handle<const Calibration>::get(call[0])));
+}
+
+Napi::Value startWriteCalibration(const Napi::CallbackInfo& call) {
+  const auto calibration = Handle<const Calibration>::get(call[0]);
+  const TensorPlaces to = tensorPlaces(call[1], call[2], call[3]);
+  return startEffect(call.Env(), call[4], [=](const Job& job) {
+    writeCalibrationTensors(*calibration, to.file, to.names, to.offsets, job);
+  });
+}
+
+Napi::Value startReadCalibration(const Napi::CallbackInfo& call) {
+  const auto model = Handle<const Model>::get(call[0]);
+  const Napi::Object from = object(call[1], "stored");
+  const StoredCalibration stored = {list(from.Get("tensors"), "tensors", tensorSource), boolean(from, "curves"),
+                                    boolean(from, "inputMoments"), integer(from, "memory")};
+  return startWork<std::shared_ptr<const Calibration>>(
+      call.Env(), call.Env().Undefined(), [=](const Job& job) { return readCalibration(model, stored, job); },
+      calibrationResult);
+}
+
 }  // namespace
 
 void addCalibrationFunctions(Exports& exports) {
@@ -127,6 +150,9 @@ void addCalibrationFunctions(Exports& exports) {
   exports.add<startCalibrate>("calibrate");
   exports.add<startFactorize>("factorize");
   exports.add<startCutLosses>("cutLosses");
+  exports.add<listTensors>("calibrationEntries");
+  exports.add<startWriteCalibration>("writeCalibration");
+  exports.add<startReadCalibration>("readCalibration");
   exports.add<release<const Calibration>>("releaseCalibration");
 }
 

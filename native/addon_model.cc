@@ -15,19 +15,6 @@
 namespace flrc {
 namespace {
 
-TensorSource tensorSource(const Napi::Value& value) {
-  const Napi::Object from = object(value, "a tensor");
-  TensorSource source;
-  source.name = text(from, "name");
-  source.file = text(from, "file");
-  source.offset = integer(from, "offset");
-  source.byteLength = integer(from, "byteLength");
-  source.type = sourceType(text(from, "type"));
-  source.shape = list(from.Get("shape"), "shape", [](const Napi::Value& v) { return integer(v, "an extent"); });
-  if (from.Get("interleavedHeads").IsNumber()) source.interleavedHeads = integer(from, "interleavedHeads");
-  return source;
-}
-
 SelfTextOptions selfTextOptions(const Napi::Object& from) {
   SelfTextOptions options;
   options.forms = list(from.Get("forms"), "forms", [](const Napi::Value& value) {
@@ -155,31 +142,16 @@ Napi::Value startSelfText(const Napi::CallbackInfo& call) {
 }
 
 Napi::Value listTensors(const Napi::CallbackInfo& call) {
-  const Napi::Env env = call.Env();
   const auto model = Handle<const Model>::get(call[0]);
-  return toList(env, tensorEntries(*model, call[1].ToBoolean()), [&](const TensorEntry& entry) {
-    Napi::Object to = Napi::Object::New(env);
-    to.Set("name", entry.name);
-    to.Set("type", entry.type);
-    to.Set("shape", toList(env, entry.shape,
-                           [&](int64_t extent) { return toNumber(env, static_cast<double>(extent)); }));
-    to.Set("byteLength", toNumber(env, static_cast<double>(entry.byteLength)));
-    return to;
-  });
+  return toArray(call.Env(), tensorEntries(*model, call[1].ToBoolean()));
 }
 
 Napi::Value startWriteTensors(const Napi::CallbackInfo& call) {
   const auto model = Handle<const Model>::get(call[0]);
-  if (!call[1].IsString()) throw Error(code::internal, "file is not a string");
-  const std::string file = call[1].As<Napi::String>();
-  const auto names = list(call[2], "names", [](const Napi::Value& v) { return v.ToString().Utf8Value(); });
-  const auto places = doubles(call[3], "offsets");
-  if (names.size() != places.size()) throw Error(code::internal, "one offset per tensor is expected");
-  std::vector<int64_t> offsets;
-  for (double place : places) offsets.push_back(toInteger(place, "an offset"));
+  const TensorPlaces to = tensorPlaces(call[1], call[2], call[3]);
   const bool dense = call[4].ToBoolean();
   return startEffect(call.Env(), call[5],
-                     [=](const Job& job) { writeTensors(*model, dense, file, names, offsets, job); });
+                     [=](const Job& job) { writeTensors(*model, dense, to.file, to.names, to.offsets, job); });
 }
 
 }  // namespace

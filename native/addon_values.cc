@@ -89,6 +89,31 @@ std::vector<std::vector<int32_t>> levels(const Napi::Object& from) {
   return list(from.Get("levels"), "levels", [](const Napi::Value& v) { return integers(v, "a level"); });
 }
 
+TensorSource tensorSource(const Napi::Value& value) {
+  const Napi::Object from = object(value, "a tensor");
+  TensorSource source;
+  source.name = text(from, "name");
+  source.file = text(from, "file");
+  source.offset = integer(from, "offset");
+  source.byteLength = integer(from, "byteLength");
+  source.type = sourceType(text(from, "type"));
+  source.shape = list(from.Get("shape"), "shape", [](const Napi::Value& v) { return integer(v, "an extent"); });
+  if (from.Get("interleavedHeads").IsNumber()) source.interleavedHeads = integer(from, "interleavedHeads");
+  return source;
+}
+
+TensorPlaces tensorPlaces(const Napi::Value& file, const Napi::Value& names, const Napi::Value& offsets) {
+  if (!file.IsString()) throw Error(code::internal, "file is not a string");
+  TensorPlaces places;
+  places.file = file.As<Napi::String>();
+  places.names = list(names, "names", [](const Napi::Value& v) { return v.ToString().Utf8Value(); });
+  for (double place : doubles(offsets, "offsets")) places.offsets.push_back(toInteger(place, "an offset"));
+  if (places.names.size() != places.offsets.size()) {
+    throw Error(code::internal, "one offset per tensor is expected");
+  }
+  return places;
+}
+
 Napi::Value toArray(Napi::Env env, const std::vector<double>& values) {
   auto array = Napi::Float64Array::New(env, values.size());
   std::copy(values.begin(), values.end(), array.Data());
@@ -102,5 +127,17 @@ Napi::Value toArray(Napi::Env env, const std::vector<int32_t>& values) {
 }
 
 Napi::Value toNumber(Napi::Env env, double value) { return Napi::Number::New(env, value); }
+
+Napi::Value toArray(Napi::Env env, const std::vector<TensorEntry>& entries) {
+  return toList(env, entries, [&](const TensorEntry& entry) {
+    Napi::Object to = Napi::Object::New(env);
+    to.Set("name", entry.name);
+    to.Set("type", entry.type);
+    to.Set("shape", toList(env, entry.shape,
+                           [&](int64_t extent) { return toNumber(env, static_cast<double>(extent)); }));
+    to.Set("byteLength", toNumber(env, static_cast<double>(entry.byteLength)));
+    return to;
+  });
+}
 
 }  // namespace flrc

@@ -12,6 +12,8 @@
 #include "core/error.h"
 #include "model/config.h"
 #include "tensor/dtype.h"
+#include "tensor/output.h"
+#include "tensor/source.h"
 
 namespace flrc {
 
@@ -38,10 +40,19 @@ auto list(const Napi::Value& value, const char* what, const Convert& convert) {
 Dtype dtype(const std::string& name);
 ModelConfig modelConfig(const Napi::Object& from);
 std::vector<std::vector<int32_t>> levels(const Napi::Object& from);
+TensorSource tensorSource(const Napi::Value& value);
+// Names and absolute offsets of tensors to be written into a file.
+struct TensorPlaces {
+  std::string file;
+  std::vector<std::string> names;
+  std::vector<int64_t> offsets;
+};
+TensorPlaces tensorPlaces(const Napi::Value& file, const Napi::Value& names, const Napi::Value& offsets);
 
 Napi::Value toArray(Napi::Env env, const std::vector<double>& values);
 Napi::Value toArray(Napi::Env env, const std::vector<int32_t>& values);
 Napi::Value toNumber(Napi::Env env, double value);
+Napi::Value toArray(Napi::Env env, const std::vector<TensorEntry>& entries);
 
 template <typename T, typename Convert>
 Napi::Array toList(Napi::Env env, const std::vector<T>& values, const Convert& convert) {

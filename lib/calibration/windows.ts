@@ -197,20 +197,16 @@ function cutTokens(tokens: Int32Array, seqLen: number, name: string): Int32Array
   return Array.from({ length: count }, (_, index) => tokens.slice(index * seqLen, (index + 1) * seqLen))
 }
 
-/** E_CALIBRATION unless the model can read this window and predict from it. */
-export function checkWindow(window: Int32Array, model: LoadedModel): Int32Array {
+/** E_CALIBRATION, naming the file it is from, unless the model can read this window and predict from it. */
+export function checkWindow(window: Int32Array, model: LoadedModel, file?: string): Int32Array {
   const { contextLength, vocabSize } = model.config
+  const refuse = (problem: string) =>
+    new FlrcError('E_CALIBRATION', `${file === undefined ? '' : `${file}: `}${problem}`, { file })
   if (window.length < 2 || window.length > contextLength) {
-    throw new FlrcError(
-      'E_CALIBRATION',
-      `a token window has ${window.length} tokens; give 2 to ${contextLength}`,
-    )
+    throw refuse(`a token window has ${window.length} tokens; give 2 to ${contextLength}`)
   }
   if (window.some((token) => token < 0 || token >= vocabSize)) {
-    throw new FlrcError(
-      'E_CALIBRATION',
-      `a token window holds ids outside 0 to ${vocabSize - 1}; tokenise it again`,
-    )
+    throw refuse(`a token window holds ids outside 0 to ${vocabSize - 1}; tokenise it again`)
   }
   return window
 }

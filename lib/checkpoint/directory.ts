@@ -5,11 +5,13 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { checkText } from '../check.js'
 import { abortedError, FlrcError } from '../errors.js'
 import { flushDirectory, flushFile, ioError, move, renamed, systemCode } from './io.js'
-import { checkReplaceable } from './replaceable.js'
+import { type Contents, checkReplaceable } from './replaceable.js'
 
 export interface DirectoryOptions {
-  /** Replace a checkpoint or model directory that is already there. Default false. */
+  /** Replace a directory of the same contents that is already there. Default false. */
   overwrite?: boolean
+  /** What it will hold; a model by default. */
+  contents?: Contents
   /** The model that is read, which is not replaced whatever `overwrite` says. */
   source?: string
   /** Rejects with E_ABORTED and leaves nothing. */
@@ -111,7 +113,7 @@ async function removeLeftovers({ path, parent, name }: Place): Promise<void> {
 
 async function checkTarget(
   { target, path, parent }: Place,
-  { overwrite, source }: DirectoryOptions,
+  { overwrite, contents = 'model', source }: DirectoryOptions,
 ): Promise<void> {
   if (await exists(path)) {
     if (!overwrite) {
@@ -121,7 +123,7 @@ async function checkTarget(
         { file: target },
       )
     }
-    await checkReplaceable(path, target, source)
+    await checkReplaceable(path, target, contents, source)
   }
   let ancestor = parent
   while (!(await exists(ancestor))) {

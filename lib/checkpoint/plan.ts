@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs'
 import { basename } from 'node:path'
 import type { UsedSource } from '../calibration/sources.js'
 import { counted } from '../counted.js'
-import { FlrcError } from '../errors.js'
+import { abortedError, FlrcError } from '../errors.js'
 import type { StorageDtype } from '../format/types.js'
 import type { RecoveryReport } from '../recover/report.js'
 import { ioError } from './io.js'
@@ -119,13 +119,14 @@ export function sha256OfText(text: string): string {
   return createHash('sha256').update(text, 'utf8').digest('hex')
 }
 
-async function sha256OfFile(file: string, signal: AbortSignal | undefined): Promise<string> {
+/** SHA-256 of a file. E_IO, E_ABORTED. */
+export async function sha256OfFile(file: string, signal: AbortSignal | undefined): Promise<string> {
   const hash = createHash('sha256')
   try {
     for await (const chunk of createReadStream(file, { signal, highWaterMark: 1 << 20 }))
       hash.update(chunk as Buffer)
   } catch (error) {
-    throw ioError(error, file)
+    throw signal?.aborted ? abortedError() : ioError(error, file)
   }
   return hash.digest('hex')
 }

@@ -28,13 +28,28 @@ async function holds(path: string, file: string): Promise<boolean> {
   }
 }
 
+/** What a directory is written as, and the file that tells it is one. */
+export type Contents = 'model' | 'calibration'
+export const calibrationRecord = 'flrc-calibration.json'
+
+async function isOne(what: Contents, path: string, names: readonly string[]): Promise<boolean> {
+  if (what === 'calibration') return names.includes(calibrationRecord)
+  return names.includes('config.json') && (await isModelConfig(join(path, 'config.json')))
+}
+
 /**
  * Lets overwriting destroy only what such a run could have written: an empty directory, or one that holds a
- * model (a config.json with a model_type) and no directories. Never the model that is read, `source`.
+ * model (a config.json with a model_type), or a calibration where one is written, and no directories. Never the
+ * model that is read, `source`.
  *
  * @throws E_EXISTS
  */
-export async function checkReplaceable(path: string, target: string, source?: string): Promise<void> {
+export async function checkReplaceable(
+  path: string,
+  target: string,
+  what: Contents,
+  source?: string,
+): Promise<void> {
   const refuse = (why: string, remedy = 'remove it yourself or choose another name') =>
     new FlrcError('E_EXISTS', `${target}: ${why}, so it is not replaced; ${remedy}`, { file: target })
   if (source !== undefined && (await holds(path, source))) {
@@ -43,8 +58,8 @@ export async function checkReplaceable(path: string, target: string, source?: st
   if (!(await stat(path)).isDirectory()) throw refuse('not a directory')
   const entries = await readdir(path, { withFileTypes: true })
   if (entries.length === 0) return
-  const config = entries.find((entry) => entry.name === 'config.json')
-  if (config === undefined || !(await isModelConfig(join(path, config.name)))) throw refuse('holds no model')
+  const names = entries.map((entry) => entry.name)
+  if (!(await isOne(what, path, names))) throw refuse(`holds no ${what}`)
   const directory = entries.find((entry) => entry.isDirectory())
-  if (directory !== undefined) throw refuse(`holds the directory ${directory.name} beside a model`)
+  if (directory !== undefined) throw refuse(`holds the directory ${directory.name} beside a ${what}`)
 }

@@ -11,6 +11,8 @@ import { createFile } from './io.js'
 export type WriteTensors = (file: string, names: string[], offsets: Float64Array) => Promise<void>
 
 export interface WeightsOptions {
+  /** What the files' names begin with; `model` by default. */
+  name?: string
   /** Largest shard in bytes of tensor data, unless one tensor alone is larger. Default 5 GB, as on the hub. */
   shardBytes?: number
   signal?: AbortSignal
@@ -40,10 +42,10 @@ export function planShards(entries: readonly HeaderEntry[], shardBytes: number):
   return shards
 }
 
-function shardName(index: number, count: number): string {
-  if (count === 1) return 'model.safetensors'
+function shardName(base: string, index: number, count: number): string {
+  if (count === 1) return `${base}.safetensors`
   const pad = (n: number) => String(n).padStart(5, '0')
-  return `model-${pad(index + 1)}-of-${pad(count)}.safetensors`
+  return `${base}-${pad(index + 1)}-of-${pad(count)}.safetensors`
 }
 
 /**
@@ -55,14 +57,14 @@ export async function writeWeights(
   directory: string,
   entries: readonly HeaderEntry[],
   writeTensors: WriteTensors,
-  { shardBytes = defaultShardBytes, signal }: WeightsOptions = {},
+  { name: base = 'model', shardBytes = defaultShardBytes, signal }: WeightsOptions = {},
 ): Promise<WrittenWeights> {
   const shards = planShards(entries, shardBytes)
   const weightMap = new Map<string, string>()
   const written: WrittenWeights = { files: [], bytes: 0 }
   for (const [index, shard] of shards.entries()) {
     if (signal?.aborted) throw abortedError()
-    const name = shardName(index, shards.length)
+    const name = shardName(base, index, shards.length)
     const file = join(directory, name)
     const { header, offsets, fileBytes } = safetensorsHeader(shard)
     await createFile(file, header, fileBytes)
@@ -101,7 +103,7 @@ export async function writeWeights(
       metadata: { total_size: entries.reduce((sum, entry) => sum + entry.byteLength, 0) },
       weight_map: Object.fromEntries(weightMap),
     }
-    const name = 'model.safetensors.index.json'
+    const name = `${base}.safetensors.index.json`
     await createFile(join(directory, name), `${JSON.stringify(index, undefined, 2)}\n`)
     written.files.push(name)
   }

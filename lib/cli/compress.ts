@@ -1,27 +1,36 @@
-import { availableParallelism } from 'node:os'
 import { type Command, Option } from 'commander'
-import { type AllocationMethod, denseParametersOf, type FactorStorage } from '../allocate.js'
-import { type CalibrateOptions, type CalibrationText, usualWhitening, type Whitening } from '../calibrate.js'
-import { windowLength } from '../calibration/windows.js'
+import type { AllocationMethod, FactorStorage } from '../allocate.js'
+import { Calibration } from '../calibrate.js'
 import { besideTarget, prepareTarget } from '../checkpoint/directory.js'
 import type { CompressionPlan } from '../checkpoint/plan.js'
-import { checkCompressOptions, compress, isQuantised, type KeepOptions, type ScoreKind } from '../compress.js'
+import {
+  type CompressOptions,
+  checkCompressOptions,
+  compress,
+  isQuantised,
+  type KeepOptions,
+  type ScoreKind,
+} from '../compress.js'
 import { counted } from '../counted.js'
 import { FlrcError } from '../errors.js'
-import type { StorageDtype } from '../format/types.js'
-import { checkMemory, memoryNeeds, recoveryBytes, weightBytes } from '../memory.js'
-import { projectionsOf } from '../model.js'
-import { openModel } from '../open-model.js'
-import type { CompressionReport } from '../public-model.js'
+import type { CompressionReport, Model } from '../public-model.js'
 import type { RecoveryReport } from '../recover/report.js'
 import { removeRecoveryStates } from '../recover/state.js'
-import { readTextFile } from './files.js'
+import {
+  addCalibrationOptions,
+  type CalibrationFlags,
+  heldOutOf,
+  noteFewWindows,
+  noteTightMemory,
+  readSources,
+  storedCalibration,
+} from './calibration.js'
 import { loadModel } from './load.js'
+import { tellMemory } from './memory.js'
 import {
   addCommonOptions,
   type CommonOptions,
   numberIn,
-  parseBytes,
   parseDecimalBytes,
   parseFraction,
   parseFractions,
@@ -29,23 +38,15 @@ import {
   wholeNumber,
 } from './options.js'
 import { formatBytes, formatTable, note, print, printJson } from './output.js'
-import { step } from './steps.js'
+import { elapsed, step } from './steps.js'
 
-/** Windows to measure on, beside those to calibrate on. */
-const heldOutShare = 1 / 8
-
-interface CompressFlags extends CommonOptions {
+interface CompressFlags extends CommonOptions, CalibrationFlags {
   output: string
   keep?: number
   targetBytes?: number
   targetPerplexityIncrease?: number
   targetTokensPerSecond?: number
   method: AllocationMethod
-  whitening?: Whitening
-  calibration?: string[]
-  samples: number
-  seqLen?: number
-  seed: number
   levels?: number[]
   levelWeights?: number[]
   score: ScoreKind
@@ -54,8 +55,6 @@ interface CompressFlags extends CommonOptions {
   rankMultiple: number
   dense: boolean
   storage: FactorStorage
-  labels: NonNullable<CalibrateOptions['labels']>
-  memory?: number
   recover?: number
   resume: boolean
   overwrite: boolean
@@ -94,18 +93,8 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
         'what the factors are optimal under (default: two-sided, or scaled for method asvd)',
       ).choices(['none', 'scaled', 'input', 'two-sided']),
     )
-    .option(
-      '--calibration <sources...>',
-      'what to calibrate on, each with its share of the samples: FILE[:WEIGHT] (plain text), FILE.jsonl[:WEIGHT] ' +
-        '(dialogues, in the chat template) or self[:WEIGHT] (what the model writes itself; the default)',
-    )
-    .option('--samples <n>', 'windows of calibration text', wholeNumber(1), 64)
-    .option(
-      '--seq-len <n>',
-      'tokens in a window (default: 512, or the context where that is less)',
-      wholeNumber(2),
-    )
-    .option('--seed <n>', 'seed of the drawn labels and of self-written text', wholeNumber(0), 0)
+  addCalibrationOptions(command, ', or alone a folder that flrc calibrate wrote')
+  command
     .option('--levels <budgets>', 'falling active budgets, such as .8,.75,.7', parseFractions)
     .option('--level-weights <weights>', 'share of tokens spent at each level, such as 2,1,1', parseWeights)
     .addOption(
@@ -129,16 +118,6 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
     .addOption(
       new Option('--storage <kind>', 'how factors are stored').choices(['pivoted', 'plain']).default('pivoted'),
     )
-    .addOption(
-      new Option('--labels <source>', 'labels of the Fisher information')
-        .choices(['model', 'data'])
-        .default('model'),
-    )
-    .option(
-      '--memory <size>',
-      'memory beside the weights, such as 8GB (default: half of what there is)',
-      parseBytes,
-    )
     .option(
       '--recover <minutes>',
       'train the factors towards the dense model for so long',
@@ -146,34 +125,53 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
     )
     .option('--resume', 'go on with an interrupted --recover, and make the rest again', false)
     .option('--overwrite', 'replace an existing checkpoint', false)
-  addCommonOptions(command).action((path: string, flags: CompressFlags) => run(path, flags, signal))
+  addCommonOptions(command).action((path: string, flags: CompressFlags) =>
+    run(path, flags, givenOf(command), signal),
+  )
 }
 
-async function run(path: string, flags: CompressFlags, signal: AbortSignal): Promise<void> {
-  const { dtype, device, threads, json, output, overwrite, calibration: files, ...others } = flags
+/** Whether an option is the user's, not its default. */
+type Given = (option: keyof CompressFlags) => boolean
+
+function givenOf(command: Command): Given {
+  return (option) => command.getOptionValueSource(option) === 'cli'
+}
+
+async function run(path: string, flags: CompressFlags, given: Given, signal: AbortSignal): Promise<void> {
+  const { dtype, device, threads, json, output, overwrite, calibration: sources, ...others } = flags
   const { recover: minutes, resume, ...options } = others
   checkTargets(options)
   checkCompressOptions({ ...options, dtype })
   if (resume && minutes === undefined) {
     note('note: only a --recover leaves something to go on from; everything else is made again, the same')
   }
+  const stored = await storedCalibration(sources)
   // Saying so at the end would cost the whole run.
   await prepareTarget(output, { overwrite, source: path })
   const state = await besideTarget(output, 'recovery')
   const recover = minutes === undefined ? undefined : { minutes, state, resume }
-  const calibration = await readCalibration(files)
-  // A recovery holds windows out for itself.
-  const heldOut = recover ? undefined : Math.ceil(options.samples * heldOutShare)
+  const texts = stored === undefined ? await readSources(sources) : []
   const seconds = { load: 0, save: 0 }
   const begin = performance.now()
   // Factors narrower than bf16 are still cut from weights of full width.
   const wide = dtype === 'f32' ? dtype : undefined
-  await tellMemory(path, flags, wide ?? 'bf16', signal)
+  const inputMoments = dtype !== undefined && isQuantised(dtype)
+  const whitening = flags.whitening ?? (flags.method === 'asvd' ? 'scaled' : undefined)
+  const calibrates = stored === undefined ? { ...flags, whitening, inputMoments } : undefined
+  const held = { dtype: wide ?? 'bf16', copies: 2, trains: recover !== undefined, calibrates } as const
+  await tellMemory(path, held, signal)
   const model = await loadModel(path, { dtype: wide, device, threads }, signal)
+  const calibration = stored === undefined ? texts : await loadCalibration(model, stored, flags, signal)
   seconds.load = elapsed(begin)
-  const small = await step('compress', (onProgress) =>
-    compress(model, { ...options, dtype, calibration, recover, heldOut, signal, onProgress }),
-  )
+  const shared = { ...options, dtype, recover, signal }
+  // What a calibration at hand was made with holds, and what is asked for beside it has to agree.
+  const how: CompressOptions =
+    calibration instanceof Calibration
+      ? { ...shared, ...onlyGiven(flags, given), whitening, calibration }
+      : // A recovery holds windows out for itself.
+        { ...shared, calibration, heldOut: recover ? undefined : heldOutOf(flags) }
+  const small = await step('compress', (onProgress) => compress(model, { ...how, onProgress }))
+  if (calibration instanceof Calibration) calibration.dispose()
   const saveBegin = performance.now()
   await step(`save ${output}`, (onProgress) => small.save(output, { overwrite, signal, onProgress }))
   seconds.save = elapsed(saveBegin)
@@ -183,18 +181,9 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
   const result = { ...report, seconds: { ...stages, ...seconds, total: elapsed(begin) } }
   if (json) await printJson(result)
   else await print(`${describe(output, { ...report, heldOut: measured })}\n`)
-  if (atOnce.oneInput || atOnce.projections < Math.min(model.threads || availableParallelism(), 7)) {
-    note(
-      `note: the memory allowed ${atOnce.projections} of a layer's projections to be factorised at once` +
-        `${atOnce.oneInput ? ', with the moments of one input at a time' : ''}; a larger --memory is faster`,
-    )
-  }
-  const { windows } = (small.plan as CompressionPlan).calibration
-  if (windows < options.samples) {
-    note(
-      `note: calibrated on ${counted(windows, 'window')} instead of ${options.samples}, as the texts have no more; ` +
-        'give a longer text, or self beside it',
-    )
+  if (stored === undefined) {
+    noteTightMemory(atOnce, model.threads)
+    noteFewWindows((small.plan as CompressionPlan).calibration.windows, options.samples)
   }
   if (report.storedBytes > report.sourceBytes) {
     const narrower = dtype === 'int8' ? 'int4' : 'int8'
@@ -207,27 +196,37 @@ async function run(path: string, flags: CompressFlags, signal: AbortSignal): Pro
   }
 }
 
-/** What it will take, said before it is taken; E_OUT_OF_MEMORY where that is not there. */
-async function tellMemory(
-  path: string,
-  { dtype: stored, method, whitening, samples, seqLen, threads, memory, recover }: CompressFlags,
-  dtype: StorageDtype,
+/** The options that decide a calibration, where the user gave them. */
+function onlyGiven(
+  { samples, seed, labels }: CalibrationFlags,
+  given: Given,
+): Pick<CompressOptions, 'samples' | 'seed' | 'labels'> {
+  return {
+    samples: given('samples') ? samples : undefined,
+    seed: given('seed') ? seed : undefined,
+    labels: given('labels') ? labels : undefined,
+  }
+}
+
+async function loadCalibration(
+  model: Model,
+  directory: string,
+  { method, whitening, memory }: CompressFlags,
   signal: AbortSignal,
-): Promise<void> {
-  const source = await step('read', (onProgress) => openModel(path, { signal, onProgress }))
-  const training = recover === undefined ? 0 : recoveryBytes * denseParametersOf(projectionsOf(source.config))
-  const needs = memoryNeeds(source.config, {
-    whitening: whitening ?? (method === 'asvd' ? 'scaled' : usualWhitening),
-    inputMoments: stored !== undefined && isQuantised(stored),
-    ...{ samples, threads, seqLen: windowLength(source, seqLen) },
-    weights: 2 * weightBytes(source, dtype) + training,
-  })
-  checkMemory(needs, memory)
-  const { weights, least, everything, available } = needs
-  note(
-    `memory: ${formatBytes(weights)} for weights${training > 0 ? ' and their training' : ''}, ` +
-      `${formatBytes(least)} to ${formatBytes(everything)} to calibrate; ${formatBytes(available)} are free`,
+): Promise<Calibration> {
+  const calibration = await step(`read ${directory}`, (onProgress) =>
+    Calibration.load(model, directory, { memory, signal, onProgress }),
   )
+  const has = calibration.options.whitening
+  if (method === 'asvd' && whitening === undefined && has !== 'scaled') {
+    throw new FlrcError(
+      'E_USAGE',
+      `method asvd goes with --whitening scaled, and ${directory} was calibrated with ${has}; calibrate with ` +
+        `scaled, or say --whitening ${has}`,
+      { file: directory },
+    )
+  }
+  return calibration
 }
 
 /** In the words of the command line; `checkCompressOptions` has those of the API. */
@@ -247,27 +246,8 @@ function checkTargets(flags: KeepOptions): void {
   throw new FlrcError('E_USAGE', `${what}; give exactly one of ${all.join(', ')}`)
 }
 
-function elapsed(begin: number): number {
-  return (performance.now() - begin) / 1000
-}
-
 function parseWeights(text: string): number[] {
   return text.split(',').map((part) => numberIn(0, Number.MAX_VALUE)(part.trim()))
-}
-
-async function readCalibration(given: readonly string[] = ['self']): Promise<CalibrationText[]> {
-  const texts: CalibrationText[] = []
-  for (const one of given) {
-    const { file, weight } = splitWeight(one)
-    if (file === 'self') {
-      texts.push({ self: true, weight })
-      continue
-    }
-    const content = await readTextFile(file)
-    const source = { weight, name: file }
-    texts.push(file.endsWith('.jsonl') ? { ...source, dialogues: content } : { ...source, text: content })
-  }
-  return texts
 }
 
 function describeRecovery({ minutes, steps, tokens, curve, best }: RecoveryReport): string {
@@ -279,13 +259,6 @@ function describeRecovery({ minutes, steps, tokens, curve, best }: RecoveryRepor
   ])
   const head = `recovered for ${minutes.toFixed(1)} minutes: ${steps} steps, ${tokens} tokens; KL to the dense model on held-out windows:`
   return `${head}\n${formatTable(['level', 'before', 'after'], rows)}`
-}
-
-function splitWeight(given: string): { file: string; weight: number } {
-  const match = /^(.+):([^:/]*)$/.exec(given)
-  const weight = Number(match?.[2] || Number.NaN)
-  if (!match?.[1] || Number.isNaN(weight)) return { file: given, weight: 1 }
-  return { file: match[1], weight }
 }
 
 function describe(output: string, report: Omit<CompressionReport, 'atOnce'>): string {

@@ -7,6 +7,7 @@ import { note, printJson } from './output.js'
 /** What registers each command. Only the one that is called is loaded, which takes half the time of loading all. */
 const commands = {
   demo: async () => (await import('./demo.js')).registerDemo,
+  calibrate: async () => (await import('./calibrate.js')).registerCalibrate,
   compress: async () => (await import('./compress.js')).registerCompress,
   generate: async () => (await import('./generate.js')).registerGenerate,
   chat: async () => (await import('./chat.js')).registerChat,

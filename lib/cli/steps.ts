@@ -22,3 +22,8 @@ export async function step<T>(
   }
   return running
 }
+
+/** Seconds since `begin`, a time of `performance.now()`. */
+export function elapsed(begin: number): number {
+  return (performance.now() - begin) / 1000
+}

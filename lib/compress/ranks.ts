@@ -36,12 +36,12 @@ export async function knownOf(
     onProgress,
   }: AllocateOptions & TaskOptions,
 ): Promise<Known> {
-  const { curves, figures } = calibration
+  const { curves, figures, hasCurves } = calibration
   const found = calibration.sensitivities.get(storage)
   const task = { storage, signal, onProgress }
   return {
     scores: calibration.model.projections.map(({ name }) => calibration.scores[name]?.[score] ?? 0),
-    curves: curves.every((curve) => curve.length > 0) ? curves : undefined,
+    curves: hasCurves ? curves : undefined,
     singular: figures.singular,
     search: method === 'asvd' ? (found ?? (await sensitivitySearch(calibration, task))) : undefined,
   }

@@ -32,7 +32,7 @@ const bytesPerValue: Record<string, number> = {
 }
 
 /** Types a tensor in use may have; the others are read past. */
-const usableTypes: ReadonlySet<string> = new Set<TensorType>(['F32', 'F16', 'BF16', 'I32', 'I8', 'U8'])
+const usableTypes: ReadonlySet<string> = new Set<TensorType>(['F64', 'F32', 'F16', 'BF16', 'I32', 'I8', 'U8'])
 
 export function isUsableType(dtype: string): dtype is TensorType {
   return usableTypes.has(dtype)

@@ -1,5 +1,6 @@
 /** How a tensor's numbers lie in its file. GGUF block types keep their GGML names. */
 export type TensorType =
+  | 'F64'
   | 'F32'
   | 'F16'
   | 'BF16'

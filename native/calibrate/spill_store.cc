@@ -52,7 +52,9 @@ void SpillSpace::read(int64_t offset, void* data, int64_t bytes) {
 }
 
 SpillStore::~SpillStore() {
-  for (const Slot& slot : slots_) space_->giveMemory(static_cast<int64_t>(slot.memory.size() * sizeof(float)));
+  for (const Slot& slot : slots_) {
+    if (!slot.memory.empty()) space_->giveMemory(static_cast<int64_t>(slot.memory.size() * sizeof(float)));
+  }
 }
 
 void SpillStore::put(size_t index, const float* data, size_t count) {
@@ -77,8 +79,20 @@ void SpillStore::put(size_t index, const float* data, size_t count) {
   }
 }
 
+void SpillStore::place(size_t index, TensorReader in) {
+  Slot& slot = slots_[index];
+  in.expectType(SourceType::f32);
+  slot.count = static_cast<size_t>(in.source().rows() * in.source().cols());
+  slot.file = std::move(in);
+}
+
 const float* SpillStore::get(size_t index, std::vector<float>& scratch) const {
   const Slot& slot = slots_[index];
+  if (slot.file) {
+    scratch.resize(slot.count);
+    slot.file->readRows(0, slot.file->source().rows(), scratch.data());
+    return scratch.data();
+  }
   if (slot.offset < 0) return slot.memory.data();
   scratch.resize(slot.count);
   space_->read(slot.offset, scratch.data(), static_cast<int64_t>(slot.count * sizeof(float)));

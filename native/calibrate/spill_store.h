@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "platform/file.h"
+#include "tensor/source.h"
 
 namespace flrc {
 
@@ -32,8 +33,8 @@ class SpillSpace {
   int64_t end_ = 0;
 };
 
-// Numbered arrays of floats, each in memory while the space has room, in the scratch file otherwise.
-// Different slots may be used from different threads at once.
+// Numbered arrays of floats, each in memory while the space has room, in the scratch file otherwise, or where
+// they lie in a file already. Different slots may be used from different threads at once.
 class SpillStore {
  public:
   SpillStore(std::shared_ptr<SpillSpace> space, size_t slots) : space_(std::move(space)), slots_(slots) {}
@@ -43,7 +44,11 @@ class SpillStore {
 
   // A slot keeps its place when written again with the same length.
   void put(size_t slot, const float* data, size_t count);
-  // The slot's values: in place when in memory, otherwise read into `scratch`.
+  // A slot whose values lie in a file, from which they are read each time. Its values are only got from then
+  // on.
+  void place(size_t slot, TensorReader in);
+  // The slot's values: in place when in memory, otherwise read into `scratch`. E_IO, and of a file that was
+  // placed E_MODEL_FORMAT where it became shorter, E_NUMERIC where it holds NaN or infinite values.
   const float* get(size_t slot, std::vector<float>& scratch) const;
   size_t count(size_t slot) const { return slots_[slot].count; }
 
@@ -52,6 +57,7 @@ class SpillStore {
     size_t count = 0;
     std::vector<float> memory;
     int64_t offset = -1;
+    std::optional<TensorReader> file;
   };
   std::shared_ptr<SpillSpace> space_;
   std::vector<Slot> slots_;

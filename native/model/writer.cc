@@ -1,22 +1,14 @@
 #include "model/writer.h"
 
 #include <functional>
-#include <unordered_map>
 
-#include "core/error.h"
 #include "linalg/gemm.h"
 #include "model/wide_layer.h"
-#include "platform/file.h"
 
 namespace flrc {
 namespace {
 
 using Bytes = std::vector<uint8_t>;
-
-struct Output {
-  TensorEntry entry;
-  std::function<Bytes()> bytes;
-};
 
 const char* typeName(Dtype dtype) {
   switch (dtype) {
@@ -31,19 +23,6 @@ const char* typeName(Dtype dtype) {
   }
 }
 
-int64_t valueBytes(const char* type) {
-  switch (type[0]) {
-    case 'F':
-      return 4;
-    case 'B':
-      return 2;
-    case 'I':
-      return type[1] == '3' ? 4 : 1;
-    default:
-      return 1;
-  }
-}
-
 class Listing {
  public:
   Listing(const Model& model, bool dense) : model_(model), dense_(dense) {
@@ -54,24 +33,16 @@ class Listing {
     for (int64_t l = 0; l < model.config.layers; ++l) layer(l);
   }
 
-  std::vector<Output> outputs;
+  std::vector<TensorOutput> outputs;
 
  private:
   void add(std::string name, const char* type, std::vector<int64_t> shape, std::function<Bytes()> bytes) {
-    int64_t length = valueBytes(type);
-    for (int64_t extent : shape) length *= extent;
-    outputs.push_back({{std::move(name), type, std::move(shape), length}, std::move(bytes)});
+    outputs.emplace_back(std::move(name), type, std::move(shape), std::move(bytes));
   }
 
   // A vector stays f32: norms and biases are small, and bf16 sources are restored exactly by rounding back.
   void vector(const std::string& name, const Vector& values) {
-    add(name, "F32", {static_cast<int64_t>(values->size())}, [values] { return raw(*values); });
-  }
-
-  template <typename T>
-  static Bytes raw(const std::vector<T>& values) {
-    const auto* at = reinterpret_cast<const uint8_t*>(values.data());
-    return Bytes(at, at + values.size() * sizeof(T));
+    add(name, "F32", {static_cast<int64_t>(values->size())}, [values] { return rawBytes(*values); });
   }
 
   // `count` stored rows of `cols` values, given by store(row, out); split in its parts when quantised.
@@ -117,10 +88,10 @@ class Listing {
     add(name, typeName(dtype), {m, n}, [=] {
       std::vector<float> values(static_cast<size_t>(m * n));
       fill(values.data());
-      if (dtype == Dtype::f32) return raw(values);
+      if (dtype == Dtype::f32) return rawBytes(values);
       std::vector<uint16_t> narrow(values.size());
       for (size_t i = 0; i < values.size(); ++i) narrow[i] = floatToBf16(values[i]);
-      return raw(narrow);
+      return rawBytes(narrow);
     });
   }
 
@@ -136,7 +107,7 @@ class Listing {
   void projection(int64_t l, int p, const Linear& linear) {
     const std::string name = projectionName(l, p);
     if (!linear.bias.empty()) {
-      add(name + ".bias", "F32", {linear.outputs}, [&linear] { return raw(linear.bias); });
+      add(name + ".bias", "F32", {linear.outputs}, [&linear] { return rawBytes(linear.bias); });
     }
     if (!linear.factored()) {
       rows(name + ".weight", linear.dense);
@@ -159,7 +130,7 @@ class Listing {
     stored(linear.pivoted ? name + ".C" + suffix : name + ".U", block->c.dtype, block->rank(), block->c.outputs,
            c);
     if (linear.pivoted)
-      add(name + ".I" + suffix, "I32", {block->rank()}, [block] { return raw(block->pivot); });
+      add(name + ".I" + suffix, "I32", {block->rank()}, [block] { return rawBytes(block->pivot); });
   }
 
   // W [m, n] of the factors: the columns of W are the products with unit vectors.
@@ -190,55 +161,15 @@ class Listing {
   Dtype exported_;
 };
 
-class OutputFile {
- public:
-  explicit OutputFile(const std::string& path) : path_(path), file_(path, platform::File::Use::write) {
-    if (!file_.isOpen()) fail("cannot be opened");
-  }
-
-  void write(int64_t offset, const Bytes& bytes) {
-    if (!file_.write(offset, bytes.data(), static_cast<int64_t>(bytes.size()))) fail("cannot be written");
-  }
-  void sync() {
-    if (!file_.flush()) fail("cannot be flushed to disk");
-  }
-
- private:
-  [[noreturn]] void fail(const char* what) const {
-    throw Error(code::io, path_ + " " + what + ": " + platform::lastError() + "; nothing was kept of it",
-                path_);
-  }
-  std::string path_;
-  platform::File file_;
-};
-
 }  // namespace
 
 std::vector<TensorEntry> tensorEntries(const Model& model, bool dense) {
-  std::vector<TensorEntry> entries;
-  for (auto& output : Listing(model, dense).outputs) entries.push_back(std::move(output.entry));
-  return entries;
+  return entriesOf(Listing(model, dense).outputs);
 }
 
 void writeTensors(const Model& model, bool dense, const std::string& file,
                   const std::vector<std::string>& names, const std::vector<int64_t>& offsets, const Job& job) {
-  const Listing listing(model, dense);
-  std::unordered_map<std::string, const Output*> byName;
-  for (const Output& output : listing.outputs) byName.emplace(output.entry.name, &output);
-  OutputFile to(file);
-  for (size_t i = 0; i < names.size(); ++i) {
-    job.check();
-    const auto found = byName.find(names[i]);
-    if (found == byName.end())
-      throw Error(code::internal, "the model has no tensor " + names[i], file, names[i]);
-    const Bytes bytes = found->second->bytes();
-    if (static_cast<int64_t>(bytes.size()) != found->second->entry.byteLength) {
-      throw Error(code::internal, "the stored size of " + names[i] + " is wrong", file, names[i]);
-    }
-    to.write(offsets[i], bytes);
-    job.report("save", static_cast<int64_t>(i) + 1, static_cast<int64_t>(names.size()));
-  }
-  to.sync();
+  writeOutputs(Listing(model, dense).outputs, file, names, offsets, job);
 }
 
 }  // namespace flrc

@@ -6,16 +6,9 @@
 
 #include "core/job.h"
 #include "model/model.h"
+#include "tensor/output.h"
 
 namespace flrc {
-
-// One tensor as a checkpoint stores it.
-struct TensorEntry {
-  std::string name;
-  const char* type;  // safetensors dtype
-  std::vector<int64_t> shape;
-  int64_t byteLength;
-};
 
 // All tensors of the model in the order they are written. dense: factors multiplied out, every weight in bf16
 // or f32 under its Hugging Face name (export).

@@ -155,6 +155,13 @@ void eachBlock(SourceType type, const uint8_t* bytes, int64_t count, float* out,
 
 void toFloat(SourceType type, const uint8_t* bytes, int64_t count, float* out) {
   switch (type) {
+    case SourceType::f64:
+      for (int64_t i = 0; i < count; ++i) {
+        double value;
+        std::memcpy(&value, bytes + 8 * i, sizeof value);
+        out[i] = static_cast<float>(value);
+      }
+      break;
     case SourceType::f32:
       std::memcpy(out, bytes, static_cast<size_t>(count) * sizeof(float));
       break;

@@ -10,7 +10,23 @@
 namespace flrc {
 
 // How a tensor's numbers lie in its file (lib/format/types.ts TensorType); GGUF block types by GGML's names.
-enum class SourceType : int32_t { f32, f16, bf16, i32, i8, u8, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k };
+enum class SourceType : int32_t {
+  f64,
+  f32,
+  f16,
+  bf16,
+  i32,
+  i8,
+  u8,
+  q8_0,
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q4_k,
+  q5_k,
+  q6_k
+};
 
 // Throws E_MODEL_FORMAT for a name that is none of them.
 SourceType sourceType(const std::string& name);

@@ -1,0 +1,66 @@
+import type { CalibrateOptions, Calibration, Shrinkage } from '../calibrate.js'
+import { FlrcError } from '../errors.js'
+import type { StorageDtype } from '../format/types.js'
+import type { AllocateOptions } from './options.js'
+
+export const isQuantised = (dtype: StorageDtype) => dtype === 'int8' || dtype === 'int4'
+
+/** Whether a model of `options` is rounded against the inputs' moments; a recovery rounds for itself. */
+export function roundsAgainstMoments({
+  dtype,
+  keep,
+  recovers,
+}: Pick<AllocateOptions, 'keep'> & { dtype: StorageDtype; recovers: boolean }): boolean {
+  // A target is looked for before the recovery.
+  return isQuantised(dtype) && (!recovers || keep === undefined)
+}
+
+type Decisive = Pick<CalibrateOptions, 'labels' | 'seed' | 'whitening' | 'shrinkage' | 'samples' | 'seqLen'>
+
+/**
+ * Refuses a calibration that is not of this model's options: one whose own differ from those that are given beside
+ * it, one without curves for the method `curve`, and one without moments where they are rounded against. E_USAGE
+ * names the option and what to calibrate with.
+ */
+export function checkFit(
+  calibration: Calibration,
+  options: AllocateOptions & Decisive,
+  dtype: StorageDtype,
+  recovers: boolean,
+): void {
+  const { options: has, hasCurves } = calibration
+  for (const name of ['labels', 'seed', 'whitening', 'samples', 'seqLen'] as const) {
+    const wanted = options[name]
+    if (wanted === undefined || wanted === has[name]) continue
+    throw differs(name, has[name], wanted)
+  }
+  for (const side of Object.keys(options.shrinkage ?? {}) as (keyof Shrinkage)[]) {
+    const wanted = options.shrinkage?.[side]
+    if (wanted === undefined || wanted === has.shrinkage[side]) continue
+    throw differs(`shrinkage.${side}`, has.shrinkage[side], wanted)
+  }
+  if ((options.method ?? 'curve') === 'curve' && !hasCurves) {
+    throw new FlrcError(
+      'E_USAGE',
+      'method curve wants truncation curves, which this calibration has not; calibrate with curves, or use another method',
+    )
+  }
+  if (roundsAgainstMoments({ dtype, keep: options.keep, recovers })) checkMoments(calibration, dtype)
+}
+
+/** E_USAGE where a type is rounded against moments that were not kept. */
+export function checkMoments({ options }: Calibration, dtype: StorageDtype): void {
+  if (!isQuantised(dtype) || options.inputMoments) return
+  throw new FlrcError(
+    'E_USAGE',
+    `${dtype} is rounded against the inputs' moments, which this calibration did not keep; calibrate with ` +
+      'inputMoments (flrc calibrate without --dtype, or with int8 or int4)',
+  )
+}
+
+function differs(name: string, has: unknown, wanted: unknown): FlrcError {
+  return new FlrcError(
+    'E_USAGE',
+    `the calibration has ${name} ${has}, and ${wanted} is asked for; leave ${name} out, or calibrate with it`,
+  )
+}
