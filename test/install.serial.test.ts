@@ -192,7 +192,12 @@ using('every command of the README', async () => {
   const length = (list: unknown) => (list as unknown[]).length
   const runs: [command: string, args: string[], holds: (report: Record<string, unknown>) => boolean][] = [
     ['demo', [], ({ rows }) => length(rows) === 8],
-    ['compress', [tiny, '-o', 'small', ...levels, ...calibration], ({ levels }) => length(levels) === 3],
+    [
+      'calibrate',
+      [tiny, '-o', 'cal', '--samples', '8', '--seq-len', '64', ...calibration],
+      ({ samples }) => samples === 8,
+    ],
+    ['compress', [tiny, '-o', 'small', ...levels, '--calibration', 'cal'], ({ levels }) => length(levels) === 3],
     ['generate', ['small', '--chat', '-p', 'Tell', ...falling], ({ tokenIds }) => length(tokenIds) > 0],
     ['chat', ['small', '--max-tokens', '4', ...falling], ({ turns }) => length(turns) === 1],
     ['serve', ['small', ...falling], ({ answer }) => (answer as Answer).usage.completion_tokens > 0],

@@ -282,7 +282,7 @@ const damaged: [what: string, directory: () => string, expected: ExpectedError][
   [
     'a tensor of another type',
     () => damagedTensors(named(`${q}.U`, (tensor) => ({ ...tensor, dtype: 'F64', shape: [64, 128] }))),
-    { code: 'E_MODEL_FORMAT', tensor: `${q}.V` },
+    { code: 'E_MODEL_FORMAT', tensor: `${q}.U`, message: /unexpected type/ },
   ],
   [
     'a type that is not taken',
