@@ -197,7 +197,11 @@ using('every command of the README', async () => {
       [tiny, '-o', 'cal', '--samples', '8', '--seq-len', '64', ...calibration],
       ({ samples }) => samples === 8,
     ],
-    ['compress', [tiny, '-o', 'small', ...levels, '--calibration', 'cal'], ({ levels }) => length(levels) === 3],
+    [
+      'compress',
+      [tiny, '-o', 'small', ...levels, '--calibration', 'cal'],
+      ({ levels }) => length(levels) === 3,
+    ],
     ['generate', ['small', '--chat', '-p', 'Tell', ...falling], ({ tokenIds }) => length(tokenIds) > 0],
     ['chat', ['small', '--max-tokens', '4', ...falling], ({ turns }) => length(turns) === 1],
     ['serve', ['small', ...falling], ({ answer }) => (answer as Answer).usage.completion_tokens > 0],

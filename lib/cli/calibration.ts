@@ -66,7 +66,7 @@ export async function storedCalibration(given: readonly string[] = []): Promise<
     if (!(await statIfThere(path.join(folder, calibrationRecord)))) {
       throw new FlrcError(
         'E_USAGE',
-        `${folder}: a folder without a ${calibrationRecord}; give a text, or what flrc calibrate wrote`,
+        `${folder}: a directory, and no calibration (without ${calibrationRecord}); give a file, or what flrc calibrate wrote`,
         { file: folder },
       )
     }
