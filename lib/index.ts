@@ -5,6 +5,7 @@ export {
   Calibration,
   type CalibrationText,
   calibrate,
+  type LoadCalibrationOptions,
   type ProjectionScores,
   type Shrinkage,
   type Whitening,
@@ -17,6 +18,7 @@ export {
   type ScheduleGoal,
 } from './calibrate-schedule.js'
 export type { DialogueSource, SelfSource, TextSource, UsedSource } from './calibration/sources.js'
+export type { SaveCalibrationOptions } from './calibration/stored.js'
 export type { HeldOutPerplexity } from './checkpoint/plan.js'
 export {
   type AllocateOptions,

@@ -186,6 +186,8 @@ export interface NativeCalibrationOptions {
   randomisedRank: number
   /** Keep A of every input, so that `factorize` can round to int8 and int4 against it. */
   keepInputMoments: boolean
+  /** Folder, of this calibration alone, where finished layers are kept and from which it goes on. */
+  state?: string
 }
 
 /** One projection cut in several ways, one at a time. */

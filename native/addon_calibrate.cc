@@ -33,6 +33,7 @@ CalibrationOptions calibrationOptions(const Napi::Object& from) {
   options.scratch = text(from, "scratch");
   options.randomisedRank = integer(from, "randomisedRank");
   options.keepInputMoments = boolean(from, "keepInputMoments");
+  if (from.Get("state").IsString()) options.state = text(from, "state");
   return options;
 }
 

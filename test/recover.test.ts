@@ -4,9 +4,9 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { type Calibration, calibrate } from '#lib/calibrate.js'
 import { calibrationWindows } from '#lib/calibration/windows.js'
+import { removeStates } from '#lib/checkpoint/state.js'
 import { compress, evaluate, Model } from '#lib/index.js'
 import { batchOf, heldOutOf, levelOf, rateAt, weightsOf } from '#lib/recover/schedule.js'
-import { removeRecoveryStates } from '#lib/recover/state.js'
 import { type TrainingSettings, train } from '#lib/recover/training.js'
 import { recoveryWindows } from '#lib/recover.js'
 import { runCli, tinyModel } from './support/child.js'
@@ -153,14 +153,14 @@ training('an interrupted run goes on from its state as if never interrupted', as
   const fresh: number[] = []
   await run({ steps: 2, state: { ...state, resume: false }, onProgress: ({ done }) => fresh.push(done) })
   assert.is(fresh[0], 0, 'without resume it starts anew')
-  writeFileSync(path.join(folder, files[0] ?? ''), 'FLRCREC1 and then nothing of use')
+  writeFileSync(path.join(folder, files[0] ?? ''), 'FLRCSTA1 and then nothing of use')
   const damaged = path.join(folder, files[0] ?? '')
   await throwsFlrcError(() => run({ steps: 8, state }), {
     code: 'E_MODEL_FORMAT',
     file: damaged,
     within: 60_000,
   })
-  await removeRecoveryStates(state.prefix)
+  await removeStates(state.prefix)
   assert.equal(readdirSync(folder), [])
 })
 

@@ -1,6 +1,7 @@
 import { type Command, Option } from 'commander'
 import { calibrate } from '../calibrate.js'
-import { prepareTarget } from '../checkpoint/directory.js'
+import { besideTarget, prepareTarget } from '../checkpoint/directory.js'
+import { removeStates } from '../checkpoint/state.js'
 import { isQuantised } from '../compress.js'
 import {
   addCalibrationOptions,
@@ -9,6 +10,7 @@ import {
   noteFewWindows,
   noteTightMemory,
   readSources,
+  resumeHelp,
 } from './calibration.js'
 import { loadModel } from './load.js'
 import { tellMemory } from './memory.js'
@@ -18,8 +20,11 @@ import { elapsed, step } from './steps.js'
 
 interface CalibrateFlags extends CommonOptions, CalibrationFlags {
   output: string
+  resume: boolean
   overwrite: boolean
 }
+
+const dtypeHelp = 'type to compress to; int8 and int4 take moments, and f32 is held so (default: all but f32)'
 
 export function registerCalibrate(program: Command, signal: AbortSignal): void {
   const command = program
@@ -33,18 +38,14 @@ export function registerCalibrate(program: Command, signal: AbortSignal): void {
         .default('two-sided'),
     )
   addCalibrationOptions(command)
-  command.option('--overwrite', 'replace an existing calibration', false)
-  addCommonOptions(command).action((path: string, flags: CalibrateFlags) => run(path, flags, signal))
-  const dtype = command.options.find(({ long }) => long === '--dtype')
-  if (dtype) {
-    dtype.description =
-      'type to compress to: f32, and int8 and int4 with the moments they take (default: all but f32)'
-  }
+  command.option('--resume', resumeHelp, false).option('--overwrite', 'replace an existing calibration', false)
+  addCommonOptions(command, dtypeHelp).action((path: string, flags: CalibrateFlags) => run(path, flags, signal))
 }
 
 async function run(path: string, flags: CalibrateFlags, signal: AbortSignal): Promise<void> {
-  const { dtype, device, threads, json, output, overwrite, calibration: sources, ...options } = flags
+  const { dtype, device, threads, json, output, resume, overwrite, calibration: sources, ...options } = flags
   await prepareTarget(output, { overwrite, contents: 'calibration', source: path })
+  const state = await besideTarget(output, 'calibration')
   const calibration = await readSources(sources)
   const seconds = { load: 0, save: 0 }
   const begin = performance.now()
@@ -55,11 +56,15 @@ async function run(path: string, flags: CalibrateFlags, signal: AbortSignal): Pr
   const model = await loadModel(path, { dtype: wide, device, threads }, signal)
   seconds.load = elapsed(begin)
   const made = await step('calibrate', (onProgress) =>
-    calibrate(model, { ...options, calibration, inputMoments, heldOut: heldOutOf(flags), signal, onProgress }),
+    calibrate(model, {
+      ...{ ...options, calibration, inputMoments, heldOut: heldOutOf(flags), signal, onProgress },
+      ...(resume ? { state, resume } : {}),
+    }),
   )
   const saveBegin = performance.now()
   await step(`save ${output}`, (onProgress) => made.save(output, { overwrite, signal, onProgress }))
   seconds.save = elapsed(saveBegin)
+  await removeStates(state)
   const { figures, scores, windowSeconds } = made
   const { forward, backward, moments, factorize, curves } = figures.seconds
   const result = {

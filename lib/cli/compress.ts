@@ -3,6 +3,7 @@ import type { AllocationMethod, FactorStorage } from '../allocate.js'
 import { Calibration } from '../calibrate.js'
 import { besideTarget, prepareTarget } from '../checkpoint/directory.js'
 import type { CompressionPlan } from '../checkpoint/plan.js'
+import { removeStates } from '../checkpoint/state.js'
 import {
   type CompressOptions,
   checkCompressOptions,
@@ -15,7 +16,6 @@ import { counted } from '../counted.js'
 import { FlrcError } from '../errors.js'
 import type { CompressionReport, Model } from '../public-model.js'
 import type { RecoveryReport } from '../recover/report.js'
-import { removeRecoveryStates } from '../recover/state.js'
 import {
   addCalibrationOptions,
   type CalibrationFlags,
@@ -23,6 +23,7 @@ import {
   noteFewWindows,
   noteTightMemory,
   readSources,
+  resumeHelp,
   storedCalibration,
 } from './calibration.js'
 import { loadModel } from './load.js'
@@ -123,7 +124,7 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
       'train the factors towards the dense model for so long',
       numberIn(0, Number.MAX_VALUE, true),
     )
-    .option('--resume', 'go on with an interrupted --recover, and make the rest again', false)
+    .option('--resume', resumeHelp, false)
     .option('--overwrite', 'replace an existing checkpoint', false)
   addCommonOptions(command).action((path: string, flags: CompressFlags) =>
     run(path, flags, givenOf(command), signal),
@@ -142,14 +143,14 @@ async function run(path: string, flags: CompressFlags, given: Given, signal: Abo
   const { recover: minutes, resume, ...options } = others
   checkTargets(options)
   checkCompressOptions({ ...options, dtype })
-  if (resume && minutes === undefined) {
-    note('note: only a --recover leaves something to go on from; everything else is made again, the same')
-  }
   const stored = await storedCalibration(sources)
   // Saying so at the end would cost the whole run.
   await prepareTarget(output, { overwrite, source: path })
-  const state = await besideTarget(output, 'recovery')
-  const recover = minutes === undefined ? undefined : { minutes, state, resume }
+  const states = {
+    calibration: await besideTarget(output, 'calibration'),
+    recovery: await besideTarget(output, 'recovery'),
+  }
+  const recover = minutes === undefined ? undefined : { minutes, state: states.recovery, resume }
   const texts = stored === undefined ? await readSources(sources) : []
   const seconds = { load: 0, save: 0 }
   const begin = performance.now()
@@ -169,13 +170,16 @@ async function run(path: string, flags: CompressFlags, given: Given, signal: Abo
     calibration instanceof Calibration
       ? { ...shared, ...onlyGiven(flags, given), whitening, calibration }
       : // A recovery holds windows out for itself.
-        { ...shared, calibration, heldOut: recover ? undefined : heldOutOf(flags) }
+        {
+          ...{ ...shared, calibration, heldOut: recover ? undefined : heldOutOf(flags) },
+          ...(resume ? { state: states.calibration, resume } : {}),
+        }
   const small = await step('compress', (onProgress) => compress(model, { ...how, onProgress }))
   if (calibration instanceof Calibration) calibration.dispose()
   const saveBegin = performance.now()
   await step(`save ${output}`, (onProgress) => small.save(output, { overwrite, signal, onProgress }))
   seconds.save = elapsed(saveBegin)
-  if (recover) await removeRecoveryStates(state)
+  for (const state of Object.values(states)) await removeStates(state)
   const { atOnce, heldOut: measured, ...report } = small.report as CompressionReport
   const { solve: _solve, measure: _measure, ...stages } = report.seconds
   const result = { ...report, seconds: { ...stages, ...seconds, total: elapsed(begin) } }

@@ -116,11 +116,9 @@ export function collect(value: string, previous: string[] | undefined): string[]
   return [...(previous ?? []), value]
 }
 
-export function addCommonOptions(command: Command): Command {
+export function addCommonOptions(command: Command, dtypeHelp = 'type that weights are held in'): Command {
   return command
-    .addOption(
-      new Option('--dtype <type>', 'type that weights are held in').choices(['f32', 'bf16', 'int8', 'int4']),
-    )
+    .addOption(new Option('--dtype <type>', dtypeHelp).choices(['f32', 'bf16', 'int8', 'int4']))
     .addOption(
       new Option('--device <device>', 'where to compute').choices(['auto', 'cpu', 'cuda']).default('auto'),
     )

@@ -1,7 +1,7 @@
-import { mkdir, readdir, rm, stat } from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
+import { mkdir, rm, stat } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { ioError, move, systemCode } from '../checkpoint/io.js'
-import { sha256OfText } from '../checkpoint/plan.js'
+import { statePath } from '../checkpoint/state.js'
 import { FlrcError } from '../errors.js'
 import type { RecoveryHandle } from './handle.js'
 
@@ -26,8 +26,7 @@ export class RecoveryState {
   #next: number
 
   constructor({ prefix, key, interval = 60_000 }: StateOptions) {
-    const hash = sha256OfText(JSON.stringify(key))
-    this.file = `${prefix}-${hash.slice(0, 16)}`
+    this.file = statePath(prefix, key)
     this.#interval = interval
     this.#next = performance.now() + interval
   }
@@ -74,15 +73,4 @@ export class RecoveryState {
       })
     }
   }
-}
-
-/** Removes every state with this prefix, whatever run it is of. */
-export async function removeRecoveryStates(prefix: string): Promise<void> {
-  const parent = dirname(prefix)
-  const name = `${basename(prefix)}-`
-  const entries = await readdir(parent).catch(() => [])
-  const states = entries.filter(
-    (entry) => entry.startsWith(name) && /^[0-9a-f]{16}(\.part)?$/.test(entry.slice(name.length)),
-  )
-  await Promise.all(states.map((entry) => rm(join(parent, entry), { force: true })))
 }

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "calibrate/device_work.h"
+#include "calibrate/kept_layers.h"
 #include "calibrate/layer_moments.h"
 #include "core/error.h"
 #include "core/recycled.h"
@@ -80,9 +81,14 @@ class Run {
     gradients_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(sequences_));
     tapes_ = std::make_unique<Tapes>(options_.lengths, space_);
     sums_ = std::make_unique<LayerMomentSums>(*model_, options_, *tapes_, *work_);
-    forward();
-    for (int64_t l = config_.layers - 1; l >= 0; --l) {
+    const KeptLayers kept(options_, job_);
+    const int64_t next = kept.next(config_.layers);
+    // The layers to go on with need it, those that are kept do not.
+    if (next >= 0) forward();
+    kept.restore(next, *result_, *gradients_);
+    for (int64_t l = next; l >= 0; --l) {
       visit(l);
+      kept.keep(l, *result_, *gradients_);
       job_.report("calibrate", config_.layers + (config_.layers - l) * 3, config_.layers * 4);
     }
     for (auto* store : {&boundaries_, &gradients_}) store->reset();
@@ -270,8 +276,8 @@ class Run {
       const int64_t most = std::min(linear.outputs, linear.inputs);
       FactorOptions options;
       options.jitter = options_.jitter;
-      options.randomised = options_.randomisedRank > 0 && options_.randomisedRank < most;
-      options.rank = options.randomised ? options_.randomisedRank : most;
+      options.rank = ranksToFind(linear, options_);
+      options.randomised = options.rank < most;
       options.seed = options_.seed;
       SymmetricView a = nullptr, b = nullptr, seen = nullptr;
       if (options_.whitening != Whitening::none) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -43,10 +44,26 @@ struct CalibrationOptions {
   std::string scratch;            // directory for the rest
   int64_t randomisedRank = 0;     // factors of this many ranks by randomised SVD; 0: all ranks
   bool keepInputMoments = false;  // for rounding to int8 or int4 what is cut from it
+  std::string state;              // folder of an interrupted one's finished layers (KeptLayers); empty: none
 };
+
+// Ranks of a projection that are factorised.
+inline int64_t ranksToFind(const Linear& linear, const CalibrationOptions& options) {
+  const int64_t most = std::min(linear.outputs, linear.inputs);
+  return options.randomisedRank > 0 ? std::min(options.randomisedRank, most) : most;
+}
 
 struct CalibrationSeconds {
   double forward = 0, backward = 0, moments = 0, factorize = 0, curves = 0;
+
+  CalibrationSeconds& operator+=(const CalibrationSeconds& other) {
+    forward += other.forward;
+    backward += other.backward;
+    moments += other.moments;
+    factorize += other.factorize;
+    curves += other.curves;
+    return *this;
+  }
 };
 
 // What a calibration leaves: scores and curves to allocate by, and nested factors to cut from.

@@ -40,7 +40,11 @@ class File {
   intptr_t handle_;
 };
 
-// What the system said of this thread's last failure in a File.
+// Puts a file in the place of another, in one step, and removes one; false where that fails.
+bool replaceFile(const std::string& from, const std::string& to);
+bool removeFile(const std::string& path);
+
+// What the system said of this thread's last failure in a File or with one.
 std::string lastError();
 
 }  // namespace flrc::platform

@@ -6,10 +6,10 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/state_file.h"
 #include "core/thread_pool.h"
 #include "cpu/kernels.h"
 #include "model/layer_pass.h"
-#include "recover/state_file.h"
 
 namespace flrc {
 namespace {
@@ -233,6 +233,7 @@ std::string Recovery::load(const std::string& file, const Job& job) {
   factors_.visitState([&](void* data, size_t bytes) { from.read(data, bytes); });
   kept_.resize(hasKept ? values / sizeof(float) : 0);
   from.read(kept_.data(), kept_.size() * sizeof(float));
+  from.finish();
   return from.note();
 }
 

@@ -6,9 +6,9 @@
 #include <map>
 
 #include "check.h"
+#include "core/state_file.h"
 #include "fixture.h"
 #include "model/window_losses.h"
-#include "recover/state_file.h"
 #include "temporary.h"
 
 using flrc::Job;

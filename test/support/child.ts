@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 export const root = fileURLToPath(new URL('../../../..', import.meta.url))
 export const tinyModel = path.join(root, 'models', 'tiny')
 
-const cli = path.join(root, 'dist', 'cli', 'main.js')
+export const cli = path.join(root, 'dist', 'cli', 'main.js')
 
 export interface Ended {
   code: number | null

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -73,6 +74,12 @@ bool File::write(int64_t offset, const void* data, int64_t bytes) {
 }
 
 bool File::flush() { return fsync(descriptor(handle_)) == 0; }
+
+bool replaceFile(const std::string& from, const std::string& to) {
+  return rename(from.c_str(), to.c_str()) == 0;
+}
+
+bool removeFile(const std::string& path) { return unlink(path.c_str()) == 0; }
 
 std::string lastError() { return std::strerror(errno); }
 

@@ -93,6 +93,13 @@ bool File::write(int64_t offset, const void* data, int64_t bytes) {
 
 bool File::flush() { return FlushFileBuffers(handle(handle_)) != 0; }
 
+bool replaceFile(const std::string& from, const std::string& to) {
+  constexpr DWORD kFlags = MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH;
+  return MoveFileExW(widePath(from).c_str(), widePath(to).c_str(), kFlags) != 0;
+}
+
+bool removeFile(const std::string& path) { return DeleteFileW(widePath(path).c_str()) != 0; }
+
 std::string lastError() { return errorText(GetLastError()); }
 
 }  // namespace flrc::platform
