@@ -252,6 +252,11 @@ const damaged: [what: string, directory: () => string, expected: ExpectedError][
     { code: 'E_MODEL_FORMAT' },
   ],
   [
+    'windows held out of several lengths',
+    () => damagedRecord(({ heldOut }) => heldOut[0]?.pop()),
+    { code: 'E_MODEL_FORMAT', message: /of one length/ },
+  ],
+  [
     'an option that is none',
     () => damagedRecord(({ options }) => Object.assign(options, { whitening: 'black' })),
     { code: 'E_MODEL_FORMAT', message: /options\.whitening/ },

@@ -104,6 +104,9 @@ export async function readRecord(directory: string): Promise<CalibrationRecord> 
   if (samples !== lengths.length || total !== tokens || seqLen !== lengths.reduce((a, b) => Math.max(a, b))) {
     throw malformed(file, 'the windows are not as many tokens as its options say')
   }
+  if (new Set(record.heldOut.map((window) => window.length)).size > 1) {
+    throw malformed(file, 'the windows held out are not of one length')
+  }
   if (Object.keys(record.files).length === 0) throw malformed(file, 'names no files')
   return record
 }
