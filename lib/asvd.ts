@@ -1,4 +1,6 @@
 import { type FactorStorage, rankAtRatio, type Sensitivity, sensitivityRatios } from './allocate.js'
+import { SearchState } from './asvd/state.js'
+import { packageVersion } from './binding.js'
 import type { Calibration } from './calibrate.js'
 import { checkWindow } from './calibration/windows.js'
 import { checkOneOf, checkWhole } from './check.js'
@@ -14,6 +16,13 @@ export interface SensitivityOptions extends TaskOptions {
   windows?: readonly Int32Array[] | number
   /** Indices of the projections to measure, in the model's order; all by default. */
   projections?: readonly number[]
+  /**
+   * A path beside which every measured projection is kept, so that an interrupted search can go on: the file is
+   * `<path>-<hash of all that decides the result>`, and stays until you remove it. None by default.
+   */
+  state?: string
+  /** Goes on from that state where there is one; without it a state left over is ignored and replaced. */
+  resume?: boolean
 }
 
 /**
@@ -37,9 +46,9 @@ export async function sensitivitySearch(
   const windows = windowsOf(calibration, options.windows)
   const chosen = projectionsOf(calibration, options.projections)
   const total = chosen.length * sensitivityRatios.length
-  const begin = performance.now()
-  const projections: Sensitivity['projections'] = []
-  for (const index of chosen) {
+  const kept = await keptSearch(calibration, options, { storage, windows, chosen })
+  const projections: Sensitivity['projections'] = [...(kept?.found ?? [])]
+  for (const index of chosen.slice(projections.length)) {
     const shape = model.projections[index] as (typeof model.projections)[number]
     const beginOne = performance.now()
     const before = projections.length * sensitivityRatios.length
@@ -49,7 +58,9 @@ export async function sensitivitySearch(
     const losses = await meanLosses(calibration, cuts, windows, options.signal, (share) =>
       onProgress?.({ stage: 'search', done: before + Math.floor(share * ranks.length), total }),
     )
-    projections.push({ name: shape.name, losses, seconds: (performance.now() - beginOne) / 1000 })
+    const found = { name: shape.name, losses, seconds: (performance.now() - beginOne) / 1000 }
+    projections.push(found)
+    await kept?.add(found)
   }
   onProgress?.({ stage: 'search', done: total, total })
   const found: Sensitivity = {
@@ -58,10 +69,24 @@ export async function sensitivitySearch(
     projections,
     windows: windows.length,
     tokens: windows.reduce((sum, window) => sum + window.length, 0),
-    seconds: (performance.now() - begin) / 1000,
+    seconds: projections.reduce((sum, { seconds }) => sum + seconds, 0),
   }
   if (options.projections === undefined) calibration.sensitivities.set(storage, found)
   return found
+}
+
+/** What an interrupted search of just this kind has measured, where a state is wanted. */
+async function keptSearch(
+  { model, hashes, options }: Calibration,
+  { state, resume = false }: SensitivityOptions,
+  asked: { storage: FactorStorage; windows: readonly Int32Array[]; chosen: readonly number[] },
+): Promise<SearchState | undefined> {
+  if (state === undefined) return undefined
+  const key = {
+    ...{ version: packageVersion, hashes, options, dtype: model.dtype, device: model.device },
+    ...{ ...asked, windows: asked.windows.map((window) => Array.from(window)) },
+  }
+  return SearchState.open(state, key, resume)
 }
 
 function windowsOf(calibration: Calibration, asked: SensitivityOptions['windows']): readonly Int32Array[] {

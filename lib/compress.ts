@@ -95,7 +95,9 @@ function refuseCompressed(model: LoadedModel): void {
 /** Finds the keep, shares the rank out and cuts the model from the calibration's factors. */
 async function cut(
   calibration: Calibration,
-  given: AllocateOptions & TaskOptions & { recovery?: RecoverOptions; memory?: number },
+  given: AllocateOptions &
+    TaskOptions &
+    Pick<CompressOptions, 'state' | 'resume' | 'memory'> & { recovery?: RecoverOptions },
   begin: number,
 ): Promise<Model> {
   const { model, figures } = calibration

@@ -13,8 +13,16 @@ import {
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { sensitivityRatios } from '#lib/allocate.js'
 import { removeStates } from '#lib/checkpoint/state.js'
-import { type CalibrateOptions, type Calibration, calibrate, compress, Model } from '#lib/index.js'
+import {
+  type CalibrateOptions,
+  type Calibration,
+  type CompressOptions,
+  calibrate,
+  compress,
+  Model,
+} from '#lib/index.js'
 import { cli, runCli, tinyModel } from './support/child.js'
 import { type ExpectedError, throwsFlrcError } from './support/flrc-error.js'
 import { temporaryDirectory } from './support/paths.js'
@@ -32,20 +40,27 @@ const found = ({ scores, curves, figures, options, hashes }: Calibration) => ({
 
 const whole = await calibrate(model, looks)
 const folder = temporaryDirectory()
+let places = 0
+/** A new folder within it. */
+function newFolder(): string {
+  const place = path.join(folder, String(places++))
+  mkdirSync(place)
+  return place
+}
 await whole.save(path.join(folder, 'whole'))
 const bytesOf = (directory: string) => readFileSync(path.join(directory, 'calibration.safetensors'))
 const wholeBytes = bytesOf(path.join(folder, 'whole'))
 
 async function assertWhole(calibration: Calibration): Promise<void> {
   assert.equal(found(calibration), found(whole))
-  const out = path.join(temporaryDirectory(), 'out')
+  const out = path.join(newFolder(), 'out')
   await calibration.save(out)
   assert.ok(bytesOf(out).equals(wholeBytes), 'factors and moments')
 }
 
 /** A state as it is after the third of the layers: of 5, 4 and 3. */
 async function interrupted(options: Partial<CalibrateOptions> = {}): Promise<string> {
-  const state = path.join(temporaryDirectory(), '.out.calibration')
+  const state = path.join(newFolder(), '.out.calibration')
   const interrupt = new AbortController()
   const onProgress = ({ done }: { done: number }) => done >= layers + 9 && interrupt.abort()
   const run = calibrate(model, { ...looks, state, ...options, signal: interrupt.signal, onProgress })
@@ -145,9 +160,49 @@ for (const [what, how, expected] of damage) {
 }
 
 resuming('a place where nothing can be kept: E_IO, before the work', async () => {
-  const state = path.join(temporaryDirectory(), 'file', 'state')
+  const state = path.join(newFolder(), 'file', 'state')
   writeFileSync(path.dirname(state), '')
   await throwsFlrcError(() => calibrate(model, { ...looks, state }), { code: 'E_IO' })
+})
+
+const searching = suite('resume: the search of method asvd')
+
+searching('goes on after the last projection that is measured, to the same losses', async () => {
+  const state = path.join(newFolder(), '.out.calibration')
+  const options = { keep: 0.7, method: 'asvd', calibration: whole, state, resume: true } as const
+  const losses = async (more: Partial<CompressOptions> = {}) => {
+    const begun: number[] = []
+    const onProgress = ({ stage, done }: { stage: string; done: number }) =>
+      stage === 'search' && begun.push(done)
+    whole.sensitivities.clear()
+    const small = await compress(model, { ...options, onProgress, ...more })
+    small.dispose()
+    return { found: small.plan?.sensitivity?.losses, begun: begun[0] }
+  }
+  const expected = await losses({ state: undefined })
+  const interrupt = new AbortController()
+  const onProgress = ({ stage, done }: { stage: string; done: number }) =>
+    stage === 'search' && done >= 5 * sensitivityRatios.length && interrupt.abort()
+  whole.sensitivities.clear()
+  const run = compress(model, { ...options, signal: interrupt.signal, onProgress })
+  await throwsFlrcError(() => run, { code: 'E_ABORTED', within: 60_000 })
+  const resumed = await losses()
+  assert.equal(resumed.found, expected.found)
+  assert.is(expected.begun, 0)
+  assert.ok((resumed.begun ?? 0) >= 4 * sensitivityRatios.length, `went on at ${resumed.begun}`)
+
+  const file = folderOf(state)
+  const text = readFileSync(file, 'utf8')
+  for (const damaged of [text.slice(0, 99), text.replace('"losses":[', '"losses":[1')]) {
+    writeFileSync(file, damaged)
+    whole.sensitivities.clear()
+    await throwsFlrcError(() => compress(model, options), {
+      ...{ code: 'E_MODEL_FORMAT', file, message: /is damaged; remove it, or run again without --resume/ },
+    })
+  }
+  assert.equal((await losses({ resume: false })).found, expected.found)
+  await removeStates(state)
+  assert.equal(readdirSync(path.dirname(state)), [])
 })
 
 const commands = suite('resume: the command line')
@@ -180,7 +235,7 @@ for (const [title, command, last] of [
   ['calibrate', ['calibrate', tinyModel, '-o', 'out'], ['calibration.safetensors']],
 ] as const) {
   commands(`a ${title} that is killed goes on to the same bytes, however often`, async () => {
-    const directory = temporaryDirectory()
+    const directory = newFolder()
     const run = (output: string, more: string[], onStart?: (child: ChildProcess) => void) => {
       const args = command.map((word) => (word === 'out' ? output : word))
       return runCli([...args, ...common, ...more, '--json'], { cwd: directory, seconds: 120, onStart })
@@ -208,7 +263,7 @@ for (const [title, command, last] of [
 commands('a disk that is full: E_IO with a remedy, and nothing half written', async () => {
   if (process.platform === 'win32')
     return console.log('skipped: a full disk, which takes a limit of POSIX shells')
-  const directory = temporaryDirectory()
+  const directory = newFolder()
   for (const [more, message] of [
     [['--resume'], /E_IO: .*below-5.part cannot be written: .*; free some space/],
     [[], /E_IO: .*choose another disk/],
@@ -226,7 +281,7 @@ commands('a disk that is full: E_IO with a remedy, and nothing half written', as
 })
 
 commands('a run without --resume keeps nothing, and removes what an earlier one left', async () => {
-  const directory = temporaryDirectory()
+  const directory = newFolder()
   const state = path.join(directory, '.out.calibration-0123456789abcdef')
   mkdirSync(state)
   writeFileSync(path.join(state, 'layer-5'), 'of other options')
@@ -238,7 +293,7 @@ commands('a run without --resume keeps nothing, and removes what an earlier one 
 })
 
 commands('what calibrate wrote is what compress takes, and no other options beside it', async () => {
-  const directory = temporaryDirectory()
+  const directory = newFolder()
   const short = [...common.slice(0, 2), '--samples', '8', '--seq-len', '64']
   const run = async (args: string[]) => runCli([...args, '--json'], { cwd: directory, seconds: 120 })
   const made = await run(['calibrate', tinyModel, '-o', 'cal', ...short])
@@ -293,7 +348,7 @@ commands('what calibrate wrote is what compress takes, and no other options besi
 })
 
 commands('a recovery goes on after a calibration that is kept', async () => {
-  const directory = temporaryDirectory()
+  const directory = newFolder()
   const state = path.join(directory, '.out.calibration')
   const interrupt = new AbortController()
   const options = { ...looks, keep: 0.5, state, resume: true, signal: interrupt.signal }
@@ -314,4 +369,4 @@ commands('a recovery goes on after a calibration that is kept', async () => {
   assert.ok(Math.min(...calibrating) > layers, 'no forward pass, all layers are kept')
 })
 
-for (const tests of [resuming, commands]) tests.run()
+for (const tests of [resuming, searching, commands]) tests.run()

@@ -164,16 +164,14 @@ async function run(path: string, flags: CompressFlags, given: Given, signal: Abo
   const model = await loadModel(path, { dtype: wide, device, threads }, signal)
   const calibration = stored === undefined ? texts : await loadCalibration(model, stored, flags, signal)
   seconds.load = elapsed(begin)
-  const shared = { ...options, dtype, recover, signal }
+  const kept = resume ? { state: states.calibration, resume } : {}
+  const shared = { ...options, dtype, recover, signal, ...kept }
   // What a calibration at hand was made with holds, and what is asked for beside it has to agree.
   const how: CompressOptions =
     calibration instanceof Calibration
       ? { ...shared, ...onlyGiven(flags, given), whitening, calibration }
       : // A recovery holds windows out for itself.
-        {
-          ...{ ...shared, calibration, heldOut: recover ? undefined : heldOutOf(flags) },
-          ...(resume ? { state: states.calibration, resume } : {}),
-        }
+        { ...shared, calibration, heldOut: recover ? undefined : heldOutOf(flags) }
   const small = await step('compress', (onProgress) => compress(model, { ...how, onProgress }))
   if (calibration instanceof Calibration) calibration.dispose()
   const saveBegin = performance.now()

@@ -71,6 +71,8 @@ export interface CompressOptions
    * options then hold (int8 and int4 want its `inputMoments`).
    */
   calibration?: readonly CalibrationText[] | Calibration
+  /** As `calibrate` has it; of method `asvd` every projection that its search has measured is kept too. */
+  state?: string
   /** Trains the factors towards the dense model for so many minutes; not at all by default. */
   recover?: number | RecoverOptions
 }

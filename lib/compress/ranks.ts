@@ -7,7 +7,7 @@ import {
   smallestKeep,
 } from '../allocate.js'
 import { sensitivitySearch } from '../asvd.js'
-import type { Calibration } from '../calibrate.js'
+import type { CalibrateOptions, Calibration } from '../calibrate.js'
 import type { LoadedModel, TaskOptions } from '../model.js'
 import type { AllocateOptions } from './options.js'
 
@@ -32,13 +32,15 @@ export async function knownOf(
     method = 'curve',
     storage = 'pivoted',
     score = 'fisher',
+    state,
+    resume,
     signal,
     onProgress,
-  }: AllocateOptions & TaskOptions,
+  }: AllocateOptions & Pick<CalibrateOptions, 'state' | 'resume'> & TaskOptions,
 ): Promise<Known> {
   const { curves, figures, hasCurves } = calibration
   const found = calibration.sensitivities.get(storage)
-  const task = { storage, signal, onProgress }
+  const task = { storage, state, resume, signal, onProgress }
   return {
     scores: calibration.model.projections.map(({ name }) => calibration.scores[name]?.[score] ?? 0),
     curves: hasCurves ? curves : undefined,
