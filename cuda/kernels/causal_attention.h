@@ -1,0 +1,44 @@
+#pragma once
+
+// Attention of a whole sequence to itself, forward and backward, for passes that need f32's exactness: on
+// tensor cores, each factor as two bf16 values whose sum it is to 2^-18 of it. Nothing of tokens x tokens is
+// stored (Dao et al., FlashAttention, 2022; Dao, FlashAttention-2, 2023). Nothing is added up by atomics.
+
+#include "kernels/device.cuh"
+
+namespace flrc::gpu {
+
+// out[t, head] = softmax(q[t] . keys / sqrt(headDim)) values over the tokens up to t, of `window` only the last
+// ones (0: all). q and k are rotated. headDim is a multiple of 8, at most 256; heads a multiple of kvHeads;
+// everything begins at 16 bytes.
+struct CausalAttentionParams {
+  Global<const float> q;     // [tokens][heads * headDim]
+  Global<const float> k, v;  // [tokens][kvHeads * headDim]
+  int tokens, heads, kvHeads, headDim, window;
+  Global<float> out;      // [tokens][heads * headDim]
+  Global<float> logSums;  // [tokens][heads]: log of the sum of e^score, for the way back
+  // [attentionHalves()]: q, k and v in halves. Written by the launch, and read on the way back.
+  Global<uint16_t> halves;
+};
+inline int64_t attentionHalves(int64_t tokens, int64_t heads, int64_t kvHeads, int64_t headDim) {
+  return 2 * tokens * (heads + 2 * kvHeads) * headDim;
+}
+void launchCausalAttention(Stream stream, const CausalAttentionParams& params);
+
+// dq, dk and dv from dOut. dOut, dq [tokens][heads * headDim], dk, dv [tokens][kvHeads * headDim].
+struct CausalAttentionBackwardParams {
+  CausalAttentionParams forward;  // as it was launched; out, logSums and halves are as it left them
+  Global<const float> dOut;
+  Global<float> dq, dk, dv;
+  // Working memory.
+  Global<uint16_t> halves;  // [2 * tokens * heads * headDim]
+  Global<float> dots;       // [tokens][heads]
+  Global<float> parts;      // [attentionParts()], or null where that is 0
+};
+// Of dk and dv for each query head, where several share a key head.
+inline int64_t attentionParts(int64_t tokens, int64_t heads, int64_t kvHeads, int64_t headDim) {
+  return heads > kvHeads ? 2 * tokens * heads * headDim : 0;
+}
+void launchCausalAttentionBackward(Stream stream, const CausalAttentionBackwardParams& params);
+
+}  // namespace flrc::gpu

@@ -1,0 +1,62 @@
+#pragma once
+
+// What the passes of a calibration do between their products, over all tokens of a sequence from position 0 on
+// (native/model/layer_pass.h has the CPU's). Everything is f32, row-major, at 16 bytes; each row's result is
+// bitwise the same whatever else there is. Norms of whole rows, x += and silu(gate) * up are launchNorm and
+// launchSwiglu (kernels/decode.h), which take any number of rows.
+
+#include "kernels/decode.h"
+
+namespace flrc::gpu {
+
+// dx of y = x / sqrt(mean(x^2) + eps) * weight, written or added to what is there. dx may be dy where it is not
+// added to. Rows of up to kWidestNorm values.
+struct NormBackwardParams {
+  Global<const float> x, dy;   // [rows][width]
+  Global<const float> weight;  // [width]
+  Global<float> dx;            // [rows][width]
+  float eps;
+  int width;
+  bool adds;
+};
+void launchNormBackward(Stream stream, const NormBackwardParams& params, int rows);
+
+// Heads of queries or of keys, [tokens][heads][headDim]: y = each over the root of its mean square, times
+// `norm` (null: as it is), turned to its token's position. y may be x. headDim is a multiple of 8, at most 256.
+struct TurnParams {
+  Global<const float> x;
+  Global<float> y;
+  Global<const float> norm;  // [headDim] or null
+  float eps;
+  Global<const float> cosine, sine;  // [positions][headDim / 2]; pairs are (i, i + headDim / 2)
+  int tokens, heads, headDim;
+};
+void launchTurn(Stream stream, const TurnParams& params);
+
+// From dy at its result to dx; x, before norm and rotation, is read only where there is a norm. dx may be dy.
+struct TurnBackwardParams {
+  TurnParams turn;  // y is not used
+  Global<const float> dy;
+  Global<float> dx;
+};
+void launchTurnBackward(Stream stream, const TurnBackwardParams& params);
+
+// dGate and dUp of y = silu(gate) * up. dGate may be gate, and dUp may be up.
+struct SwigluBackwardParams {
+  Global<const float> gate, up, dy;
+  Global<float> dGate, dUp;
+  int64_t count;
+};
+void launchSwigluBackward(Stream stream, const SwigluBackwardParams& params);
+
+// x [rows][width] += add, [rows][width], or [width] to every row where it is a bias.
+struct AddParams {
+  Global<float> x;
+  Global<const float> add;
+  int64_t rows;
+  int width;
+  bool bias;
+};
+void launchAdd(Stream stream, const AddParams& params);
+
+}  // namespace flrc::gpu
