@@ -17,28 +17,37 @@ struct CausalAttentionParams {
   int tokens, heads, kvHeads, headDim, window;
   Global<float> out;      // [tokens][heads * headDim]
   Global<float> logSums;  // [tokens][heads]: log of the sum of e^score, for the way back
-  // [attentionHalves()]: q, k and v in halves. Written by the launch, and read on the way back.
+  // Working memory, [attentionHalves()], of which a launch uses what the one before it left: q, k and v.
   Global<uint16_t> halves;
 };
+
+// The tokens of one launch: a multiple of kAttentionTokens, and as many or, up to the end, any. A long sequence
+// takes several, in order, the first of which begins at 0; each result is bitwise the same.
+inline constexpr int kAttentionTokens = 64;
+struct TokenRange {
+  int first, count;
+};
+
 inline int64_t attentionHalves(int64_t tokens, int64_t heads, int64_t kvHeads, int64_t headDim) {
   return 2 * tokens * (heads + 2 * kvHeads) * headDim;
 }
-void launchCausalAttention(Stream stream, const CausalAttentionParams& params);
+void launchCausalAttention(Stream stream, const CausalAttentionParams& params, const TokenRange& queries);
 
-// dq, dk and dv from dOut. dOut, dq [tokens][heads * headDim], dk, dv [tokens][kvHeads * headDim].
+// dq, dk and dv from dOut: the gradients at the range's tokens, as queries and as keys.
 struct CausalAttentionBackwardParams {
-  CausalAttentionParams forward;  // as it was launched; out, logSums and halves are as it left them
-  Global<const float> dOut;
-  Global<float> dq, dk, dv;
-  // Working memory.
-  Global<uint16_t> halves;  // [2 * tokens * heads * headDim]
-  Global<float> dots;       // [tokens][heads]
-  Global<float> parts;      // [attentionParts()], or null where that is 0
+  CausalAttentionParams forward;  // out and logSums are what it left; halves is working memory, as below
+  Global<const float> dOut;       // [tokens][heads * headDim]
+  Global<float> dq;               // [tokens][heads * headDim]
+  Global<float> dk, dv;           // [tokens][kvHeads * headDim]
+  Global<uint16_t> halves;        // [2 * tokens * heads * headDim]
+  Global<float> dots;             // [tokens][heads]
+  Global<float> parts;            // [attentionParts()], or null where that is 0
 };
 // Of dk and dv for each query head, where several share a key head.
 inline int64_t attentionParts(int64_t tokens, int64_t heads, int64_t kvHeads, int64_t headDim) {
   return heads > kvHeads ? 2 * tokens * heads * headDim : 0;
 }
-void launchCausalAttentionBackward(Stream stream, const CausalAttentionBackwardParams& params);
+void launchCausalAttentionBackward(Stream stream, const CausalAttentionBackwardParams& params,
+                                   const TokenRange& tokens);
 
 }  // namespace flrc::gpu
