@@ -16,7 +16,7 @@ struct CausalAttentionParams {
   Global<const float> k, v;  // [tokens][kvHeads * headDim]
   int tokens, heads, kvHeads, headDim, window;
   Global<float> out;      // [tokens][heads * headDim]
-  Global<float> logSums;  // [tokens][heads]: log of the sum of e^score, for the way back
+  Global<float> logSums;  // [tokens][heads]: log2 of the sum of e^score, for the way back
   // Working memory, [attentionHalves()], of which a launch uses what the one before it left: q, k and v.
   Global<uint16_t> halves;
 };

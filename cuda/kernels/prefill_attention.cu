@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "kernels/attention.h"
+#include "kernels/online_softmax.cuh"
 #include "kernels/weights.cuh"
 
 // Prefill attention with an online softmax (Dao, FlashAttention-2, 2023): a block has 64 queries of one head
@@ -50,14 +51,6 @@ FLRC_DEVICE void placeQueries(const PrefillParams& p, int row, int head, Shared<
   }
 }
 
-// What a thread holds of its warp's 16 queries: rows lane / 4 and lane / 4 + 8.
-template <int kDim>
-struct Running {
-  float out[kDim / 8][4] = {};
-  float most[2] = {-HUGE_VALF, -HUGE_VALF};
-  float total[2] = {};
-};
-
 // Scores of the warp's queries with 64 keys.
 template <int kDim>
 FLRC_DEVICE void scoresOf(Shared<const uint16_t> query, Shared<const uint16_t> keys,
@@ -74,53 +67,6 @@ FLRC_DEVICE void scoresOf(Shared<const uint16_t> query, Shared<const uint16_t> k
       const uint32_t first[2] = {right[0], right[1]}, second[2] = {right[2], right[3]};
       multiplyFragments(scores[key / 8], left, first);
       multiplyFragments(scores[key / 8 + 1], left, second);
-    }
-  }
-}
-
-// Scores become weights relative to the largest so far; what was there is brought to the same scale. `first`
-// and `key`: positions of the warp's first query and of the first key.
-template <int kDim>
-FLRC_DEVICE void weigh(float (&scores)[kKeys / 8][4], int first, int key, int window, float scale,
-                       Running<kDim>& running) {
-  const int lane = laneIndex();
-  // Whether all of the warp's queries see all of the keys.
-  const bool open = key + kKeys - 1 <= first && (window == 0 || key > first + 15 - window);
-  FLRC_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    const int query = first + lane / 4 + 8 * half;
-    float most = running.most[half];
-    FLRC_UNROLL
-    for (int j = 0; j < kKeys / 8; ++j) {
-      FLRC_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        const int at = key + 8 * j + lane % 4 * 2 + e;
-        float& score = scores[j][2 * half + e];
-        const bool visible = open || (at <= query && (window == 0 || at > query - window));
-        score = visible ? score * scale : -HUGE_VALF;
-        most = fmaxf(most, score);
-      }
-    }
-    most = fmaxf(most, shuffleXor(most, 1));
-    most = fmaxf(most, shuffleXor(most, 2));
-    // A row of which nothing is visible yet has no scale.
-    const float base = most == -HUGE_VALF ? 0.0f : most, shrink = exp2f(running.most[half] - base);
-    float total = 0;
-    FLRC_UNROLL
-    for (int j = 0; j < kKeys / 8; ++j) {
-      FLRC_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        float& score = scores[j][2 * half + e];
-        score = exp2f(score - base);
-        total += score;
-      }
-    }
-    running.most[half] = most;
-    running.total[half] = fusedMultiplyAdd(running.total[half], shrink, total);
-    FLRC_UNROLL
-    for (int d = 0; d < kDim / 8; ++d) {
-      running.out[d][2 * half] *= shrink;
-      running.out[d][2 * half + 1] *= shrink;
     }
   }
 }
@@ -185,7 +131,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) prefillKernel(FLRC_PARAMS(Prefi
     const Shared<uint16_t> stage = caches + step % kStages * 2 * kArea;
     float scores[kKeys / 8][4] = {};
     scoresOf<kDim>(queries + ownRow * (kDim + 8), stage, scores);
-    weigh<kDim>(scores, p.first + row + ownRow, begin + step * kKeys, p.window, scale, running);
+    weigh(scores, p.first + row + ownRow, begin + step * kKeys, p.window, scale, running);
     addValues<kDim>(scores, stage + kArea, running);
   }
   waitCopies<0>();
@@ -193,9 +139,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) prefillKernel(FLRC_PARAMS(Prefi
   const int lane = laneIndex();
   FLRC_UNROLL
   for (int half = 0; half < 2; ++half) {
-    float total = running.total[half];
-    total += shuffleXor(total, 1);
-    total += shuffleXor(total, 2);
+    const float total = totalOf(running, half);
     const int line = row + ownRow + lane / 4 + 8 * half;
     if (line >= p.count) continue;
     const float share = 1.0f / total;

@@ -45,7 +45,9 @@ struct Angles {
   Float2 cosine[HeadPart::kPairs] = {}, sine[HeadPart::kPairs] = {};
 };
 
-FLRC_DEVICE Angles anglesAt(const RotateParams& p, int position) {
+// Of RotateParams or TurnParams.
+template <typename Params>
+FLRC_DEVICE Angles anglesAt(const Params& p, int position) {
   const int quarter = p.headDim / 4;
   const Global<const Float2> cosines = pointerCast<const Float2>(p.cosine) + int64_t{position} * quarter;
   const Global<const Float2> sines = pointerCast<const Float2>(p.sine) + int64_t{position} * quarter;
@@ -64,28 +66,37 @@ FLRC_DEVICE float addSquares(Float2 pair, float sum) {
   return fusedMultiplyAdd(pair.y, pair.y, fusedMultiplyAdd(pair.x, pair.x, sum));
 }
 
-// The head over the root of its mean square, times `norm`, where there is one; then turned.
-FLRC_DEVICE void turnHead(HeadPart& part, const RotateParams& p, Global<const float> norm,
-                          const Angles& angles) {
-  if (norm != nullptr) {
-    const HeadPart weight = loadHead(norm, p.headDim);
-    float squares = 0;
-    FLRC_UNROLL
-    for (int i = 0; i < HeadPart::kPairs; ++i)
-      squares = addSquares(part.high[i], addSquares(part.low[i], squares));
-    const float scale = 1.0f / sqrtf(warpSum(squares) / static_cast<float>(p.headDim) + p.eps);
-    FLRC_UNROLL
-    for (int i = 0; i < HeadPart::kPairs; ++i) {
-      part.low[i] = {part.low[i].x * scale * weight.low[i].x, part.low[i].y * scale * weight.low[i].y};
-      part.high[i] = {part.high[i].x * scale * weight.high[i].x, part.high[i].y * scale * weight.high[i].y};
-    }
-  }
+FLRC_DEVICE void turnPairs(HeadPart& part, const Angles& angles) {
   FLRC_UNROLL
   for (int i = 0; i < HeadPart::kPairs; ++i) {
     const Float2 c = angles.cosine[i], s = angles.sine[i], a = part.low[i], b = part.high[i];
     part.low[i] = {fusedMultiplyAdd(a.x, c.x, -(b.x * s.x)), fusedMultiplyAdd(a.y, c.y, -(b.y * s.y))};
     part.high[i] = {fusedMultiplyAdd(b.x, c.x, a.x * s.x), fusedMultiplyAdd(b.y, c.y, a.y * s.y)};
   }
+}
+
+// 1 / sqrt(mean(head^2) + eps)
+FLRC_DEVICE float inverseHeadNorm(const HeadPart& part, int headDim, float eps) {
+  float squares = 0;
+  FLRC_UNROLL
+  for (int i = 0; i < HeadPart::kPairs; ++i)
+    squares = addSquares(part.high[i], addSquares(part.low[i], squares));
+  return 1.0f / sqrtf(warpSum(squares) / static_cast<float>(headDim) + eps);
+}
+
+// The head over the root of its mean square, times `norm`, where there is one; then turned.
+template <typename Params>
+FLRC_DEVICE void turnHead(HeadPart& part, const Params& p, Global<const float> norm, const Angles& angles) {
+  if (norm != nullptr) {
+    const HeadPart weight = loadHead(norm, p.headDim);
+    const float scale = inverseHeadNorm(part, p.headDim, p.eps);
+    FLRC_UNROLL
+    for (int i = 0; i < HeadPart::kPairs; ++i) {
+      part.low[i] = {part.low[i].x * scale * weight.low[i].x, part.low[i].y * scale * weight.low[i].y};
+      part.high[i] = {part.high[i].x * scale * weight.high[i].x, part.high[i].y * scale * weight.high[i].y};
+    }
+  }
+  turnPairs(part, angles);
 }
 
 // Where a position's key (or value) of a head lies in its row's cache.

@@ -1,0 +1,123 @@
+#pragma once
+
+#include "kernels/weights.cuh"
+
+// Products on tensor cores of f32 values as two bf16 each, whose sum they are to 2^-18 of them: of four products
+// of halves the one of the lesser two is left out, which is as small as what halves leave. A warp has 16 rows of
+// the result.
+
+namespace flrc::gpu {
+
+// [rows][ld] in halves, in device memory.
+struct Halves {
+  Global<const uint16_t> high;
+  int64_t low;  // values from there to the other half
+  int64_t ld;
+};
+
+// kRows x kDim of them in shared memory, the halves one behind the other. 16-byte pieces of row r are exchanged
+// by xor r % 8, so that 8 rows of one column of pieces lie in different banks.
+template <int kDim, int kRows>
+struct HalvesTile {
+  static constexpr int kHalf = kDim * kRows;
+  static constexpr int kValues = 2 * kHalf;
+
+  static FLRC_DEVICE int placeOf(int row, int dim) { return row * kDim + ((dim / 8) ^ (row % 8)) * 8; }
+  // The same of a line of eight at `row`, for dims of which one is a multiple of 16 and the other 0 or 8: the
+  // parts that lanes have are made once.
+  static FLRC_DEVICE int placeOf(int row, int line, int dim, int laneDim) {
+    return (row + line) * kDim + (dim ^ laneDim ^ line * 8);
+  }
+
+  // Starts fetching `dims` values, a multiple of 8, of rows [row, row + kRows); zeros outside `rows` rows.
+  template <int kThreads>
+  static FLRC_DEVICE void fetch(const Halves& from, int row, int rows, int dims, Shared<uint16_t> to) {
+    constexpr int kPieces = kDim / 8;
+    for (int i = threadIndex(); i < kRows * kPieces; i += kThreads) {
+      const int line = i / kPieces, dim = i % kPieces * 8;
+      const bool there = row + line < rows && dim < dims;
+      const int64_t at = there ? (row + line) * from.ld + dim : 0;
+      FLRC_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        copyAsync(pointerCast<uint8_t>(to + (half * kHalf + placeOf(line, dim))),
+                  pointerCast<const uint8_t>(from.high + (half * from.low + at)), there ? 16 : 0);
+      }
+    }
+  }
+};
+
+// The halves of two values.
+FLRC_DEVICE void splitPair(float first, float second, uint32_t& high, uint32_t& low) {
+  high = roundHalves(first, second);
+  low = roundHalves(first - bitsToFloat(high << 16), second - bitsToFloat(high & 0xffff0000u));
+}
+
+// d += a b; of each, high and low.
+FLRC_DEVICE void multiplyHalves(float (&d)[4], const uint32_t (&a)[2][4], const uint32_t (&high)[2],
+                                const uint32_t (&low)[2]) {
+  multiplyFragments(d, a[1], high);
+  multiplyFragments(d, a[0], low);
+  multiplyFragments(d, a[0], high);
+}
+
+// sums += A B^T for 16 rows of A from `row` on and the kColumns rows of B.
+template <int kDim, int kRows, int kColumns>
+FLRC_DEVICE void multiplyRows(Shared<const uint16_t> a, int row, Shared<const uint16_t> b,
+                              float (&sums)[kColumns / 8][4]) {
+  using Left = HalvesTile<kDim, kRows>;
+  using Right = HalvesTile<kDim, kColumns>;
+  const int lane = laneIndex(), matrix = lane / 8, line = lane % 8;
+  FLRC_UNROLL_BY(2)
+  for (int dim = 0; dim < kDim; dim += 16) {
+    uint32_t left[2][4];
+    const Shared<const uint16_t> own = a + Left::placeOf(row + matrix % 2 * 8, line, dim, matrix / 2 * 8);
+    loadMatrices<false>(left[0], own);
+    loadMatrices<false>(left[1], own + Left::kHalf);
+    FLRC_UNROLL
+    for (int column = 0; column < kColumns; column += 16) {
+      uint32_t right[2][4];
+      const Shared<const uint16_t> other =
+          b + Right::placeOf(column + matrix / 2 * 8, line, dim, matrix % 2 * 8);
+      loadMatrices<false>(right[0], other);
+      loadMatrices<false>(right[1], other + Right::kHalf);
+      FLRC_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        multiplyHalves(sums[column / 8 + i], left, {right[0][2 * i], right[0][2 * i + 1]},
+                       {right[1][2 * i], right[1][2 * i + 1]});
+      }
+    }
+  }
+}
+
+// out += W B for W [16][kRows], sums of such a product, and kOut columns of B [kRows][kDim] from `dim` on.
+template <int kDim, int kRows, int kOut>
+FLRC_DEVICE void multiplySums(const float (&weights)[kRows / 8][4], Shared<const uint16_t> b, int dim,
+                              float (&out)[kOut / 8][4]) {
+  using Right = HalvesTile<kDim, kRows>;
+  const int lane = laneIndex(), matrix = lane / 8, line = lane % 8;
+  FLRC_UNROLL
+  for (int row = 0; row < kRows; row += 16) {
+    // Sums of one product lie as the left side of the next wants them.
+    uint32_t left[2][4];
+    FLRC_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float(&pair)[4] = weights[row / 8 + i / 2];
+      splitPair(pair[i % 2 * 2], pair[i % 2 * 2 + 1], left[0][i], left[1][i]);
+    }
+    FLRC_UNROLL
+    for (int column = 0; column < kOut; column += 16) {
+      uint32_t right[2][4];
+      const Shared<const uint16_t> other =
+          b + Right::placeOf(row + matrix % 2 * 8, line, dim + column, matrix / 2 * 8);
+      loadMatrices<true>(right[0], other);
+      loadMatrices<true>(right[1], other + Right::kHalf);
+      FLRC_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        multiplyHalves(out[column / 8 + i], left, {right[0][2 * i], right[0][2 * i + 1]},
+                       {right[1][2 * i], right[1][2 * i + 1]});
+      }
+    }
+  }
+}
+
+}  // namespace flrc::gpu

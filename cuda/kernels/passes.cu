@@ -1,0 +1,186 @@
+#include "kernels/passes.h"
+
+#include <cmath>
+
+#include "kernels/octets.cuh"
+#include "kernels/rotation.cuh"
+
+namespace flrc::gpu {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+
+// A thread holds every kNormThreads-th octet of a row, kHeld of them, as in launchNorm.
+template <int kHeld>
+FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kNormThreads, 1) normBackwardKernel(FLRC_PARAMS(NormBackwardParams) p) {
+  const int64_t row = static_cast<int64_t>(blockX()) * p.width;
+  const auto placeOf = [](int octet) { return (octet * kNormThreads + threadIndex()) * 8; };
+  float value[kHeld][8], weighted[kHeld][8];
+  float squares = 0, along = 0;
+  FLRC_UNROLL
+  for (int k = 0; k < kHeld; ++k) {
+    float weight[8];
+    readOctet(p.x + row, p.width, placeOf(k), value[k]);
+    readOctet(p.dy + row, p.width, placeOf(k), weighted[k]);
+    readOctet(p.weight, p.width, placeOf(k), weight);
+    squares = addSquares(value[k], squares);
+    FLRC_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      weighted[k][i] *= weight[i];
+      along = fusedMultiplyAdd(weighted[k][i], value[k][i], along);
+    }
+  }
+  const Shared<float> scratch = sharedMemory<float>(0);
+  const float inverse = inverseNorm(squares, p.width, p.eps, scratch);
+  along = blockSum(along, scratch + kNormThreads / 32) * inverse * inverse / static_cast<float>(p.width);
+  FLRC_UNROLL
+  for (int k = 0; k < kHeld; ++k) {
+    float before[8] = {};
+    if (p.adds) readOctet(p.dx + row, p.width, placeOf(k), before);
+    FLRC_UNROLL
+    for (int i = 0; i < 8; ++i) before[i] += inverse * (weighted[k][i] - along * value[k][i]);
+    writeOctet(p.dx + row, p.width, placeOf(k), before);
+  }
+}
+
+// The head that this warp has, or -1.
+FLRC_DEVICE int64_t ownHead(const TurnParams& p) {
+  const int64_t head = static_cast<int64_t>(blockX()) * kWarps + warpIndex();
+  return head < static_cast<int64_t>(p.tokens) * p.heads ? head : -1;
+}
+
+FLRC_DEVICE void storeHead(const HeadPart& part, int headDim, Global<float> head) {
+  const Global<Float2> to = pointerCast<Float2>(head);
+  part.forEach(headDim, [&](int word, Float2 pair) { to[word] = pair; });
+}
+
+FLRC_KERNEL void turnKernel(FLRC_PARAMS(TurnParams) p) {
+  const int64_t head = ownHead(p);
+  if (head < 0) return;
+  HeadPart part = loadHead(p.x + head * p.headDim, p.headDim);
+  turnHead(part, p, p.norm, anglesAt(p, static_cast<int>(head / p.heads)));
+  storeHead(part, p.headDim, p.y + head * p.headDim);
+}
+
+FLRC_KERNEL void turnBackwardKernel(FLRC_PARAMS(TurnBackwardParams) p) {
+  const TurnParams& turn = p.turn;
+  const int64_t head = ownHead(turn);
+  if (head < 0) return;
+  HeadPart part = loadHead(p.dy + head * turn.headDim, turn.headDim);
+  Angles angles = anglesAt(turn, static_cast<int>(head / turn.heads));
+  FLRC_UNROLL
+  for (Float2& sine : angles.sine) sine = {-sine.x, -sine.y};
+  turnPairs(part, angles);
+  if (turn.norm != nullptr) {
+    const HeadPart x = loadHead(turn.x + head * turn.headDim, turn.headDim),
+                   weight = loadHead(turn.norm, turn.headDim);
+    float sum = 0;
+    FLRC_UNROLL
+    for (int i = 0; i < HeadPart::kPairs; ++i) {
+      part.low[i] = {part.low[i].x * weight.low[i].x, part.low[i].y * weight.low[i].y};
+      part.high[i] = {part.high[i].x * weight.high[i].x, part.high[i].y * weight.high[i].y};
+      sum = fusedMultiplyAdd(part.low[i].y, x.low[i].y, fusedMultiplyAdd(part.low[i].x, x.low[i].x, sum));
+      sum = fusedMultiplyAdd(part.high[i].y, x.high[i].y, fusedMultiplyAdd(part.high[i].x, x.high[i].x, sum));
+    }
+    const float inverse = inverseHeadNorm(x, turn.headDim, turn.eps);
+    const float along = warpSum(sum) * inverse * inverse / static_cast<float>(turn.headDim);
+    FLRC_UNROLL
+    for (int i = 0; i < HeadPart::kPairs; ++i) {
+      part.low[i] = {inverse * (part.low[i].x - along * x.low[i].x),
+                     inverse * (part.low[i].y - along * x.low[i].y)};
+      part.high[i] = {inverse * (part.high[i].x - along * x.high[i].x),
+                      inverse * (part.high[i].y - along * x.high[i].y)};
+    }
+  }
+  storeHead(part, turn.headDim, p.dx + head * turn.headDim);
+}
+
+// A thread has four neighbours: body(quad of them) where all are there, one(index) for each otherwise.
+template <typename Quad, typename One>
+FLRC_DEVICE void forQuad(int64_t count, const Quad& quad, const One& one) {
+  const int64_t first = (static_cast<int64_t>(blockX()) * kThreads + threadIndex()) * 4;
+  if (first + 4 <= count) return quad(first / 4);
+  for (int64_t i = first; i < count; ++i) one(i);
+}
+
+struct GatedGradient {
+  float gate, up;
+};
+FLRC_DEVICE GatedGradient gatedGradient(float gate, float up, float dy) {
+  const float sigmoid = 1.0f / (1.0f + expf(-gate));
+  return {dy * up * sigmoid * (1.0f + gate * (1.0f - sigmoid)), dy * gate * sigmoid};
+}
+
+FLRC_KERNEL void swigluBackwardKernel(FLRC_PARAMS(SwigluBackwardParams) p) {
+  const auto quad = [&](int64_t i) {
+    const Float4 gate = pointerCast<const Float4>(p.gate)[i], up = pointerCast<const Float4>(p.up)[i],
+                 dy = pointerCast<const Float4>(p.dy)[i];
+    const GatedGradient x = gatedGradient(gate.x, up.x, dy.x), y = gatedGradient(gate.y, up.y, dy.y),
+                        z = gatedGradient(gate.z, up.z, dy.z), w = gatedGradient(gate.w, up.w, dy.w);
+    pointerCast<Float4>(p.dGate)[i] = Float4{x.gate, y.gate, z.gate, w.gate};
+    pointerCast<Float4>(p.dUp)[i] = Float4{x.up, y.up, z.up, w.up};
+  };
+  forQuad(p.count, quad, [&](int64_t i) {
+    const GatedGradient d = gatedGradient(p.gate[i], p.up[i], p.dy[i]);
+    p.dGate[i] = d.gate;
+    p.dUp[i] = d.up;
+  });
+}
+
+FLRC_KERNEL void addKernel(FLRC_PARAMS(AddParams) p) {
+  const auto one = [&](int64_t i) { p.x[i] += p.add[p.bias ? i % p.width : i]; };
+  const auto quad = [&](int64_t i) {
+    if (p.bias && p.width % 4 != 0) {
+      for (int64_t k = 4 * i; k < 4 * i + 4; ++k) one(k);
+      return;
+    }
+    const Float4 x = pointerCast<Float4>(p.x)[i],
+                 add = pointerCast<const Float4>(p.add)[p.bias ? i % (p.width / 4) : i];
+    pointerCast<Float4>(p.x)[i] = Float4{x.x + add.x, x.y + add.y, x.z + add.z, x.w + add.w};
+  };
+  forQuad(p.rows * p.width, quad, one);
+}
+
+template <typename Params>
+void launchBlocks(Stream stream, int64_t items, int64_t each, void (*kernel)(Params), const Params& params) {
+  LaunchShape shape;
+  shape.gridX = static_cast<unsigned>((items + each - 1) / each);
+  shape.threads = kThreads;
+  launch(stream, shape, kernel, params);
+}
+
+}  // namespace
+
+void launchNormBackward(Stream stream, const NormBackwardParams& params, int rows) {
+  LaunchShape shape;
+  shape.gridX = static_cast<unsigned>(rows);
+  shape.threads = kNormThreads;
+  shape.sharedBytes = 2 * kNormThreads / 32 * sizeof(float);
+  constexpr int kWidth = 8 * kNormThreads;
+  if (params.width <= kWidth) return launch(stream, shape, normBackwardKernel<1>, params);
+  if (params.width <= 2 * kWidth) return launch(stream, shape, normBackwardKernel<2>, params);
+  if (params.width <= 4 * kWidth) return launch(stream, shape, normBackwardKernel<4>, params);
+  static_assert(kWidestNorm == 8 * kWidth);
+  if (params.width > kWidestNorm) throw std::invalid_argument("a model this wide is not for the GPU");
+  launch(stream, shape, normBackwardKernel<8>, params);
+}
+
+void launchTurn(Stream stream, const TurnParams& params) {
+  launchBlocks(stream, static_cast<int64_t>(params.tokens) * params.heads, kWarps, turnKernel, params);
+}
+
+void launchTurnBackward(Stream stream, const TurnBackwardParams& params) {
+  launchBlocks(stream, static_cast<int64_t>(params.turn.tokens) * params.turn.heads, kWarps, turnBackwardKernel,
+               params);
+}
+
+void launchSwigluBackward(Stream stream, const SwigluBackwardParams& params) {
+  launchBlocks(stream, params.count, 4 * kThreads, swigluBackwardKernel, params);
+}
+
+void launchAdd(Stream stream, const AddParams& params) {
+  launchBlocks(stream, params.rows * params.width, 4 * kThreads, addKernel, params);
+}
+
+}  // namespace flrc::gpu
