@@ -6,7 +6,7 @@
 
 namespace flrc::gpu {
 
-// losses[r] = -log softmax(logits[r])[next[r]] in fp64, and total += their sum in the order of rows; neither is
+// losses[r] = -log softmax(logits[r])[next[r]] in fp64, and total += their sum, in a fixed order; neither is
 // finite where a row's logits are such that its loss is not. With `gradient`, logits become softmax(logits) -
 // onehot(label): the label is next[r], or, where it is `drawn`, what draw firstDraw + r of `seed` (core/random.h)
 // finds in the row's own distribution, by the CPU's rule: the first token up to which the probabilities add up

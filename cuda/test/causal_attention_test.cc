@@ -150,6 +150,45 @@ class Head {
   std::vector<Bounded> logSums_, out_;
 };
 
+// `apart` as of SequenceAttention.
+void checkShape(const AttentionShape& shape, uint64_t seed, float apart = 0) {
+  Device device(seed);
+  SequenceAttention one(shape, seed, apart);
+  one.forward(device, {{0, shape.tokens}});
+  one.backward(device, {{0, shape.tokens}});
+  device.synchronise();
+  const std::vector<float> out = one.out.download(), logSums = one.logSums.download(),
+                           dq = one.dq.download(), dk = one.dk.download(), dv = one.dv.download();
+  std::vector<Head> heads;
+  for (int h = 0; h < shape.heads; ++h) heads.emplace_back(shape, one, h);
+  for (int t = 0; t < shape.tokens; ++t) {
+    for (int h = 0; h < shape.heads; ++h) {
+      const auto row = static_cast<size_t>(t * shape.heads + h);
+      const Head& head = heads[static_cast<size_t>(h)];
+      CHECK_NEAR(logSums[row], head.logSum(t).value, head.logSum(t).error);
+      for (int i = 0; i < shape.headDim; ++i) {
+        const size_t at = row * static_cast<size_t>(shape.headDim) + static_cast<size_t>(i);
+        CHECK_NEAR(out[at], head.out(t, i).value, head.out(t, i).error);
+        const Bounded expected = head.dq(t, i);
+        CHECK_NEAR(dq[at], expected.value, expected.error);
+      }
+    }
+    const int sharing = shape.heads / shape.kvHeads;
+    for (int h = 0; h < shape.kvHeads; ++h) {
+      for (int i = 0; i < shape.headDim; ++i) {
+        Bounded key, value;
+        for (int g = 0; g < sharing; ++g) {
+          heads[static_cast<size_t>(h * sharing + g)].dk(t, i, key);
+          heads[static_cast<size_t>(h * sharing + g)].dv(t, i, value);
+        }
+        const auto at = static_cast<size_t>((t * shape.kvHeads + h) * shape.headDim + i);
+        CHECK_NEAR(dk[at], key.value, key.error);
+        CHECK_NEAR(dv[at], value.value, value.error);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 TEST("causal attention: any length, group of heads, window and head, forward and backward") {
@@ -157,44 +196,14 @@ TEST("causal attention: any length, group of heads, window and head, forward and
   for (const AttentionShape& shape :
        {AttentionShape{2, 1, 8, 0, 1}, AttentionShape{2, 2, 16, 0, 2}, AttentionShape{3, 1, 64, 0, 15},
         AttentionShape{4, 2, 40, 0, 16}, AttentionShape{2, 1, 128, 0, 17}, AttentionShape{3, 3, 80, 7, 66},
-        AttentionShape{2, 1, 64, 0, 129}, AttentionShape{2, 1, 128, 50, 129}, AttentionShape{2, 1, 256, 0, 70},
+        AttentionShape{1, 1, 64, 0, 129}, AttentionShape{2, 1, 128, 50, 129}, AttentionShape{1, 1, 256, 0, 70},
         AttentionShape{1, 1, 136, 10, 35}, AttentionShape{2, 1, 24, 70, 300}}) {
-    Device device(++seed);
-    SequenceAttention one(shape, seed);
-    one.forward(device, {{0, shape.tokens}});
-    one.backward(device, {{0, shape.tokens}});
-    device.synchronise();
-    const std::vector<float> out = one.out.download(), logSums = one.logSums.download(),
-                             dq = one.dq.download(), dk = one.dk.download(), dv = one.dv.download();
-    std::vector<Head> heads;
-    for (int h = 0; h < shape.heads; ++h) heads.emplace_back(shape, one, h);
-    for (int t = 0; t < shape.tokens; ++t) {
-      for (int h = 0; h < shape.heads; ++h) {
-        const auto row = static_cast<size_t>(t * shape.heads + h);
-        const Head& head = heads[static_cast<size_t>(h)];
-        CHECK_NEAR(logSums[row], head.logSum(t).value, head.logSum(t).error);
-        for (int i = 0; i < shape.headDim; ++i) {
-          const size_t at = row * static_cast<size_t>(shape.headDim) + static_cast<size_t>(i);
-          CHECK_NEAR(out[at], head.out(t, i).value, head.out(t, i).error);
-          const Bounded expected = head.dq(t, i);
-          CHECK_NEAR(dq[at], expected.value, expected.error);
-        }
-      }
-      const int sharing = shape.heads / shape.kvHeads;
-      for (int h = 0; h < shape.kvHeads; ++h) {
-        for (int i = 0; i < shape.headDim; ++i) {
-          Bounded key, value;
-          for (int g = 0; g < sharing; ++g) {
-            heads[static_cast<size_t>(h * sharing + g)].dk(t, i, key);
-            heads[static_cast<size_t>(h * sharing + g)].dv(t, i, value);
-          }
-          const auto at = static_cast<size_t>((t * shape.kvHeads + h) * shape.headDim + i);
-          CHECK_NEAR(dk[at], key.value, key.error);
-          CHECK_NEAR(dv[at], value.value, value.error);
-        }
-      }
-    }
+    checkShape(shape, ++seed);
   }
+}
+
+TEST("causal attention: scores so low that those of no query at all would have too large a weight") {
+  checkShape({2, 1, 16, 0, 17}, 1, 30);
 }
 
 TEST("causal attention: a sequence in ranges is the whole one bit for bit, and no range writes beyond its tokens") {

@@ -15,13 +15,14 @@ struct AttentionShape {
   size_t keys() const { return static_cast<size_t>(tokens * kvHeads * headDim); }
 };
 
-// Attention of a random sequence to itself and its way back, with the memory of both.
+// Attention of a random sequence to itself and its way back, with the memory of both. `apart`: of all queries
+// from all keys, in the first dimension.
 struct SequenceAttention {
-  SequenceAttention(const AttentionShape& of, uint64_t seed)
+  SequenceAttention(const AttentionShape& of, uint64_t seed, float apart = 0)
       : shape(of),
         random(seed),
-        q(random.floats(static_cast<int64_t>(of.queries()))),
-        k(random.floats(static_cast<int64_t>(of.keys()))),
+        q(moved(random.floats(static_cast<int64_t>(of.queries())), of.headDim, apart)),
+        k(moved(random.floats(static_cast<int64_t>(of.keys())), of.headDim, -apart)),
         v(random.floats(static_cast<int64_t>(of.keys()))),
         dOut(random.floats(static_cast<int64_t>(of.queries()))) {}
 
@@ -45,6 +46,11 @@ struct SequenceAttention {
       dq{shape.queries()}, dk{shape.keys()}, dv{shape.keys()};
 
  private:
+  static std::vector<float> moved(std::vector<float> heads, int headDim, float by) {
+    for (size_t i = 0; i < heads.size(); i += static_cast<size_t>(headDim)) heads[i] += by;
+    return heads;
+  }
+
   flrc::gpu::CausalAttentionParams params() {
     return {queries.read(), keys.read(),   values.read(), shape.tokens,     shape.heads,    shape.kvHeads,
             shape.headDim,  shape.window, out.global(),  logSums.global(), halves.global()};
