@@ -1,5 +1,4 @@
 #include "kernels/causal_attention.cuh"
-
 #include "kernels/online_softmax.cuh"
 
 namespace flrc::gpu {
@@ -71,9 +70,8 @@ void launchFor(Stream stream, const ForwardParams& params, const TokenRange& ran
 
 void launchCausalAttention(Stream stream, const CausalAttentionParams& params, const TokenRange& queries) {
   const SequenceHalves halves = splitSequence(stream, queries, params);
-  const ForwardParams forward{halves.q,       halves.k,      halves.v,
-                              params.out,     params.logSums, params.tokens,
-                              params.heads,   params.heads / params.kvHeads,
+  const ForwardParams forward{halves.q,       halves.k,      halves.v,     params.out,
+                              params.logSums, params.tokens, params.heads, params.heads / params.kvHeads,
                               params.headDim, params.window, queries.first};
   if (params.headDim <= 64) return launchFor<64>(stream, forward, queries);
   if (params.headDim <= 128) return launchFor<128>(stream, forward, queries);

@@ -19,7 +19,9 @@ struct BackwardParams {
 
 // Rows that come at a time.
 template <int kDim>
-inline constexpr int kComing = kDim <= 64 ? 64 : kDim <= 128 ? 32 : 16;
+inline constexpr int kComing = kDim <= 64    ? 64
+                               : kDim <= 128 ? 32
+                                             : 16;
 // Dimensions of dk and dv that a block of keys makes: registers hold no more of both.
 template <int kDim>
 inline constexpr int kOutDims = kDim <= 128 ? kDim : 128;
@@ -129,7 +131,8 @@ struct Backward {
 
     const float scale = 1.0f / sqrtf(static_cast<float>(p.headDim));
     const int64_t offset = head * p.headDim + firstDim;
-    storeSums<kOut>(out, {scale, scale}, row + ownRow, p.tokens, p.headDim - firstDim, p.first + offset, p.q.ld);
+    storeSums<kOut>(out, {scale, scale}, row + ownRow, p.tokens, p.headDim - firstDim, p.first + offset,
+                    p.q.ld);
     if constexpr (kByKeys) {
       storeSums<kOut>(outSecond, {1.0f, 1.0f}, row + ownRow, p.tokens, p.headDim - firstDim, p.second + offset,
                       p.q.ld);
@@ -198,8 +201,8 @@ void launchCausalAttentionBackward(Stream stream, const CausalAttentionBackwardP
   const SequenceHalves halves = splitSequence(stream, tokens, p);
   const Halves dOut = splitSequence(stream, tokens, params.dOut, p.tokens, width, params.halves);
   if (tokens.first == 0) launchDots(stream, {params.dOut, p.out, p.tokens * p.heads, p.headDim, params.dots});
-  const BackwardParams backward{halves.q,    dOut,      halves.k, halves.v, p.logSums, params.dots, params.dq,
-                                nullptr,     p.tokens,  p.heads,  sharing,  p.headDim, p.window,    tokens.first};
+  const BackwardParams backward{halves.q, dOut,     halves.k, halves.v, p.logSums, params.dots, params.dq,
+                                nullptr,  p.tokens, p.heads,  sharing,  p.headDim, p.window,    tokens.first};
   const bool apart = sharing > 1;
   const Global<float> dk = apart ? params.parts : params.dk,
                       dv = apart ? params.parts + p.tokens * width : params.dv;

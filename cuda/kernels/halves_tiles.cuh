@@ -2,9 +2,9 @@
 
 #include "kernels/weights.cuh"
 
-// Products on tensor cores of f32 values as two bf16 each, whose sum they are to 2^-18 of them: of four products
-// of halves the one of the lesser two is left out, which is as small as what halves leave. A warp has 16 rows of
-// the result.
+// Products on tensor cores of f32 values as two bf16 each, whose sum they are to 2^-18 of them: of four
+// products of halves the one of the lesser two is left out, which is as small as what halves leave. A warp has
+// 16 rows of the result.
 
 namespace flrc::gpu {
 

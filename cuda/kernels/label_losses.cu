@@ -1,7 +1,6 @@
-#include "kernels/label_losses.h"
-
 #include <cmath>
 
+#include "kernels/label_losses.h"
 #include "kernels/octets.cuh"
 #include "kernels/random.cuh"
 

@@ -4,8 +4,8 @@
 
 #include "kernels/device.cuh"
 
-// Softmax over keys that come some at a time (Milakov and Gimelshein, Online normalizer calculation for softmax,
-// 2018), in the fragments of tensor cores: a warp has 16 queries.
+// Softmax over keys that come some at a time (Milakov and Gimelshein, Online normalizer calculation for
+// softmax, 2018), in the fragments of tensor cores: a warp has 16 queries.
 
 namespace flrc::gpu {
 

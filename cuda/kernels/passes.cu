@@ -1,8 +1,7 @@
-#include "kernels/passes.h"
-
 #include <cmath>
 
 #include "kernels/octets.cuh"
+#include "kernels/passes.h"
 #include "kernels/rotation.cuh"
 
 namespace flrc::gpu {

@@ -9,12 +9,15 @@
 #include "kernels/calibrate.h"
 #include "kernels/eigen.h"
 #include "kernels/eigen_blocks.h"
+#include "kernels/label_losses.h"
+#include "kernels/passes.h"
 #include "kernels/pivots.h"
 #include "kernels/products.h"
 #include "tensor/dtype.h"
 #include "test/caches.h"
 #include "test/matrices.h"
 #include "test/sampling.h"
+#include "test/sequence_attention.h"
 
 #ifndef __CUDACC__
 
@@ -116,6 +119,52 @@ TEST("barriers: prefill attention") {
     device.synchronise();
     return bytesOf(out);
   });
+}
+
+TEST("barriers: attention of a sequence to itself, and its way back") {
+  // Three blocks, the last of which goes through all keys, and the first through all queries.
+  for (const test::AttentionShape& shape : {test::AttentionShape{1, 1, 8, 0, 140}, {1, 1, 136, 0, 70}}) {
+    CHECK_EVERY_BARRIER([&](Device& device) {
+      test::SequenceAttention one(shape, 15);
+      one.forward(device, {{0, shape.tokens}});
+      device.synchronise();
+      return bytesOf(one.out) + bytesOf(one.logSums);
+    });
+    CHECK_EVERY_BARRIER([&](Device& device) {
+      test::SequenceAttention one(shape, 16);
+      one.forward(device, {{0, shape.tokens}});
+      // What is left out is left out on the way back.
+      const int dropped = std::exchange(device.machine().dropBarrier, -1);
+      device.synchronise();
+      device.machine().dropBarrier = dropped;
+      one.backward(device, {{0, shape.tokens}});
+      device.synchronise();
+      return bytesOf(one.dq) + bytesOf(one.dk) + bytesOf(one.dv);
+    });
+  }
+}
+
+TEST("barriers: back through a norm, and losses of labels") {
+  CHECK_EVERY_BARRIER([](Device& device) {
+    check::Random random(17);
+    Array<float> x(random.floats(300)), weight(random.floats(300)), dy(random.floats(300)), dx(size_t{300});
+    launchNormBackward(device.stream(), {x.read(), dy.read(), weight.read(), dx.global(), 1e-5f, 300, false},
+                       1);
+    device.synchronise();
+    return bytesOf(dx);
+  });
+  for (const bool drawn : {false, true}) {
+    CHECK_EVERY_BARRIER([drawn](Device& device) {
+      check::Random random(18);
+      Array<float> logits(random.floats(700));
+      Array<int32_t> next(std::vector<int32_t>{600});
+      Array<double> losses(size_t{1}), total(std::vector<double>{0});
+      launchLabelLosses(device.stream(), {logits.global(), 1, 700, next.read(), true, drawn, 3, 0,
+                                          losses.global(), total.global()});
+      device.synchronise();
+      return bytesOf(logits) + bytesOf(losses);
+    });
+  }
 }
 
 TEST("barriers: sampling") {

@@ -87,8 +87,8 @@ class Head {
   // Products of one more factor, added up over the tokens.
   void add(Bounded& sum, const Bounded& left, double right) const {
     sum.value += left.value * right;
-    sum.error += (left.error + (2 * kHalves + (shape_.tokens + 32) * kUlp) * std::abs(left.value)) *
-                 std::abs(right);
+    sum.error +=
+        (left.error + (2 * kHalves + (shape_.tokens + 32) * kUlp) * std::abs(left.value)) * std::abs(right);
   }
   template <typename Body>
   void forQueries(int key, const Body& body) const {
@@ -109,7 +109,8 @@ class Head {
       total += weights_[at][static_cast<size_t>(t)] = std::exp(weights_[at][static_cast<size_t>(t)] - most);
     }
     const double logSum = (most + std::log(total)) / std::log(2);
-    const double logError = error / std::log(2) + (std::abs(logSum) + std::abs(most) + shape_.tokens + 16) * kUlp;
+    const double logError =
+        error / std::log(2) + (std::abs(logSum) + std::abs(most) + shape_.tokens + 16) * kUlp;
     logSums_.push_back({logSum, logError});
     // Scores err by `error`, which the weights and their sum both feel.
     relative_.push_back(std::expm1(2 * error + 4 * logError * kUlp + (8 + 4 * std::abs(logSum)) * kUlp +
@@ -134,9 +135,8 @@ class Head {
       }
       const double weight = weights_[at][static_cast<size_t>(t)], difference = dot.value - dots.value;
       slopes_[at][static_cast<size_t>(t)] = {
-          weight * difference,
-          weight * (relative_[at] * std::abs(difference) + product(dot.size) + dots.error +
-                    4 * kUlp * (std::abs(dot.value) + std::abs(dots.value)))};
+          weight * difference, weight * (relative_[at] * std::abs(difference) + product(dot.size) + dots.error +
+                                         4 * kUlp * (std::abs(dot.value) + std::abs(dots.value)))};
     }
   }
 
@@ -157,8 +157,8 @@ void checkShape(const AttentionShape& shape, uint64_t seed, float apart = 0) {
   one.forward(device, {{0, shape.tokens}});
   one.backward(device, {{0, shape.tokens}});
   device.synchronise();
-  const std::vector<float> out = one.out.download(), logSums = one.logSums.download(),
-                           dq = one.dq.download(), dk = one.dk.download(), dv = one.dv.download();
+  const std::vector<float> out = one.out.download(), logSums = one.logSums.download(), dq = one.dq.download(),
+                           dk = one.dk.download(), dv = one.dv.download();
   std::vector<Head> heads;
   for (int h = 0; h < shape.heads; ++h) heads.emplace_back(shape, one, h);
   for (int t = 0; t < shape.tokens; ++t) {
@@ -206,7 +206,9 @@ TEST("causal attention: scores so low that those of no query at all would have t
   checkShape({2, 1, 16, 0, 17}, 1, 30);
 }
 
-TEST("causal attention: a sequence in ranges is the whole one bit for bit, and no range writes beyond its tokens") {
+TEST(
+    "causal attention: a sequence in ranges is the whole one bit for bit, and no range writes beyond its "
+    "tokens") {
   for (const AttentionShape& shape : {AttentionShape{4, 2, 16, 0, 150}, AttentionShape{2, 1, 136, 40, 100}}) {
     const std::vector<TokenRange> ranges = {{0, 64}, {64, shape.tokens - 64}};
     Device device(5);

@@ -25,8 +25,8 @@ struct Losses {
   double total = 0;
 };
 
-Losses run(const std::vector<float>& logits, const std::vector<int32_t>& next, int vocab, bool gradient, bool drawn,
-           uint64_t firstDraw = kFirstDraw) {
+Losses run(const std::vector<float>& logits, const std::vector<int32_t>& next, int vocab, bool gradient,
+           bool drawn, uint64_t firstDraw = kFirstDraw) {
   const size_t rows = next.size();
   Array<float> values(logits);
   Array<int32_t> labels(next);
@@ -89,14 +89,15 @@ TEST("label losses: of any vocabulary, and gradients against given labels") {
       }
       const Softmax expected(logits.data() + first, vocab);
       const auto label = static_cast<size_t>(next[r]);
-      CHECK_NEAR(got.losses[r], expected.logSum - static_cast<double>(logits[first + label]), expected.relative());
+      CHECK_NEAR(got.losses[r], expected.logSum - static_cast<double>(logits[first + label]),
+                 expected.relative());
       for (size_t i = 0; i < static_cast<size_t>(vocab); ++i) {
         CHECK_NEAR(got.gradient[first + i], expected.probability[i] - (i == label ? 1 : 0),
                    2 * expected.relative() * expected.probability[i] + (i == label ? kUlp : 1e-37));
       }
-      const Losses alone = run({logits.begin() + static_cast<int64_t>(first),
-                                logits.begin() + static_cast<int64_t>(first) + vocab},
-                               {next[r]}, vocab, true, false);
+      const Losses alone = run(
+          {logits.begin() + static_cast<int64_t>(first), logits.begin() + static_cast<int64_t>(first) + vocab},
+          {next[r]}, vocab, true, false);
       CHECK_EQUAL(alone.losses[0], got.losses[r]);
       CHECK(std::equal(alone.gradient.begin(), alone.gradient.end(),
                        got.gradient.begin() + static_cast<int64_t>(first)));
@@ -130,9 +131,9 @@ TEST("label losses: labels are drawn from the rows' own distributions by the see
                    tolerance = 2 * expected.relative();
       CHECK_AT_MOST(before - tolerance, uniform);
       CHECK_AT_MOST(uniform, before + expected.probability[static_cast<size_t>(label)] + tolerance);
-      const Losses alone = run({logits.begin() + static_cast<int64_t>(first),
-                                logits.begin() + static_cast<int64_t>(first) + vocab},
-                               {0}, vocab, true, true, kFirstDraw + static_cast<uint64_t>(r));
+      const Losses alone = run(
+          {logits.begin() + static_cast<int64_t>(first), logits.begin() + static_cast<int64_t>(first) + vocab},
+          {0}, vocab, true, true, kFirstDraw + static_cast<uint64_t>(r));
       CHECK(std::equal(alone.gradient.begin(), alone.gradient.end(), gradient));
     }
   }

@@ -57,8 +57,8 @@ TEST("passes: back through a norm") {
                                weight = random.floats(width), before = random.floats(kRows * width);
       Array<float> xs(x), scale(weight), dys(dy), dx(adds ? before : dy);
       Device device(1);
-      const NormBackwardParams params{xs.read(),   adds ? dys.read() : dx.global(), scale.read(), dx.global(),
-                                      kEps, width, adds};
+      const NormBackwardParams params{
+          xs.read(), adds ? dys.read() : dx.global(), scale.read(), dx.global(), kEps, width, adds};
       launchNormBackward(device.stream(), params, kRows);
       device.synchronise();
       const std::vector<float> got = dx.download();
@@ -95,8 +95,9 @@ TEST("passes: heads normed and turned, and back") {
                              cosine = random.floats(tokens * half), sine = random.floats(tokens * half);
     Array<float> xs(x), y(x), weight(norm), cosines(cosine), sines(sine), dx(dy), none(size_t{8});
     Device device(2);
-    TurnParams params{xs.read(), y.global(), norms ? weight.read() : nullptr, kEps, cosines.read(), sines.read(),
-                      tokens,    heads,      headDim};
+    TurnParams params{xs.read(), y.global(),     norms ? weight.read() : nullptr,
+                      kEps,      cosines.read(), sines.read(),
+                      tokens,    heads,          headDim};
     launchTurn(device.stream(), params);
     // Without a norm what was turned is not needed.
     params.x = norms ? xs.read() : none.read();
@@ -126,7 +127,8 @@ TEST("passes: heads normed and turned, and back") {
           const size_t angle = static_cast<size_t>(t * half) + i, other = i + static_cast<size_t>(half);
           const double c = static_cast<double>(cosine[angle]), s = static_cast<double>(sine[angle]);
           const double a = normed(i), b = normed(other);
-          const double size = std::abs(a) * (std::abs(c) + std::abs(s)) + std::abs(b) * (std::abs(c) + std::abs(s));
+          const double size =
+              std::abs(a) * (std::abs(c) + std::abs(s)) + std::abs(b) * (std::abs(c) + std::abs(s));
           CHECK_NEAR(got[first + i], a * c - b * s, tolerance * size);
           CHECK_NEAR(got[first + other], b * c + a * s, tolerance * size);
           const double da = static_cast<double>(dy[first + i]), db = static_cast<double>(dy[first + other]);

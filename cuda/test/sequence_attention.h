@@ -52,15 +52,15 @@ struct SequenceAttention {
   }
 
   flrc::gpu::CausalAttentionParams params() {
-    return {queries.read(), keys.read(),   values.read(), shape.tokens,     shape.heads,    shape.kvHeads,
+    return {queries.read(), keys.read(),  values.read(), shape.tokens,     shape.heads,    shape.kvHeads,
             shape.headDim,  shape.window, out.global(),  logSums.global(), halves.global()};
   }
 
   Array<float> queries{q}, keys{k}, values{v}, slopes{dOut}, dots{logSums.download().size()},
       parts{static_cast<size_t>(
           flrc::gpu::attentionParts(shape.tokens, shape.heads, shape.kvHeads, shape.headDim) + 1)};
-  Array<uint16_t> halves{static_cast<size_t>(
-      flrc::gpu::attentionHalves(shape.tokens, shape.heads, shape.kvHeads, shape.headDim))},
+  Array<uint16_t> halves{
+      static_cast<size_t>(flrc::gpu::attentionHalves(shape.tokens, shape.heads, shape.kvHeads, shape.headDim))},
       slopeHalves{2 * shape.queries()};
 };
 
