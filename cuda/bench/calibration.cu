@@ -1,3 +1,4 @@
+#include "bench/noise.h"
 #include "bench/timing.h"
 #include "kernels/calibrate.h"
 #include "kernels/eigen.h"
@@ -17,37 +18,6 @@ using test::Device;
 
 constexpr Passage kPassage{8, 512};
 constexpr int kTokens = kPassage.sequences * kPassage.tokens;
-constexpr int kThreads = 256;
-
-// A value of about normal distribution for a place.
-FLRC_DEVICE float noiseAt(uint64_t place) {
-  uint64_t z = (place + 1) * 0x9e3779b97f4a7c15ull;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z ^= z >> 27;
-  float sum = 0;
-  for (int i = 0; i < 4; ++i) sum += static_cast<float>((z >> (16 * i)) & 0xffffu);
-  return (sum / 65536 - 2) * 1.7f;
-}
-
-struct NoiseParams {
-  Global<uint16_t> halves;  // or
-  Global<float> floats;     // or
-  Global<double> doubles;
-  int64_t count;
-  int falling;  // columns of a matrix whose columns shrink, or 0
-};
-
-FLRC_KERNEL void noiseKernel(FLRC_PARAMS(NoiseParams) p) {
-  const int64_t i = static_cast<int64_t>(blockX()) * kThreads + threadIndex();
-  if (i >= p.count) return;
-  const float value = noiseAt(static_cast<uint64_t>(i));
-  if (p.halves != nullptr) p.halves[i] = static_cast<uint16_t>(floatToBits(value) >> 16);
-  if (p.floats != nullptr) p.floats[i] = value;
-  if (p.doubles != nullptr) {
-    const double scale = p.falling > 0 ? pow(static_cast<double>(i % p.falling + 1), -0.75) : 1.0;
-    p.doubles[i] = static_cast<double>(value) * scale;
-  }
-}
 
 class Calibration {
  public:
@@ -178,7 +148,7 @@ class Calibration {
             std::to_string(width),
         0, [&] {
           // They are destroyed each time.
-          launchNoise({nullptr, nullptr, u.global(), count, 0});
+          launchNoise(device_.stream(), {nullptr, nullptr, u.global(), count, 0});
           launchPivotedQr(device_.stream(),
                           {u.global(), r.global(), basis.global(), norms.global(), order.global(),
                            rank.global(), rows, width},
@@ -201,15 +171,8 @@ class Calibration {
     }
   };
 
-  void launchNoise(const NoiseParams& params) {
-    LaunchShape shape;
-    shape.gridX = static_cast<unsigned>((params.count + kThreads - 1) / kThreads);
-    shape.threads = kThreads;
-    launch(device_.stream(), shape, noiseKernel, params);
-  }
-
   void fill(const NoiseParams& params) {
-    launchNoise(params);
+    launchNoise(device_.stream(), params);
     device_.synchronise();
   }
 

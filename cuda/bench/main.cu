@@ -53,6 +53,7 @@ int main(int count, char** arguments) {
   bench::timeSteps(device, chip, rows);
   bench::timeDecode(device, chip, rows);
   bench::timeOthers(device, chip, rows);
+  bench::timePasses(device, chip, rows);
   bench::timeCalibration(device, chip, rows);
   if (count > 1) bench::writeJson(arguments[1], chip, rows);
   return 0;

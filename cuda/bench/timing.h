@@ -93,6 +93,7 @@ void timeLinears(test::Device& device, const Chip& chip, std::vector<Row>& rows)
 void timeSteps(test::Device& device, const Chip& chip, std::vector<Row>& rows);
 void timeDecode(test::Device& device, const Chip& chip, std::vector<Row>& rows);
 void timeOthers(test::Device& device, const Chip& chip, std::vector<Row>& rows);
+void timePasses(test::Device& device, const Chip& chip, std::vector<Row>& rows);
 void timeCalibration(test::Device& device, const Chip& chip, std::vector<Row>& rows);
 void print(const Row& row, const Chip& chip);
 
