@@ -17,6 +17,7 @@ LAYER = {
     "q": (4096, 4096), "k": (1024, 4096), "v": (1024, 4096), "o": (4096, 4096),
     "gate": (14336, 4096), "up": (14336, 4096), "down": (4096, 14336),
 }
+HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 OVERSAMPLING, ITERATIONS = 16, 4
 # (batch, tall, thin, rank)
 SHAPES = ((90, 576, 576, 128), (30, 1536, 576, 128), (1, 4096, 4096, 1008))
@@ -85,6 +86,77 @@ def products(m, n):
 def moment(n):
     x = torch.randn(TOKENS, n, device="cuda", dtype=torch.bfloat16)
     return {"seconds": timed(lambda: torch.mm(x.t(), x, out_dtype=torch.float32))}
+
+
+# What lies between the products of a layer's passes, and all of a layer.
+
+def random_leaf(*shape):
+    return (torch.randn(*shape, device="cuda", dtype=torch.bfloat16) / math.sqrt(shape[-1])).requires_grad_()
+
+
+def attended(q, k, v):
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+def attention():
+    q, k, v = (random_leaf(SEQUENCES, heads, LENGTH, HEAD_DIM) for heads in (HEADS, KV_HEADS, KV_HEADS))
+    g = torch.randn_like(q)
+
+    def autograd():
+        attended(q, k, v).backward(g)
+        q.grad = k.grad = v.grad = None
+
+    with torch.no_grad():
+        forward = timed(lambda: attended(q, k, v))
+    return {"seconds": {"attention": forward, "attentionAndBack": timed(autograd)}}
+
+
+def layer():
+    """A layer, forward and backward with the gradients of its weights."""
+    hidden = LAYER["q"][1]
+    x, g = random_leaf(SEQUENCES, LENGTH, hidden), torch.randn(SEQUENCES, LENGTH, hidden, device="cuda",
+                                                              dtype=torch.bfloat16)
+    weights = {name: random_leaf(m, n) for name, (m, n) in LAYER.items()}
+    norms = [torch.ones(hidden, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(2)]
+    frequencies = 5e5 ** (-torch.arange(0, HEAD_DIM, 2, device="cuda") / HEAD_DIM)
+    angles = torch.outer(torch.arange(LENGTH, device="cuda"), frequencies)
+    cosine, sine = (f(torch.cat((angles, angles), -1)).to(torch.bfloat16) for f in (torch.cos, torch.sin))
+    functional = torch.nn.functional
+
+    def heads_of(y, count):
+        return y.view(SEQUENCES, LENGTH, count, HEAD_DIM).transpose(1, 2)
+
+    def turned(y):
+        low, high = y.chunk(2, -1)
+        return y * cosine + torch.cat((-high, low), -1) * sine
+
+    def linear(y, name):
+        return functional.linear(y, weights[name])
+
+    def autograd():
+        y = functional.rms_norm(x, (hidden,), norms[0], 1e-5)
+        q, k = turned(heads_of(linear(y, "q"), HEADS)), turned(heads_of(linear(y, "k"), KV_HEADS))
+        mixed = attended(q, k, heads_of(linear(y, "v"), KV_HEADS))
+        middle = x + linear(mixed.transpose(1, 2).reshape(SEQUENCES, LENGTH, hidden), "o")
+        y = functional.rms_norm(middle, (hidden,), norms[1], 1e-5)
+        out = middle + linear(functional.silu(linear(y, "gate")) * linear(y, "up"), "down")
+        out.backward(g)
+        for leaf in (x, *norms, *weights.values()):
+            leaf.grad = None
+
+    return {"seconds": {"layerAndBack": timed(autograd)}}
+
+
+def losses():
+    """Of logits in f32 against given labels, and their gradients."""
+    logits = torch.randn(256, 128256, device="cuda", requires_grad=True)
+    labels = torch.full((256,), 1000, device="cuda")
+
+    def autograd():
+        torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
+        logits.grad = None
+
+    return {"seconds": {"lossesAndBack": timed(autograd)}}
 
 
 # Eigenvectors and singular vectors.
@@ -255,6 +327,9 @@ def comparisons():
                              "cuda": torch.version.cuda}
     for name, (m, n) in LAYER.items():
         yield f"{name}, {m}x{n}, {SEQUENCES} sequences of {LENGTH}", functools.partial(products, m, n)
+    yield f"attention, {HEADS}/{KV_HEADS} heads of {HEAD_DIM}, {SEQUENCES} sequences of {LENGTH}", attention
+    yield f"a whole layer, {SEQUENCES} sequences of {LENGTH}", layer
+    yield "losses of logits, 256 rows of 128256", losses
     yield "moment of inputs, 4096", functools.partial(moment, 4096)
     problems = [(f"{shape[1]}x{shape[2]}, {kind}", shape, kind) for shape in SHAPES for kind in KINDS]
     for name, shape, kind in problems:
