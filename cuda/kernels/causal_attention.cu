@@ -5,7 +5,7 @@ namespace flrc::gpu {
 namespace {
 
 struct ForwardParams {
-  Halves q, k, v;
+  SplitMatrix q, k, v;
   Global<float> out, logSums;
   int tokens, heads, sharing, headDim, window, first;
 };
@@ -20,7 +20,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kOwnThreads<kDim>, 2) forwardKernel(FLRC_PAR
                          values = keys + Tile::kValues;
   // Those with the most keys begin first.
   const int head = blockY(), row = p.first + (gridX() - 1 - blockX()) * kRows;
-  const Halves k = headOf(p.k, head / p.sharing, p.headDim), v = headOf(p.v, head / p.sharing, p.headDim);
+  const SplitMatrix k = headOf(p.k, head / p.sharing, p.headDim), v = headOf(p.v, head / p.sharing, p.headDim);
   const int end = row + kRows < p.tokens ? row + kRows : p.tokens, begin = firstKey(row, p.window, kRows);
   Tile::template fetch<kThreads>(headOf(p.q, head, p.headDim), row, p.tokens, p.headDim, queries);
   Tile::template fetch<kThreads>(k, begin, end, p.headDim, keys);

@@ -17,12 +17,12 @@ template <int kDim>
 inline constexpr int kOwnThreads = kOwnRows<kDim> * 2;
 
 struct SequenceHalves {
-  Halves q, k, v;
+  SplitMatrix q, k, v;
 };
 
 // [tokens][width] values in halves at `to`, where the first range of a sequence brings them.
-inline Halves splitSequence(Stream stream, const TokenRange& range, Global<const float> values, int tokens,
-                            int64_t width, Global<uint16_t> to) {
+inline SplitMatrix splitSequence(Stream stream, const TokenRange& range, Global<const float> values, int tokens,
+                                 int64_t width, Global<uint16_t> to) {
   const int64_t count = tokens * width;
   if (range.first == 0) {
     launchSplit(stream, {values, tokens, static_cast<int>(width), width, to, to + count});
@@ -49,7 +49,7 @@ LaunchShape shapeOf(const TokenRange& range, int heads) {
   return shape;
 }
 
-FLRC_DEVICE Halves headOf(const Halves& all, int head, int headDim) {
+FLRC_DEVICE SplitMatrix headOf(const SplitMatrix& all, int head, int headDim) {
   return {all.high + head * headDim, all.low, all.ld};
 }
 

@@ -10,7 +10,7 @@ namespace {
 constexpr int kThreads = 256;
 
 struct BackwardParams {
-  Halves q, dOut, k, v;
+  SplitMatrix q, dOut, k, v;
   Global<const float> logSums, dots;  // [tokens][heads]
   // Of queries: dq. Of keys: dk and dv of each query head, [tokens][heads * headDim].
   Global<float> first, second;
@@ -73,8 +73,8 @@ struct Backward {
     const Shared<uint16_t> ownFirst = sharedMemory<uint16_t>(0), ownSecond = ownFirst + Own::kValues,
                            first = ownSecond + Own::kValues, second = first + Coming::kValues;
     const int kvHead = head / p.sharing;
-    const Halves q = headOf(p.q, head, p.headDim), dOut = headOf(p.dOut, head, p.headDim),
-                 k = headOf(p.k, kvHead, p.headDim), v = headOf(p.v, kvHead, p.headDim);
+    const SplitMatrix q = headOf(p.q, head, p.headDim), dOut = headOf(p.dOut, head, p.headDim),
+                      k = headOf(p.k, kvHead, p.headDim), v = headOf(p.v, kvHead, p.headDim);
     const auto fetchFirst = [&](int column) {
       Coming::template fetch<kOwn>(kByKeys ? q : k, column, end, p.headDim, first);
       if (kByKeys && threadIndex() < 2 * kColumns) {
@@ -199,7 +199,7 @@ void launchCausalAttentionBackward(Stream stream, const CausalAttentionBackwardP
   const int sharing = p.heads / p.kvHeads;
   const int64_t width = static_cast<int64_t>(p.heads) * p.headDim;
   const SequenceHalves halves = splitSequence(stream, tokens, p);
-  const Halves dOut = splitSequence(stream, tokens, params.dOut, p.tokens, width, params.halves);
+  const SplitMatrix dOut = splitSequence(stream, tokens, params.dOut, p.tokens, width, params.halves);
   if (tokens.first == 0) launchDots(stream, {params.dOut, p.out, p.tokens * p.heads, p.headDim, params.dots});
   const BackwardParams backward{halves.q, dOut,     halves.k, halves.v, p.logSums, params.dots, params.dq,
                                 nullptr,  p.tokens, p.heads,  sharing,  p.headDim, p.window,    tokens.first};

@@ -9,7 +9,7 @@
 namespace flrc::gpu {
 
 // [rows][ld] in halves, in device memory.
-struct Halves {
+struct SplitMatrix {
   Global<const uint16_t> high;
   int64_t low;  // values from there to the other half
   int64_t ld;
@@ -31,7 +31,7 @@ struct HalvesTile {
 
   // Starts fetching `dims` values, a multiple of 8, of rows [row, row + kRows); zeros outside `rows` rows.
   template <int kThreads>
-  static FLRC_DEVICE void fetch(const Halves& from, int row, int rows, int dims, Shared<uint16_t> to) {
+  static FLRC_DEVICE void fetch(const SplitMatrix& from, int row, int rows, int dims, Shared<uint16_t> to) {
     constexpr int kPieces = kDim / 8;
     for (int i = threadIndex(); i < kRows * kPieces; i += kThreads) {
       const int line = i / kPieces, dim = i % kPieces * 8;
