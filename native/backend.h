@@ -3,7 +3,7 @@
 // The contract between the core and what computes for it: a versioned table of functions over plain structs.
 // The CPU is one such table (model/cpu_backend.cc); a plugin is a shared object that shows another one under
 // kBackendEntry. Nothing is thrown and nothing is allocated for the other side across it: whoever made an
-// object frees it. A table may be called from any thread; calls on one pass or sequence, or on one set of
+// object frees it. A table may be called from any thread; calls on one DevicePass or sequence, or on one set of
 // moments, come one at a time.
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace flrc {
 
 // Raised with every change of a struct or of a function's meaning. Functions may be added at the table's end
 // without: `size` tells which are there.
-inline constexpr uint32_t kBackendVersion = 3;
+inline constexpr uint32_t kBackendVersion = 4;
 // `extern "C" const flrc::Backend* flrc_backend()`, valid for as long as the process lives.
 inline constexpr const char* kBackendEntry = "flrc_backend";
 using BackendEntry = const struct Backend* (*)();
@@ -137,16 +137,32 @@ struct BackendDraw {
   BackendSampling sampling;
 };
 
-// What a calibration (native/calibrate) computes of its activations, which lie on the host: products with dense
-// weights, moments of several rows, and the truncation curves of projections that share an input.
-struct DeviceProducts;
+// What a calibration (native/calibrate) computes: passes of whole sequences through one layer, moments of several
+// rows, and the truncation curves of projections that share an input.
+struct DeviceLayerPass;
+struct DeviceHeadPass;
 struct DeviceMoments;
 struct DeviceCurves;
 
-// Weights [m, n]; borrowed until what was made of them is released.
-struct BackendMatrix {
-  int64_t m, n;
-  const float* w;
+// What a pass leaves of a projection, [tokens, width]: its input; g, the gradient at its output; g W, which it
+// passes back; W x, which it passes on, without the bias.
+enum class BackendTape : int32_t { input = 0, gradient, passedBack, passedOn };
+inline constexpr int kBackendTapes = 4;
+
+// Which of them go to the host, one after another, and to whom.
+struct BackendTapes {
+  uint32_t wanted[kBackendTapes];  // by BackendTape: bit 1 << projection
+  void* context;
+  // Borrows `count` values during the call. False: it has no place for them, and the pass ends as one that is
+  // aborted.
+  bool (*put)(void* context, BackendTape tape, int32_t projection, const float* values, int64_t count);
+};
+
+// What a sequence's gradients are taken against: its own next tokens, or tokens drawn from the model's own
+// distribution, draw `firstDraw` + position of `seed`.
+struct BackendLabels {
+  bool drawn;
+  uint64_t seed, firstDraw;
 };
 
 // Nested factors of a projection W [m, n] (linalg/factors.h): what they are made of, and where they go.
@@ -224,21 +240,31 @@ struct Backend {
   // the result that it has alone.
   BackendCode (*sample)(const BackendDraw* draws, int64_t count, BackendSampled* out, BackendFailure* failure);
 
-  // Fisher scores of one sequence (linalg/fisher.h) for `count` dense projections [m, n] with one input,
-  // counted layer by layer from `projection` on: with G = sum over tokens of g x^T, sums[i][0] = sum (G o W)^2,
-  // sums[i][1] = sum G^2, sums[i][2] = sum |G o W|. x [tokens, n] and g[i] [tokens, m]; w[i] [m, n] are the
-  // host's weights in f32, for who has no better ones.
-  BackendCode (*fisher)(DeviceModel* model, int64_t projection, int64_t count, const float* const* w,
-                        const float* x, const float* const* g, int64_t tokens, double (*sums)[3],
-                        const BackendCancel* cancel, BackendFailure* failure);
+  // Passes of sequences of up to `longest` tokens, from position 0, through one layer of dense projections.
+  // `host`: the core's own WideLayer, which outlives the pass; for the table that is part of the core. Calls on
+  // one pass may overlap.
+  BackendCode (*createLayerPass)(DeviceModel* model, int64_t layer, int64_t longest, const void* host,
+                                 DeviceLayerPass** out, BackendFailure* failure);
+  void (*releaseLayerPass)(DeviceLayerPass* pass);
+  // y = layer(x) [tokens, hidden].
+  BackendCode (*layerForward)(DeviceLayerPass* pass, const float* x, int64_t tokens, float* y,
+                              const BackendCancel* cancel, BackendFailure* failure);
+  // dx [tokens, hidden] from x and dy at the layer's output; of each projection the sequence's Fisher scores
+  // (linalg/fisher.h): with G = sum over tokens of g x^T, sums[p][0] = sum (G o W)^2, sums[p][1] = sum G^2,
+  // sums[p][2] = sum |G o W|; and what `tapes` wants.
+  BackendCode (*layerBackward)(DeviceLayerPass* pass, const float* x, int64_t tokens, const float* dy,
+                               float* dx, double (*sums)[3], const BackendTapes* tapes,
+                               const BackendCancel* cancel, BackendFailure* failure);
 
-  // Products with `count` matrices, of activations in f32: y [tokens, m] = x [tokens, n] W^T with the matrix at
-  // `index`, or back, y [tokens, n] = x [tokens, m] W.
-  BackendCode (*createProducts)(DeviceModel* model, const BackendMatrix* of, int64_t count,
-                                DeviceProducts** out, BackendFailure* failure);
-  void (*releaseProducts)(DeviceProducts* products);
-  BackendCode (*multiply)(DeviceProducts* products, int64_t index, bool back, const float* x, int64_t tokens,
-                          float* y, const BackendCancel* cancel, BackendFailure* failure);
+  // Final norm and lm_head over whole sequences. Calls on one pass may overlap.
+  BackendCode (*createHeadPass)(DeviceModel* model, DeviceHeadPass** out, BackendFailure* failure);
+  void (*releaseHeadPass)(DeviceHeadPass* pass);
+  // From hidden states x [tokens, hidden] of the sequence `ids`: loss, the sum over its positions but the last of
+  // -log p(next token) in nats, and dx [tokens, hidden], the gradient of that sum against `labels`. Numeric if a
+  // logit is not finite.
+  BackendCode (*headGradient)(DeviceHeadPass* pass, const float* x, const int32_t* ids, int64_t tokens,
+                              const BackendLabels* labels, double* loss, float* dx,
+                              const BackendCancel* cancel, BackendFailure* failure);
 
   // `count` sums of x x^T, each [n, n] with n = widths[i], to sums[i], its lower triangle packed by rows and
   // zeros as yet. They are there when finishMoments has returned; until then sums[i] may be in use.

@@ -69,7 +69,7 @@ class Calibration {
     });
     add("thin product, " + shape, 4.0 * kTokens * n * rank, [&] {
       launchThinProduct(device_.stream(),
-                        {{x.read(), n, n}, nullptr, kTokens, high.read(), low.read(), n, rank, v.global()});
+                        {{x.read(), n, n}, nullptr, kTokens, high.read(), low.read(), n, rank, v.global(), rank});
     });
     add("curve, " + shape, 0, [&] {
       launchCurve(device_.stream(),

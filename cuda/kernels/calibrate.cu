@@ -135,32 +135,46 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 1) momentKernel(FLRC_PARAMS(Mo
 
 FLRC_KERNEL void splitKernel(FLRC_PARAMS(SplitParams) p) {
   const int64_t i = static_cast<int64_t>(blockX()) * kThreads + threadIndex();
-  const int64_t width = p.transposed ? p.width : p.ld;
-  if (i >= p.rows * width) return;
-  const int64_t row = i / width, column = i % width, to = p.transposed ? column * p.ld + row : i;
+  if (i >= p.rows * p.ld) return;
+  const int64_t row = i / p.ld, column = i % p.ld;
   const float value = column < p.width ? p.values[row * p.width + column] : 0.0f;
   const uint16_t high = narrow(value);
-  p.high[to] = high;
-  if (p.low != nullptr) p.low[to] = narrow(value - widen(high));
+  p.high[i] = high;
+  if (p.low != nullptr) p.low[i] = narrow(value - widen(high));
 }
 
+template <Dtype kType>
+FLRC_KERNEL void widenKernel(FLRC_PARAMS(WidenParams) p) {
+  const int64_t i = static_cast<int64_t>(blockX()) * kThreads + threadIndex();
+  if (i >= p.rows * p.ld) return;
+  const int64_t row = i / p.ld;
+  const int column = static_cast<int>(i % p.ld);
+  const float value =
+      column < p.width ? WeightRow<kType>(p.data, p.first + row, p.width).weight(column) : 0.0f;
+  const uint16_t high = narrow(value);
+  p.high[i] = high;
+  p.low[i] = narrow(value - widen(high));
+}
+
+template <bool kBack>
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 2) thinProductKernel(FLRC_PARAMS(ThinProductParams) p) {
   const int row = blockY() * kTile, column = blockX() * kTile;
+  const auto operand = [&](Global<const uint16_t> half) { return Operand{half, p.ld, p.rows, p.x.width}; };
   const Operand x{p.x.data, p.x.ld, p.tokens, p.x.width};
   TileSums product;
-  multiplyTile<true>(x, {p.high, p.ld, p.rows, p.x.width}, row, column, product);
+  multiplyTile<true, !kBack>(x, operand(p.high), row, column, product);
   if (p.low != nullptr) {
     syncBlock();
-    multiplyTile<true>(x, {p.low, p.ld, p.rows, p.x.width}, row, column, product);
+    multiplyTile<true, !kBack>(x, operand(p.low), row, column, product);
   }
   if (p.xLow != nullptr) {
     syncBlock();
-    multiplyTile<true>({p.xLow, p.x.ld, p.tokens, p.x.width}, {p.high, p.ld, p.rows, p.x.width}, row, column,
-                       product);
+    multiplyTile<true, !kBack>({p.xLow, p.x.ld, p.tokens, p.x.width}, operand(p.high), row, column, product);
   }
   product.forEach([&](int i, int j, float value) {
-    if (row + i < p.tokens && column + j < p.rows)
-      p.out[static_cast<int64_t>(row + i) * p.rows + column + j] = value;
+    if (row + i >= p.tokens || column + j >= p.rows) return;
+    const Global<float> to = p.out + ((row + i) * p.outLd + column + j);
+    *to = p.adds ? *to + value : value;
   });
 }
 
@@ -230,6 +244,18 @@ LaunchShape warpShape(int64_t warps) {
   return shape;
 }
 
+LaunchShape threadShape(int64_t threads) {
+  LaunchShape shape;
+  shape.gridX = static_cast<unsigned>((threads + kThreads - 1) / kThreads);
+  shape.threads = kThreads;
+  return shape;
+}
+
+std::invalid_argument noWide() {
+  return std::invalid_argument(
+      "f32 weights are not for the GPU: they are narrowed to bf16 when a model is loaded");
+}
+
 }  // namespace
 
 int fisherPartials(const FisherParams& params) {
@@ -255,8 +281,7 @@ void launchFisher(Stream stream, Dtype dtype, const FisherParams& params, int wa
       launch(stream, shape, fisherKernel<Dtype::int4>, params);
       break;
     case Dtype::f32:
-      throw std::invalid_argument(
-          "f32 weights are not for the GPU: they are narrowed to bf16 when a model is loaded");
+      throw noWide();
   }
   finish(stream, {params.partial, tileParts(params), 3, params.sums});
 }
@@ -268,16 +293,30 @@ void launchMoment(Stream stream, const MomentParams& params, int warpgroups) {
 }
 
 void launchSplit(Stream stream, const SplitParams& params) {
-  LaunchShape shape;
-  const int64_t values = params.rows * (params.transposed ? params.width : params.ld);
-  shape.gridX = static_cast<unsigned>((values + kThreads - 1) / kThreads);
-  shape.threads = kThreads;
-  launch(stream, shape, splitKernel, params);
+  launch(stream, threadShape(params.rows * params.ld), splitKernel, params);
+}
+
+void launchWiden(Stream stream, Dtype dtype, const WidenParams& params) {
+  const LaunchShape shape = threadShape(params.rows * params.ld);
+  switch (dtype) {
+    case Dtype::bf16:
+      return launch(stream, shape, widenKernel<Dtype::bf16>, params);
+    case Dtype::int8:
+      return launch(stream, shape, widenKernel<Dtype::int8>, params);
+    case Dtype::int4:
+      return launch(stream, shape, widenKernel<Dtype::int4>, params);
+    case Dtype::f32:
+      throw noWide();
+  }
 }
 
 void launchThinProduct(Stream stream, const ThinProductParams& params) {
-  launch(stream, tileShape(tiles(params.rows), tiles(params.tokens), 1, kTileBytes<true>), thinProductKernel,
-         params);
+  const unsigned columns = tiles(params.rows), rows = tiles(params.tokens);
+  if (params.back) {
+    return launch(stream, tileShape(columns, rows, 1, kTileBytes<true, false>), thinProductKernel<true>,
+                  params);
+  }
+  launch(stream, tileShape(columns, rows, 1, kTileBytes<true>), thinProductKernel<false>, params);
 }
 
 size_t curveSharedBytes(int rank) { return (kWarps + static_cast<size_t>(rank) + 1) * sizeof(double); }

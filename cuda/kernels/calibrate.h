@@ -49,13 +49,22 @@ struct SplitParams {
   Global<const float> values;  // [rows][width]
   int rows, width;
   int64_t ld;                  // of the halves, a multiple of 8
-  Global<uint16_t> high, low;  // [rows][ld]; transposed [width][ld], of which only these columns are written
-  bool transposed = false;
+  Global<uint16_t> high, low;  // [rows][ld]
 };
 void launchSplit(Stream stream, const SplitParams& params);
 
-// out [tokens][rows] = x F^T for F [rows][ld] in two halves, or in one. Of x's second half only the product
-// with F's first is made: the other is as small as what halves leave.
+// Rows of weights (layout.h) as two bf16 matrices, whose sum they are exactly.
+struct WidenParams {
+  Global<const uint8_t> data;
+  int first, rows, width;  // from a row on, so many
+  int64_t ld;
+  Global<uint16_t> high, low;  // [rows][ld]
+};
+void launchWiden(Stream stream, Dtype dtype, const WidenParams& params);
+
+// out [tokens][rows] = x F^T for F [rows][ld] in two halves, or in one; or back, x F for F [x.width][ld] of so
+// many columns. Of x's second half only the product with F's first is made: the other is as small as what
+// halves leave.
 struct ThinProductParams {
   Activations x;
   Global<const uint16_t> xLow;       // what x left, or null
@@ -64,6 +73,9 @@ struct ThinProductParams {
   int64_t ld;
   int rows;
   Global<float> out;
+  int64_t outLd;  // of its rows
+  bool back = false;
+  bool adds = false;  // to what is there
 };
 void launchThinProduct(Stream stream, const ThinProductParams& params);
 

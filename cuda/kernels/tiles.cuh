@@ -33,8 +33,11 @@ struct TileArea {
   static constexpr int kValues = kLines * kLd;
 };
 
-template <bool kByDepth>
-inline constexpr size_t kTileBytes = size_t{2} * kTileStages* TileArea<kByDepth>::kValues * sizeof(uint16_t);
+// Of a product of A and B.
+template <bool kByDepth, bool kOther = kByDepth>
+inline constexpr size_t kTileBytes = size_t{kTileStages} *
+                                     (TileArea<kByDepth>::kValues + TileArea<kOther>::kValues) *
+                                     sizeof(uint16_t);
 
 // Starts fetching rows [row, row + kTile) and [depth, depth + kTileDepth) of an operand; zeros outside it.
 template <bool kByDepth>
@@ -79,9 +82,9 @@ struct TileSums {
 };
 
 // One stage in shared memory.
-template <bool kByDepth>
+template <bool kByDepth, bool kOther>
 FLRC_DEVICE void multiplyStage(Shared<const uint16_t> a, Shared<const uint16_t> b, TileSums& sums) {
-  constexpr int kLd = TileArea<kByDepth>::kLd;
+  constexpr int kLd = TileArea<kByDepth>::kLd, kOtherLd = TileArea<kOther>::kLd;
   const int lane = laneIndex(), matrix = lane / 8, line = lane % 8;
   const int firstRow = warpIndex() / 4 * kWarpRows, firstColumn = warpIndex() % 4 * kWarpColumns;
   FLRC_UNROLL
@@ -98,8 +101,8 @@ FLRC_DEVICE void multiplyStage(Shared<const uint16_t> a, Shared<const uint16_t> 
     for (int j = 0; j < 2; ++j) {
       // And (columns, depth): (0, 0), (0, 8), (8, 0), (8, 8).
       const int column = firstColumn + 16 * j + matrix / 2 * 8, at = depth + matrix % 2 * 8;
-      loadMatrices<!kByDepth>(right[j],
-                              kByDepth ? b + ((column + line) * kLd + at) : b + ((at + line) * kLd + column));
+      loadMatrices<!kOther>(
+          right[j], kOther ? b + ((column + line) * kOtherLd + at) : b + ((at + line) * kOtherLd + column));
     }
     FLRC_UNROLL
     for (int i = 0; i < 4; ++i) {
@@ -114,16 +117,16 @@ FLRC_DEVICE void multiplyStage(Shared<const uint16_t> a, Shared<const uint16_t> 
 
 // sums += A[row.., :] B[column.., :]^T over the whole depth, by a block of kTileThreads with kTileBytes of
 // shared memory. A barrier before that memory is used again is the caller's.
-template <bool kByDepth>
+template <bool kByDepth, bool kOther = kByDepth>
 FLRC_DEVICE void multiplyTile(const Operand& a, const Operand& b, int row, int column, TileSums& sums) {
-  using Area = TileArea<kByDepth>;
+  constexpr int kOwn = TileArea<kByDepth>::kValues, kStage = kOwn + TileArea<kOther>::kValues;
   const Shared<uint16_t> area = sharedMemory<uint16_t>(0);
-  const auto stage = [&](int index) { return area + index % kTileStages * 2 * Area::kValues; };
+  const auto stage = [&](int index) { return area + index % kTileStages * kStage; };
   const int steps = (a.depth + kTileDepth - 1) / kTileDepth;
   const auto fetch = [&](int step) {
     if (step < steps) {
       fetchTile<kByDepth>(a, row, step * kTileDepth, stage(step));
-      fetchTile<kByDepth>(b, column, step * kTileDepth, stage(step) + Area::kValues);
+      fetchTile<kOther>(b, column, step * kTileDepth, stage(step) + kOwn);
     }
     commitCopies();
   };
@@ -133,7 +136,7 @@ FLRC_DEVICE void multiplyTile(const Operand& a, const Operand& b, int row, int c
     // All have the stage, and all are done with the one before, which the next copies overwrite.
     syncBlock();
     fetch(step + kTileStages - 1);
-    multiplyStage<kByDepth>(stage(step), stage(step) + Area::kValues, sums);
+    multiplyStage<kByDepth, kOther>(stage(step), stage(step) + kOwn, sums);
   }
   waitCopies<0>();
 }

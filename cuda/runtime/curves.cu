@@ -14,18 +14,24 @@ constexpr int64_t kMostTokens = 1024, kLeastTokens = 16;
 // Of a chunk of tokens, in any of the working buffers.
 constexpr int64_t kValues = int64_t{1} << 24;
 
+// out [tokens][rows] = x F^T, for which there is room.
+void multiply(gpu::Pieces& pieces, const SplitRows& x, const SplitRows& factors, int64_t tokens, int64_t rows,
+              gpu::Buffer<float>& out) {
+  pieces.grow(out, static_cast<size_t>(tokens * rows));
+  gpu::multiply(pieces, {x.halves(), factors.halves(), tokens, rows, out.global(), rows});
+}
+
 }  // namespace
 
 DeviceCurves::DeviceCurves(int64_t n, const BackendCurve* of, int64_t count) : n_(n) {
-  constexpr auto kHalves = SplitRows::Kind::halves;
   int64_t widest = n, ranks = 0;
   double bytes = 0;
   for (int64_t i = 0; i < count; ++i) {
     const BackendCurve& one = of[i];
     widest = std::max(widest, one.m);
     ranks = std::max(ranks, one.rank);
-    bytes += SplitRows::bytesOf(kHalves, one.rank, one.m) + SplitRows::bytesOf(kHalves, one.rank, n);
-    if (one.w) bytes += SplitRows::bytesOf(kHalves, one.m, n);
+    bytes += SplitRows::bytesOf(one.rank, one.m) + SplitRows::bytesOf(one.rank, n);
+    if (one.w) bytes += SplitRows::bytesOf(one.m, n);
     ones_.emplace_back(one);
   }
   tokens_ = std::clamp(kValues / widest, kLeastTokens, kMostTokens);
@@ -64,13 +70,13 @@ void DeviceCurves::add(gpu::Pieces& pieces, const One& one, const float* g, int6
   pieces.grow(gradients_, count);
   pieces.upload(gradients_, 0, g, count);
   g_.split(pieces, gradients_.read(), tokens, m);
-  gpu::multiplySplit(pieces, g_, one.u, tokens, rank, ug_);
-  gpu::multiplySplit(pieces, x_, one.v, tokens, rank, vx_);
+  multiply(pieces, g_, one.u, tokens, rank, ug_);
+  multiply(pieces, x_, one.v, tokens, rank, vx_);
   gpu::CurveParams params{};
   params.u = ug_.read();
   params.v = vx_.read();
   if (one.of.w) {
-    gpu::multiplySplit(pieces, x_, one.w, tokens, m, wx_);
+    multiply(pieces, x_, one.w, tokens, m, wx_);
     pieces.grow(whole_, static_cast<size_t>(tokens));
     gpu::launchDots(pieces.stream(), {gradients_.read(), wx_.read(), static_cast<int>(tokens),
                                       static_cast<int>(m), whole_.global()});

@@ -19,8 +19,7 @@ struct DeviceCurves {
     explicit One(const BackendCurve& curve) : of(curve) {}
 
     BackendCurve of;
-    gpu::SplitRows u{gpu::SplitRows::Kind::halves}, v{gpu::SplitRows::Kind::halves},
-        w{gpu::SplitRows::Kind::halves};
+    gpu::SplitRows u, v, w;
   };
 
   void add(gpu::Pieces& pieces, const One& one, const float* g, int64_t tokens, double* out);
@@ -29,7 +28,7 @@ struct DeviceCurves {
   std::vector<One> ones_;
   bool loaded_ = false;
   std::mutex mutex_;  // of all below
-  gpu::SplitRows x_{gpu::SplitRows::Kind::halves}, g_{gpu::SplitRows::Kind::halves};
+  gpu::SplitRows x_, g_;
   gpu::Buffer<float> gradients_, ug_, vx_, wx_, whole_;
   gpu::Buffer<double> partial_, curve_;
   std::vector<double> part_;

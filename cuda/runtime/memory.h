@@ -103,6 +103,8 @@ class HostBuffer {
 
   size_t bytes() const { return count_ * sizeof(T); }
   const T& at(size_t index) const { return data_[index]; }
+  // For copies to the device and from it.
+  T* data() const { return data_; }
   // The first `count` values.
   void write(const T* from, size_t count) { std::copy_n(from, count, data_); }
   // With unified addressing, which all chips that FLRC runs on have, the device's address is the host's.
@@ -266,7 +268,8 @@ class HostBuffer {
   explicit HostBuffer(size_t count) : buffer_(count), values_(count) {}
 
   size_t bytes() const { return buffer_.bytes(); }
-  const T& at(size_t index) const { return reinterpret_cast<const T*>(buffer_.memory()->begin())[index]; }
+  const T& at(size_t index) const { return data()[index]; }
+  T* data() const { return reinterpret_cast<T*>(buffer_.memory()->begin()); }
   void write(const T* from, size_t count) {
     std::copy_n(from, count, values_.begin());
     buffer_.memory()->fillFromHost(values_.data(), buffer_.bytes());

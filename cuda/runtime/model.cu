@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "runtime/failure.h"
-#include "runtime/fisher_scores.h"
 #include "runtime/model.h"
 #include "runtime/prefill_steps.h"
 

@@ -13,7 +13,6 @@
 namespace flrc {
 
 namespace gpu {
-class FisherScores;
 class PrefillSteps;
 }  // namespace gpu
 
@@ -60,7 +59,6 @@ struct DeviceModel {
   gpu::Sampler sampler;
   // Working memory of prompts, which would be too large for every session to have its own.
   std::unique_ptr<gpu::PrefillSteps> prefill;
-  std::unique_ptr<gpu::FisherScores> fisher;
 };
 
 struct DeviceSequence {

@@ -23,7 +23,7 @@ DeviceMoments::DeviceMoments(DeviceModel& model, const int64_t* widths, double* 
     widest = std::max(widest, widths[i]);
   }
   gpu::checkRoom("the moments of a layer, of up to " + std::to_string(widest) + " values,",
-                 bytes + SplitRows::bytesOf(SplitRows::Kind::halves, kTokens, widest));
+                 bytes + SplitRows::bytesOf(kTokens, widest));
   for (int64_t i = 0; i < count; ++i) {
     gpu::Buffer<double> packed(static_cast<size_t>(packedCount(widths[i])));
     model.queue.clear(packed);

@@ -25,7 +25,7 @@ struct DeviceMoments {
 
   DeviceModel& model_;
   std::vector<Sum> sums_;
-  gpu::SplitRows rows_{gpu::SplitRows::Kind::halves};
+  gpu::SplitRows rows_;
 };
 
 }  // namespace flrc

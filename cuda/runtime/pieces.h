@@ -29,6 +29,15 @@ class Pieces {
   // Waits for all of it; `end` gives others their turn, or throws where that was cancelled.
   void end();
   void finish() noexcept { device_.queue.finish(); }
+  // Waits for all of it; others have their turn while `body` runs on the host.
+  template <typename Body>
+  void aside(const Body& body) {
+    device_.queue.synchronise();
+    flops_ = 0;
+    lock_.unlock();
+    body();
+    lock_.lock();
+  }
 
   // `count` values to or from `first` on in a buffer, a stretch a piece. What comes down is there on return.
   template <typename T>

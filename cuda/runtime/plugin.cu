@@ -9,11 +9,11 @@
 #include "runtime/driver.h"
 #include "runtime/factoring.h"
 #include "runtime/failure.h"
-#include "runtime/fisher_scores.h"
+#include "runtime/head_pass.h"
+#include "runtime/layer_pass.h"
 #include "runtime/moments.h"
 #include "runtime/pass.h"
 #include "runtime/pivoting.h"
-#include "runtime/products.h"
 
 namespace flrc::gpu {
 namespace {
@@ -144,26 +144,35 @@ BackendCode sample(const BackendDraw* draws, int64_t count, BackendSampled* out,
   });
 }
 
-BackendCode fisher(DeviceModel* model, int64_t projection, int64_t count, const float* const*, const float* x,
-                   const float* const* g, int64_t tokens, double (*sums)[3], const BackendCancel* cancel,
-                   BackendFailure* failure) {
+BackendCode createLayerPass(DeviceModel* model, int64_t layer, int64_t longest, const void*,
+                            DeviceLayerPass** out, BackendFailure* failure) {
+  return guarded(failure, [&] { *out = new DeviceLayerPass(*model, layer, longest); });
+}
+
+BackendCode layerForward(DeviceLayerPass* pass, const float* x, int64_t tokens, float* y,
+                         const BackendCancel* cancel, BackendFailure* failure) {
   return guarded(failure, [&] {
-    {
-      std::lock_guard<std::mutex> lock(model->mutex);
-      if (!model->fisher) model->fisher = std::make_unique<FisherScores>(*model);
-    }
-    model->fisher->score(projection, count, x, g, tokens, sums, *cancel);
+    pass->pass(*cancel, [&](LayerSteps& steps) { steps.forward(x, tokens, y, *cancel); });
   });
 }
 
-BackendCode createProducts(DeviceModel* model, const BackendMatrix* of, int64_t count, DeviceProducts** out,
-                           BackendFailure* failure) {
-  return guarded(failure, [&] { *out = new DeviceProducts(*model, of, count); });
+BackendCode layerBackward(DeviceLayerPass* pass, const float* x, int64_t tokens, const float* dy, float* dx,
+                          double (*sums)[3], const BackendTapes* tapes, const BackendCancel* cancel,
+                          BackendFailure* failure) {
+  return guarded(failure, [&] {
+    pass->pass(*cancel,
+               [&](LayerSteps& steps) { steps.backward(x, tokens, dy, dx, sums, *tapes, *cancel); });
+  });
 }
 
-BackendCode multiply(DeviceProducts* products, int64_t index, bool back, const float* x, int64_t tokens,
-                     float* y, const BackendCancel* cancel, BackendFailure* failure) {
-  return guarded(failure, [&] { products->multiply(index, back, x, tokens, y, *cancel); });
+BackendCode createHeadPass(DeviceModel* model, DeviceHeadPass** out, BackendFailure* failure) {
+  return guarded(failure, [&] { *out = new DeviceHeadPass(*model); });
+}
+
+BackendCode headGradient(DeviceHeadPass* pass, const float* x, const int32_t* ids, int64_t tokens,
+                         const BackendLabels* labels, double* loss, float* dx, const BackendCancel* cancel,
+                         BackendFailure* failure) {
+  return guarded(failure, [&] { *loss = pass->gradient(x, ids, tokens, *labels, dx, *cancel); });
 }
 
 BackendCode createMoments(DeviceModel* model, const int64_t* widths, double* const* sums, int64_t count,
@@ -210,11 +219,12 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
   using namespace flrc;
   using namespace flrc::gpu;
   static const Backend table = {
-      sizeof(Backend), kBackendVersion, "cuda",         score,        describe,    gpu::readBandwidth,
-      createModel,     release,         createSequence, copySequence, release,     sequenceBytes,
-      createPass,      release,         passBytes,      gpu::run,     gpu::logits, keepLogits,
-      getLogits,       setLogits,       gpu::likeliest, gpu::sample,  fisher,      createProducts,
-      release,         multiply,        createMoments,  release,      addMoments,  finishMoments,
-      factorize,       createCurves,    release,        addCurves,    pivotedQr};
+      sizeof(Backend), kBackendVersion, "cuda",         score,           describe,      gpu::readBandwidth,
+      createModel,     release,         createSequence, copySequence,    release,       sequenceBytes,
+      createPass,      release,         passBytes,      gpu::run,        gpu::logits,   keepLogits,
+      getLogits,       setLogits,       gpu::likeliest, gpu::sample,     createLayerPass, release,
+      layerForward,    layerBackward,   createHeadPass, release,         headGradient,  createMoments,
+      release,         addMoments,      finishMoments,  factorize,       createCurves,  release,
+      addCurves,       pivotedQr};
   return &table;
 }

@@ -8,8 +8,6 @@
 namespace flrc::gpu {
 namespace {
 
-enum : int { kQ, kK, kV, kO, kGate, kUp, kDown };
-
 Buffer<uint64_t> tagged(int64_t count) {
   // Whole octets; at least one, so that there is a place to point to.
   const std::vector<uint64_t> zeros(static_cast<size_t>(wholeOctets(std::max<int64_t>(1, count))));

@@ -1,12 +1,9 @@
 #include <algorithm>
-#include <cmath>
 
 #include "runtime/steps.h"
 
 namespace flrc::gpu {
 namespace {
-
-enum : int { kQ, kK, kV, kO, kGate, kUp, kDown };
 
 // Projections that have an input in common, which go in one launch.
 const std::vector<std::vector<int>> kGroups = {{kQ, kK, kV}, {kO}, {kGate, kUp}, {kDown}};
@@ -51,9 +48,9 @@ Steps::Steps(DeviceModel& of, int64_t columns) : model(of), how(linearsLaunch(of
 }
 
 uint64_t Steps::bytes() const {
-  uint64_t total = staged_.bytes() + rows_.bytes() + t_.bytes() + u_.bytes();
+  uint64_t total = staged_.bytes() + rows_.bytes() + t_.bytes() + u_.bytes() + rotations_.bytes();
   for (const Buffer<float>* buffer :
-       {&x_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &out_, &cosine_, &sine_}) {
+       {&x_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &out_}) {
     total += buffer->bytes();
   }
   return total;
@@ -61,17 +58,7 @@ uint64_t Steps::bytes() const {
 
 void Steps::reserve(int64_t positions) {
   if (positions <= positions_) return;
-  const int64_t half = model.headDim / 2;
-  std::vector<float> cosine(static_cast<size_t>(positions * half)), sine(cosine.size());
-  for (int64_t p = 0; p < positions; ++p) {
-    for (int64_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(p) * model.ropeFrequencies[static_cast<size_t>(i)];
-      cosine[static_cast<size_t>(p * half + i)] = static_cast<float>(std::cos(angle) * model.ropeScale);
-      sine[static_cast<size_t>(p * half + i)] = static_cast<float>(std::sin(angle) * model.ropeScale);
-    }
-  }
-  cosine_ = Buffer<float>(cosine.data(), cosine.size());
-  sine_ = Buffer<float>(sine.data(), sine.size());
+  rotations_ = Rotations(model, positions);
   positions_ = positions;
 }
 
@@ -115,7 +102,7 @@ void Steps::layer(int64_t index, int64_t level, int64_t columns) {
   multiply({planned(kQ, q_), planned(kK, k_), planned(kV, v_)}, normed_.read(), columns);
   attend(index,
          {q_.global(), k_.read(), v_.read(), layer.queryNorm.read(), layer.keyNorm.read(), model.eps,
-          cosine_.read(), sine_.read(), static_cast<int>(model.heads), static_cast<int>(model.kvHeads),
+          rotations_.cosine.read(), rotations_.sine.read(), static_cast<int>(model.heads), static_cast<int>(model.kvHeads),
           static_cast<int>(model.headDim), rows_.read(), static_cast<int>(index)},
          columns);
   multiply({planned(kO, out_)}, attended_.read(), columns);

@@ -5,6 +5,7 @@
 #include "kernels/decode.h"
 #include "runtime/linears_plan.h"
 #include "runtime/model.h"
+#include "runtime/rotations.h"
 
 namespace flrc::gpu {
 
@@ -46,7 +47,7 @@ class Steps {
   LinearsLaunch how;
   Buffer<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, out_;
   Buffer<CacheRow> rows_;
-  Buffer<float> cosine_, sine_;         // [positions][headDim / 2], as many as there is room for
+  Rotations rotations_;                 // of as many positions as there is room for
   DeviceSequence* sequence_ = nullptr;  // of the first row described, and its place
   int64_t position_ = 0;
 

@@ -60,6 +60,9 @@ struct LinearWeights {
   int64_t blocksFor(int64_t rank) const;
 };
 
+// Of a layer, in the contract's order.
+enum : int { kQ, kK, kV, kO, kGate, kUp, kDown };
+
 struct LayerWeights {
   Buffer<float> attentionNorm, mlpNorm, queryNorm, keyNorm;
   int64_t window = 0;

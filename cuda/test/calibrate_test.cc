@@ -215,7 +215,8 @@ TEST("curves: thin products to f32's precision but for the halves' own, and the 
                                         low.global(),
                                         ld,
                                         rank,
-                                        product.global()});
+                                        product.global(),
+                                        rank});
     launchCurve(device.stream(), {u.read(), product.read(), whole ? wholes.read() : nullptr, kTokens, rank,
                                   partial.global(), curve.global()});
     device.synchronise();
@@ -247,6 +248,68 @@ TEST("curves: thin products to f32's precision but for the halves' own, and the 
     }
     const std::vector<double> got = curve.download();
     for (size_t r = 0; r < expected.size(); ++r) CHECK_NEAR(got[r], expected[r], 1e-10 * expected.front());
+  }
+}
+
+TEST("thin products: back through weights of every dtype, exactly widened, added to what is there") {
+  struct Shape {
+    int tokens, m, n;
+  };
+  for (const Dtype dtype : {Dtype::bf16, Dtype::int8, Dtype::int4}) {
+    for (const auto& [tokens, m, n] : {Shape{70, 90, 150}, Shape{130, 200, 33}, Shape{1, 7, 5}}) {
+      // Between others' rows and columns.
+      const int first = m / 3, rows = m - first - 1, outLd = n + 3;
+      check::Random random(static_cast<uint64_t>(m));
+      const flrc::RowMatrix w = flrc::makeRows(random.floats(int64_t{m} * n).data(), m, n, n, dtype);
+      std::vector<float> wide(static_cast<size_t>(m * n));
+      for (int r = 0; r < m; ++r) flrc::getRow(w, r, wide.data() + static_cast<size_t>(r * n));
+      const std::vector<float> g = random.floats(int64_t{tokens} * rows),
+                               before = random.floats(int64_t{tokens} * outLd);
+      const int64_t ld = wholeOctets(n), gLd = wholeOctets(rows);
+      const auto values = static_cast<size_t>(rows * ld), gValues = static_cast<size_t>(tokens * gLd);
+      Array<uint8_t> data(packRows(dtype, m, w.stride, w.data.data(), w.scale.data(), w.zero.data()));
+      Array<uint16_t> high(values), low(values), gHigh(gValues), gLow(gValues);
+      Array<float> gs(g), out(before);
+      Device device(6);
+      launchWiden(device.stream(), dtype, {data.read(), first, rows, n, ld, high.global(), low.global()});
+      launchSplit(device.stream(), {gs.read(), tokens, rows, gLd, gHigh.global(), gLow.global()});
+      launchThinProduct(device.stream(), {{gHigh.read(), gLd, rows},
+                                          gLow.read(),
+                                          tokens,
+                                          high.read(),
+                                          low.read(),
+                                          ld,
+                                          n,
+                                          out.global(),
+                                          outLd,
+                                          true,
+                                          true});
+      device.synchronise();
+
+      const std::vector<uint16_t> highs = high.download(), lows = low.download();
+      for (int r = 0; r < rows; ++r) {
+        for (int i = 0; i < ld; ++i) {
+          const auto at = static_cast<size_t>(r * ld + i);
+          const float sum = flrc::bf16ToFloat(highs[at]) + flrc::bf16ToFloat(lows[at]);
+          CHECK_EQUAL(sum, i < n ? wide[static_cast<size_t>((first + r) * n + i)] : 0.0f);
+        }
+      }
+      const std::vector<float> got = out.download();
+      for (int t = 0; t < tokens; ++t) {
+        for (int j = 0; j < outLd; ++j) {
+          const auto at = static_cast<size_t>(t * outLd + j);
+          double sum = static_cast<double>(before[at]), size = 0;
+          for (int r = 0; j < n && r < rows; ++r) {
+            const double term = static_cast<double>(g[static_cast<size_t>(t * rows + r)]) *
+                                static_cast<double>(wide[static_cast<size_t>((first + r) * n + j)]);
+            sum += term;
+            size += std::abs(term);
+          }
+          CHECK_NEAR(static_cast<double>(got[at]), sum,
+                     (3 * 0x1p-18 + 3 * (rows + 8) * kUlp) * size + 2 * kUlp * std::abs(sum));
+        }
+      }
+    }
   }
 }
 

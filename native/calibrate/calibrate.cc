@@ -11,7 +11,6 @@
 #include "core/error.h"
 #include "core/recycled.h"
 #include "core/thread_pool.h"
-#include "model/layer_pass.h"
 #include "model/wide_layer.h"
 
 namespace flrc {
@@ -32,9 +31,7 @@ class Stopwatch {
 };
 
 struct Scratch {
-  LayerActivations kept;
-  LayerGradients gradients;
-  std::vector<float> x, y, dy, dx, seen;
+  std::vector<float> x, y, dy, dx;
   std::vector<std::vector<float>> outputs;  // gradients of projections that share an input
 };
 
@@ -56,11 +53,10 @@ class Run {
       starts_.push_back(start);
       start += length;
     }
-    const int32_t longest = *std::max_element(options.lengths.begin(), options.lengths.end());
-    rope_.grow(config_, longest);
+    longest_ = *std::max_element(options.lengths.begin(), options.lengths.end());
     const bool shrinks = options.shrinkage.inputs > 0 || options.shrinkage.gradients > 0;
     const MomentKinds kinds = momentKinds(options.whitening, options.keepInputMoments, shrinks);
-    limits_ = layerLimits(config_, kinds, longest, model_->threads, options.memory);
+    limits_ = layerLimits(config_, kinds, longest_, model_->threads, options.memory);
     space_ = std::make_shared<SpillSpace>(limits_.stores, options.scratch);
     const auto projections = static_cast<size_t>(model_->projectionCount());
     work_ = std::make_unique<DeviceWork>(*model_, job_);
@@ -135,28 +131,28 @@ class Run {
     const int64_t d = config_.hidden;
     SpillStore hidden(space_, static_cast<size_t>(sequences_));
     for (int64_t l = 0; l < config_.layers; ++l) {
-      WideLayer layer = widen(*model_, l, 0);
-      const LayerProducts products(*work_, layer);
+      const WideLayer layer = widen(*model_, l, 0);
+      const LayerPass pass(*work_, layer, l, longest_);
       eachSequence([&](int64_t s, Scratch& work) {
         const int64_t tokens = length(s);
         if (l == 0) embed(s, work.x);
         const float* x = l == 0 ? work.x.data() : hidden.get(static_cast<size_t>(s), work.x);
         boundaries_->put(boundary(l, s), x, static_cast<size_t>(tokens * d));
         work.y.resize(static_cast<size_t>(tokens * d));
-        layerForward(config_, layer, rope_, tokens, x, work.kept, work.y.data());
+        pass.forward(x, tokens, work.y.data());
         hidden.put(static_cast<size_t>(s), work.y.data(), work.y.size());
       });
       job_.report("calibrate", l + 1, config_.layers * 4);
     }
-    const HeadPass head(*model_);
+    const HeadGradients head(*work_);
     std::vector<double> losses(static_cast<size_t>(sequences_));
     eachSequence([&](int64_t s, Scratch& work) {
       const int64_t tokens = length(s), start = starts_[static_cast<size_t>(s)];
       const float* x = hidden.get(static_cast<size_t>(s), work.x);
       work.dx.resize(static_cast<size_t>(tokens * d));
+      const BackendLabels labels{options_.labels == Labels::model, options_.seed, static_cast<uint64_t>(start)};
       losses[static_cast<size_t>(s)] =
-          head.lossAndGradient(x, options_.tokens.data() + start, tokens, options_.labels, options_.seed,
-                               static_cast<uint64_t>(start), job_, work.dx.data());
+          head.of(x, options_.tokens.data() + start, tokens, labels, work.dx.data());
       gradients_->put(static_cast<size_t>(s), work.dx.data(), work.dx.size());
     });
     result_->lossTokens = static_cast<int64_t>(options_.tokens.size()) - sequences_;
@@ -170,7 +166,7 @@ class Run {
   }
 
   void visit(int64_t l) {
-    WideLayer layer = widen(*model_, l, 0);
+    const WideLayer layer = widen(*model_, l, 0);
     backward(l, layer);
     for (const std::vector<int>& projections : limits_.oneInput ? kByInput : kTogether) {
       freeScratch();
@@ -189,42 +185,15 @@ class Run {
   }
 
   // Gradients and scores of one layer; inputs and gradients of the projections go to the tapes.
-  void backward(int64_t l, WideLayer& layer) {
+  void backward(int64_t l, const WideLayer& layer) {
     Stopwatch time(result_->seconds.backward);
-    const LayerProducts products(*work_, layer);
+    const LayerPass pass(*work_, layer, l, longest_);
     std::vector<std::array<FisherScore, kProjections>> scores(static_cast<size_t>(sequences_));
     eachSequence([&](int64_t s, Scratch& work) {
-      const int64_t tokens = length(s), d = config_.hidden;
       const float* x = boundaries_->get(boundary(l, s), work.x);
       const float* dy = gradients_->get(static_cast<size_t>(s), work.dy);
-      work.dx.resize(static_cast<size_t>(tokens * d));
-      layerForward(config_, layer, rope_, tokens, x, work.kept, nullptr);
-      layerBackward(config_, layer, rope_, tokens, x, work.kept, dy, work.gradients, work.dx.data());
-      for (const std::vector<int>& projections : kByInput) {
-        std::vector<const float*> w, g;
-        for (int p : projections) {
-          w.push_back(layer.projections[static_cast<size_t>(p)].dense.data());
-          g.push_back(work.gradients.outputs[static_cast<size_t>(p)].data());
-        }
-        const int p = projections.front();
-        work_->fisher(l * kProjections + p, std::ssize(projections), w.data(), work.kept.input(p).data(),
-                      g.data(), tokens, scores[static_cast<size_t>(s)].data() + p);
-      }
-      for (int p = 0; p < kProjections; ++p) {
-        const Linear& linear = *layer.projections[p].linear;
-        tapes_->put(s, Tapes::gradient(p), work.gradients.outputs[p]);
-        if (sums_->tall(p) && options_.whitening == Whitening::twoSided) {
-          tapes_->put(s, Tapes::seen(p), work.gradients.inputs[p]);
-        }
-        if (sums_->inputSeen(p)) {
-          work.seen.resize(static_cast<size_t>(tokens * linear.outputs));
-          layer.projections[p].multiply(false, work.kept.input(p).data(), tokens, work.seen.data());
-          tapes_->put(s, Tapes::seen(p), work.seen);
-        }
-      }
-      for (int i = 0; i < kInputs; ++i) {
-        tapes_->put(s, Tapes::input(i), work.kept.input(kInputOwner[i]));
-      }
+      work.dx.resize(static_cast<size_t>(length(s) * config_.hidden));
+      scores[static_cast<size_t>(s)] = pass.backward(x, length(s), dy, work.dx.data(), keeperOf(s));
       gradients_->put(static_cast<size_t>(s), work.dx.data(), work.dx.size());
     });
     for (const auto& ofSequence : scores) {
@@ -232,6 +201,24 @@ class Run {
         result_->scores[static_cast<size_t>(l * kProjections + p)] += ofSequence[static_cast<size_t>(p)];
       }
     }
+  }
+
+  // Of what a sequence's pass leaves, what moments and curves are made of.
+  TapeKeeper keeperOf(int64_t s) {
+    const bool twoSided = options_.whitening == Whitening::twoSided;
+    const bool inputs =
+        options_.curves || options_.keepInputMoments || options_.whitening != Whitening::none;
+    TapeKeeper keeper;
+    for (int p = 0; p < kProjections; ++p) {
+      if (inputs && ownsInput(p)) keeper.want(BackendTape::input, p);
+      if (options_.curves || twoSided) keeper.want(BackendTape::gradient, p);
+      if (twoSided && sums_->tall(p)) keeper.want(BackendTape::passedBack, p);
+      if (sums_->inputSeen(p)) keeper.want(BackendTape::passedOn, p);
+    }
+    keeper.put = [this, s](BackendTape tape, int p, const float* values, int64_t count) {
+      tapes_->put(s, Tapes::of(tape, p), values, static_cast<size_t>(count));
+    };
+    return keeper;
   }
 
   // Of the inputs of these projections, those that factors take as they are anyway.
@@ -355,9 +342,8 @@ class Run {
   ThreadPool& pool_;
   LayerLimits limits_;
   std::shared_ptr<SpillSpace> space_;
-  int64_t sequences_;
+  int64_t sequences_, longest_ = 0;
   std::vector<int64_t> starts_;
-  RopeTable rope_;
   Recycled<Scratch> scratch_;
   std::unique_ptr<SpillStore> boundaries_, gradients_;
   std::unique_ptr<Tapes> tapes_;

@@ -1,16 +1,9 @@
 #include "calibrate/device_work.h"
 
-namespace flrc {
+#include <algorithm>
+#include <exception>
 
-void DeviceWork::fisher(int64_t projection, int64_t count, const float* const* w, const float* x,
-                        const float* const* g, int64_t tokens, FisherScore* scores) const {
-  double sums[kProjections][3] = {};
-  const BackendCancel cancel = cancelOf(job_);
-  callBackend([&](BackendFailure* failure) {
-    return backend_.fisher(weights_, projection, count, w, x, g, tokens, sums, &cancel, failure);
-  });
-  for (int64_t i = 0; i < count; ++i) scores[i] = {sums[i][0], sums[i][1], sums[i][2]};
-}
+namespace flrc {
 
 DeviceWork::Factors DeviceWork::factors(const float* w, int64_t m, int64_t n, SymmetricView a, SymmetricView b,
                                         SymmetricView seen, const FactorOptions& options) const {
@@ -50,29 +43,71 @@ int64_t DeviceWork::pivotedQr(const float* u, int64_t s, int64_t m, double* r, i
   return rank;
 }
 
-LayerProducts::LayerProducts(const DeviceWork& work, WideLayer& layer)
-    : layer_(layer), products_(nullptr, work.backend().releaseProducts) {
-  std::vector<BackendMatrix> of;
-  for (const WideLinear& wide : layer.projections)
-    of.push_back({wide.linear->outputs, wide.linear->inputs, wide.dense.data()});
-  DeviceProducts* made = nullptr;
+LayerPass::LayerPass(const DeviceWork& work, const WideLayer& layer, int64_t index, int64_t longest)
+    : work_(work), pass_(nullptr, work.backend().releaseLayerPass) {
+  DeviceLayerPass* made = nullptr;
   callBackend([&](BackendFailure* failure) {
-    return work.backend().createProducts(work.weights(), of.data(), std::ssize(of), &made, failure);
+    return work.backend().createLayerPass(work.weights(), index, longest, &layer, &made, failure);
   });
-  products_.reset(made);
-  for (int64_t index = 0; index < std::ssize(of); ++index) {
-    layer.projections[static_cast<size_t>(index)].multiply = [&work, made, index](bool back, const float* x,
-                                                                                  int64_t tokens, float* y) {
-      const BackendCancel cancel = cancelOf(work.job());
-      callBackend([&](BackendFailure* failure) {
-        return work.backend().multiply(made, index, back, x, tokens, y, &cancel, failure);
-      });
-    };
-  }
+  pass_.reset(made);
 }
 
-LayerProducts::~LayerProducts() {
-  for (WideLinear& wide : layer_.projections) wide.multiply = nullptr;
+void LayerPass::forward(const float* x, int64_t tokens, float* y) const {
+  const BackendCancel cancel = cancelOf(work_.job());
+  callBackend([&](BackendFailure* failure) {
+    return work_.backend().layerForward(pass_.get(), x, tokens, y, &cancel, failure);
+  });
+}
+
+std::array<FisherScore, kProjections> LayerPass::backward(const float* x, int64_t tokens, const float* dy,
+                                                          float* dx, const TapeKeeper& keeper) const {
+  struct Keeping {
+    const TapeKeeper& keeper;
+    std::exception_ptr thrown;
+  } keeping{keeper, nullptr};
+  BackendTapes tapes{};
+  std::copy(std::begin(keeper.wanted), std::end(keeper.wanted), tapes.wanted);
+  tapes.context = &keeping;
+  tapes.put = [](void* context, BackendTape tape, int32_t p, const float* values, int64_t count) {
+    auto& to = *static_cast<Keeping*>(context);
+    try {
+      to.keeper.put(tape, p, values, count);
+      return true;
+    } catch (...) {
+      to.thrown = std::current_exception();
+      return false;
+    }
+  };
+  double sums[kProjections][3] = {};
+  const BackendCancel cancel = cancelOf(work_.job());
+  callBackend([&](BackendFailure* failure) {
+    const BackendCode result =
+        work_.backend().layerBackward(pass_.get(), x, tokens, dy, dx, sums, &tapes, &cancel, failure);
+    if (keeping.thrown) std::rethrow_exception(keeping.thrown);
+    return result;
+  });
+  std::array<FisherScore, kProjections> scores;
+  for (size_t p = 0; p < scores.size(); ++p) scores[p] = {sums[p][0], sums[p][1], sums[p][2]};
+  return scores;
+}
+
+HeadGradients::HeadGradients(const DeviceWork& work)
+    : work_(work), pass_(nullptr, work.backend().releaseHeadPass) {
+  DeviceHeadPass* made = nullptr;
+  callBackend([&](BackendFailure* failure) {
+    return work.backend().createHeadPass(work.weights(), &made, failure);
+  });
+  pass_.reset(made);
+}
+
+double HeadGradients::of(const float* x, const int32_t* ids, int64_t tokens, const BackendLabels& labels,
+                         float* dx) const {
+  const BackendCancel cancel = cancelOf(work_.job());
+  double loss = 0;
+  callBackend([&](BackendFailure* failure) {
+    return work_.backend().headGradient(pass_.get(), x, ids, tokens, &labels, &loss, dx, &cancel, failure);
+  });
+  return loss;
 }
 
 MomentSums::MomentSums(const DeviceWork& work, const std::vector<int64_t>& widths)

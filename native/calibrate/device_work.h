@@ -1,6 +1,8 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -16,11 +18,6 @@ class DeviceWork {
  public:
   DeviceWork(const Model& model, const Job& job)
       : backend_(model.device.backend()), weights_(model.device.weights(model, job)), job_(job) {}
-
-  // Of one sequence, for `count` projections of one layer from `projection` on, which share the input x
-  // [tokens, n]; w[i] [m, n], g[i] [tokens, m].
-  void fisher(int64_t projection, int64_t count, const float* const* w, const float* x, const float* const* g,
-              int64_t tokens, FisherScore* scores) const;
 
   // U [rank, m], V [rank, n] and the singular values, as nestedFactors; options.rank is set.
   struct Factors {
@@ -43,15 +40,41 @@ class DeviceWork {
   const Job& job_;
 };
 
-// Products with a layer's weights, which its projections call for as long as this lives.
-class LayerProducts {
+// Which of what a layer's pass leaves is wanted, and who keeps it: `values` of `count` are borrowed.
+struct TapeKeeper {
+  uint32_t wanted[kBackendTapes] = {};  // as BackendTapes
+  std::function<void(BackendTape tape, int p, const float* values, int64_t count)> put;
+
+  void want(BackendTape tape, int p) { wanted[static_cast<int>(tape)] |= 1u << p; }
+};
+
+// Passes of sequences of up to `longest` tokens through one dense layer, which must outlive it; from any thread.
+class LayerPass {
  public:
-  LayerProducts(const DeviceWork& work, WideLayer& layer);
-  ~LayerProducts();
+  LayerPass(const DeviceWork& work, const WideLayer& layer, int64_t index, int64_t longest);
+
+  // y = layer(x), [tokens, hidden].
+  void forward(const float* x, int64_t tokens, float* y) const;
+  // dx from x and dy, and the sequence's scores of the projections.
+  std::array<FisherScore, kProjections> backward(const float* x, int64_t tokens, const float* dy, float* dx,
+                                                 const TapeKeeper& tapes) const;
 
  private:
-  WideLayer& layer_;
-  std::unique_ptr<DeviceProducts, void (*)(DeviceProducts*)> products_;
+  const DeviceWork& work_;
+  std::unique_ptr<DeviceLayerPass, void (*)(DeviceLayerPass*)> pass_;
+};
+
+// Final norm and lm_head, from any thread.
+class HeadGradients {
+ public:
+  explicit HeadGradients(const DeviceWork& work);
+
+  // As HeadPass::lossAndGradient.
+  double of(const float* x, const int32_t* ids, int64_t tokens, const BackendLabels& labels, float* dx) const;
+
+ private:
+  const DeviceWork& work_;
+  std::unique_ptr<DeviceHeadPass, void (*)(DeviceHeadPass*)> pass_;
 };
 
 // Sums of x x^T over rows of several widths.

@@ -25,11 +25,15 @@ class Tapes {
   static int input(int i) { return i; }
   static int gradient(int p) { return kInputs + p; }
   static int seen(int p) { return kInputs + kProjections + p; }
+  static int of(BackendTape tape, int p) {
+    if (tape == BackendTape::input) return input(inputIndex(p));
+    return tape == BackendTape::gradient ? gradient(p) : seen(p);
+  }
 
   int64_t sequences() const { return std::ssize(lengths_); }
   int64_t length(int64_t s) const { return lengths_[static_cast<size_t>(s)]; }
-  void put(int64_t s, int tape, const std::vector<float>& values) {
-    store_.put(slot(s, tape), values.data(), values.size());
+  void put(int64_t s, int tape, const float* values, size_t count) {
+    store_.put(slot(s, tape), values, count);
   }
   const float* get(int64_t s, int tape, std::vector<float>& scratch) const {
     return store_.get(slot(s, tape), scratch);

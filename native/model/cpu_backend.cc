@@ -9,6 +9,7 @@
 #include "core/thread_pool.h"
 #include "cpu/kernels.h"
 #include "model/cpu_calibration.h"
+#include "model/cpu_passes.h"
 #include "model/decode_pass.h"
 #include "model/guarded.h"
 #include "model/sampler.h"
@@ -195,10 +196,13 @@ const Backend& cpuBackend() {
                                 setLogits,
                                 likeliest,
                                 sample,
-                                cpuFisher,
-                                cpuCreateProducts,
-                                cpuReleaseProducts,
-                                cpuMultiply,
+                                cpuCreateLayerPass,
+                                cpuReleaseLayerPass,
+                                cpuLayerForward,
+                                cpuLayerBackward,
+                                cpuCreateHeadPass,
+                                cpuReleaseHeadPass,
+                                cpuHeadGradient,
                                 cpuCreateMoments,
                                 cpuReleaseMoments,
                                 cpuAddMoments,

@@ -9,18 +9,12 @@
 #include "core/thread_pool.h"
 #include "linalg/curves.h"
 #include "linalg/factors.h"
-#include "linalg/fisher.h"
-#include "linalg/gemm.h"
 #include "linalg/moments.h"
 #include "linalg/pivot.h"
 #include "model/guarded.h"
 #include "model/model.h"
 
 namespace flrc {
-
-struct DeviceProducts {
-  std::vector<BackendMatrix> of;
-};
 
 struct DeviceMoments {
   struct Task {
@@ -47,40 +41,6 @@ const Model& modelOf(const DeviceModel* weights) { return *reinterpret_cast<cons
 const Job& jobOf(const BackendCancel* cancel) { return *static_cast<const Job*>(cancel->context); }
 
 }  // namespace
-
-BackendCode cpuFisher(DeviceModel* model, int64_t projection, int64_t count, const float* const* w,
-                      const float* x, const float* const* g, int64_t tokens, double (*sums)[3],
-                      const BackendCancel* cancel, BackendFailure* failure) {
-  return guarded(failure, [&] {
-    for (int64_t i = 0; i < count; ++i) {
-      jobOf(cancel).check();
-      const Linear& linear = modelOf(model).projection(projection + i);
-      const FisherScore score = fisherScore(x, g[i], w[i], tokens, linear.outputs, linear.inputs);
-      sums[i][0] = score.weighted;
-      sums[i][1] = score.gradient;
-      sums[i][2] = score.taylor;
-    }
-  });
-}
-
-BackendCode cpuCreateProducts(DeviceModel*, const BackendMatrix* of, int64_t count, DeviceProducts** out,
-                              BackendFailure* failure) {
-  return guarded(failure, [&] { *out = new DeviceProducts{{of, of + count}}; });
-}
-
-void cpuReleaseProducts(DeviceProducts* products) { delete products; }
-
-BackendCode cpuMultiply(DeviceProducts* products, int64_t index, bool back, const float* x, int64_t tokens,
-                        float* y, const BackendCancel*, BackendFailure* failure) {
-  return guarded(failure, [&] {
-    const auto& [m, n, w] = products->of[static_cast<size_t>(index)];
-    if (back) {
-      gemm(false, false, tokens, n, m, 1.0f, x, m, w, n, 0.0f, y, n);
-    } else {
-      gemm(false, true, tokens, m, n, 1.0f, x, n, w, n, 0.0f, y, m);
-    }
-  });
-}
 
 BackendCode cpuCreateMoments(DeviceModel* model, const int64_t* widths, double* const* sums, int64_t count,
                              DeviceMoments** out, BackendFailure* failure) {

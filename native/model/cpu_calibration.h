@@ -2,18 +2,10 @@
 
 #include "backend.h"
 
-// The functions of the CPU's table that calibrations call.
+// The functions of the CPU's table that calibrations call of what passes (cpu_passes.h) leave.
 
 namespace flrc {
 
-BackendCode cpuFisher(DeviceModel* model, int64_t projection, int64_t count, const float* const* w,
-                      const float* x, const float* const* g, int64_t tokens, double (*sums)[3],
-                      const BackendCancel* cancel, BackendFailure* failure);
-BackendCode cpuCreateProducts(DeviceModel* model, const BackendMatrix* of, int64_t count, DeviceProducts** out,
-                              BackendFailure* failure);
-void cpuReleaseProducts(DeviceProducts* products);
-BackendCode cpuMultiply(DeviceProducts* products, int64_t index, bool back, const float* x, int64_t tokens,
-                        float* y, const BackendCancel* cancel, BackendFailure* failure);
 BackendCode cpuCreateMoments(DeviceModel* model, const int64_t* widths, double* const* sums, int64_t count,
                              DeviceMoments** out, BackendFailure* failure);
 void cpuReleaseMoments(DeviceMoments* moments);

@@ -78,21 +78,10 @@ WideLayer widen(const Model& model, int64_t layerIndex, int64_t level) {
   return wide;
 }
 
-void WideLinear::multiplyDense(bool back, const float* x, int64_t tokens, float* y) const {
-  const int64_t m = linear->outputs, n = linear->inputs;
-  if (multiply) {
-    multiply(back, x, tokens, y);
-  } else if (back) {
-    gemm(false, false, tokens, n, m, 1.0f, x, m, dense.data(), n, 0.0f, y, n);
-  } else {
-    gemm(false, true, tokens, m, n, 1.0f, x, n, dense.data(), n, 0.0f, y, m);
-  }
-}
-
 void WideLinear::apply(const float* x, int64_t tokens, float* y, std::vector<float>& latent) const {
   const int64_t m = linear->outputs, n = linear->inputs;
   if (!linear->factored()) {
-    multiplyDense(false, x, tokens, y);
+    gemm(false, true, tokens, m, n, 1.0f, x, n, dense.data(), n, 0.0f, y, m);
   } else {
     std::fill(y, y + tokens * m, 0.0f);
     latent.resize(static_cast<size_t>(tokens * rank()));
@@ -127,7 +116,7 @@ void WideLinear::apply(const float* x, int64_t tokens, float* y, std::vector<flo
 void WideLinear::passBack(const float* g, int64_t tokens, float* dx, std::vector<float>& latent) const {
   const int64_t m = linear->outputs, n = linear->inputs;
   if (!linear->factored()) {
-    multiplyDense(true, g, tokens, dx);
+    gemm(false, false, tokens, n, m, 1.0f, g, m, dense.data(), n, 0.0f, dx, n);
     return;
   }
   std::fill(dx, dx + tokens * n, 0.0f);

@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <vector>
 
@@ -15,9 +14,6 @@ namespace flrc {
 struct WideLinear {
   const Linear* linear = nullptr;
   std::vector<float> dense;  // [m, n]
-  // How dense weights are multiplied where that is not up to the calling thread: y [tokens, m] = x [tokens, n]
-  // W^T, or back, y [tokens, n] = x [tokens, m] W.
-  std::function<void(bool back, const float* x, int64_t tokens, float* y)> multiply;
   struct Block {
     std::vector<float> p;  // [s, n]
     std::vector<float> c;  // [s, m - s] pivoted, [s, m] plain
@@ -34,9 +30,6 @@ struct WideLinear {
   void apply(const float* x, int64_t tokens, float* y, std::vector<float>& latent) const;
   // dx[tokens, n] = g[tokens, m] W.
   void passBack(const float* g, int64_t tokens, float* dx, std::vector<float>& latent) const;
-
- private:
-  void multiplyDense(bool back, const float* x, int64_t tokens, float* y) const;
 };
 
 // A layer's weights as f32 at one level.

@@ -178,7 +178,8 @@ BackendCode unable(Arguments... arguments) {
   return failed(BackendCode::internal, failure, "it only counts");
 }
 
-void releaseNothing(DeviceProducts*) {}
+void releaseNothing(DeviceLayerPass*) {}
+void releaseNothing(DeviceHeadPass*) {}
 void releaseNothing(DeviceMoments*) {}
 void releaseNothing(DeviceCurves*) {}
 
@@ -192,10 +193,11 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
                           createSequence,  copySequence,    releaseSequence, sequenceBytes,
                           createPass,      releasePass,     passBytes,       run,
                           logits,          keepLogits,      getLogits,       setLogits,
-                          likeliest,       sample,          unable,          unable,
-                          releaseNothing,  unable,          unable,          releaseNothing,
-                          unable,          unable,          unable,          unable,
-                          releaseNothing,  unable,          unable};
+                          likeliest,       sample,          unable,          releaseNothing,
+                          unable,          unable,          unable,          releaseNothing,
+                          unable,          unable,          releaseNothing,  unable,
+                          unable,          unable,          unable,          releaseNothing,
+                          unable,          unable};
   if (is("absent")) return nullptr;
   if (is("newer")) table.version = kBackendVersion + 1;
   if (is("short")) table.size = sizeof(Backend) - 1;

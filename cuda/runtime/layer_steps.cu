@@ -1,0 +1,302 @@
+#include <algorithm>
+
+#include "kernels/decode.h"
+#include "kernels/passes.h"
+#include "runtime/layer_steps.h"
+
+namespace flrc::gpu {
+namespace {
+
+// Bytes of bf16 that attention has of a token, there and back.
+int64_t attentionHalfBytes(const DeviceModel& model) {
+  return 2 * (attentionHalves(1, model.heads, model.kvHeads, model.headDim) + 2 * model.queryWidth());
+}
+
+// The widest input and output of a projection.
+int64_t widest(const DeviceModel& model) {
+  return std::max({model.hidden, model.queryWidth(), model.intermediate});
+}
+
+}  // namespace
+
+std::vector<LayerSteps::Part> LayerSteps::partsOf(const PassedLayer& layer) {
+  const DeviceModel& model = layer.model;
+  const int64_t d = model.hidden, ff = model.intermediate, q = model.queryWidth(), kv = model.kvWidth();
+  using Self = LayerSteps;
+  return {{&Self::x_, d, false},
+          {&Self::attentionInput_, d, false},
+          {&Self::qRaw_, layer.weights.queryNorm.count() > 0 ? q : 0, false},
+          {&Self::kRaw_, layer.weights.keyNorm.count() > 0 ? kv : 0, false},
+          {&Self::q_, q, false},
+          {&Self::k_, kv, false},
+          {&Self::v_, kv, false},
+          {&Self::attended_, q, false},
+          {&Self::logSums_, model.heads, false},
+          {&Self::middle_, d, false},
+          {&Self::mlpInput_, d, false},
+          {&Self::gate_, ff, false},
+          {&Self::up_, ff, false},
+          {&Self::product_, ff, false},
+          {&Self::out_, d, false},
+          {&Self::gradient_, d, true},
+          {&Self::dNormed_, d, true},
+          {&Self::passed_, widest(model), true},
+          {&Self::dq_, q, true},
+          {&Self::dk_, kv, true},
+          {&Self::dv_, kv, true},
+          {&Self::dots_, model.heads, true},
+          {&Self::parts_, attentionParts(1, model.heads, model.kvHeads, model.headDim), true}};
+}
+
+double LayerSteps::bytesOf(const PassedLayer& layer, int64_t longest) {
+  int64_t width = 0;
+  for (const Part& part : partsOf(layer)) width += part.width;
+  return static_cast<double>(longest * (4 * width + attentionHalfBytes(layer.model))) +
+         2 * SplitRows::bytesOf(longest, widest(layer.model));
+}
+
+LayerSteps::LayerSteps(const PassedLayer& layer, int64_t longest)
+    : layer_(layer),
+      model_(layer.model),
+      longest_(longest),
+      attentionHalves_(static_cast<size_t>(attentionHalves(longest, model_.heads, model_.kvHeads, model_.headDim))),
+      sums_(3 * kBackendProjections),
+      staged_(static_cast<size_t>(longest * std::max(widest(model_), 2 * model_.hidden))) {
+  makeRoom(false);
+}
+
+void LayerSteps::makeRoom(bool back) {
+  for (const Part& part : partsOf(layer_)) {
+    if (part.back == back) this->*part.buffer = Buffer<float>(static_cast<size_t>(longest_ * part.width));
+  }
+  if (back) backHalves_ = Buffer<uint16_t>(static_cast<size_t>(2 * longest_ * model_.queryWidth()));
+  back_ = back;
+}
+
+void LayerSteps::forward(const float* x, int64_t tokens, float* y, const BackendCancel& cancel) {
+  const auto count = static_cast<size_t>(tokens * model_.hidden);
+  std::copy_n(x, count, staged_.data());
+  {
+    Pieces pieces(cancel);
+    const Call call{pieces, tokens, nullptr};
+    input_.reserve(pieces, longest_, widest(model_));
+    pieces.upload(x_, 0, staged_.data(), count);
+    forward(call);
+    take(call, kDown, product_);
+    apply(call, kDown, out_);
+    add(call, middle_, out_, model_.hidden);
+    pieces.download(out_, 0, staged_.data(), count);
+  }
+  std::copy_n(staged_.data(), count, y);
+}
+
+void LayerSteps::backward(const float* x, int64_t tokens, const float* dy, float* dx, double (*sums)[3],
+                          const BackendTapes& tapes, const BackendCancel& cancel) {
+  if (!back_) makeRoom(true);
+  const auto count = static_cast<size_t>(tokens * model_.hidden);
+  std::copy_n(x, count, staged_.data());
+  std::copy_n(dy, count, staged_.data() + count);
+  {
+    Pieces pieces(cancel);
+    const Call call{pieces, tokens, &tapes};
+    input_.reserve(pieces, longest_, widest(model_));
+    output_.reserve(pieces, longest_, widest(model_));
+    pieces.upload(x_, 0, staged_.data(), count);
+    pieces.upload(gradient_, 0, staged_.data() + count, count);
+    pieces.clear(sums_);
+    forward(call);
+    backward(call);
+    pieces.download(sums_, 0, sums[0], sums_.count());
+    pieces.download(gradient_, 0, staged_.data(), count);
+  }
+  std::copy_n(staged_.data(), count, dx);
+}
+
+void LayerSteps::forward(const Call& call) {
+  const LayerWeights& weights = layer_.weights;
+  const bool queryNorm = qRaw_.count() > 0, keyNorm = kRaw_.count() > 0;
+  normalise(call, x_, weights.attentionNorm, attentionInput_);
+  take(call, kQ, attentionInput_);
+  apply(call, kQ, queryNorm ? qRaw_ : q_);
+  apply(call, kK, keyNorm ? kRaw_ : k_);
+  apply(call, kV, v_);
+  turn(call, queryNorm ? qRaw_ : q_, q_, weights.queryNorm, model_.heads);
+  turn(call, keyNorm ? kRaw_ : k_, k_, weights.keyNorm, model_.kvHeads);
+  // Scores and sums of values, of the halves' products three or four each.
+  attend(call, 16, [&](const TokenRange& range) {
+    launchCausalAttention(call.pieces.stream(), attentionOf(call.tokens), range);
+  });
+  take(call, kO, attended_);
+  apply(call, kO, middle_);
+  add(call, x_, middle_, model_.hidden);
+  normalise(call, middle_, weights.mlpNorm, mlpInput_);
+  take(call, kGate, mlpInput_);
+  apply(call, kGate, gate_);
+  apply(call, kUp, up_);
+  launchSwiglu(call.pieces.stream(), {gate_.read(), up_.read(), product_.global(),
+                                      static_cast<int>(call.tokens * model_.intermediate)},
+               false);
+}
+
+void LayerSteps::backward(const Call& call) {
+  const LayerWeights& weights = layer_.weights;
+  const int64_t d = model_.hidden;
+  take(call, kDown, product_);
+  passBack(call, kDown, gradient_, passed_);
+  launchSwigluBackward(call.pieces.stream(), {gate_.read(), up_.read(), passed_.read(), gate_.global(),
+                                              up_.global(), call.tokens * model_.intermediate});
+  take(call, kGate, mlpInput_);
+  passBack(call, kGate, gate_, dNormed_);
+  passBack(call, kUp, up_, passed_);
+  add(call, passed_, dNormed_, d);
+  normaliseBack(call, middle_, weights.mlpNorm, dNormed_, gradient_);
+
+  take(call, kO, attended_);
+  passBack(call, kO, gradient_, passed_);
+  const CausalAttentionBackwardParams attention{attentionOf(call.tokens), passed_.read(),        dq_.global(),
+                                                dk_.global(),             dv_.global(),          backHalves_.global(),
+                                                dots_.global(),           parts_.global()};
+  attend(call, 40, [&](const TokenRange& range) {
+    launchCausalAttentionBackward(call.pieces.stream(), attention, range);
+  });
+  turnBack(call, qRaw_, dq_, weights.queryNorm, model_.heads);
+  turnBack(call, kRaw_, dk_, weights.keyNorm, model_.kvHeads);
+  take(call, kQ, attentionInput_);
+  passBack(call, kQ, dq_, dNormed_);
+  passBack(call, kK, dk_, passed_);
+  add(call, passed_, dNormed_, d);
+  passBack(call, kV, dv_, passed_);
+  add(call, passed_, dNormed_, d);
+  normaliseBack(call, x_, weights.attentionNorm, dNormed_, gradient_);
+}
+
+CausalAttentionParams LayerSteps::attentionOf(int64_t tokens) const {
+  return {q_.read(),
+          k_.read(),
+          v_.read(),
+          static_cast<int>(tokens),
+          static_cast<int>(model_.heads),
+          static_cast<int>(model_.kvHeads),
+          static_cast<int>(model_.headDim),
+          static_cast<int>(layer_.weights.window),
+          attended_.global(),
+          logSums_.global(),
+          attentionHalves_.global()};
+}
+
+template <typename Launch>
+void LayerSteps::attend(const Call& call, double flops, const Launch& launch) const {
+  // Of one launch, on tensor cores.
+  constexpr double kFlops = 8e11;
+  const int64_t window = layer_.weights.window;
+  const int64_t seen = window > 0 ? std::min(window, call.tokens) : call.tokens;
+  const double perToken = flops * static_cast<double>(model_.queryWidth()) * static_cast<double>(seen);
+  const auto blocks = static_cast<int64_t>(kFlops / perToken / kAttentionTokens);
+  const int64_t most = std::max<int64_t>(1, blocks) * kAttentionTokens;
+  for (int64_t first = 0; first < call.tokens; first += most) {
+    const int64_t count = std::min(most, call.tokens - first);
+    launch(TokenRange{static_cast<int>(first), static_cast<int>(count)});
+    call.pieces.multiplied(perToken * static_cast<double>(count));
+  }
+}
+
+void LayerSteps::turn(const Call& call, const Buffer<float>& raw, const Buffer<float>& to,
+                      const Buffer<float>& norm, int64_t heads) const {
+  const Rotations& by = layer_.rotations;
+  launchTurn(call.pieces.stream(), {raw.read(), to.global(), norm.read(), model_.eps, by.cosine.read(),
+                                    by.sine.read(), static_cast<int>(call.tokens), static_cast<int>(heads),
+                                    static_cast<int>(model_.headDim)});
+}
+
+void LayerSteps::turnBack(const Call& call, const Buffer<float>& raw, const Buffer<float>& gradient,
+                          const Buffer<float>& norm, int64_t heads) const {
+  const Rotations& by = layer_.rotations;
+  launchTurnBackward(call.pieces.stream(),
+                     {{raw.read(), nullptr, norm.read(), model_.eps, by.cosine.read(), by.sine.read(),
+                       static_cast<int>(call.tokens), static_cast<int>(heads), static_cast<int>(model_.headDim)},
+                      gradient.read(),
+                      gradient.global()});
+}
+
+void LayerSteps::normalise(const Call& call, const Buffer<float>& x, const Buffer<float>& weight,
+                           const Buffer<float>& y) const {
+  launchNorm(call.pieces.stream(),
+             {x.global(), nullptr, weight.read(), y.global(), model_.eps, static_cast<int>(model_.hidden)},
+             static_cast<int>(call.tokens), false);
+}
+
+void LayerSteps::normaliseBack(const Call& call, const Buffer<float>& x, const Buffer<float>& weight,
+                               const Buffer<float>& dy, const Buffer<float>& dx) const {
+  launchNormBackward(
+      call.pieces.stream(),
+      {x.read(), dy.read(), weight.read(), dx.global(), model_.eps, static_cast<int>(model_.hidden), true},
+      static_cast<int>(call.tokens));
+}
+
+void LayerSteps::add(const Call& call, const Buffer<float>& from, const Buffer<float>& to,
+                     int64_t width) const {
+  launchAdd(call.pieces.stream(), {to.global(), from.read(), call.tokens, static_cast<int>(width), false});
+}
+
+void LayerSteps::take(const Call& call, int p, const Buffer<float>& input) {
+  input_.split(call.pieces, input.read(), call.tokens, layer_.weights.projections[p].inputs);
+}
+
+void LayerSteps::apply(const Call& call, int p, const Buffer<float>& y, bool biased) const {
+  const LinearWeights& linear = layer_.weights.projections[p];
+  const int64_t m = linear.outputs;
+  multiply(call.pieces, {input_.halves(), layer_.halves[p].halves(), call.tokens, m, y.global(), m});
+  if (!biased || linear.bias.count() == 0) return;
+  launchAdd(call.pieces.stream(),
+            {y.global(), linear.bias.read(), call.tokens, static_cast<int>(m), true});
+}
+
+void LayerSteps::passBack(const Call& call, int p, const Buffer<float>& g, const Buffer<float>& to) {
+  const LinearWeights& linear = layer_.weights.projections[p];
+  const int64_t m = linear.outputs, n = linear.inputs;
+  output_.split(call.pieces, g.read(), call.tokens, m);
+  score(call, p);
+  const Buffer<float>* inputs[kBackendProjections] = {&attentionInput_, &attentionInput_, &attentionInput_,
+                                                      &attended_,       &mlpInput_,       &mlpInput_,
+                                                      &product_};
+  put(call, BackendTape::input, p, *inputs[p], n);
+  put(call, BackendTape::gradient, p, g, m);
+  if (wants(call, BackendTape::passedOn, p)) {
+    apply(call, p, passed_, false);
+    put(call, BackendTape::passedOn, p, passed_, m);
+  }
+  multiply(call.pieces, {output_.halves(), layer_.halves[p].halves(), call.tokens, n, to.global(), n, true});
+  put(call, BackendTape::passedBack, p, to, n);
+}
+
+void LayerSteps::score(const Call& call, int p) {
+  const LinearWeights& linear = layer_.weights.projections[p];
+  FisherParams params{};
+  params.x = input_.high();
+  params.g = output_.high();
+  params.passage = {1, static_cast<int>(call.tokens)};
+  params.weights = linear.dense.data.read();
+  call.pieces.grow(partial_, static_cast<size_t>(fisherPartials(params)));
+  params.partial = partial_.global();
+  params.sums = sums_.global() + 3 * p;
+  launchFisher(call.pieces.stream(), linear.dense.dtype, params, model_.limits.warpgroups);
+  call.pieces.multiplied(2.0 * static_cast<double>(call.tokens * linear.outputs * linear.inputs));
+}
+
+bool LayerSteps::wants(const Call& call, BackendTape tape, int p) const {
+  return call.tapes->wanted[static_cast<int>(tape)] >> p & 1;
+}
+
+void LayerSteps::put(const Call& call, BackendTape tape, int p, const Buffer<float>& values,
+                     int64_t width) const {
+  if (!wants(call, tape, p)) return;
+  const auto count = static_cast<size_t>(call.tokens * width);
+  call.pieces.download(values, 0, staged_.data(), count);
+  bool kept = false;
+  call.pieces.aside([&] {
+    kept = call.tapes->put(call.tapes->context, tape, p, staged_.data(), static_cast<int64_t>(count));
+  });
+  if (!kept) throw Failure(BackendCode::aborted, "what a pass leaves has no place");
+}
+
+}  // namespace flrc::gpu

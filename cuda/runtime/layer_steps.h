@@ -1,0 +1,92 @@
+#pragma once
+
+#include <vector>
+
+#include "kernels/causal_attention.h"
+#include "runtime/rotations.h"
+#include "runtime/weight_halves.h"
+
+namespace flrc::gpu {
+
+// A layer of dense projections, as its passes read it.
+struct PassedLayer {
+  const DeviceModel& model;
+  const LayerWeights& weights;
+  WeightHalves halves[kBackendProjections];
+  Rotations rotations;
+};
+
+// The way of one sequence at a time through a layer and back, and its activations on the device, f32
+// [tokens][width].
+class LayerSteps {
+ public:
+  // Bytes of the device for sequences of up to `longest` tokens.
+  static double bytesOf(const PassedLayer& layer, int64_t longest);
+  LayerSteps(const PassedLayer& layer, int64_t longest);
+
+  // As the table's layerForward and layerBackward.
+  void forward(const float* x, int64_t tokens, float* y, const BackendCancel& cancel);
+  void backward(const float* x, int64_t tokens, const float* dy, float* dx, double (*sums)[3],
+                const BackendTapes& tapes, const BackendCancel& cancel);
+
+ private:
+  // Activations, and how many values a token has of them.
+  struct Part {
+    Buffer<float> LayerSteps::*buffer;
+    int64_t width;
+    bool back;  // of the way back only
+  };
+  static std::vector<Part> partsOf(const PassedLayer& layer);
+
+  // What all steps of a call have in common.
+  struct Call {
+    Pieces& pieces;
+    int64_t tokens;
+    const BackendTapes* tapes;
+  };
+
+  void makeRoom(bool back);
+  // From x_ to product_, the input of down.
+  void forward(const Call& call);
+  void backward(const Call& call);
+  // Of the attention's launches, each of a range of tokens.
+  template <typename Launch>
+  void attend(const Call& call, double flops, const Launch& launch) const;
+  void turn(const Call& call, const Buffer<float>& raw, const Buffer<float>& to, const Buffer<float>& norm,
+            int64_t heads) const;
+  void turnBack(const Call& call, const Buffer<float>& raw, const Buffer<float>& gradient,
+                const Buffer<float>& norm, int64_t heads) const;
+  void normalise(const Call& call, const Buffer<float>& x, const Buffer<float>& weight,
+                 const Buffer<float>& y) const;
+  // dx += what dy passes back through the norm of x.
+  void normaliseBack(const Call& call, const Buffer<float>& x, const Buffer<float>& weight,
+                     const Buffer<float>& dy, const Buffer<float>& dx) const;
+  void add(const Call& call, const Buffer<float>& from, const Buffer<float>& to, int64_t width) const;
+  // What the next products take.
+  void take(const Call& call, int p, const Buffer<float>& input);
+  // y = W x (+ bias).
+  void apply(const Call& call, int p, const Buffer<float>& y, bool biased = true) const;
+  // Scores, tapes, and what g, the gradient at the output, passes back; the input has been taken.
+  void passBack(const Call& call, int p, const Buffer<float>& g, const Buffer<float>& to);
+  void put(const Call& call, BackendTape tape, int p, const Buffer<float>& values, int64_t width) const;
+  bool wants(const Call& call, BackendTape tape, int p) const;
+  void score(const Call& call, int p);
+
+  CausalAttentionParams attentionOf(int64_t tokens) const;
+
+  const PassedLayer& layer_;
+  const DeviceModel& model_;
+  int64_t longest_;
+  bool back_ = false;
+  Buffer<float> x_, attentionInput_, qRaw_, kRaw_, q_, k_, v_, attended_, logSums_, middle_, mlpInput_, gate_, up_,
+      product_, out_;
+  // On the way back: the gradient at the output, then where the layer's halves join; at a norm's result; what a
+  // projection passes back, or on; of attention.
+  Buffer<float> gradient_, dNormed_, passed_, dq_, dk_, dv_, dots_, parts_;
+  Buffer<uint16_t> attentionHalves_, backHalves_;
+  SplitRows input_, output_;  // of one projection: x, and g
+  Buffer<double> partial_, sums_;
+  HostBuffer<float> staged_;  // what comes and goes, one thing after another; two inputs at once
+};
+
+}  // namespace flrc::gpu

@@ -1,0 +1,127 @@
+#include "model/cpu_passes.h"
+
+#include <memory>
+#include <vector>
+
+#include "core/job.h"
+#include "core/recycled.h"
+#include "linalg/fisher.h"
+#include "linalg/gemm.h"
+#include "model/guarded.h"
+#include "model/head_pass.h"
+#include "model/layer_pass.h"
+
+namespace flrc {
+
+struct DeviceLayerPass {
+  struct Scratch {
+    LayerActivations kept;
+    LayerGradients gradients;
+    std::vector<float> passedOn;
+  };
+
+  const ModelConfig& config;
+  const WideLayer& layer;
+  RopeTable rope;
+  Recycled<Scratch> scratch;
+};
+
+struct DeviceHeadPass {
+  HeadPass head;
+};
+
+namespace {
+
+// What DeviceModel, and the cancelling of the core, are behind this table.
+const Model& modelOf(const DeviceModel* weights) { return *reinterpret_cast<const Model*>(weights); }
+const Job& jobOf(const BackendCancel* cancel) { return *static_cast<const Job*>(cancel->context); }
+
+void putTapes(const BackendTapes& tapes, const WideLayer& layer, int64_t tokens,
+              DeviceLayerPass::Scratch& work) {
+  const auto put = [&](BackendTape tape, int p, const auto& valuesOf) {
+    if (!(tapes.wanted[static_cast<int>(tape)] >> p & 1)) return;
+    const std::vector<float>& values = valuesOf();
+    if (tapes.put(tapes.context, tape, p, values.data(), std::ssize(values))) return;
+    throw Error(code::aborted, "what a pass leaves has no place");
+  };
+  for (int p = 0; p < kProjections; ++p) {
+    const auto at = static_cast<size_t>(p);
+    const auto gradient = [&]() -> const auto& { return work.gradients.outputs[at]; };
+    const auto passedBack = [&]() -> const auto& { return work.gradients.inputs[at]; };
+    const auto input = [&]() -> const auto& { return work.kept.input(p); };
+    const auto passedOn = [&]() -> const auto& {
+      const Linear& linear = *layer.projections[at].linear;
+      const int64_t m = linear.outputs, n = linear.inputs;
+      work.passedOn.resize(static_cast<size_t>(tokens * m));
+      gemm(false, true, tokens, m, n, 1.0f, input().data(), n, layer.projections[at].dense.data(), n, 0.0f,
+           work.passedOn.data(), m);
+      return work.passedOn;
+    };
+    put(BackendTape::input, p, input);
+    put(BackendTape::gradient, p, gradient);
+    put(BackendTape::passedBack, p, passedBack);
+    put(BackendTape::passedOn, p, passedOn);
+  }
+}
+
+}  // namespace
+
+BackendCode cpuCreateLayerPass(DeviceModel* model, int64_t, int64_t longest, const void* host,
+                               DeviceLayerPass** out, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    const ModelConfig& config = modelOf(model).config;
+    std::unique_ptr<DeviceLayerPass> made(
+        new DeviceLayerPass{config, *static_cast<const WideLayer*>(host), {}, {}});
+    made->rope.grow(config, longest);
+    *out = made.release();
+  });
+}
+
+void cpuReleaseLayerPass(DeviceLayerPass* pass) { delete pass; }
+
+BackendCode cpuLayerForward(DeviceLayerPass* pass, const float* x, int64_t tokens, float* y,
+                            const BackendCancel*, BackendFailure* failure) {
+  return guarded(failure, [&] {
+    auto work = pass->scratch.take();
+    layerForward(pass->config, pass->layer, pass->rope, tokens, x, work->kept, y);
+  });
+}
+
+BackendCode cpuLayerBackward(DeviceLayerPass* pass, const float* x, int64_t tokens, const float* dy, float* dx,
+                             double (*sums)[3], const BackendTapes* tapes, const BackendCancel* cancel,
+                             BackendFailure* failure) {
+  return guarded(failure, [&] {
+    auto work = pass->scratch.take();
+    layerForward(pass->config, pass->layer, pass->rope, tokens, x, work->kept, nullptr);
+    layerBackward(pass->config, pass->layer, pass->rope, tokens, x, work->kept, dy, work->gradients, dx);
+    for (int p = 0; p < kProjections; ++p) {
+      jobOf(cancel).check();
+      const auto at = static_cast<size_t>(p);
+      const WideLinear& wide = pass->layer.projections[at];
+      const FisherScore score =
+          fisherScore(work->kept.input(p).data(), work->gradients.outputs[at].data(), wide.dense.data(), tokens,
+                      wide.linear->outputs, wide.linear->inputs);
+      sums[p][0] = score.weighted;
+      sums[p][1] = score.gradient;
+      sums[p][2] = score.taylor;
+    }
+    putTapes(*tapes, pass->layer, tokens, *work);
+  });
+}
+
+BackendCode cpuCreateHeadPass(DeviceModel* model, DeviceHeadPass** out, BackendFailure* failure) {
+  return guarded(failure, [&] { *out = new DeviceHeadPass{HeadPass(modelOf(model))}; });
+}
+
+void cpuReleaseHeadPass(DeviceHeadPass* pass) { delete pass; }
+
+BackendCode cpuHeadGradient(DeviceHeadPass* pass, const float* x, const int32_t* ids, int64_t tokens,
+                            const BackendLabels* labels, double* loss, float* dx, const BackendCancel* cancel,
+                            BackendFailure* failure) {
+  return guarded(failure, [&] {
+    *loss = pass->head.lossAndGradient(x, ids, tokens, labels->drawn ? Labels::model : Labels::data,
+                                       labels->seed, labels->firstDraw, jobOf(cancel), dx);
+  });
+}
+
+}  // namespace flrc
