@@ -86,44 +86,6 @@ void checkAllRanks(const DeviceWork& work, const Problem& problem) {
 
 }  // namespace
 
-TEST("emulated CUDA: products of f32 activations with dense weights, either way") {
-  const Backend* plugin = emulated::plugin();
-  if (!plugin) return;
-  for (const Dtype dtype : {Dtype::bf16, Dtype::int8}) {
-    const auto model = emulated::both(*plugin, fixture::spec("qwen3", 1), dtype).cuda;
-    const Job job;
-    const DeviceWork work(*model, job);
-    WideLayer layer = widen(*model, 0, 0);
-    {
-      const LayerProducts products(work, layer);
-      check::Random random(2);
-      // More than are multiplied at a time, fewer.
-      for (const int64_t tokens : {1030, 5}) {
-        for (const int p : {kQ, kDown}) {
-          const WideLinear& wide = layer.projections[static_cast<size_t>(p)];
-          for (const bool back : {false, true}) {
-            const int64_t m = wide.linear->outputs, n = wide.linear->inputs, from = back ? m : n,
-                          to = back ? n : m;
-            const std::vector<float> x = rowsOf(random, tokens, from);
-            std::vector<float> y(static_cast<size_t>(tokens * to)), line(static_cast<size_t>(from));
-            wide.multiply(back, x.data(), tokens, y.data());
-            for (int64_t j = 0; j < to; ++j) {
-              for (int64_t i = 0; i < from; ++i)
-                line[static_cast<size_t>(i)] = wide.dense[static_cast<size_t>(back ? i * n + j : j * n + i)];
-              for (int64_t t = 0; t < tokens; t += 103) {
-                const Sum expected = dot(x.data() + t * from, line.data(), from);
-                const double error = 3 * kHalves + 3 * static_cast<double>(from + 8) * kUlp;
-                CHECK_NEAR(y[static_cast<size_t>(t * to + j)], expected.value, error * expected.size);
-              }
-            }
-          }
-        }
-      }
-    }
-    CHECK(!layer.projections[kQ].multiply);
-  }
-}
-
 TEST("emulated CUDA: moments are f32's, but for what two halves leave of its products") {
   const Backend* plugin = emulated::plugin();
   if (!plugin) return;
@@ -430,10 +392,6 @@ TEST(
   MomentSums sums(aborted, {4});
   const std::vector<float> rows(40);
   CHECK_THROWS("E_ABORTED", sums.add({rows.data()}, 10));
-  WideLayer layer = widen(*model, 0, 0);
-  const LayerProducts products(aborted, layer);
-  std::vector<float> y(1000);
-  CHECK_THROWS("E_ABORTED", layer.projections[kQ].multiply(false, y.data(), 1, y.data()));
   const Curves curves(aborted, 4, {{4, 1, rows.data(), rows.data(), rows.data()}});
   double curve[2] = {};
   CHECK_THROWS("E_ABORTED", curves.add(rows.data(), {rows.data()}, 2, {curve}));
@@ -447,11 +405,6 @@ TEST(
   const int64_t wide = 100'000;
   double* nowhere = nullptr;
   const BackendCancel cancel = cancelOf(job);
-  refused([&](BackendFailure* failure) {
-    DeviceProducts* made = nullptr;
-    const BackendMatrix of{wide, wide, nullptr};
-    return plugin->createProducts(work.weights(), &of, 1, &made, failure);
-  });
   refused([&](BackendFailure* failure) {
     DeviceMoments* made = nullptr;
     return plugin->createMoments(work.weights(), &wide, &nowhere, 1, &made, failure);
@@ -502,62 +455,74 @@ void checkTruncation(const Model& model, size_t projection, const Calibration& c
     CHECK_NEAR(square(got[r]), square(expected[r]), kMoments * square(expected[0]));
 }
 
+void checkCalibration(const emulated::Pair& pair, const CalibrationOptions& options) {
+  std::vector<LayerMoments> moments(static_cast<size_t>(pair.cpu->config.layers));
+  const auto cpu = calibrate(
+                 pair.cpu, options, Job(),
+                 [&](int64_t layer, const LayerMoments&of) { moments[static_cast<size_t>(layer)] = of; }),
+             cuda = calibrate(pair.cuda, options, Job());
+  CHECK_NEAR(cuda->meanLoss, cpu->meanLoss, 0x1p-14 * cpu->meanLoss);
+  for (size_t i = 0; i < cpu->scores.size(); ++i) {
+    const auto &got = cuda->scores[i], &expected = cpu->scores[i];
+    // Products of two rounded numbers, squared.
+    CHECK_NEAR(got.weighted, expected.weighted, 0x1p-6 * expected.weighted);
+    CHECK_NEAR(got.gradient, expected.gradient, 0x1p-6 * expected.gradient);
+    CHECK_NEAR(got.taylor, expected.taylor, 0x1p-7 * expected.taylor);
+    CHECK_EQUAL(cuda->ranks[i], cpu->ranks[i]);
+    for (size_t j = 0; j < cpu->singular[i].size(); ++j) {
+      CHECK_NEAR(square(cuda->singular[i][j]), square(cpu->singular[i][j]),
+                 kMoments * square(cpu->singular[i][0]));
+    }
+    CHECK_EQUAL(cuda->curves[i].size(), cpu->curves[i].size());
+    for (size_t r = 0; r < cpu->curves[i].size(); ++r) {
+      // Where neighbouring singular values are nearly as large, factors differ by more than moments do.
+      CHECK_NEAR(cuda->curves[i][r], cpu->curves[i][r], 0x1p-8 * cpu->curves[i][0]);
+    }
+    const auto p = static_cast<int>(i % kProjections);
+    if (options.whitening != Whitening::input || inputSeenThrough(pair.cpu->config, p)) continue;
+    const LayerMoments& of = moments[i / kProjections];
+    checkTruncation(*pair.cpu, i, *cpu, *cuda, of.inputs[static_cast<size_t>(inputIndex(p))]);
+  }
+  for (int64_t slot = 0; options.keepInputMoments && slot < pair.cpu->config.layers * kInputs; ++slot) {
+    const auto at = static_cast<size_t>(slot);
+    std::vector<float> scratch, other;
+    const float *got = cuda->inputMoments->get(at, scratch), *expected = cpu->inputMoments->get(at, other);
+    CHECK_EQUAL(cuda->inputMoments->count(at), cpu->inputMoments->count(at));
+    float largest = 0;
+    for (size_t j = 0; j < cpu->inputMoments->count(at); ++j)
+      largest = std::max(largest, std::abs(expected[j]));
+    for (size_t j = 0; j < cpu->inputMoments->count(at); ++j)
+      CHECK_NEAR(got[j], expected[j], kMoments * static_cast<double>(largest));
+  }
+}
+
 }  // namespace
 
 TEST("emulated CUDA: a calibration finds what it finds on the CPU, by every whitening") {
   const Backend* plugin = emulated::plugin();
   if (!plugin) return;
   const emulated::Pair pair = models(*plugin);
-  const auto check = [&](const CalibrationOptions& options) {
-    std::vector<LayerMoments> moments(static_cast<size_t>(pair.cpu->config.layers));
-    const auto cpu = calibrate(
-                   pair.cpu, options, Job(),
-                   [&](int64_t layer, const LayerMoments&of) { moments[static_cast<size_t>(layer)] = of; }),
-               cuda = calibrate(pair.cuda, options, Job());
-    CHECK_NEAR(cuda->meanLoss, cpu->meanLoss, 0x1p-14 * cpu->meanLoss);
-    for (size_t i = 0; i < cpu->scores.size(); ++i) {
-      const auto &got = cuda->scores[i], &expected = cpu->scores[i];
-      // Products of two rounded numbers, squared.
-      CHECK_NEAR(got.weighted, expected.weighted, 0x1p-6 * expected.weighted);
-      CHECK_NEAR(got.gradient, expected.gradient, 0x1p-6 * expected.gradient);
-      CHECK_NEAR(got.taylor, expected.taylor, 0x1p-7 * expected.taylor);
-      CHECK_EQUAL(cuda->ranks[i], cpu->ranks[i]);
-      for (size_t j = 0; j < cpu->singular[i].size(); ++j) {
-        CHECK_NEAR(square(cuda->singular[i][j]), square(cpu->singular[i][j]),
-                   kMoments * square(cpu->singular[i][0]));
-      }
-      CHECK_EQUAL(cuda->curves[i].size(), cpu->curves[i].size());
-      for (size_t r = 0; r < cpu->curves[i].size(); ++r) {
-        // Where neighbouring singular values are nearly as large, factors differ by more than moments do.
-        CHECK_NEAR(cuda->curves[i][r], cpu->curves[i][r], 0x1p-8 * cpu->curves[i][0]);
-      }
-      const auto p = static_cast<int>(i % kProjections);
-      if (options.whitening != Whitening::input || inputSeenThrough(pair.cpu->config, p)) continue;
-      const LayerMoments& of = moments[i / kProjections];
-      checkTruncation(*pair.cpu, i, *cpu, *cuda, of.inputs[static_cast<size_t>(inputIndex(p))]);
-    }
-    for (int64_t slot = 0; options.keepInputMoments && slot < pair.cpu->config.layers * kInputs; ++slot) {
-      const auto at = static_cast<size_t>(slot);
-      std::vector<float> scratch, other;
-      const float *got = cuda->inputMoments->get(at, scratch), *expected = cpu->inputMoments->get(at, other);
-      CHECK_EQUAL(cuda->inputMoments->count(at), cpu->inputMoments->count(at));
-      float largest = 0;
-      for (size_t j = 0; j < cpu->inputMoments->count(at); ++j)
-        largest = std::max(largest, std::abs(expected[j]));
-      for (size_t j = 0; j < cpu->inputMoments->count(at); ++j)
-        CHECK_NEAR(got[j], expected[j], kMoments * static_cast<double>(largest));
-    }
-  };
   for (const Whitening whitening : {Whitening::none, Whitening::scaled, Whitening::input}) {
     CalibrationOptions options = optionsOf(whitening);
     options.curves = false;
-    check(options);
+    checkCalibration(pair, options);
   }
   CalibrationOptions options = optionsOf(Whitening::twoSided);
   options.keepInputMoments = true;
-  check(options);
+  checkCalibration(pair, options);
   options.shrinkage = {0.2, 0.1};
   options.randomisedRank = 6;
   options.memory = 1;
-  check(options);
+  checkCalibration(pair, options);
+}
+
+TEST("emulated CUDA: calibrations of every architecture, by labels of the text and of the model") {
+  const Backend* plugin = emulated::plugin();
+  if (!plugin) return;
+  int i = 0;
+  for (const std::string& name : fixture::names()) {
+    CalibrationOptions options = optionsOf(Whitening::twoSided);
+    options.labels = i++ % 2 ? Labels::model : Labels::data;
+    checkCalibration(models(*plugin, name.c_str()), options);
+  }
 }
