@@ -29,13 +29,14 @@ class Pieces {
   // Waits for all of it; `end` gives others their turn, or throws where that was cancelled.
   void end();
   void finish() noexcept { device_.queue.finish(); }
-  // Waits for all of it; others have their turn while `body` runs on the host.
+  // As end(); others have their turn while `body` runs on the host.
   template <typename Body>
   void aside(const Body& body) {
     device_.queue.synchronise();
     flops_ = 0;
     lock_.unlock();
     body();
+    checkGoesOn(cancel_);
     lock_.lock();
   }
 

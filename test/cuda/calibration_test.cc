@@ -423,9 +423,9 @@ TEST(
 
 namespace {
 
-// Of moments and what is made of them, as parts of the largest: sums of up to 40 tokens in f32, and products of
-// halves in the passes, at either side, of inputs and of gradients.
-constexpr double kMoments = 4 * (40 * kUlp + 3 * kHalves);
+// Of moments and what is made of them, as parts of the largest: sums of up to 40 tokens in f32, and what passes
+// are off by, at either side, of inputs and of gradients.
+constexpr double kMoments = 4 * (40 * kUlp + emulated::kPass);
 
 double square(double value) { return value * value; }
 

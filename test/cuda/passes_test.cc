@@ -21,10 +21,8 @@ namespace {
 using Pointer = std::shared_ptr<const Model>;
 using Values = std::vector<float>;
 
-// What the two bf16 halves of an f32 leave of it; three products of them have it each, and a pass has some
-// twenty, one behind the other.
-constexpr double kHalves = 0x1p-18;
-constexpr double kPass = 3 * 20 * kHalves;
+using emulated::kPass;
+
 // bf16's rounding, of inputs and gradients, in scores.
 constexpr double kRounded = 0x1p-8;
 
