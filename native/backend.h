@@ -137,8 +137,8 @@ struct BackendDraw {
   BackendSampling sampling;
 };
 
-// What a calibration (native/calibrate) computes: passes of whole sequences through one layer, moments of several
-// rows, and the truncation curves of projections that share an input.
+// What a calibration (native/calibrate) computes: passes of whole sequences through one layer, moments of
+// several rows, and the truncation curves of projections that share an input.
 struct DeviceLayerPass;
 struct DeviceHeadPass;
 struct DeviceMoments;
@@ -259,12 +259,12 @@ struct Backend {
   // Final norm and lm_head over whole sequences. Calls on one pass may overlap.
   BackendCode (*createHeadPass)(DeviceModel* model, DeviceHeadPass** out, BackendFailure* failure);
   void (*releaseHeadPass)(DeviceHeadPass* pass);
-  // From hidden states x [tokens, hidden] of the sequence `ids`: loss, the sum over its positions but the last of
-  // -log p(next token) in nats, and dx [tokens, hidden], the gradient of that sum against `labels`. Numeric if a
-  // logit is not finite.
+  // From hidden states x [tokens, hidden] of the sequence `ids`: loss, the sum over its positions but the last
+  // of -log p(next token) in nats, and dx [tokens, hidden], the gradient of that sum against `labels`. Numeric
+  // if a logit is not finite.
   BackendCode (*headGradient)(DeviceHeadPass* pass, const float* x, const int32_t* ids, int64_t tokens,
-                              const BackendLabels* labels, double* loss, float* dx,
-                              const BackendCancel* cancel, BackendFailure* failure);
+                              const BackendLabels* labels, double* loss, float* dx, const BackendCancel* cancel,
+                              BackendFailure* failure);
 
   // `count` sums of x x^T, each [n, n] with n = widths[i], to sums[i], its lower triangle packed by rows and
   // zeros as yet. They are there when finishMoments has returned; until then sums[i] may be in use.

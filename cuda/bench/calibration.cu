@@ -68,8 +68,10 @@ class Calibration {
       launchSplit(device_.stream(), {factors.read(), rank, n, n, high.global(), low.global()});
     });
     add("thin product, " + shape, 4.0 * kTokens * n * rank, [&] {
-      launchThinProduct(device_.stream(),
-                        {{x.read(), n, n}, nullptr, kTokens, high.read(), low.read(), n, rank, v.global(), rank});
+      launchThinProduct(
+          device_.stream(),
+          {{x.read(), n, n}, nullptr, kTokens, high.read(), low.read(), n, rank, v.global(), rank},
+          chip_.warpgroups);
     });
     add("curve, " + shape, 0, [&] {
       launchCurve(device_.stream(),

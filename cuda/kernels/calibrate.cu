@@ -149,8 +149,7 @@ FLRC_KERNEL void widenKernel(FLRC_PARAMS(WidenParams) p) {
   if (i >= p.rows * p.ld) return;
   const int64_t row = i / p.ld;
   const int column = static_cast<int>(i % p.ld);
-  const float value =
-      column < p.width ? WeightRow<kType>(p.data, p.first + row, p.width).weight(column) : 0.0f;
+  const float value = column < p.width ? WeightRow<kType>(p.data, p.first + row, p.width).weight(column) : 0.0f;
   const uint16_t high = narrow(value);
   p.high[i] = high;
   p.low[i] = narrow(value - widen(high));
@@ -310,7 +309,7 @@ void launchWiden(Stream stream, Dtype dtype, const WidenParams& params) {
   }
 }
 
-void launchThinProduct(Stream stream, const ThinProductParams& params) {
+void launchThinProduct(Stream stream, const ThinProductParams& params, int) {
   const unsigned columns = tiles(params.rows), rows = tiles(params.tokens);
   if (params.back) {
     return launch(stream, tileShape(columns, rows, 1, kTileBytes<true, false>), thinProductKernel<true>,

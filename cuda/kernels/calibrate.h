@@ -77,7 +77,7 @@ struct ThinProductParams {
   bool back = false;
   bool adds = false;  // to what is there
 };
-void launchThinProduct(Stream stream, const ThinProductParams& params);
+void launchThinProduct(Stream stream, const ThinProductParams& params, int warpgroups);
 
 // Truncation curve (linalg/curves.h): curve[r] += 1/2 sum over tokens of (whole_t - sum over j < r of u_tj
 // v_tj)^2 for r = 0..rank. Summed from the last rank, so that nothing cancels.

@@ -28,8 +28,8 @@ DeviceHeadPass::DeviceHeadPass(DeviceModel& model) : model_(model) {
   total_ = gpu::Buffer<double>(1);
 }
 
-double DeviceHeadPass::gradient(const float* x, const int32_t* ids, int64_t tokens,
-                                const BackendLabels& labels, float* dx, const BackendCancel& cancel) {
+double DeviceHeadPass::gradient(const float* x, const int32_t* ids, int64_t tokens, const BackendLabels& labels,
+                                float* dx, const BackendCancel& cancel) {
   std::lock_guard<std::mutex> working(mutex_);
   gpu::Pieces pieces(cancel);
   pieces.clear(total_);
@@ -57,16 +57,17 @@ void DeviceHeadPass::gradient(gpu::Pieces& pieces, const int32_t* ids, int64_t t
   std::vector<int32_t> next(static_cast<size_t>(count), -1);
   std::copy(ids + first + 1, ids + std::min(first + count + 1, tokens), next.begin());
   pieces.upload(next_, 0, next.data(), next.size());
-  gpu::launchNorm(pieces.stream(), {x_.global(), nullptr, model_.finalNorm.read(), normed_.global(), model_.eps, width},
-             rows, false);
+  gpu::launchNorm(pieces.stream(),
+                  {x_.global(), nullptr, model_.finalNorm.read(), normed_.global(), model_.eps, width}, rows,
+                  false);
   normedHalves_.split(pieces, normed_.read(), count, hidden);
   forBands(pieces, [&](int64_t band, int64_t words, const gpu::Halves& weights) {
     multiply(pieces, {normedHalves_.halves(), weights, count, words, logits_.global() + band, vocab});
   });
-  gpu::launchLabelLosses(pieces.stream(),
-                    {logits_.global(), rows, static_cast<int>(vocab), next_.read(), true, labels.drawn,
-                     labels.seed, labels.firstDraw + static_cast<uint64_t>(first), losses_.global(),
-                     total_.global()});
+  gpu::launchLabelLosses(
+      pieces.stream(),
+      {logits_.global(), rows, static_cast<int>(vocab), next_.read(), true, labels.drawn, labels.seed,
+       labels.firstDraw + static_cast<uint64_t>(first), losses_.global(), total_.global()});
   logitHalves_.split(pieces, logits_.read(), count, vocab);
   forBands(pieces, [&](int64_t band, int64_t words, const gpu::Halves& weights) {
     gpu::Halves logits = logitHalves_.halves();
@@ -75,9 +76,9 @@ void DeviceHeadPass::gradient(gpu::Pieces& pieces, const int32_t* ids, int64_t t
     logits.high.width = static_cast<int>(words);
     multiply(pieces, {logits, weights, count, hidden, normed_.global(), hidden, true, band > 0});
   });
-  gpu::launchNormBackward(pieces.stream(), {x_.read(), normed_.read(), model_.finalNorm.read(), dx_.global(),
-                                       model_.eps, width, false},
-                     rows);
+  gpu::launchNormBackward(
+      pieces.stream(),
+      {x_.read(), normed_.read(), model_.finalNorm.read(), dx_.global(), model_.eps, width, false}, rows);
 }
 
 template <typename Body>

@@ -33,10 +33,12 @@ void DeviceLayerPass::load(const BackendCancel& cancel) {
 
 std::unique_ptr<LayerSteps> DeviceLayerPass::take(const BackendCancel& cancel) {
   std::unique_lock<std::mutex> lock(mutex_);
-  if (free_.empty() && !second_ &&
-      2 * LayerSteps::bytesOf(layer_, longest_) < static_cast<double>(gpu::freeBytes())) {
+  // Room for what the first may take of its way back as well.
+  const double both = 2 * LayerSteps::bytesOf(layer_, longest_);
+  if (free_.empty() && !second_ && both < static_cast<double>(gpu::freeBytes())) {
+    auto made = std::make_unique<LayerSteps>(layer_, longest_);
     second_ = true;
-    return std::make_unique<LayerSteps>(layer_, longest_);
+    return made;
   }
   while (!given_.wait_for(lock, std::chrono::milliseconds(20), [&] { return !free_.empty(); })) {
     gpu::checkGoesOn(cancel);

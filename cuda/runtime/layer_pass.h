@@ -9,8 +9,8 @@
 
 namespace flrc {
 
-// The contract's handle: passes through one layer, of several sequences at once where memory holds them, so that
-// the host takes what one leaves while the next is computed.
+// The contract's handle: passes through one layer, of several sequences at once where memory holds them, so
+// that the host takes what one leaves while the next is computed.
 struct DeviceLayerPass {
   DeviceLayerPass(const DeviceModel& model, int64_t layer, int64_t longest);
 
@@ -40,7 +40,7 @@ struct DeviceLayerPass {
   std::mutex mutex_;  // of all below
   std::condition_variable given_;
   std::vector<std::unique_ptr<gpu::LayerSteps>> free_;
-  bool second_ = false;
+  bool second_ = false;  // has been made
 };
 
 }  // namespace flrc

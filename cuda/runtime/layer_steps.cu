@@ -59,7 +59,8 @@ LayerSteps::LayerSteps(const PassedLayer& layer, int64_t longest)
     : layer_(layer),
       model_(layer.model),
       longest_(longest),
-      attentionHalves_(static_cast<size_t>(attentionHalves(longest, model_.heads, model_.kvHeads, model_.headDim))),
+      attentionHalves_(
+          static_cast<size_t>(attentionHalves(longest, model_.heads, model_.kvHeads, model_.headDim))),
       sums_(3 * kBackendProjections),
       staged_(static_cast<size_t>(longest * std::max(widest(model_), 2 * model_.hidden))) {
   makeRoom(false);
@@ -133,9 +134,10 @@ void LayerSteps::forward(const Call& call) {
   take(call, kGate, mlpInput_);
   apply(call, kGate, gate_);
   apply(call, kUp, up_);
-  launchSwiglu(call.pieces.stream(), {gate_.read(), up_.read(), product_.global(),
-                                      static_cast<int>(call.tokens * model_.intermediate)},
-               false);
+  launchSwiglu(
+      call.pieces.stream(),
+      {gate_.read(), up_.read(), product_.global(), static_cast<int>(call.tokens * model_.intermediate)},
+      false);
 }
 
 void LayerSteps::backward(const Call& call) {
@@ -153,9 +155,9 @@ void LayerSteps::backward(const Call& call) {
 
   take(call, kO, attended_);
   passBack(call, kO, gradient_, passed_);
-  const CausalAttentionBackwardParams attention{attentionOf(call.tokens), passed_.read(),        dq_.global(),
-                                                dk_.global(),             dv_.global(),          backHalves_.global(),
-                                                dots_.global(),           parts_.global()};
+  const CausalAttentionBackwardParams attention{
+      attentionOf(call.tokens), passed_.read(), dq_.global(),   dk_.global(), dv_.global(),
+      backHalves_.global(),     dots_.global(), parts_.global()};
   attend(call, 40, [&](const TokenRange& range) {
     launchCausalAttentionBackward(call.pieces.stream(), attention, range);
   });
@@ -203,19 +205,19 @@ void LayerSteps::attend(const Call& call, double flops, const Launch& launch) co
 void LayerSteps::turn(const Call& call, const Buffer<float>& raw, const Buffer<float>& to,
                       const Buffer<float>& norm, int64_t heads) const {
   const Rotations& by = layer_.rotations;
-  launchTurn(call.pieces.stream(), {raw.read(), to.global(), norm.read(), model_.eps, by.cosine.read(),
-                                    by.sine.read(), static_cast<int>(call.tokens), static_cast<int>(heads),
-                                    static_cast<int>(model_.headDim)});
+  launchTurn(call.pieces.stream(),
+             {raw.read(), to.global(), norm.read(), model_.eps, by.cosine.read(), by.sine.read(),
+              static_cast<int>(call.tokens), static_cast<int>(heads), static_cast<int>(model_.headDim)});
 }
 
 void LayerSteps::turnBack(const Call& call, const Buffer<float>& raw, const Buffer<float>& gradient,
                           const Buffer<float>& norm, int64_t heads) const {
   const Rotations& by = layer_.rotations;
-  launchTurnBackward(call.pieces.stream(),
-                     {{raw.read(), nullptr, norm.read(), model_.eps, by.cosine.read(), by.sine.read(),
-                       static_cast<int>(call.tokens), static_cast<int>(heads), static_cast<int>(model_.headDim)},
-                      gradient.read(),
-                      gradient.global()});
+  launchTurnBackward(call.pieces.stream(), {{raw.read(), nullptr, norm.read(), model_.eps, by.cosine.read(),
+                                             by.sine.read(), static_cast<int>(call.tokens),
+                                             static_cast<int>(heads), static_cast<int>(model_.headDim)},
+                                            gradient.read(),
+                                            gradient.global()});
 }
 
 void LayerSteps::normalise(const Call& call, const Buffer<float>& x, const Buffer<float>& weight,
@@ -247,8 +249,7 @@ void LayerSteps::apply(const Call& call, int p, const Buffer<float>& y, bool bia
   const int64_t m = linear.outputs;
   multiply(call.pieces, {input_.halves(), layer_.halves[p].halves(), call.tokens, m, y.global(), m});
   if (!biased || linear.bias.count() == 0) return;
-  launchAdd(call.pieces.stream(),
-            {y.global(), linear.bias.read(), call.tokens, static_cast<int>(m), true});
+  launchAdd(call.pieces.stream(), {y.global(), linear.bias.read(), call.tokens, static_cast<int>(m), true});
 }
 
 void LayerSteps::passBack(const Call& call, int p, const Buffer<float>& g, const Buffer<float>& to) {
@@ -256,9 +257,8 @@ void LayerSteps::passBack(const Call& call, int p, const Buffer<float>& g, const
   const int64_t m = linear.outputs, n = linear.inputs;
   output_.split(call.pieces, g.read(), call.tokens, m);
   score(call, p);
-  const Buffer<float>* inputs[kBackendProjections] = {&attentionInput_, &attentionInput_, &attentionInput_,
-                                                      &attended_,       &mlpInput_,       &mlpInput_,
-                                                      &product_};
+  const Buffer<float>* inputs[kBackendProjections] = {
+      &attentionInput_, &attentionInput_, &attentionInput_, &attended_, &mlpInput_, &mlpInput_, &product_};
   put(call, BackendTape::input, p, *inputs[p], n);
   put(call, BackendTape::gradient, p, g, m);
   if (wants(call, BackendTape::passedOn, p)) {

@@ -78,8 +78,8 @@ class LayerSteps {
   const DeviceModel& model_;
   int64_t longest_;
   bool back_ = false;
-  Buffer<float> x_, attentionInput_, qRaw_, kRaw_, q_, k_, v_, attended_, logSums_, middle_, mlpInput_, gate_, up_,
-      product_, out_;
+  Buffer<float> x_, attentionInput_, qRaw_, kRaw_, q_, k_, v_, attended_, logSums_, middle_, mlpInput_, gate_,
+      up_, product_, out_;
   // On the way back: the gradient at the output, then where the layer's halves join; at a norm's result; what a
   // projection passes back, or on; of attention.
   Buffer<float> gradient_, dNormed_, passed_, dq_, dk_, dv_, dots_, parts_;

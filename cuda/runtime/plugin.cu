@@ -151,17 +151,15 @@ BackendCode createLayerPass(DeviceModel* model, int64_t layer, int64_t longest, 
 
 BackendCode layerForward(DeviceLayerPass* pass, const float* x, int64_t tokens, float* y,
                          const BackendCancel* cancel, BackendFailure* failure) {
-  return guarded(failure, [&] {
-    pass->pass(*cancel, [&](LayerSteps& steps) { steps.forward(x, tokens, y, *cancel); });
-  });
+  return guarded(
+      failure, [&] { pass->pass(*cancel, [&](LayerSteps& steps) { steps.forward(x, tokens, y, *cancel); }); });
 }
 
 BackendCode layerBackward(DeviceLayerPass* pass, const float* x, int64_t tokens, const float* dy, float* dx,
                           double (*sums)[3], const BackendTapes* tapes, const BackendCancel* cancel,
                           BackendFailure* failure) {
   return guarded(failure, [&] {
-    pass->pass(*cancel,
-               [&](LayerSteps& steps) { steps.backward(x, tokens, dy, dx, sums, *tapes, *cancel); });
+    pass->pass(*cancel, [&](LayerSteps& steps) { steps.backward(x, tokens, dy, dx, sums, *tapes, *cancel); });
   });
 }
 
@@ -219,12 +217,12 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
   using namespace flrc;
   using namespace flrc::gpu;
   static const Backend table = {
-      sizeof(Backend), kBackendVersion, "cuda",         score,           describe,      gpu::readBandwidth,
-      createModel,     release,         createSequence, copySequence,    release,       sequenceBytes,
-      createPass,      release,         passBytes,      gpu::run,        gpu::logits,   keepLogits,
-      getLogits,       setLogits,       gpu::likeliest, gpu::sample,     createLayerPass, release,
-      layerForward,    layerBackward,   createHeadPass, release,         headGradient,  createMoments,
-      release,         addMoments,      finishMoments,  factorize,       createCurves,  release,
+      sizeof(Backend), kBackendVersion, "cuda",         score,        describe,        gpu::readBandwidth,
+      createModel,     release,         createSequence, copySequence, release,         sequenceBytes,
+      createPass,      release,         passBytes,      gpu::run,     gpu::logits,     keepLogits,
+      getLogits,       setLogits,       gpu::likeliest, gpu::sample,  createLayerPass, release,
+      layerForward,    layerBackward,   createHeadPass, release,      headGradient,    createMoments,
+      release,         addMoments,      finishMoments,  factorize,    createCurves,    release,
       addCurves,       pivotedQr};
   return &table;
 }

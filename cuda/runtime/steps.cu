@@ -49,8 +49,7 @@ Steps::Steps(DeviceModel& of, int64_t columns) : model(of), how(linearsLaunch(of
 
 uint64_t Steps::bytes() const {
   uint64_t total = staged_.bytes() + rows_.bytes() + t_.bytes() + u_.bytes() + rotations_.bytes();
-  for (const Buffer<float>* buffer :
-       {&x_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &out_}) {
+  for (const Buffer<float>* buffer : {&x_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &out_}) {
     total += buffer->bytes();
   }
   return total;
@@ -100,11 +99,12 @@ void Steps::layer(int64_t index, int64_t level, int64_t columns) {
   norm(index > 0 ? out_.read() : Global<const float>(nullptr), layer.attentionNorm, columns,
        index > 0 && how.dependent);
   multiply({planned(kQ, q_), planned(kK, k_), planned(kV, v_)}, normed_.read(), columns);
-  attend(index,
-         {q_.global(), k_.read(), v_.read(), layer.queryNorm.read(), layer.keyNorm.read(), model.eps,
-          rotations_.cosine.read(), rotations_.sine.read(), static_cast<int>(model.heads), static_cast<int>(model.kvHeads),
-          static_cast<int>(model.headDim), rows_.read(), static_cast<int>(index)},
-         columns);
+  attend(
+      index,
+      {q_.global(), k_.read(), v_.read(), layer.queryNorm.read(), layer.keyNorm.read(), model.eps,
+       rotations_.cosine.read(), rotations_.sine.read(), static_cast<int>(model.heads),
+       static_cast<int>(model.kvHeads), static_cast<int>(model.headDim), rows_.read(), static_cast<int>(index)},
+      columns);
   multiply({planned(kO, out_)}, attended_.read(), columns);
   norm(out_.read(), layer.mlpNorm, columns, how.dependent);
   multiply({planned(kGate, gate_), planned(kUp, up_)}, normed_.read(), columns);

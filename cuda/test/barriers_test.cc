@@ -222,7 +222,7 @@ TEST("barriers: Fisher scores, moments, thin products and curves") {
     Array<double> partial(size_t{kCurveBlocks * 301}), curve(std::vector<double>(301));
     launchThinProduct(
         device.stream(),
-        {{x.read(), 104, 104}, xLow.read(), 10, high.read(), low.read(), 104, 300, product.global(), 300});
+        {{x.read(), 104, 104}, xLow.read(), 10, high.read(), low.read(), 104, 300, product.global(), 300}, 0);
     launchCurve(device.stream(),
                 {u.read(), product.global(), nullptr, 10, 300, partial.global(), curve.global()});
     device.synchronise();
@@ -233,8 +233,10 @@ TEST("barriers: Fisher scores, moments, thin products and curves") {
     Array<uint16_t> x(halves(random, 10 * 104)), xLow(halves(random, 10 * 104)), high(halves(random, 104 * 40)),
         low(halves(random, 104 * 40));
     Array<float> product(size_t{10 * 40});
-    launchThinProduct(device.stream(), {{x.read(), 104, 104}, xLow.read(), 10, high.read(), low.read(), 40, 40,
-                                        product.global(), 40, true});
+    launchThinProduct(
+        device.stream(),
+        {{x.read(), 104, 104}, xLow.read(), 10, high.read(), low.read(), 40, 40, product.global(), 40, true},
+        0);
     device.synchronise();
     return bytesOf(product);
   });

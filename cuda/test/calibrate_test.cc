@@ -208,15 +208,17 @@ TEST("curves: thin products to f32's precision but for the halves' own, and the 
     launchSplit(device.stream(), {f.read(), rank, width, ld, high.global(), low.global()});
     launchSplit(device.stream(), {xs.read(), kTokens, width, ld, xHigh.global(), xLow.global()});
     launchSplit(device.stream(), {xs.read(), kTokens, width, ld, rounded.global(), nullptr});
-    launchThinProduct(device.stream(), {{xHigh.global(), ld, width},
-                                        xLow.global(),
-                                        kTokens,
-                                        high.global(),
-                                        low.global(),
-                                        ld,
-                                        rank,
-                                        product.global(),
-                                        rank});
+    launchThinProduct(device.stream(),
+                      {{xHigh.global(), ld, width},
+                       xLow.global(),
+                       kTokens,
+                       high.global(),
+                       low.global(),
+                       ld,
+                       rank,
+                       product.global(),
+                       rank},
+                      0);
     launchCurve(device.stream(), {u.read(), product.read(), whole ? wholes.read() : nullptr, kTokens, rank,
                                   partial.global(), curve.global()});
     device.synchronise();
@@ -273,17 +275,19 @@ TEST("thin products: back through weights of every dtype, exactly widened, added
       Device device(6);
       launchWiden(device.stream(), dtype, {data.read(), first, rows, n, ld, high.global(), low.global()});
       launchSplit(device.stream(), {gs.read(), tokens, rows, gLd, gHigh.global(), gLow.global()});
-      launchThinProduct(device.stream(), {{gHigh.read(), gLd, rows},
-                                          gLow.read(),
-                                          tokens,
-                                          high.read(),
-                                          low.read(),
-                                          ld,
-                                          n,
-                                          out.global(),
-                                          outLd,
-                                          true,
-                                          true});
+      launchThinProduct(device.stream(),
+                        {{gHigh.read(), gLd, rows},
+                         gLow.read(),
+                         tokens,
+                         high.read(),
+                         low.read(),
+                         ld,
+                         n,
+                         out.global(),
+                         outLd,
+                         true,
+                         true},
+                        0);
       device.synchronise();
 
       const std::vector<uint16_t> highs = high.download(), lows = low.download();

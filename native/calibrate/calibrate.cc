@@ -206,8 +206,7 @@ class Run {
   // Of what a sequence's pass leaves, what moments and curves are made of.
   TapeKeeper keeperOf(int64_t s) {
     const bool twoSided = options_.whitening == Whitening::twoSided;
-    const bool inputs =
-        options_.curves || options_.keepInputMoments || options_.whitening != Whitening::none;
+    const bool inputs = options_.curves || options_.keepInputMoments || options_.whitening != Whitening::none;
     TapeKeeper keeper;
     for (int p = 0; p < kProjections; ++p) {
       if (inputs && ownsInput(p)) keeper.want(BackendTape::input, p);

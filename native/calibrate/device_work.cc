@@ -94,9 +94,8 @@ std::array<FisherScore, kProjections> LayerPass::backward(const float* x, int64_
 HeadGradients::HeadGradients(const DeviceWork& work)
     : work_(work), pass_(nullptr, work.backend().releaseHeadPass) {
   DeviceHeadPass* made = nullptr;
-  callBackend([&](BackendFailure* failure) {
-    return work.backend().createHeadPass(work.weights(), &made, failure);
-  });
+  callBackend(
+      [&](BackendFailure* failure) { return work.backend().createHeadPass(work.weights(), &made, failure); });
   pass_.reset(made);
 }
 

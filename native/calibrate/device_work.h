@@ -48,7 +48,8 @@ struct TapeKeeper {
   void want(BackendTape tape, int p) { wanted[static_cast<int>(tape)] |= 1u << p; }
 };
 
-// Passes of sequences of up to `longest` tokens through one dense layer, which must outlive it; from any thread.
+// Passes of sequences of up to `longest` tokens through one dense layer, which must outlive it; from any
+// thread.
 class LayerPass {
  public:
   LayerPass(const DeviceWork& work, const WideLayer& layer, int64_t index, int64_t longest);

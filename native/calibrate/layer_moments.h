@@ -32,9 +32,7 @@ class Tapes {
 
   int64_t sequences() const { return std::ssize(lengths_); }
   int64_t length(int64_t s) const { return lengths_[static_cast<size_t>(s)]; }
-  void put(int64_t s, int tape, const float* values, size_t count) {
-    store_.put(slot(s, tape), values, count);
-  }
+  void put(int64_t s, int tape, const float* values, size_t count) { store_.put(slot(s, tape), values, count); }
   const float* get(int64_t s, int tape, std::vector<float>& scratch) const {
     return store_.get(slot(s, tape), scratch);
   }

@@ -7,9 +7,9 @@
 // The CUDA plugin, whose runtime and kernels are built for the emulator (cuda/emulator). Says nothing of a GPU.
 namespace emulated {
 
-// By what passes of f32 activations differ from the CPU's, as parts of the norm of what they give: two bf16 halves
-// leave 2^-18 of an f32, the three products of them have it each, and the errors of some twenty products one behind
-// the other are independent.
+// By what passes of f32 activations differ from the CPU's, as parts of the norm of what they give: two bf16
+// halves leave 2^-18 of an f32, the three products of them have it each, and the errors of some twenty products
+// one behind the other are independent.
 inline constexpr double kPass = 3 * 4.5 * 0x1p-18;
 
 // Null, and says so, where there is no plugin to test.

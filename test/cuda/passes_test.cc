@@ -118,26 +118,24 @@ std::vector<int32_t> textOf(int32_t tokens) {
 TEST("emulated CUDA: every architecture's layers pass sequences as on the CPU, in every dtype") {
   const Backend* plugin = emulated::plugin();
   if (!plugin) return;
-  int i = 0;
+  int64_t i = 0;
   for (const std::string& name : fixture::names()) {
-    for (int64_t layer = 0; layer < 2; ++layer) {
-      const emulated::Pair pair =
-          emulated::both(*plugin, fixture::spec(name, 1), static_cast<Dtype>(1 + i++ % 3));
-      // Longer than a sliding window, and than what attention has at once.
-      const int64_t tokens = 70;
-      const Values x = activations(*pair.cpu, tokens, 1), dy = activations(*pair.cpu, tokens, 2);
-      const Passed cpu = passOf(pair.cpu, layer, x, dy, tokens, tokens),
-                   cuda = passOf(pair.cuda, layer, x, dy, tokens, 80);
-      checkNear(cuda.y, cpu.y, kPass);
-      checkNear(cuda.dx, cpu.dx, kPass);
-      CHECK_EQUAL(cuda.tapes.size(), cpu.tapes.size());
-      for (const auto& [tape, values] : cpu.tapes) checkNear(cuda.tapes.at(tape), values, kPass);
-      for (size_t p = 0; p < cpu.scores.size(); ++p) {
-        const FisherScore &got = cuda.scores[p], &expected = cpu.scores[p];
-        CHECK_NEAR(got.weighted, expected.weighted, 4 * kRounded * expected.weighted);
-        CHECK_NEAR(got.gradient, expected.gradient, 4 * kRounded * expected.gradient);
-        CHECK_NEAR(got.taylor, expected.taylor, 2 * kRounded * expected.taylor);
-      }
+    const emulated::Pair pair = emulated::both(*plugin, fixture::spec(name, 1), static_cast<Dtype>(1 + i % 3));
+    const int64_t layer = i++ % pair.cpu->config.layers;
+    // Longer than a sliding window, and than what attention has at once.
+    const int64_t tokens = 70;
+    const Values x = activations(*pair.cpu, tokens, 1), dy = activations(*pair.cpu, tokens, 2);
+    const Passed cpu = passOf(pair.cpu, layer, x, dy, tokens, tokens),
+                 cuda = passOf(pair.cuda, layer, x, dy, tokens, 80);
+    checkNear(cuda.y, cpu.y, kPass);
+    checkNear(cuda.dx, cpu.dx, kPass);
+    CHECK_EQUAL(cuda.tapes.size(), cpu.tapes.size());
+    for (const auto& [tape, values] : cpu.tapes) checkNear(cuda.tapes.at(tape), values, kPass);
+    for (size_t p = 0; p < cpu.scores.size(); ++p) {
+      const FisherScore &got = cuda.scores[p], &expected = cpu.scores[p];
+      CHECK_NEAR(got.weighted, expected.weighted, 4 * kRounded * expected.weighted);
+      CHECK_NEAR(got.gradient, expected.gradient, 4 * kRounded * expected.gradient);
+      CHECK_NEAR(got.taylor, expected.taylor, 2 * kRounded * expected.taylor);
     }
   }
 }
@@ -148,7 +146,8 @@ TEST("emulated CUDA: the head's losses and gradients, tied or not, of given and 
   int i = 0;
   for (const std::string& name : fixture::names()) {
     const bool drawn = i % 2 > 0;
-    const emulated::Pair pair = emulated::both(*plugin, fixture::spec(name, 1), static_cast<Dtype>(1 + i++ % 3));
+    const emulated::Pair pair =
+        emulated::both(*plugin, fixture::spec(name, 1), static_cast<Dtype>(1 + i++ % 3));
     // More positions than there are at once, where that is done once; a sequence's last has no label.
     const std::vector<int32_t> ids = textOf(i == 1 ? 300 : 20);
     const Values x = activations(*pair.cpu, std::ssize(ids), 3);
@@ -172,7 +171,8 @@ TEST("emulated CUDA: a logit that is not finite is told") {
   CHECK_THROWS("E_NUMERIC", headOf(model, x, ids, {false, 0, 0}));
 }
 
-TEST("emulated CUDA: sequences that pass a layer at once, and a session beside them, get what each gets alone") {
+TEST(
+    "emulated CUDA: sequences that pass a layer at once, and a session beside them, get what each gets alone") {
   const Backend* plugin = emulated::plugin();
   if (!plugin) return;
   const Pointer model = emulated::both(*plugin, fixture::spec("mistral", 1), Dtype::int8).cuda;
@@ -200,7 +200,8 @@ TEST("emulated CUDA: sequences that pass a layer at once, and a session beside t
   {
     const LayerPass through(work, layer, 1, 40);
     std::vector<std::thread> threads;
-    for (size_t i = 0; i < lengths.size(); ++i) threads.emplace_back([&, i] { together[i] = passed(through, i); });
+    for (size_t i = 0; i < lengths.size(); ++i)
+      threads.emplace_back([&, i] { together[i] = passed(through, i); });
     const std::vector<int32_t> beside = written();
     for (std::thread& thread : threads) thread.join();
     CHECK(beside == tokens);
