@@ -31,8 +31,9 @@ class LayerSteps {
 
  private:
   // Activations, and how many values a token has of them.
+  using Member = Buffer<float> LayerSteps::*;
   struct Part {
-    Buffer<float> LayerSteps::*buffer;
+    Member buffer;
     int64_t width;
     bool back;  // of the way back only
   };
