@@ -94,7 +94,8 @@ async function build(title, target, { extra, outputs }) {
  * dependencies that the compiler lists: make would not notice that kernels have changed.
  */
 function renewKernels() {
-  const folder = path.join(root, 'native/cpu'), source = path.join(folder, 'kernels.cc')
+  const folder = path.join(root, 'native/cpu')
+  const source = path.join(folder, 'kernels.cc')
   const included = readdirSync(folder).filter((name) => name.endsWith('-inl.h'))
   const changed = Math.max(...included.map((name) => statSync(path.join(folder, name)).mtimeMs))
   if (changed > statSync(source).mtimeMs) utimesSync(source, changed / 1000, changed / 1000)
