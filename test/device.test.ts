@@ -62,7 +62,7 @@ devices(
     const cpu = await generate('cpu', {})
     const reasons: [string, RegExp][] = [
       ['absent', /gives no table/],
-      ['newer', /made for version 4 of the plugin interface, and this flrc for 3/],
+      ['newer', /made for version 5 of the plugin interface, and this flrc for 4/],
       ['short', /table that is too short/],
       ['hole', /leaves out functions/],
       ['unfit', /this machine is not to its liking/],
