@@ -423,9 +423,10 @@ TEST(
 
 namespace {
 
-// Of moments and what is made of them, as parts of the largest: sums of up to 40 tokens in f32, and what passes
-// are off by, at either side, of inputs and of gradients.
-constexpr double kMoments = 4 * (40 * kUlp + emulated::kPass);
+// Of moments and what is made of them, as parts of the largest: sums of up to 40 tokens in f32, and what the
+// passes of two layers and the head are off by, one behind the other, at either side, of inputs and of
+// gradients.
+constexpr double kMoments = 4 * (40 * kUlp + 3 * emulated::kPass);
 
 double square(double value) { return value * value; }
 
@@ -518,13 +519,12 @@ TEST("emulated CUDA: a calibration finds what it finds on the CPU, by every whit
   checkCalibration(pair, options);
 }
 
-TEST("emulated CUDA: calibrations of every architecture, by labels of the text and of the model") {
+TEST("emulated CUDA: calibrations of other architectures, by labels of the text and of the model") {
   const Backend* plugin = emulated::plugin();
   if (!plugin) return;
-  int i = 0;
-  for (const std::string& name : fixture::names()) {
+  for (const auto& [name, labels] : {std::pair{"mistral", Labels::data}, {"qwen3", Labels::model}}) {
     CalibrationOptions options = optionsOf(Whitening::twoSided);
-    options.labels = i++ % 2 ? Labels::model : Labels::data;
-    checkCalibration(models(*plugin, name.c_str()), options);
+    options.labels = labels;
+    checkCalibration(models(*plugin, name), options);
   }
 }
