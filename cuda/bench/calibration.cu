@@ -67,16 +67,39 @@ class Calibration {
     add("halves of factors, " + shape, 0, [&] {
       launchSplit(device_.stream(), {factors.read(), rank, n, n, high.global(), low.global()});
     });
-    add("thin product, " + shape, 4.0 * kTokens * n * rank, [&] {
+    byWarps("thin product, " + shape, 4.0 * kTokens * n * rank, [&](int warpgroups) {
       launchThinProduct(
           device_.stream(),
-          {{x.read(), n, n}, nullptr, kTokens, high.read(), low.read(), n, rank, v.global(), rank},
-          chip_.warpgroups);
+          {{x.read(), n, n}, nullptr, kTokens, high.read(), low.read(), n, rank, v.global(), rank}, warpgroups);
     });
     add("curve, " + shape, 0, [&] {
       launchCurve(device_.stream(),
                   {u.read(), v.read(), nullptr, kTokens, rank, partial.global(), curve.global()});
     });
+  }
+
+  // Of weights with inputs in halves, forward and back, of one sequence and of all.
+  void passes(int m, int n) {
+    const int64_t widest = std::max(m, n);
+    Array<uint16_t> x(static_cast<size_t>(kTokens * widest)), low(static_cast<size_t>(kTokens * widest)),
+        w(static_cast<size_t>(int64_t{m} * n));
+    Array<float> y(static_cast<size_t>(kTokens * widest));
+    for (Array<uint16_t>* half : {&x, &low}) fill({half->global(), nullptr, nullptr, kTokens * widest, 0});
+    fill({w.global(), nullptr, nullptr, int64_t{m} * n, 0});
+    for (const int tokens : {kPassage.tokens, kTokens}) {
+      for (const bool back : {false, true}) {
+        const int from = back ? m : n, to = back ? n : m;
+        byWarps(
+            "product" + std::string(back ? " back, " : ", ") + std::to_string(m) + "x" + std::to_string(n) +
+                " with " + std::to_string(tokens) + " tokens in halves",
+            4.0 * tokens * m * n, [&](int warpgroups) {
+              launchThinProduct(
+                  device_.stream(),
+                  {{x.read(), from, from}, low.read(), tokens, w.read(), nullptr, n, to, y.global(), to, back},
+                  warpgroups);
+            });
+      }
+    }
   }
 
   void product(int m, int n, int k, int batch, bool transposed) {
@@ -209,6 +232,9 @@ void timeCalibration(Device& device, const Chip& chip, std::vector<Row>& rows) {
   calibration.fisher(4096, 14336);
   calibration.moment(4096);
   calibration.curves(4096, 1024);
+  calibration.passes(4096, 4096);
+  calibration.passes(14336, 4096);
+  calibration.passes(4096, 14336);
   calibration.product(4096, 4096, 4096, 1, false);
   calibration.product(144, 576, 576, 90, false);
   calibration.product(144, 144, 576, 90, true);

@@ -67,7 +67,7 @@ struct Thread {
 
   struct Product {
     Pointer<const uint8_t> a, b;
-    bool add;
+    bool add, wide, rightDown;
   };
   std::vector<Product> products;  // of its warpgroup, not yet waited for
 };

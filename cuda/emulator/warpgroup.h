@@ -51,14 +51,20 @@ inline void copyBox(Shared<uint8_t> to, const TensorMap& from, int column, int r
 }
 
 // What a lane touches of boxes, all of which every lane reads: a share of them.
+inline void touchBoxes(Shared<const uint8_t> first, int count) {
+  for (int at = laneIndex() * 16; at < count * kBoxBytes; at += emulator::kWarpThreads * 16)
+    pointerCast<const Word4>(first + at).access(emulator::Memory::Access::read);
+}
 template <int N>
-void touchBoxes(Shared<const uint8_t> a, Shared<const uint8_t> b) {
-  const auto touch = [](Shared<const uint8_t> box) {
-    for (int at = laneIndex() * 16; at < kBoxBytes; at += emulator::kWarpThreads * 16)
-      pointerCast<const Word4>(box + at).access(emulator::Memory::Access::read);
-  };
-  touch(a);
-  for (int box = 0; box < N / kBoxWidth; ++box) touch(b + box * kBoxBytes);
+void touchBoxes(const emulator::Thread::Product& product) {
+  touchBoxes(product.a, product.wide ? 2 : 1);
+  touchBoxes(product.b, N / (product.wide ? kBoxRows : kBoxWidth));
+}
+
+template <int N>
+void startProduct(const emulator::Thread::Product& product) {
+  touchBoxes<N>(product);
+  emulator::Machine::thread().products.push_back(product);
 }
 
 // sums [64, N] (+)= A^T B of a warpgroup, A one box and B N / 64 of them: over the rows of boxes. Lanes have of
@@ -67,28 +73,45 @@ void touchBoxes(Shared<const uint8_t> a, Shared<const uint8_t> b) {
 // emulator does them there.)
 template <int N>
 void multiplyBoxes(float (&)[N / 2], Shared<const uint8_t> a, Shared<const uint8_t> b, bool add) {
-  touchBoxes<N>(a, b);
-  emulator::Machine::thread().products.push_back({a, b, add});
+  startProduct<N>({a, b, add, false, true});
+}
+// sums (+)= A B^T over the 64 values of boxes' rows: A two boxes, 64 rows, and B N rows. With kRightDown A B
+// over as many rows of B: N / 64 boxes of the first 32, and then those of the others.
+template <int N, bool kRightDown>
+void multiplyWideBoxes(float (&)[N / 2], Shared<const uint8_t> a, Shared<const uint8_t> b, bool add) {
+  startProduct<N>({a, b, add, true, kRightDown});
 }
 
 template <int kLeft, int N>
 void waitProducts(float (&sums)[N]) {
   auto& products = emulator::Machine::thread().products;
   while (products.size() > kLeft) {
-    const auto [a, b, add] = products.front();
+    const emulator::Thread::Product product = products.front();
     products.erase(products.begin());
-    touchBoxes<2 * N>(a, b);
-    const int firstRow = warpIndex() % 4 * 16 + laneIndex() / 4;
-    const auto at = [](Shared<const uint8_t> box, int row, int column) {
-      const auto* line = reinterpret_cast<const uint16_t*>((box + row * kBoxWidth * 2).at());
-      return bitsToFloat(static_cast<uint32_t>(line[column]) << 16);
+    touchBoxes<2 * N>(product);
+    // A value of boxes: of those `across` lie side by side.
+    const auto at = [](Shared<const uint8_t> boxes, int row, int column, int across) {
+      const int box = row / kBoxRows * across + column / kBoxWidth;
+      const auto* line =
+          reinterpret_cast<const uint16_t*>((boxes + box * kBoxBytes + row % kBoxRows * kBoxWidth * 2).at());
+      return bitsToFloat(static_cast<uint32_t>(line[column % kBoxWidth]) << 16);
     };
-    for (int i = 0; i < N && !add; ++i) sums[i] = 0;
-    for (int row = 0; row < kBoxRows; ++row) {
-      for (int i = 0; i < N; ++i) {
-        const int column = i / 4 * 8 + laneIndex() % 4 * 2 + i % 2;
-        sums[i] = std::fma(at(a, row, firstRow + i / 2 % 2 * 8),
-                           at(b + column / kBoxWidth * kBoxBytes, row, column % kBoxWidth), sums[i]);
+    const int firstRow = warpIndex() % 4 * 16 + laneIndex() / 4;
+    for (int i = 0; i < N && !product.add; ++i) sums[i] = 0;
+    for (int depth = 0; depth < (product.wide ? kBoxWidth : kBoxRows); ++depth) {
+      float left[2];
+      for (int i = 0; i < 2; ++i) {
+        const int row = firstRow + 8 * i;
+        left[i] = product.wide ? at(product.a, row, depth, 1) : at(product.a, depth, row, 1);
+      }
+      for (int pair = 0; pair < N / 2; ++pair) {
+        const int column = pair / 2 * 8 + laneIndex() % 4 * 2 + pair % 2;
+        const float right = product.rightDown ? at(product.b, depth, column, 2 * N / kBoxWidth)
+                                              : at(product.b, column, depth, 1);
+        for (int i = 0; i < 2; ++i) {
+          float& sum = sums[pair / 2 * 4 + 2 * i + pair % 2];
+          sum = std::fma(left[i], right, sum);
+        }
       }
     }
   }

@@ -309,7 +309,8 @@ void launchWiden(Stream stream, Dtype dtype, const WidenParams& params) {
   }
 }
 
-void launchThinProduct(Stream stream, const ThinProductParams& params, int) {
+void launchThinProduct(Stream stream, const ThinProductParams& params, int warpgroups) {
+  if (warpgroups > 0) return launchWarpgroupThinProduct(stream, params, warpgroups);
   const unsigned columns = tiles(params.rows), rows = tiles(params.tokens);
   if (params.back) {
     return launch(stream, tileShape(columns, rows, 1, kTileBytes<true, false>), thinProductKernel<true>,

@@ -1,151 +1,22 @@
-#include <algorithm>
 #include <stdexcept>
 
 #include "kernels/scores.cuh"
 #include "kernels/warp.cuh"
+#include "kernels/warpgroup_pipeline.cuh"
 #include "kernels/warpgroups.h"
 
 namespace flrc::gpu {
 namespace {
 
-// A block makes kRows x kColumns of a product at a time: two warpgroups multiply, 64 rows each, and of a third
-// one thread fetches boxes ahead of them, through all tiles that are the block's without a pause. Blocks are in
-// clusters of two, whose tiles lie one below the other: each fetches half of the columns' boxes for both.
-constexpr int kRows = 128;
-constexpr int kCluster = 2;
-constexpr int kWarpgroup = 128;
-constexpr int kMultiplying = 2;
-constexpr int kThreads = (kMultiplying + 1) * kWarpgroup;
-
-// What a kernel's threads have of registers, when those that fetch have left theirs to those that multiply.
-struct Registers {
-  int fetching, multiplying;
-};
-
-FLRC_DEVICE int clusterIndex() { return blockX() / kCluster; }
-FLRC_DEVICE int clusters() { return gridX() / kCluster; }
-
-template <int kColumns, int kStages>
-struct Pipeline {
-  static constexpr int kLeftBoxes = kRows / kBoxWidth, kRightBoxes = kColumns / kBoxWidth;
-  static constexpr int kStageBytes = (kLeftBoxes + kRightBoxes) * kBoxBytes;
-  static constexpr size_t kBarriers = size_t{kStages} * kStageBytes;
-  static constexpr size_t kBytes = kBarriers + (2 * kStages + 1) * sizeof(uint64_t);
-  // So many boxes are behind the first warpgroup when the second one begins: while one does what the sums are
-  // for, the other has the tensor cores. The rest of the stages is for boxes on their way.
-  static constexpr int kLag = 5;
-  static_assert(kRightBoxes % kCluster == 0 && kLag < kStages - 1);
-
-  Shared<uint8_t> stages;
-  Shared<uint64_t> full, empty;  // [kStages] each
-  Shared<uint64_t> ahead;
-  int at = 0;
-  uint32_t phase = 0, aheadPhase = 0;
-
-  // By all threads of the cluster.
-  FLRC_DEVICE Pipeline()
-      : stages(sharedMemory<uint8_t>(0)),
-        full(sharedMemory<uint64_t>(kBarriers)),
-        empty(full + kStages),
-        ahead(empty + kStages) {
-    if (threadIndex() == 0) {
-      for (int i = 0; i < kStages; ++i) {
-        phaseInit(full + i, 1);
-        phaseInit(empty + i, kMultiplying * kCluster);
-      }
-      phaseInit(ahead, 1);
-    }
-    syncWarp();
-    syncCluster();
-  }
-  // Before a block ends: others' arrivals may still be on their way to it.
-  FLRC_DEVICE void leave() const {
-    syncWarp();
-    syncCluster();
-  }
-
-  // The boxes of one sequence, by one thread.
-  FLRC_DEVICE void fetch(const TensorMap& left, const TensorMap& right, int row, int column, int boxes,
-                         int sequence) {
-    constexpr int kShare = kRightBoxes / kCluster;
-    const int first = clusterRank() * kShare;
-    for (int box = 0; box < boxes; ++box, advance()) {
-      const int token = box * kBoxRows;
-      phaseWait(empty + at, phase ^ 1);
-      phaseExpect(full + at, kStageBytes);
-      const Shared<uint8_t> to = stages + at * kStageBytes;
-      for (int i = 0; i < kLeftBoxes; ++i)
-        copyBox(to + i * kBoxBytes, left, row + i * kBoxWidth, token, sequence, full + at);
-      for (int i = first; i < first + kShare; ++i) {
-        multicastBox(to + (kLeftBoxes + i) * kBoxBytes, right, column + i * kBoxWidth, token, sequence,
-                     full + at, (1 << kCluster) - 1);
-      }
-    }
-  }
-
-  // sums [64, kColumns] of a warpgroup over these boxes.
-  FLRC_DEVICE void multiply(int boxes, float (&sums)[kColumns / 2]) {
-    const int warpgroup = threadIndex() / kWarpgroup;
-    // The second one must see every phase of `ahead`: before the first can end the next, it needs a place that
-    // the second has given back since this one.
-    const bool apart = boxes > kLag && boxes + kLag >= kStages;
-    if (apart && warpgroup > 0) phaseWait(ahead, aheadPhase);
-    aheadPhase ^= 1;
-    int before = -1;
-    for (int box = 0; box < boxes; ++box, advance()) {
-      phaseWait(full + at, phase);
-      const Shared<const uint8_t> stage = stages + at * kStageBytes;
-      multiplyBoxes<kColumns>(sums, stage + warpgroup * kBoxBytes, stage + kLeftBoxes * kBoxBytes, box > 0);
-      waitProducts<1>(sums);
-      release(before);
-      before = at;
-      if (apart && box == kLag && threadIndex() == 0) phaseArrive(ahead);
-    }
-    waitProducts<0>(sums);
-    release(before);
-  }
-
- private:
-  FLRC_DEVICE void advance() {
-    if (++at < kStages) return;
-    at = 0;
-    phase ^= 1;
-  }
-  // To all who fetch to it, a thread each.
-  FLRC_DEVICE void release(int stage) const {
-    const int block = threadIndex() % kWarpgroup;
-    if (stage >= 0 && block < kCluster) phaseArriveAt(empty + stage, block);
-  }
-};
+using namespace warpgroups;
 
 constexpr int kScoreColumns = 256;
 constexpr int kScoreStages = 9;
 constexpr Registers kScoreRegisters{24, 240};
-using ScorePipeline = Pipeline<kScoreColumns, kScoreStages>;
-
-// The tiles of a product, two in a column to a cluster, and of each two the parts that sequences are taken in:
-// a unit of a cluster's work.
-struct Units {
-  int rows, columns, parts, sequences;  // rows and columns of tiles
-
-  struct Unit {
-    int row, column;       // of this block's tile, whose row may be one too many
-    int part, first, end;  // sequences
-  };
-
-  FLRC_ANYWHERE int pairs() const { return (rows + kCluster - 1) / kCluster; }
-  FLRC_ANYWHERE int count() const { return pairs() * columns * parts; }
-  // Of neighbours, those that run at the same time have kBand pairs of rows and about as many columns: what
-  // they read is little, and comes from the L2 cache.
-  FLRC_DEVICE Unit at(int unit) const {
-    constexpr int kBand = 8;
-    const int pair = unit / parts, part = unit % parts;
-    const int firstPair = pair / (kBand * columns) * kBand, left = pairs() - firstPair,
-              height = left < kBand ? left : kBand, inBand = pair % (kBand * columns);
-    return {(firstPair + inBand % height) * kCluster + clusterRank(), inBand / height, part,
-            part * sequences / parts, (part + 1) * sequences / parts};
-  }
-};
+// So many stages are behind the first warpgroup when the second one begins: while one does what the sums are
+// for, the other has the tensor cores. The rest of the stages is for boxes on their way.
+constexpr int kLag = 5;
+using ScorePipeline = Pipeline<SummedRows<kScoreColumns>, kScoreStages, kLag>;
 
 struct WarpgroupFisherParams {
   TensorMap g, x;
@@ -207,20 +78,6 @@ TensorMap mapOf(const Activations& of, const Passage& passage) {
   return tensorMapOf(of.data, of.ld, of.width, passage.tokens, passage.sequences);
 }
 
-// Of a kernel whose clusters share `units` of work. None of them waits for another one: that they all run at
-// once saves time, and is needed for nothing.
-template <typename Params>
-void launchClusters(Stream stream, void (*kernel)(Params), const Params& params, size_t sharedBytes, int units,
-                    int blocks) {
-  LaunchShape shape;
-  shape.threads = kThreads;
-  shape.sharedBytes = sharedBytes;
-  shape.gridX = shape.cluster = kCluster;
-  const int most = std::min({units, blocks / kCluster, clustersAtOnce(kernel, shape)});
-  shape.gridX = static_cast<unsigned>(std::max(most, 1) * kCluster);
-  launch(stream, shape, kernel, params);
-}
-
 int boxesOf(const Passage& passage) { return (passage.tokens + kBoxRows - 1) / kBoxRows; }
 
 template <Dtype kType>
@@ -235,7 +92,7 @@ void launchScores(Stream stream, const FisherParams& params, int blocks) {
 constexpr int kMomentColumns = 128;
 constexpr int kMomentStages = 13;
 constexpr Registers kMomentRegisters{40, 232};
-using MomentPipeline = Pipeline<kMomentColumns, kMomentStages>;
+using MomentPipeline = Pipeline<SummedRows<kMomentColumns>, kMomentStages, kLag>;
 
 struct WarpgroupMomentParams {
   TensorMap x, low;

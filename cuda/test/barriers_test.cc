@@ -242,7 +242,7 @@ TEST("barriers: Fisher scores, moments, thin products and curves") {
   });
 }
 
-TEST("barriers: Fisher scores and moments by clusters of warpgroups") {
+TEST("barriers: Fisher scores, moments and products by clusters of warpgroups") {
   constexpr int kOutputs = 136, kInputs = 24, kMultiprocessors = 2;
   const auto score = [](Device& device) {
     // Ten boxes for nine places; five of a sequence, so that no warpgroup waits for the other.
@@ -274,15 +274,42 @@ TEST("barriers: Fisher scores and moments by clusters of warpgroups") {
     device.synchronise();
     return bytesOf(sum);
   };
+  const auto product = [](bool back) {
+    return [back](Device& device) {
+      // Eight stages of each half for six places.
+      constexpr int kDepth = 488;
+      check::Random random(19);
+      Array<uint16_t> x(halves(random, kOutputs * kDepth)), low(halves(random, kOutputs * kDepth)),
+          w(halves(random, kInputs * kDepth));
+      Array<float> out(size_t{kOutputs * kInputs});
+      launchThinProduct(device.stream(),
+                        {{x.read(), kDepth, kDepth},
+                         low.read(),
+                         kOutputs,
+                         w.read(),
+                         nullptr,
+                         back ? kInputs : kDepth,
+                         kInputs,
+                         out.global(),
+                         kInputs,
+                         back},
+                        kMultiprocessors);
+      device.synchronise();
+      return bytesOf(out);
+    };
+  };
   CHECK_EVERY_BARRIER(score);
   CHECK_EVERY_BARRIER(moment);
+  CHECK_EVERY_BARRIER(product(false));
   for (const int multiplying : {0, 128}) {
     CHECK_EVERY_WAIT(score, multiplying, 0);
     CHECK_EVERY_WAIT(moment, multiplying, 0);
+    CHECK_EVERY_WAIT(product(true), multiplying, 0);
   }
   // Who fetches finds every place free at first.
   CHECK_EVERY_WAIT(score, 256, 9);
   CHECK_EVERY_WAIT(moment, 256, 13);
+  CHECK_EVERY_WAIT(product(false), 256, 6);
 }
 
 TEST("barriers: products, bases, eigenvectors and pivots") {

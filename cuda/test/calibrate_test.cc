@@ -317,6 +317,60 @@ TEST("thin products: back through weights of every dtype, exactly widened, added
   }
 }
 
+TEST("thin products: by warpgroups what warps make, forward and back, of any shape and halves") {
+  struct Shape {
+    int tokens, depth, rows;
+    bool xHalves, halves, adds;
+  };
+  for (const auto& [tokens, depth, rows, xHalves, halves, adds] :
+       {Shape{1, 5, 3, true, true, false}, Shape{70, 90, 150, true, false, true},
+        Shape{130, 333, 33, false, false, false}, Shape{300, 70, 270, true, true, true},
+        // More tiles than blocks, and a row of tiles that has no second one.
+        Shape{257, 24, 1030, false, true, false}}) {
+    for (const bool back : {false, true}) {
+      check::Random random(static_cast<uint64_t>(tokens + rows));
+      const auto width = static_cast<size_t>(wholeOctets(back ? rows : depth)),
+                 ld = static_cast<size_t>(wholeOctets(depth));
+      const size_t lines = static_cast<size_t>(back ? depth : rows);
+      const auto halvesOf = [&](size_t count) {
+        std::vector<uint16_t> bits;
+        for (const float value : random.floats(static_cast<int64_t>(count)))
+          bits.push_back(flrc::floatToBf16(value));
+        return bits;
+      };
+      // As much less as halves have it, but not so little that it could be left out unnoticed.
+      Array<uint16_t> x(halvesOf(static_cast<size_t>(tokens) * ld)),
+          xLow(halvesOf(static_cast<size_t>(tokens) * ld)), high(halvesOf(lines * width)),
+          low(halvesOf(lines * width));
+      const int outLd = rows + (depth % 2 == 0 ? rows % 2 : 3);
+      const std::vector<float> before = random.floats(int64_t{tokens} * outLd);
+      std::vector<float> expected;
+      for (const int warpgroups : test::warpgroupCounts()) {
+        Array<float> out(before);
+        Device device(7);
+        launchThinProduct(device.stream(),
+                          {{x.read(), static_cast<int64_t>(ld), depth},
+                           xHalves ? xLow.read() : nullptr,
+                           tokens,
+                           high.read(),
+                           halves ? low.read() : nullptr,
+                           static_cast<int64_t>(width),
+                           rows,
+                           out.global(),
+                           outLd,
+                           back,
+                           adds},
+                          warpgroups);
+        device.synchronise();
+        const std::vector<float> got = out.download();
+        if (warpgroups == 0) expected = got;
+        const double tolerance = 2 * (3 * depth + 8) * kUlp * 3 * depth;
+        for (size_t i = 0; i < got.size(); ++i) CHECK_NEAR(got[i], expected[i], tolerance);
+      }
+    }
+  }
+}
+
 TEST("curves: the whole products g . y") {
   constexpr int kTokens = 19, kWidth = 77;
   check::Random random(5);
