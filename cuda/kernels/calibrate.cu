@@ -2,8 +2,8 @@
 #include <cmath>
 #include <stdexcept>
 
-#include "kernels/block.cuh"
 #include "kernels/calibrate.h"
+#include "kernels/octets.cuh"
 #include "kernels/scores.cuh"
 #include "kernels/tiles.cuh"
 #include "kernels/warpgroups.h"
@@ -133,26 +133,47 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kTileThreads, 1) momentKernel(FLRC_PARAMS(Mo
   }
 }
 
+// Of rows of `ld` values, a multiple of 8: an octet to a thread.
+struct Octet {
+  unsigned index, row;
+  int column;
+
+  FLRC_DEVICE explicit Octet(int64_t ld) {
+    const auto octets = static_cast<unsigned>(ld / 8);
+    index = static_cast<unsigned>(blockX()) * kThreads + static_cast<unsigned>(threadIndex());
+    row = index / octets;
+    column = static_cast<int>(index % octets) * 8;
+  }
+
+  // Values in two halves, or, where there is no place for the second, rounded.
+  FLRC_DEVICE void store(const float (&values)[8], Global<uint16_t> high, Global<uint16_t> low) const {
+    uint32_t pairs[2][4];
+    FLRC_UNROLL
+    for (int i = 0; i < 4; ++i) splitPair(values[2 * i], values[2 * i + 1], pairs[0][i], pairs[1][i]);
+    pointerCast<Word4>(high)[index] = Word4{pairs[0][0], pairs[0][1], pairs[0][2], pairs[0][3]};
+    if (low != nullptr) {
+      pointerCast<Word4>(low)[index] = Word4{pairs[1][0], pairs[1][1], pairs[1][2], pairs[1][3]};
+    }
+  }
+};
+
 FLRC_KERNEL void splitKernel(FLRC_PARAMS(SplitParams) p) {
-  const int64_t i = static_cast<int64_t>(blockX()) * kThreads + threadIndex();
-  if (i >= p.rows * p.ld) return;
-  const int64_t row = i / p.ld, column = i % p.ld;
-  const float value = column < p.width ? p.values[row * p.width + column] : 0.0f;
-  const uint16_t high = narrow(value);
-  p.high[i] = high;
-  if (p.low != nullptr) p.low[i] = narrow(value - widen(high));
+  const Octet octet(p.ld);
+  if (octet.row >= static_cast<unsigned>(p.rows)) return;
+  float values[8];
+  readOctet(p.values + static_cast<int64_t>(octet.row) * p.width, p.width, octet.column, values);
+  octet.store(values, p.high, p.low);
 }
 
 template <Dtype kType>
 FLRC_KERNEL void widenKernel(FLRC_PARAMS(WidenParams) p) {
-  const int64_t i = static_cast<int64_t>(blockX()) * kThreads + threadIndex();
-  if (i >= p.rows * p.ld) return;
-  const int64_t row = i / p.ld;
-  const int column = static_cast<int>(i % p.ld);
-  const float value = column < p.width ? WeightRow<kType>(p.data, p.first + row, p.width).weight(column) : 0.0f;
-  const uint16_t high = narrow(value);
-  p.high[i] = high;
-  p.low[i] = narrow(value - widen(high));
+  const Octet octet(p.ld);
+  if (octet.row >= static_cast<unsigned>(p.rows)) return;
+  const WeightRow<kType> row(p.data, p.first + static_cast<int64_t>(octet.row), p.width);
+  float values[8];
+  FLRC_UNROLL
+  for (int i = 0; i < 8; ++i) values[i] = octet.column + i < p.width ? row.weight(octet.column + i) : 0.0f;
+  octet.store(values, p.high, p.low);
 }
 
 template <bool kBack>
@@ -292,11 +313,11 @@ void launchMoment(Stream stream, const MomentParams& params, int warpgroups) {
 }
 
 void launchSplit(Stream stream, const SplitParams& params) {
-  launch(stream, threadShape(params.rows * params.ld), splitKernel, params);
+  launch(stream, threadShape(params.rows * (params.ld / 8)), splitKernel, params);
 }
 
 void launchWiden(Stream stream, Dtype dtype, const WidenParams& params) {
-  const LaunchShape shape = threadShape(params.rows * params.ld);
+  const LaunchShape shape = threadShape(params.rows * (params.ld / 8));
   switch (dtype) {
     case Dtype::bf16:
       return launch(stream, shape, widenKernel<Dtype::bf16>, params);

@@ -46,12 +46,6 @@ struct HalvesTile {
   }
 };
 
-// The halves of two values.
-FLRC_DEVICE void splitPair(float first, float second, uint32_t& high, uint32_t& low) {
-  high = roundHalves(first, second);
-  low = roundHalves(first - bitsToFloat(high << 16), second - bitsToFloat(high & 0xffff0000u));
-}
-
 // d += a b; of each, high and low.
 FLRC_DEVICE void multiplyHalves(float (&d)[4], const uint32_t (&a)[2][4], const uint32_t (&high)[2],
                                 const uint32_t (&low)[2]) {

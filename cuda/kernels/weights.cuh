@@ -20,6 +20,12 @@ FLRC_DEVICE void widenPair(uint32_t word, float* out) {
   out[1] = bitsToFloat(word & 0xffff0000u);
 }
 
+// Two values to two bf16 each, whose sum they are to 2^-18 of it.
+FLRC_DEVICE void splitPair(float first, float second, uint32_t& high, uint32_t& low) {
+  high = roundHalves(first, second);
+  low = roundHalves(first - bitsToFloat(high << 16), second - bitsToFloat(high & 0xffff0000u));
+}
+
 // A row of a matrix of rows of `width` weights (kernels/layout.h).
 template <Dtype kType>
 class WeightRow {
