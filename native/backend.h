@@ -158,6 +158,26 @@ struct BackendTapes {
   bool (*put)(void* context, BackendTape tape, int32_t projection, const float* values, int64_t count);
 };
 
+// Rows that a pass leaves and a moment sums: of gradients and what they become as they are passed back, each
+// times its token's clipFactors (linalg/clipping.h).
+struct BackendMomentRows {
+  BackendTape tape;
+  int32_t projection;
+};
+
+// The inputs of (q, k, v), o, (gate, up), down.
+inline constexpr int kBackendInputs = 4;
+
+// What a pass adds up where it is computed, for tables that do so (addsInPlace). Calls that add to the same sums
+// come one at a time.
+struct BackendSums {
+  DeviceMoments* moments;         // or null
+  const BackendMomentRows* rows;  // of each of its sums, in order
+  int64_t count;
+  DeviceCurves* curves[kBackendInputs];    // or null: of the projections that have the input
+  double* const* out[kBackendInputs];      // of each of these projections, as addCurves has it
+};
+
 // What a sequence's gradients are taken against: its own next tokens, or tokens drawn from the model's own
 // distribution, draw `firstDraw` + position of `seed`.
 struct BackendLabels {
@@ -250,11 +270,14 @@ struct Backend {
   BackendCode (*layerForward)(DeviceLayerPass* pass, const float* x, int64_t tokens, float* y,
                               const BackendCancel* cancel, BackendFailure* failure);
   // dx [tokens, hidden] from x and dy at the layer's output; of each projection the sequence's Fisher scores
-  // (linalg/fisher.h): with G = sum over tokens of g x^T, sums[p][0] = sum (G o W)^2, sums[p][1] = sum G^2,
-  // sums[p][2] = sum |G o W|; and what `tapes` wants.
+  // (linalg/fisher.h): with G = sum over tokens of g x^T, scores[p][0] = sum (G o W)^2, scores[p][1] = sum G^2,
+  // scores[p][2] = sum |G o W|; and what `tapes` wants. With sums, which are null for
+  // tables that do not add in place, any of the others may be null.
   BackendCode (*layerBackward)(DeviceLayerPass* pass, const float* x, int64_t tokens, const float* dy,
-                               float* dx, double (*sums)[3], const BackendTapes* tapes,
-                               const BackendCancel* cancel, BackendFailure* failure);
+                               float* dx, double (*scores)[3], const BackendTapes* tapes,
+                               const BackendSums* sums, const BackendCancel* cancel, BackendFailure* failure);
+  // Whether layerBackward takes sums.
+  bool (*addsInPlace)();
 
   // Final norm and lm_head over whole sequences. Calls on one pass may overlap.
   BackendCode (*createHeadPass)(DeviceModel* model, DeviceHeadPass** out, BackendFailure* failure);

@@ -162,6 +162,11 @@ FLRC_KERNEL void splitKernel(FLRC_PARAMS(SplitParams) p) {
   if (octet.row >= static_cast<unsigned>(p.rows)) return;
   float values[8];
   readOctet(p.values + static_cast<int64_t>(octet.row) * p.width, p.width, octet.column, values);
+  if (p.factors != nullptr) {
+    const float factor = p.factors[octet.row];
+    FLRC_UNROLL
+    for (int i = 0; i < 8; ++i) values[i] *= factor;
+  }
   octet.store(values, p.high, p.low);
 }
 

@@ -50,6 +50,8 @@ struct SplitParams {
   int rows, width;
   int64_t ld;                  // of the halves, a multiple of 8
   Global<uint16_t> high, low;  // [rows][ld]
+  // What each row is multiplied by before, or null.
+  Global<const float> factors = nullptr;
 };
 void launchSplit(Stream stream, const SplitParams& params);
 

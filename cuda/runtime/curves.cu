@@ -44,32 +44,47 @@ DeviceCurves::DeviceCurves(int64_t n, const BackendCurve* of, int64_t count) : n
   gpu::checkRoom("the factors of projections whose curves are computed", bytes + 6.0 * 4 * tokens_ * widest);
 }
 
-void DeviceCurves::add(const float* x, const float* const* g, int64_t tokens, double* const* out,
-                       const BackendCancel& cancel) {
-  std::lock_guard<std::mutex> working(mutex_);
-  gpu::Pieces pieces(cancel);
+void DeviceCurves::load(gpu::Pieces& pieces) {
+  if (loaded_) return;
   for (One& one : ones_) {
-    if (loaded_) break;
     one.u.load(pieces, one.of.u, one.of.rank, one.of.m);
     one.v.load(pieces, one.of.v, one.of.rank, n_);
     if (one.of.w) one.w.load(pieces, one.of.w, one.of.m, n_);
   }
   loaded_ = true;
+}
+
+void DeviceCurves::add(const float* x, const float* const* g, int64_t tokens, double* const* out,
+                       const BackendCancel& cancel) {
+  std::lock_guard<std::mutex> working(mutex_);
+  gpu::Pieces pieces(cancel);
+  load(pieces);
   for (int64_t first = 0; first < tokens; first += tokens_) {
     const int64_t count = std::min(tokens_, tokens - first);
     x_.load(pieces, x + first * n_, count, n_);
     for (size_t i = 0; i < ones_.size(); ++i) {
-      add(pieces, ones_[i], g[i] + first * ones_[i].of.m, count, out[i]);
+      const int64_t m = ones_[i].of.m;
+      pieces.grow(gradients_, static_cast<size_t>(count * m));
+      pieces.upload(gradients_, 0, g[i] + first * m, static_cast<size_t>(count * m));
+      add(pieces, ones_[i], gradients_.read(), count, out[i]);
     }
   }
 }
 
-void DeviceCurves::add(gpu::Pieces& pieces, const One& one, const float* g, int64_t tokens, double* out) {
+void DeviceCurves::add(gpu::Pieces& pieces, size_t index, gpu::Global<const float> x,
+                       gpu::Global<const float> g, int64_t tokens, double* out) {
+  load(pieces);
+  for (int64_t first = 0; first < tokens; first += tokens_) {
+    const int64_t count = std::min(tokens_, tokens - first);
+    x_.split(pieces, x + first * n_, count, n_);
+    add(pieces, ones_[index], g + first * ones_[index].of.m, count, out);
+  }
+}
+
+void DeviceCurves::add(gpu::Pieces& pieces, const One& one, gpu::Global<const float> g, int64_t tokens,
+                       double* out) {
   const int64_t m = one.of.m, rank = one.of.rank;
-  const auto count = static_cast<size_t>(tokens * m);
-  pieces.grow(gradients_, count);
-  pieces.upload(gradients_, 0, g, count);
-  g_.split(pieces, gradients_.read(), tokens, m);
+  g_.split(pieces, g, tokens, m);
   multiply(pieces, g_, one.u, tokens, rank, ug_);
   multiply(pieces, x_, one.v, tokens, rank, vx_);
   gpu::CurveParams params{};
@@ -78,7 +93,7 @@ void DeviceCurves::add(gpu::Pieces& pieces, const One& one, const float* g, int6
   if (one.of.w) {
     multiply(pieces, x_, one.w, tokens, m, wx_);
     pieces.grow(whole_, static_cast<size_t>(tokens));
-    gpu::launchDots(pieces.stream(), {gradients_.read(), wx_.read(), static_cast<int>(tokens),
+    gpu::launchDots(pieces.stream(), {g, wx_.read(), static_cast<int>(tokens),
                                       static_cast<int>(m), whole_.global()});
     params.whole = whole_.read();
   }

@@ -13,6 +13,9 @@ struct DeviceCurves {
 
   void add(const float* x, const float* const* g, int64_t tokens, double* const* out,
            const BackendCancel& cancel);
+  // One sequence of the projection at `index`, whose rows are on the device; one call at a time.
+  void add(gpu::Pieces& pieces, size_t index, gpu::Global<const float> x, gpu::Global<const float> g,
+           int64_t tokens, double* out);
 
  private:
   struct One {
@@ -22,7 +25,9 @@ struct DeviceCurves {
     gpu::SplitRows u, v, w;
   };
 
-  void add(gpu::Pieces& pieces, const One& one, const float* g, int64_t tokens, double* out);
+  void load(gpu::Pieces& pieces);
+  // Of tokens whose inputs have been split.
+  void add(gpu::Pieces& pieces, const One& one, gpu::Global<const float> g, int64_t tokens, double* out);
 
   int64_t n_, tokens_;  // tokens at a time
   std::vector<One> ones_;

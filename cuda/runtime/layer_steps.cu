@@ -1,8 +1,12 @@
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/decode.h"
 #include "kernels/passes.h"
+#include "linalg/clipping.h"
+#include "runtime/curves.h"
 #include "runtime/layer_steps.h"
+#include "runtime/moments.h"
 
 namespace flrc::gpu {
 namespace {
@@ -15,6 +19,18 @@ int64_t attentionHalfBytes(const DeviceModel& model) {
 // The widest input and output of a projection.
 int64_t widest(const DeviceModel& model) {
   return std::max({model.hidden, model.queryWidth(), model.intermediate});
+}
+
+// Which moment sums it, -1 for none.
+int64_t momentOf(const BackendSums* sums, BackendTape tape, int p) {
+  for (int64_t i = 0; sums && i < sums->count; ++i) {
+    if (sums->rows[i].tape == tape && sums->rows[i].projection == p) return i;
+  }
+  return -1;
+}
+
+bool isWanted(const BackendTapes* tapes, const BackendSums* sums, BackendTape tape, int p) {
+  return (tapes && (tapes->wanted[static_cast<int>(tape)] >> p & 1)) || momentOf(sums, tape, p) >= 0;
 }
 
 }  // namespace
@@ -45,6 +61,7 @@ std::vector<LayerSteps::Part> LayerSteps::partsOf(const PassedLayer& layer) {
           {&Self::dk_, kv, true},
           {&Self::dv_, kv, true},
           {&Self::dots_, model.heads, true},
+          {&Self::factors_, 1, true},
           {&Self::parts_, attentionParts(1, model.heads, model.kvHeads, model.headDim), true}};
 }
 
@@ -52,7 +69,7 @@ double LayerSteps::bytesOf(const PassedLayer& layer, int64_t longest) {
   int64_t width = 0;
   for (const Part& part : partsOf(layer)) width += part.width;
   return static_cast<double>(longest * (4 * width + attentionHalfBytes(layer.model))) +
-         2 * SplitRows::bytesOf(longest, widest(layer.model));
+         3 * SplitRows::bytesOf(longest, widest(layer.model));
 }
 
 LayerSteps::LayerSteps(const PassedLayer& layer, int64_t longest)
@@ -61,7 +78,7 @@ LayerSteps::LayerSteps(const PassedLayer& layer, int64_t longest)
       longest_(longest),
       attentionHalves_(
           static_cast<size_t>(attentionHalves(longest, model_.heads, model_.kvHeads, model_.headDim))),
-      sums_(3 * kBackendProjections),
+      scores_(3 * kBackendProjections),
       staged_(static_cast<size_t>(longest * std::max(widest(model_), 2 * model_.hidden))) {
   makeRoom(false);
 }
@@ -79,7 +96,7 @@ void LayerSteps::forward(const float* x, int64_t tokens, float* y, const Backend
   std::copy_n(x, count, staged_.data());
   {
     Pieces pieces(cancel);
-    const Call call{pieces, tokens, nullptr};
+    const Call call{pieces, tokens};
     input_.reserve(pieces, longest_, widest(model_));
     pieces.upload(x_, 0, staged_.data(), count);
     forward(call);
@@ -91,26 +108,26 @@ void LayerSteps::forward(const float* x, int64_t tokens, float* y, const Backend
   std::copy_n(staged_.data(), count, y);
 }
 
-void LayerSteps::backward(const float* x, int64_t tokens, const float* dy, float* dx, double (*sums)[3],
-                          const BackendTapes& tapes, const BackendCancel& cancel) {
+void LayerSteps::backward(const float* x, int64_t tokens, const float* dy, float* dx, double (*scores)[3],
+                          const BackendTapes* tapes, const BackendSums* sums, const BackendCancel& cancel) {
   if (!back_) makeRoom(true);
   const auto count = static_cast<size_t>(tokens * model_.hidden);
   std::copy_n(x, count, staged_.data());
   std::copy_n(dy, count, staged_.data() + count);
   {
     Pieces pieces(cancel);
-    const Call call{pieces, tokens, &tapes};
-    input_.reserve(pieces, longest_, widest(model_));
-    output_.reserve(pieces, longest_, widest(model_));
+    const Call call{pieces, tokens, scores != nullptr, tapes, sums};
+    for (SplitRows* rows : {&input_, &output_}) rows->reserve(pieces, longest_, widest(model_));
+    if (sums && sums->moments) rows_.reserve(pieces, longest_, widest(model_));
     pieces.upload(x_, 0, staged_.data(), count);
     pieces.upload(gradient_, 0, staged_.data() + count, count);
-    pieces.clear(sums_);
+    pieces.clear(scores_);
     forward(call);
     backward(call);
-    pieces.download(sums_, 0, sums[0], sums_.count());
-    pieces.download(gradient_, 0, staged_.data(), count);
+    if (scores) pieces.download(scores_, 0, scores[0], scores_.count());
+    if (dx) pieces.download(gradient_, 0, staged_.data(), count);
   }
-  std::copy_n(staged_.data(), count, dx);
+  if (dx) std::copy_n(staged_.data(), count, dx);
 }
 
 void LayerSteps::forward(const Call& call) {
@@ -255,18 +272,53 @@ void LayerSteps::apply(const Call& call, int p, const Buffer<float>& y, bool bia
 void LayerSteps::passBack(const Call& call, int p, const Buffer<float>& g, const Buffer<float>& to) {
   const LinearWeights& linear = layer_.weights.projections[p];
   const int64_t m = linear.outputs, n = linear.inputs;
+  const Buffer<float>* inputs[kBackendProjections] = {&attentionInput_, &attentionInput_, &attentionInput_,
+                                                      &attended_,       &mlpInput_,       &mlpInput_,
+                                                      &product_};
   output_.split(call.pieces, g.read(), call.tokens, m);
-  score(call, p);
-  const Buffer<float>* inputs[kBackendProjections] = {
-      &attentionInput_, &attentionInput_, &attentionInput_, &attended_, &mlpInput_, &mlpInput_, &product_};
-  put(call, BackendTape::input, p, *inputs[p], n);
-  put(call, BackendTape::gradient, p, g, m);
-  if (wants(call, BackendTape::passedOn, p)) {
+  if (call.scored) score(call, p);
+  clip(call, p, g);
+  leave(call, BackendTape::input, p, *inputs[p], n);
+  leave(call, BackendTape::gradient, p, g, m);
+  addCurve(call, p, *inputs[p], g);
+  if (isWanted(call.tapes, call.sums, BackendTape::passedOn, p)) {
     apply(call, p, passed_, false);
-    put(call, BackendTape::passedOn, p, passed_, m);
+    leave(call, BackendTape::passedOn, p, passed_, m);
   }
   multiply(call.pieces, {output_.halves(), layer_.halves[p].halves(), call.tokens, n, to.global(), n, true});
-  put(call, BackendTape::passedBack, p, to, n);
+  leave(call, BackendTape::passedBack, p, to, n);
+}
+
+void LayerSteps::clip(const Call& call, int p, const Buffer<float>& g) {
+  const auto isSummed = [&](BackendTape tape) { return momentOf(call.sums, tape, p) >= 0; };
+  if (!isSummed(BackendTape::gradient) && !isSummed(BackendTape::passedBack)) return;
+  launchDots(call.pieces.stream(),
+             {g.read(), g.read(), static_cast<int>(call.tokens),
+              static_cast<int>(layer_.weights.projections[p].outputs), factors_.global()});
+  const auto count = static_cast<size_t>(call.tokens);
+  std::vector<float> squares(count);
+  call.pieces.download(factors_, 0, squares.data(), count);
+  std::vector<double> norms;
+  for (const float square : squares) norms.push_back(std::sqrt(static_cast<double>(square)));
+  call.pieces.upload(factors_, 0, clipFactors(norms).data(), count);
+}
+
+void LayerSteps::leave(const Call& call, BackendTape tape, int p, const Buffer<float>& values,
+                       int64_t width) {
+  if (isWanted(call.tapes, nullptr, tape, p)) put(call, tape, p, values, width);
+  const int64_t moment = momentOf(call.sums, tape, p);
+  if (moment < 0) return;
+  const bool clipped = tape == BackendTape::gradient || tape == BackendTape::passedBack;
+  rows_.split(call.pieces, values.read(), call.tokens, width, clipped ? factors_.read() : nullptr);
+  call.sums->moments->add(call.pieces, static_cast<size_t>(moment), rows_.halves(), call.tokens);
+}
+
+void LayerSteps::addCurve(const Call& call, int p, const Buffer<float>& input, const Buffer<float>& g) const {
+  // Which input it has, and which of the projections that have it it is.
+  constexpr int kInput[] = {0, 0, 0, 1, 2, 2, 3}, kPlace[] = {0, 1, 2, 0, 0, 1, 0};
+  if (!call.sums || !call.sums->curves[kInput[p]]) return;
+  call.sums->curves[kInput[p]]->add(call.pieces, static_cast<size_t>(kPlace[p]), input.read(), g.read(),
+                                    call.tokens, call.sums->out[kInput[p]][kPlace[p]]);
 }
 
 void LayerSteps::score(const Call& call, int p) {
@@ -278,18 +330,13 @@ void LayerSteps::score(const Call& call, int p) {
   params.weights = linear.dense.data.read();
   call.pieces.grow(partial_, static_cast<size_t>(fisherPartials(params)));
   params.partial = partial_.global();
-  params.sums = sums_.global() + 3 * p;
+  params.sums = scores_.global() + 3 * p;
   launchFisher(call.pieces.stream(), linear.dense.dtype, params, model_.limits.warpgroups);
   call.pieces.multiplied(2.0 * static_cast<double>(call.tokens * linear.outputs * linear.inputs));
 }
 
-bool LayerSteps::wants(const Call& call, BackendTape tape, int p) const {
-  return call.tapes->wanted[static_cast<int>(tape)] >> p & 1;
-}
-
 void LayerSteps::put(const Call& call, BackendTape tape, int p, const Buffer<float>& values,
                      int64_t width) const {
-  if (!wants(call, tape, p)) return;
   const auto count = static_cast<size_t>(call.tokens * width);
   call.pieces.download(values, 0, staged_.data(), count);
   bool kept = false;

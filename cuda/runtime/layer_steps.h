@@ -26,8 +26,8 @@ class LayerSteps {
 
   // As the table's layerForward and layerBackward.
   void forward(const float* x, int64_t tokens, float* y, const BackendCancel& cancel);
-  void backward(const float* x, int64_t tokens, const float* dy, float* dx, double (*sums)[3],
-                const BackendTapes& tapes, const BackendCancel& cancel);
+  void backward(const float* x, int64_t tokens, const float* dy, float* dx, double (*scores)[3],
+                const BackendTapes* tapes, const BackendSums* sums, const BackendCancel& cancel);
 
  private:
   // Activations, and how many values a token has of them.
@@ -43,7 +43,9 @@ class LayerSteps {
   struct Call {
     Pieces& pieces;
     int64_t tokens;
-    const BackendTapes* tapes;
+    bool scored = false;
+    const BackendTapes* tapes = nullptr;
+    const BackendSums* sums = nullptr;
   };
 
   void makeRoom(bool back);
@@ -69,8 +71,12 @@ class LayerSteps {
   void apply(const Call& call, int p, const Buffer<float>& y, bool biased = true) const;
   // Scores, tapes, and what g, the gradient at the output, passes back; the input has been taken.
   void passBack(const Call& call, int p, const Buffer<float>& g, const Buffer<float>& to);
+  // What it leaves: to the host, and to the moment that sums it.
+  void leave(const Call& call, BackendTape tape, int p, const Buffer<float>& values, int64_t width);
   void put(const Call& call, BackendTape tape, int p, const Buffer<float>& values, int64_t width) const;
-  bool wants(const Call& call, BackendTape tape, int p) const;
+  void addCurve(const Call& call, int p, const Buffer<float>& input, const Buffer<float>& g) const;
+  // To factors_, where moments sum gradients.
+  void clip(const Call& call, int p, const Buffer<float>& g);
   void score(const Call& call, int p);
 
   CausalAttentionParams attentionOf(int64_t tokens) const;
@@ -84,9 +90,10 @@ class LayerSteps {
   // On the way back: the gradient at the output, then where the layer's halves join; at a norm's result; what a
   // projection passes back, or on; of attention.
   Buffer<float> gradient_, dNormed_, passed_, dq_, dk_, dv_, dots_, parts_;
+  Buffer<float> factors_;  // that clip a projection's gradients
   Buffer<uint16_t> attentionHalves_, backHalves_;
-  SplitRows input_, output_;  // of one projection: x, and g
-  Buffer<double> partial_, sums_;
+  SplitRows input_, output_, rows_;  // of one projection: x, and g; what a moment sums
+  Buffer<double> partial_, scores_;
   HostBuffer<float> staged_;  // what comes and goes, one thing after another; two inputs at once
 };
 

@@ -34,22 +34,28 @@ DeviceMoments::DeviceMoments(DeviceModel& model, const int64_t* widths, double* 
 void DeviceMoments::add(const float* const* x, int64_t tokens, const BackendCancel& cancel) {
   gpu::Pieces pieces(cancel);
   for (size_t i = 0; i < sums_.size(); ++i) {
-    Sum& sum = sums_[i];
+    const Sum& sum = sums_[i];
     for (int64_t first = 0; first < tokens; first += kTokens) {
       const int64_t count = std::min(kTokens, tokens - first);
       rows_.load(pieces, x[i] + first * sum.width, count, sum.width);
-      const int64_t whole = count / kSumTokens;
-      launch(pieces, sum, 0, {static_cast<int>(whole), static_cast<int>(kSumTokens)});
-      launch(pieces, sum, whole * kSumTokens, {1, static_cast<int>(count % kSumTokens)});
+      add(pieces, i, rows_.halves(), count);
     }
   }
 }
 
-void DeviceMoments::launch(gpu::Pieces& pieces, const Sum& sum, int64_t first, const gpu::Passage& passage) {
+void DeviceMoments::add(gpu::Pieces& pieces, size_t index, const gpu::Halves& rows, int64_t tokens) {
+  const Sum& sum = sums_[index];
+  for (int64_t first = 0; first < tokens; first += kTokens) {
+    const int64_t count = std::min(kTokens, tokens - first), whole = count / kSumTokens;
+    launch(pieces, sum, rows.from(first), {static_cast<int>(whole), static_cast<int>(kSumTokens)});
+    launch(pieces, sum, rows.from(first + whole * kSumTokens), {1, static_cast<int>(count % kSumTokens)});
+  }
+}
+
+void DeviceMoments::launch(gpu::Pieces& pieces, const Sum& sum, const gpu::Halves& rows,
+                           const gpu::Passage& passage) {
   if (passage.sequences == 0 || passage.tokens == 0) return;
-  gpu::Activations high = rows_.high();
-  high.data = high.data + first * high.ld;
-  gpu::launchMoment(pieces.stream(), {high, rows_.low() + first * high.ld, passage, sum.packed.global()},
+  gpu::launchMoment(pieces.stream(), {rows.high, rows.low, passage, sum.packed.global()},
                     model_.limits.warpgroups);
   pieces.multiplied(8 * packedCount(sum.width) * passage.sequences * passage.tokens);
 }

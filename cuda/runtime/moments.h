@@ -11,6 +11,8 @@ struct DeviceMoments {
   DeviceMoments(DeviceModel& model, const int64_t* widths, double* const* sums, int64_t count);
 
   void add(const float* const* x, int64_t tokens, const BackendCancel& cancel);
+  // One sequence's rows of the sum at `index`, which are on the device.
+  void add(gpu::Pieces& pieces, size_t index, const gpu::Halves& rows, int64_t tokens);
   void finish(const BackendCancel& cancel);
 
  private:
@@ -20,8 +22,7 @@ struct DeviceMoments {
     gpu::Buffer<double> packed;
   };
 
-  // Of tokens from `first` on.
-  void launch(gpu::Pieces& pieces, const Sum& sum, int64_t first, const gpu::Passage& passage);
+  void launch(gpu::Pieces& pieces, const Sum& sum, const gpu::Halves& rows, const gpu::Passage& passage);
 
   DeviceModel& model_;
   std::vector<Sum> sums_;

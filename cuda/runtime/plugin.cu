@@ -156,12 +156,16 @@ BackendCode layerForward(DeviceLayerPass* pass, const float* x, int64_t tokens, 
 }
 
 BackendCode layerBackward(DeviceLayerPass* pass, const float* x, int64_t tokens, const float* dy, float* dx,
-                          double (*sums)[3], const BackendTapes* tapes, const BackendCancel* cancel,
-                          BackendFailure* failure) {
+                          double (*scores)[3], const BackendTapes* tapes, const BackendSums* sums,
+                          const BackendCancel* cancel, BackendFailure* failure) {
   return guarded(failure, [&] {
-    pass->pass(*cancel, [&](LayerSteps& steps) { steps.backward(x, tokens, dy, dx, sums, *tapes, *cancel); });
+    pass->pass(*cancel, [&](LayerSteps& steps) {
+      steps.backward(x, tokens, dy, dx, scores, tapes, sums, *cancel);
+    });
   });
 }
+
+bool addsInPlace() { return true; }
 
 BackendCode createHeadPass(DeviceModel* model, DeviceHeadPass** out, BackendFailure* failure) {
   return guarded(failure, [&] { *out = new DeviceHeadPass(*model); });
@@ -221,8 +225,8 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
       createModel,     release,         createSequence, copySequence, release,         sequenceBytes,
       createPass,      release,         passBytes,      gpu::run,     gpu::logits,     keepLogits,
       getLogits,       setLogits,       gpu::likeliest, gpu::sample,  createLayerPass, release,
-      layerForward,    layerBackward,   createHeadPass, release,      headGradient,    createMoments,
-      release,         addMoments,      finishMoments,  factorize,    createCurves,    release,
-      addCurves,       pivotedQr};
+      layerForward,    layerBackward,   addsInPlace,    createHeadPass, release,       headGradient,
+      createMoments,   release,         addMoments,     finishMoments,  factorize,     createCurves,
+      release,         addCurves,       pivotedQr};
   return &table;
 }

@@ -27,13 +27,14 @@ void SplitRows::load(Pieces& pieces, const float* from, int64_t rows, int64_t wi
   for (int64_t first = 0; first < rows; first += most) {
     const int64_t count = std::min(most, rows - first);
     pieces.upload(staged_, 0, from + first * width, static_cast<size_t>(count * width));
-    launch(pieces, staged_.read(), first, count);
+    launch(pieces, staged_.read(), first, count, nullptr);
   }
 }
 
-void SplitRows::split(Pieces& pieces, Global<const float> from, int64_t rows, int64_t width) {
+void SplitRows::split(Pieces& pieces, Global<const float> from, int64_t rows, int64_t width,
+                      Global<const float> factors) {
   prepare(pieces, rows, width);
-  launch(pieces, from, 0, rows);
+  launch(pieces, from, 0, rows, factors);
 }
 
 void SplitRows::prepare(Pieces& pieces, int64_t rows, int64_t width) {
@@ -42,9 +43,11 @@ void SplitRows::prepare(Pieces& pieces, int64_t rows, int64_t width) {
   reserve(pieces, rows, width);
 }
 
-void SplitRows::launch(Pieces& pieces, Global<const float> from, int64_t first, int64_t count) {
-  launchSplit(pieces.stream(), {from, static_cast<int>(count), static_cast<int>(width_), ld_,
-                                high_.global() + first * ld_, low_.global() + first * ld_});
+void SplitRows::launch(Pieces& pieces, Global<const float> from, int64_t first, int64_t count,
+                       Global<const float> factors) {
+  launchSplit(pieces.stream(),
+              {from, static_cast<int>(count), static_cast<int>(width_), ld_, high_.global() + first * ld_,
+               low_.global() + first * ld_, factors});
 }
 
 void multiply(Pieces& pieces, const HalvesProduct& product) {

@@ -25,8 +25,9 @@ class SplitRows {
   void reserve(Pieces& pieces, int64_t rows, int64_t width);
   // [rows, width] from the host, a stretch after another.
   void load(Pieces& pieces, const float* from, int64_t rows, int64_t width);
-  // The same from the device.
-  void split(Pieces& pieces, Global<const float> from, int64_t rows, int64_t width);
+  // The same from the device, each row times its factor where there are any.
+  void split(Pieces& pieces, Global<const float> from, int64_t rows, int64_t width,
+             Global<const float> factors = nullptr);
 
   Halves halves() const { return {high(), low_.read()}; }
   // Rounded to the first half.
@@ -35,7 +36,8 @@ class SplitRows {
 
  private:
   void prepare(Pieces& pieces, int64_t rows, int64_t width);
-  void launch(Pieces& pieces, Global<const float> from, int64_t first, int64_t count);
+  void launch(Pieces& pieces, Global<const float> from, int64_t first, int64_t count,
+              Global<const float> factors);
 
   int64_t width_ = 0, ld_ = 0;
   Buffer<uint16_t> high_, low_;

@@ -77,6 +77,8 @@ class Run {
     gradients_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(sequences_));
     tapes_ = std::make_unique<Tapes>(options_.lengths, space_);
     sums_ = std::make_unique<LayerMomentSums>(*model_, options_, *tapes_, *work_);
+    // Moments of one input at a time are summed from tapes, which are made once for all of them.
+    inPlace_ = work_->addsInPlace() && limits_.shareMemory && sums_->withoutTapes();
     const KeptLayers kept(options_, job_);
     const int64_t next = kept.next(config_.layers);
     // The layers to go on with need it, those that are kept do not.
@@ -167,13 +169,21 @@ class Run {
 
   void visit(int64_t l) {
     const WideLayer layer = widen(*model_, l, 0);
+    if (inPlace_) return visitInPlace(l, layer);
     backward(l, layer);
     for (const std::vector<int>& projections : limits_.oneInput ? kByInput : kTogether) {
       freeScratch();
-      factorize(l, layer, projections);
+      factorize(l, layer, projections, sumMoments(layer, projections));
       keepOthers(l, projections);
     }
     if (options_.curves) curves(l, layer);
+    freeScratch();
+  }
+
+  // Where passes add up what they compute: it is made again for the curves instead of being kept.
+  void visitInPlace(int64_t l, const WideLayer& layer) {
+    factorize(l, layer, kTogether.front(), backwardInPlace(l, layer));
+    if (options_.curves) curvesInPlace(l, layer);
     freeScratch();
   }
 
@@ -196,10 +206,41 @@ class Run {
       scores[static_cast<size_t>(s)] = pass.backward(x, length(s), dy, work.dx.data(), keeperOf(s));
       gradients_->put(static_cast<size_t>(s), work.dx.data(), work.dx.size());
     });
-    for (const auto& ofSequence : scores) {
-      for (int p = 0; p < kProjections; ++p) {
-        result_->scores[static_cast<size_t>(l * kProjections + p)] += ofSequence[static_cast<size_t>(p)];
-      }
+    for (const auto& ofSequence : scores) addScores(l, ofSequence);
+  }
+
+  void addScores(int64_t l, const std::array<FisherScore, kProjections>& scores) {
+    for (size_t p = 0; p < scores.size(); ++p)
+      result_->scores[static_cast<size_t>(l * kProjections) + p] += scores[p];
+  }
+
+  // Scores and moments; gradients stay those at the layer's output where curves are to come.
+  LayerMoments backwardInPlace(int64_t l, const WideLayer& layer) {
+    Stopwatch time(result_->seconds.backward);
+    const LayerPass pass(*work_, layer, l, longest_);
+    LayerMomentSums::InPlace moments = sums_->inPlace();
+    SumsInPlace sums;
+    sums.moments = &moments.sums;
+    sums.rows = moments.rows;
+    inOrder(l, !options_.curves, [&](int64_t s, const float* x, const float* dy, float* dx) {
+      std::array<FisherScore, kProjections> scores;
+      pass.backward(x, length(s), dy, dx, &scores, sums);
+      addScores(l, scores);
+    });
+    return sums_->take(moments);
+  }
+
+  // pass(s, x, dy, dx) for one sequence after another: sums have one order.
+  template <typename Pass>
+  void inOrder(int64_t l, bool goesOn, const Pass& pass) {
+    auto work = scratch_.take();
+    for (int64_t s = 0; s < sequences_; ++s) {
+      job_.check();
+      const float* x = boundaries_->get(boundary(l, s), work->x);
+      const float* dy = gradients_->get(static_cast<size_t>(s), work->dy);
+      work->dx.resize(goesOn ? static_cast<size_t>(length(s) * config_.hidden) : 0);
+      pass(s, x, dy, goesOn ? work->dx.data() : nullptr);
+      if (goesOn) gradients_->put(static_cast<size_t>(s), work->dx.data(), work->dx.size());
     }
   }
 
@@ -250,8 +291,8 @@ class Run {
     return sums_->of(layer, projections);
   }
 
-  void factorize(int64_t l, const WideLayer& layer, const std::vector<int>& projections) {
-    const LayerMoments moments = sumMoments(layer, projections);
+  void factorize(int64_t l, const WideLayer& layer, const std::vector<int>& projections,
+                 const LayerMoments& moments) {
     if (observer_) observer_(l, moments);
     keepSummed(l, moments, projections);
     freeScratch();
@@ -288,28 +329,44 @@ class Run {
     for (const std::vector<int>& projections : kByInput) curvesOf(l, layer, projections);
   }
 
-  // Of projections that share an input.
-  void curvesOf(int64_t l, const WideLayer& layer, const std::vector<int>& projections) {
-    const auto indexOf = [&](size_t i) { return static_cast<size_t>(l * kProjections + projections[i]); };
-    const size_t count = projections.size();
-    std::vector<std::vector<float>> scratch(2 * count);
+  size_t indexOf(int64_t l, int p) const { return static_cast<size_t>(l * kProjections + p); }
+
+  // What the curves of projections that share an input are made of; factors that have been spilled are read into
+  // `scratch`.
+  std::vector<BackendCurve> curvesFrom(int64_t l, const WideLayer& layer, const std::vector<int>& projections,
+                                       std::vector<std::vector<float>>& scratch) {
     std::vector<BackendCurve> of;
-    for (size_t i = 0; i < count; ++i) {
+    scratch.resize(2 * projections.size());
+    for (size_t i = 0; i < projections.size(); ++i) {
+      const size_t index = indexOf(l, projections[i]);
       const WideLinear& wide = layer.projections[static_cast<size_t>(projections[i])];
       const Linear& linear = *wide.linear;
-      const int64_t rank = result_->ranks[indexOf(i)];
+      const int64_t rank = result_->ranks[index];
       const bool all = rank == std::min(linear.outputs, linear.inputs);
-      of.push_back({linear.outputs, rank, result_->factors->get(indexOf(i) * 2, scratch[2 * i]),
-                    result_->factors->get(indexOf(i) * 2 + 1, scratch[2 * i + 1]),
+      of.push_back({linear.outputs, rank, result_->factors->get(index * 2, scratch[2 * i]),
+                    result_->factors->get(index * 2 + 1, scratch[2 * i + 1]),
                     all ? nullptr : wide.dense.data()});
+      result_->curves[index].assign(static_cast<size_t>(rank + 1), 0.0);
     }
+    return of;
+  }
+
+  int64_t inputsOf(const WideLayer& layer, const std::vector<int>& projections) const {
+    return layer.projections[static_cast<size_t>(projections.front())].linear->inputs;
+  }
+
+  // Of projections that share an input.
+  void curvesOf(int64_t l, const WideLayer& layer, const std::vector<int>& projections) {
+    const size_t count = projections.size();
+    std::vector<std::vector<float>> scratch;
+    const std::vector<BackendCurve> of = curvesFrom(l, layer, projections, scratch);
     const auto zeros = [&] {
       std::vector<std::vector<double>> curves;
       for (const BackendCurve& one : of) curves.emplace_back(static_cast<size_t>(one.rank + 1));
       return curves;
     };
     const int owner = projections.front();
-    const Curves curves(*work_, layer.projections[static_cast<size_t>(owner)].linear->inputs, of);
+    const Curves curves(*work_, inputsOf(layer, projections), of);
     std::vector<std::vector<std::vector<double>>> ofSequence(static_cast<size_t>(sequences_));
     eachSequence([&](int64_t s, Scratch& work) {
       const float* x = tapes_->get(s, Tapes::input(inputIndex(owner)), work.x);
@@ -324,12 +381,30 @@ class Run {
       curves.add(x, g, length(s), out);
     });
     for (size_t i = 0; i < count; ++i) {
-      auto& total = result_->curves[indexOf(i)];
-      total.assign(static_cast<size_t>(of[i].rank + 1), 0.0);
+      auto& total = result_->curves[indexOf(l, projections[i])];
       for (const auto& sequence : ofSequence) {
         for (size_t r = 0; r < total.size(); ++r) total[r] += sequence[i][r];
       }
     }
+  }
+
+  // Of all projections, and the gradients at the layer's input.
+  void curvesInPlace(int64_t l, const WideLayer& layer) {
+    Stopwatch time(result_->seconds.curves);
+    const LayerPass pass(*work_, layer, l, longest_);
+    std::vector<std::vector<float>> scratch[kInputs];
+    std::vector<std::unique_ptr<Curves>> curves;
+    SumsInPlace sums;
+    for (size_t i = 0; i < kInputs; ++i) {
+      const std::vector<int>& projections = kByInput[i];
+      curves.push_back(std::make_unique<Curves>(*work_, inputsOf(layer, projections),
+                                                curvesFrom(l, layer, projections, scratch[i])));
+      sums.curves[i] = curves.back().get();
+      for (int p : projections) sums.out[i].push_back(result_->curves[indexOf(l, p)].data());
+    }
+    inOrder(l, true, [&](int64_t s, const float* x, const float* dy, float* dx) {
+      pass.backward(x, length(s), dy, dx, nullptr, sums);
+    });
   }
 
   std::shared_ptr<const Model> model_;
@@ -340,6 +415,7 @@ class Run {
   const MomentObserver& observer_;
   ThreadPool& pool_;
   LayerLimits limits_;
+  bool inPlace_ = false;
   std::shared_ptr<SpillSpace> space_;
   int64_t sequences_, longest_ = 0;
   std::vector<int64_t> starts_;

@@ -4,6 +4,15 @@
 #include <exception>
 
 namespace flrc {
+namespace {
+
+std::array<FisherScore, kProjections> scoresOf(const double (&sums)[kProjections][3]) {
+  std::array<FisherScore, kProjections> scores;
+  for (size_t p = 0; p < scores.size(); ++p) scores[p] = {sums[p][0], sums[p][1], sums[p][2]};
+  return scores;
+}
+
+}  // namespace
 
 DeviceWork::Factors DeviceWork::factors(const float* w, int64_t m, int64_t n, SymmetricView a, SymmetricView b,
                                         SymmetricView seen, const FactorOptions& options) const {
@@ -78,17 +87,34 @@ std::array<FisherScore, kProjections> LayerPass::backward(const float* x, int64_
       return false;
     }
   };
-  double sums[kProjections][3] = {};
+  double scores[kProjections][3] = {};
   const BackendCancel cancel = cancelOf(work_.job());
   callBackend([&](BackendFailure* failure) {
-    const BackendCode result =
-        work_.backend().layerBackward(pass_.get(), x, tokens, dy, dx, sums, &tapes, &cancel, failure);
+    const BackendCode result = work_.backend().layerBackward(pass_.get(), x, tokens, dy, dx, scores, &tapes,
+                                                             nullptr, &cancel, failure);
     if (keeping.thrown) std::rethrow_exception(keeping.thrown);
     return result;
   });
-  std::array<FisherScore, kProjections> scores;
-  for (size_t p = 0; p < scores.size(); ++p) scores[p] = {sums[p][0], sums[p][1], sums[p][2]};
-  return scores;
+  return scoresOf(scores);
+}
+
+void LayerPass::backward(const float* x, int64_t tokens, const float* dy, float* dx,
+                         std::array<FisherScore, kProjections>* scores, const SumsInPlace& to) const {
+  BackendSums sums{};
+  if (to.moments) sums.moments = to.moments->get();
+  sums.rows = to.rows.data();
+  sums.count = std::ssize(to.rows);
+  for (size_t i = 0; i < kInputs; ++i) {
+    if (to.curves[i]) sums.curves[i] = to.curves[i]->get();
+    sums.out[i] = to.out[i].data();
+  }
+  double values[kProjections][3] = {};
+  const BackendCancel cancel = cancelOf(work_.job());
+  callBackend([&](BackendFailure* failure) {
+    return work_.backend().layerBackward(pass_.get(), x, tokens, dy, dx, scores ? values : nullptr, nullptr,
+                                         &sums, &cancel, failure);
+  });
+  if (scores) *scores = scoresOf(values);
 }
 
 HeadGradients::HeadGradients(const DeviceWork& work)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/thread_pool.h"
 #include "linalg/moments.h"
@@ -15,6 +16,11 @@ constexpr int kWhole = kInputs + kProjections;
 
 // The projection that a moment which factors take is of.
 int owner(int kind) { return kind < kInputs ? kInputOwner[kind] : kind - kInputs; }
+
+PackedSymmetric& placeOf(LayerMoments& moments, int kind) {
+  return kind < kInputs ? moments.inputs[static_cast<size_t>(kind)]
+                        : moments.gradients[static_cast<size_t>(kind - kInputs)];
+}
 
 }  // namespace
 
@@ -35,11 +41,7 @@ LayerMoments LayerMomentSums::of(const WideLayer& layer, const std::vector<int>&
   LayerMoments moments;
   if (options_.whitening == Whitening::none) return moments;
   if (options_.whitening == Whitening::scaled) return scales(projections);
-  std::vector<int> kinds;
-  for (int p : projections) {
-    if (ownsInput(p)) kinds.push_back(inputIndex(p));
-    if (options_.whitening == Whitening::twoSided) kinds.push_back(kInputs + p);
-  }
+  const std::vector<int> kinds = kindsOf(projections);
   std::vector<PackedSymmetric> sums = sum(kinds);
   for (size_t i = 0; i < kinds.size(); ++i) {
     const int kind = kinds[i];
@@ -47,19 +49,66 @@ LayerMoments LayerMomentSums::of(const WideLayer& layer, const std::vector<int>&
     const auto& [ofInputs, ofGradients] = options_.shrinkage;
     shrink(layer.projections[static_cast<size_t>(p)], p, kind, kind < kInputs ? ofInputs : ofGradients,
            sums[i]);
-    auto& moment = kind < kInputs ? moments.inputs[static_cast<size_t>(kind)]
-                                  : moments.gradients[static_cast<size_t>(kind - kInputs)];
-    moment = std::move(sums[i]);
+    placeOf(moments, kind) = std::move(sums[i]);
   }
   return moments;
+}
+
+// Shrinking, scales and a moment that is kept but not summed anyway are made of tapes.
+bool LayerMomentSums::withoutTapes() const {
+  const auto& [ofInputs, ofGradients] = options_.shrinkage;
+  bool kept = !options_.keepInputMoments;
+  if (options_.keepInputMoments) kept = inputWhole(kO) && inputWhole(kDown);
+  return kept && options_.whitening != Whitening::scaled && ofInputs == 0 && ofGradients == 0;
+}
+
+LayerMomentSums::InPlace LayerMomentSums::inPlace() const {
+  std::vector<int> all(kProjections);
+  std::iota(all.begin(), all.end(), 0);
+  const std::vector<int> kinds = kindsOf(all);
+  std::vector<BackendMomentRows> rows;
+  for (int kind : kinds) {
+    const int p = owner(kind);
+    if (kind < kInputs) {
+      rows.push_back({inputSeen(p) ? BackendTape::passedOn : BackendTape::input, p});
+    } else {
+      rows.push_back({tall(p) ? BackendTape::passedBack : BackendTape::gradient, p});
+    }
+  }
+  return {MomentSums(work_, sizesOf(kinds)), kinds, rows};
+}
+
+LayerMoments LayerMomentSums::take(InPlace& from) const {
+  LayerMoments moments;
+  std::vector<PackedSymmetric> sums = from.sums.take();
+  for (size_t i = 0; i < sums.size(); ++i) placeOf(moments, from.kinds[i]) = std::move(sums[i]);
+  return moments;
+}
+
+std::vector<int> LayerMomentSums::kindsOf(const std::vector<int>& projections) const {
+  std::vector<int> kinds;
+  for (int p : projections) {
+    if (ownsInput(p) && sumsInputs()) kinds.push_back(inputIndex(p));
+    if (options_.whitening == Whitening::twoSided) kinds.push_back(kInputs + p);
+  }
+  return kinds;
+}
+
+std::vector<int64_t> LayerMomentSums::sizesOf(const std::vector<int>& kinds) const {
+  std::vector<int64_t> widths;
+  for (int kind : kinds) {
+    const int p = kind >= kWhole ? kInputOwner[kind - kWhole] : owner(kind);
+    const Shape shape = projectionShape(config_, p);
+    const bool whole = kind >= kWhole || (kind < kInputs && !inputSeen(p));
+    widths.push_back(whole ? shape.cols : std::min(shape.rows, shape.cols));
+  }
+  return widths;
 }
 
 PackedSymmetric LayerMomentSums::input(int p) { return std::move(sum({kWhole + inputIndex(p)}).front()); }
 
 std::vector<PackedSymmetric> LayerMomentSums::sum(const std::vector<int>& kinds) {
-  std::vector<int64_t> widths;
-  for (int kind : kinds) widths.push_back(size(kind));
-  MomentSums sums(work_, widths);
+  MomentSums sums(work_, sizesOf(kinds));
   std::vector<std::vector<float>> buffers(kinds.size());
   std::vector<const float*> data(kinds.size());
   for (int64_t s = 0; s < tapes_.sequences(); ++s) {
@@ -114,13 +163,6 @@ std::vector<double> LayerMomentSums::squares(int p, int kind) {
                std::ssize(sums), sums.data());
   }
   return sums;
-}
-
-int64_t LayerMomentSums::size(int kind) const {
-  if (kind >= kWhole) return projectionShape(config_, kInputOwner[kind - kWhole]).cols;
-  const int p = owner(kind);
-  const Shape shape = projectionShape(config_, p);
-  return kind < kInputs && !inputSeen(p) ? shape.cols : std::min(shape.rows, shape.cols);
 }
 
 // The rows that a moment sums: of A inputs, of a wide o or down as W passes them on; of B gradients.

@@ -60,6 +60,16 @@ class LayerMomentSums {
 
   // The moments that factorising these projections of `layer` takes, shrunk as the options say.
   LayerMoments of(const WideLayer& layer, const std::vector<int>& projections);
+  // Whether all that is asked for can be summed as it is computed, from no tapes.
+  bool withoutTapes() const;
+  // Where passes add up the moments of all projections, and these, when all have passed.
+  struct InPlace {
+    MomentSums sums;
+    std::vector<int> kinds;
+    std::vector<BackendMomentRows> rows;
+  };
+  InPlace inPlace() const;
+  LayerMoments take(InPlace& from) const;
   // A of p's input, whatever the whitening.
   PackedSymmetric input(int p);
   // Frees working memory.
@@ -73,10 +83,11 @@ class LayerMomentSums {
     std::vector<float> gradient, seen;
   };
 
+  std::vector<int> kindsOf(const std::vector<int>& projections) const;
+  std::vector<int64_t> sizesOf(const std::vector<int>& kinds) const;
   std::vector<PackedSymmetric> sum(const std::vector<int>& kinds);
   void shrink(const WideLinear& projection, int p, int kind, double share, PackedSymmetric& moment);
   std::vector<double> squares(int p, int kind);
-  int64_t size(int kind) const;
   const float* rows(int64_t s, int kind, std::vector<float>& buffer);
   const float* clippedGradient(int64_t s, int p, std::vector<float>& buffer);
   LayerMoments scales(const std::vector<int>& projections);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cpu/kernels.h"
+#include "linalg/clipping.h"
 #include "linalg/gemm.h"
 
 namespace flrc {
@@ -11,10 +12,6 @@ namespace {
 
 // Wide enough that packing the inputs costs little beside their product.
 constexpr int64_t kTile = 512;
-constexpr double kLeastNorm = 0.1, kMostNorm = 10.0;
-// Gradients below this share of the mean norm are rounding (a first token has no other to attend to, a last one
-// predicts nothing): raising them would add noise in a direction that means nothing.
-constexpr double kNoise = 1e-5;
 
 }  // namespace
 
@@ -61,19 +58,12 @@ void addMagnitudes(const float* x, int64_t tokens, int64_t n, double* sums) {
 }
 
 std::vector<float> clipFactors(const float* g, int64_t tokens, int64_t m) {
-  std::vector<double> norm(static_cast<size_t>(tokens));
-  double mean = 0;
+  std::vector<double> norms(static_cast<size_t>(tokens));
   for (int64_t t = 0; t < tokens; ++t) {
-    norm[static_cast<size_t>(t)] = std::sqrt(static_cast<double>(cpu::kernels().dot(g + t * m, g + t * m, m)));
-    mean += norm[static_cast<size_t>(t)] / static_cast<double>(tokens);
+    norms[static_cast<size_t>(t)] =
+        std::sqrt(static_cast<double>(cpu::kernels().dot(g + t * m, g + t * m, m)));
   }
-  std::vector<float> factors;
-  for (const double length : norm) {
-    const bool real = length > kNoise * mean;
-    factors.push_back(
-        real ? static_cast<float>(std::clamp(length, kLeastNorm * mean, kMostNorm * mean) / length) : 1);
-  }
-  return factors;
+  return clipFactors(norms);
 }
 
 }  // namespace flrc

@@ -32,8 +32,7 @@ void addSquares(const float* x, const std::vector<float>& factors, int64_t token
 // Adds the sums of |x_i| over tokens to sums [n]. x: [tokens, n].
 void addMagnitudes(const float* x, int64_t tokens, int64_t n, double* sums);
 
-// Per token, the factor that brings its gradient's norm within .1 and 10 times the mean norm of its sequence
-// (design 3, for the moment B). Gradients that are zero but for rounding keep factor 1. g: [tokens, m].
+// As clipFactors of clipping.h, of gradients g [tokens, m].
 std::vector<float> clipFactors(const float* g, int64_t tokens, int64_t m);
 
 }  // namespace flrc

@@ -200,6 +200,7 @@ const Backend& cpuBackend() {
                                 cpuReleaseLayerPass,
                                 cpuLayerForward,
                                 cpuLayerBackward,
+                                cpuAddsInPlace,
                                 cpuCreateHeadPass,
                                 cpuReleaseHeadPass,
                                 cpuHeadGradient,

@@ -88,8 +88,8 @@ BackendCode cpuLayerForward(DeviceLayerPass* pass, const float* x, int64_t token
 }
 
 BackendCode cpuLayerBackward(DeviceLayerPass* pass, const float* x, int64_t tokens, const float* dy, float* dx,
-                             double (*sums)[3], const BackendTapes* tapes, const BackendCancel* cancel,
-                             BackendFailure* failure) {
+                             double (*scores)[3], const BackendTapes* tapes, const BackendSums*,
+                             const BackendCancel* cancel, BackendFailure* failure) {
   return guarded(failure, [&] {
     auto work = pass->scratch.take();
     layerForward(pass->config, pass->layer, pass->rope, tokens, x, work->kept, nullptr);
@@ -101,13 +101,16 @@ BackendCode cpuLayerBackward(DeviceLayerPass* pass, const float* x, int64_t toke
       const FisherScore score =
           fisherScore(work->kept.input(p).data(), work->gradients.outputs[at].data(), wide.dense.data(), tokens,
                       wide.linear->outputs, wide.linear->inputs);
-      sums[p][0] = score.weighted;
-      sums[p][1] = score.gradient;
-      sums[p][2] = score.taylor;
+      scores[p][0] = score.weighted;
+      scores[p][1] = score.gradient;
+      scores[p][2] = score.taylor;
     }
     putTapes(*tapes, pass->layer, tokens, *work);
   });
 }
+
+// Sequences pass on several threads at once: what they leave is added up in their order afterwards.
+bool cpuAddsInPlace() { return false; }
 
 BackendCode cpuCreateHeadPass(DeviceModel* model, DeviceHeadPass** out, BackendFailure* failure) {
   return guarded(failure, [&] { *out = new DeviceHeadPass{HeadPass(modelOf(model))}; });

@@ -12,8 +12,9 @@ void cpuReleaseLayerPass(DeviceLayerPass* pass);
 BackendCode cpuLayerForward(DeviceLayerPass* pass, const float* x, int64_t tokens, float* y,
                             const BackendCancel* cancel, BackendFailure* failure);
 BackendCode cpuLayerBackward(DeviceLayerPass* pass, const float* x, int64_t tokens, const float* dy, float* dx,
-                             double (*sums)[3], const BackendTapes* tapes, const BackendCancel* cancel,
-                             BackendFailure* failure);
+                             double (*scores)[3], const BackendTapes* tapes, const BackendSums* sums,
+                             const BackendCancel* cancel, BackendFailure* failure);
+bool cpuAddsInPlace();
 BackendCode cpuCreateHeadPass(DeviceModel* model, DeviceHeadPass** out, BackendFailure* failure);
 void cpuReleaseHeadPass(DeviceHeadPass* pass);
 BackendCode cpuHeadGradient(DeviceHeadPass* pass, const float* x, const int32_t* ids, int64_t tokens,

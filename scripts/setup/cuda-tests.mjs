@@ -36,6 +36,7 @@ const headers = [
   'test/native/check.h',
   'native/tensor',
   'native/core',
+  'native/linalg/clipping.h',
   'native/platform/memory.h',
   'native/backend.h',
 ]

@@ -178,6 +178,7 @@ BackendCode unable(Arguments... arguments) {
   return failed(BackendCode::internal, failure, "it only counts");
 }
 
+bool addsInPlace() { return false; }
 void releaseNothing(DeviceLayerPass*) {}
 void releaseNothing(DeviceHeadPass*) {}
 void releaseNothing(DeviceMoments*) {}
@@ -194,10 +195,10 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
                           createPass,      releasePass,     passBytes,       run,
                           logits,          keepLogits,      getLogits,       setLogits,
                           likeliest,       sample,          unable,          releaseNothing,
-                          unable,          unable,          unable,          releaseNothing,
-                          unable,          unable,          releaseNothing,  unable,
-                          unable,          unable,          unable,          releaseNothing,
-                          unable,          unable};
+                          unable,          unable,          addsInPlace,     unable,
+                          releaseNothing,  unable,          unable,          releaseNothing,
+                          unable,          unable,          unable,          unable,
+                          releaseNothing,  unable,          unable};
   if (is("absent")) return nullptr;
   if (is("newer")) table.version = kBackendVersion + 1;
   if (is("short")) table.size = sizeof(Backend) - 1;
