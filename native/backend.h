@@ -168,14 +168,14 @@ struct BackendMomentRows {
 // The inputs of (q, k, v), o, (gate, up), down.
 inline constexpr int kBackendInputs = 4;
 
-// What a pass adds up where it is computed, for tables that do so (addsInPlace). Calls that add to the same sums
-// come one at a time.
+// What a pass adds up where it is computed, for tables that do so (addsInPlace). Calls that add to the same
+// sums come one at a time.
 struct BackendSums {
   DeviceMoments* moments;         // or null
   const BackendMomentRows* rows;  // of each of its sums, in order
   int64_t count;
-  DeviceCurves* curves[kBackendInputs];    // or null: of the projections that have the input
-  double* const* out[kBackendInputs];      // of each of these projections, as addCurves has it
+  DeviceCurves* curves[kBackendInputs];  // or null: of the projections that have the input
+  double* const* out[kBackendInputs];    // of each of these projections, as addCurves has it
 };
 
 // What a sequence's gradients are taken against: its own next tokens, or tokens drawn from the model's own

@@ -93,8 +93,8 @@ void DeviceCurves::add(gpu::Pieces& pieces, const One& one, gpu::Global<const fl
   if (one.of.w) {
     multiply(pieces, x_, one.w, tokens, m, wx_);
     pieces.grow(whole_, static_cast<size_t>(tokens));
-    gpu::launchDots(pieces.stream(), {g, wx_.read(), static_cast<int>(tokens),
-                                      static_cast<int>(m), whole_.global()});
+    gpu::launchDots(pieces.stream(),
+                    {g, wx_.read(), static_cast<int>(tokens), static_cast<int>(m), whole_.global()});
     params.whole = whole_.read();
   }
   params.tokens = static_cast<int>(tokens);

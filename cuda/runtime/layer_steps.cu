@@ -272,9 +272,8 @@ void LayerSteps::apply(const Call& call, int p, const Buffer<float>& y, bool bia
 void LayerSteps::passBack(const Call& call, int p, const Buffer<float>& g, const Buffer<float>& to) {
   const LinearWeights& linear = layer_.weights.projections[p];
   const int64_t m = linear.outputs, n = linear.inputs;
-  const Buffer<float>* inputs[kBackendProjections] = {&attentionInput_, &attentionInput_, &attentionInput_,
-                                                      &attended_,       &mlpInput_,       &mlpInput_,
-                                                      &product_};
+  const Buffer<float>* inputs[kBackendProjections] = {
+      &attentionInput_, &attentionInput_, &attentionInput_, &attended_, &mlpInput_, &mlpInput_, &product_};
   output_.split(call.pieces, g.read(), call.tokens, m);
   if (call.scored) score(call, p);
   clip(call, p, g);
@@ -303,8 +302,7 @@ void LayerSteps::clip(const Call& call, int p, const Buffer<float>& g) {
   call.pieces.upload(factors_, 0, clipFactors(norms).data(), count);
 }
 
-void LayerSteps::leave(const Call& call, BackendTape tape, int p, const Buffer<float>& values,
-                       int64_t width) {
+void LayerSteps::leave(const Call& call, BackendTape tape, int p, const Buffer<float>& values, int64_t width) {
   if (isWanted(call.tapes, nullptr, tape, p)) put(call, tape, p, values, width);
   const int64_t moment = momentOf(call.sums, tape, p);
   if (moment < 0) return;

@@ -159,9 +159,8 @@ BackendCode layerBackward(DeviceLayerPass* pass, const float* x, int64_t tokens,
                           double (*scores)[3], const BackendTapes* tapes, const BackendSums* sums,
                           const BackendCancel* cancel, BackendFailure* failure) {
   return guarded(failure, [&] {
-    pass->pass(*cancel, [&](LayerSteps& steps) {
-      steps.backward(x, tokens, dy, dx, scores, tapes, sums, *cancel);
-    });
+    pass->pass(*cancel,
+               [&](LayerSteps& steps) { steps.backward(x, tokens, dy, dx, scores, tapes, sums, *cancel); });
   });
 }
 
@@ -221,12 +220,12 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
   using namespace flrc;
   using namespace flrc::gpu;
   static const Backend table = {
-      sizeof(Backend), kBackendVersion, "cuda",         score,        describe,        gpu::readBandwidth,
-      createModel,     release,         createSequence, copySequence, release,         sequenceBytes,
-      createPass,      release,         passBytes,      gpu::run,     gpu::logits,     keepLogits,
-      getLogits,       setLogits,       gpu::likeliest, gpu::sample,  createLayerPass, release,
-      layerForward,    layerBackward,   addsInPlace,    createHeadPass, release,       headGradient,
-      createMoments,   release,         addMoments,     finishMoments,  factorize,     createCurves,
+      sizeof(Backend), kBackendVersion, "cuda",         score,          describe,        gpu::readBandwidth,
+      createModel,     release,         createSequence, copySequence,   release,         sequenceBytes,
+      createPass,      release,         passBytes,      gpu::run,       gpu::logits,     keepLogits,
+      getLogits,       setLogits,       gpu::likeliest, gpu::sample,    createLayerPass, release,
+      layerForward,    layerBackward,   addsInPlace,    createHeadPass, release,         headGradient,
+      createMoments,   release,         addMoments,     finishMoments,  factorize,       createCurves,
       release,         addCurves,       pivotedQr};
   return &table;
 }

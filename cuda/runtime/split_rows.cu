@@ -45,9 +45,8 @@ void SplitRows::prepare(Pieces& pieces, int64_t rows, int64_t width) {
 
 void SplitRows::launch(Pieces& pieces, Global<const float> from, int64_t first, int64_t count,
                        Global<const float> factors) {
-  launchSplit(pieces.stream(),
-              {from, static_cast<int>(count), static_cast<int>(width_), ld_, high_.global() + first * ld_,
-               low_.global() + first * ld_, factors});
+  launchSplit(pieces.stream(), {from, static_cast<int>(count), static_cast<int>(width_), ld_,
+                                high_.global() + first * ld_, low_.global() + first * ld_, factors});
 }
 
 void multiply(Pieces& pieces, const HalvesProduct& product) {

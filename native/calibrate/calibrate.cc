@@ -331,8 +331,8 @@ class Run {
 
   size_t indexOf(int64_t l, int p) const { return static_cast<size_t>(l * kProjections + p); }
 
-  // What the curves of projections that share an input are made of; factors that have been spilled are read into
-  // `scratch`.
+  // What the curves of projections that share an input are made of; factors that have been spilled are read
+  // into `scratch`.
   std::vector<BackendCurve> curvesFrom(int64_t l, const WideLayer& layer, const std::vector<int>& projections,
                                        std::vector<std::vector<float>>& scratch) {
     std::vector<BackendCurve> of;

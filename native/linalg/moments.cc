@@ -60,8 +60,7 @@ void addMagnitudes(const float* x, int64_t tokens, int64_t n, double* sums) {
 std::vector<float> clipFactors(const float* g, int64_t tokens, int64_t m) {
   std::vector<double> norms(static_cast<size_t>(tokens));
   for (int64_t t = 0; t < tokens; ++t) {
-    norms[static_cast<size_t>(t)] =
-        std::sqrt(static_cast<double>(cpu::kernels().dot(g + t * m, g + t * m, m)));
+    norms[static_cast<size_t>(t)] = std::sqrt(static_cast<double>(cpu::kernels().dot(g + t * m, g + t * m, m)));
   }
   return clipFactors(norms);
 }

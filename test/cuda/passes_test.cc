@@ -11,6 +11,7 @@
 #include "check.h"
 #include "emulated.h"
 #include "fixture.h"
+#include "linalg/moments.h"
 #include "model/session.h"
 #include "model/wide_layer.h"
 
@@ -137,6 +138,77 @@ TEST("emulated CUDA: every architecture's layers pass sequences as on the CPU, i
       CHECK_NEAR(got.gradient, expected.gradient, 4 * kRounded * expected.gradient);
       CHECK_NEAR(got.taylor, expected.taylor, 2 * kRounded * expected.taylor);
     }
+  }
+}
+
+TEST("emulated CUDA: sums that passes add to in place are those of what they leave") {
+  const Backend* plugin = emulated::plugin();
+  if (!plugin) return;
+  // More than are summed in f32.
+  constexpr int64_t kTokens = 300;
+  const Pointer model = emulated::both(*plugin, fixture::spec("qwen2", 1), Dtype::bf16).cuda;
+  const Job job;
+  const DeviceWork work(*model, job);
+  const WideLayer layer = widen(*model, 0, 0);
+  const LayerPass through(work, layer, 0, kTokens);
+  const Values x = activations(*model, kTokens, 1);
+  Values dy = activations(*model, kTokens, 2);
+  // Tokens whose gradients are clipped.
+  for (int64_t i = 0; i < 5 * model->config.hidden; ++i) dy[static_cast<size_t>(i)] *= 100;
+  const Passed left = pass(through, x, dy, kTokens);
+
+  SumsInPlace in;
+  in.rows = {{BackendTape::input, kO},
+             {BackendTape::gradient, kV},
+             {BackendTape::passedBack, kUp},
+             {BackendTape::passedOn, kDown}};
+  std::vector<int64_t> widths;
+  std::vector<Values> rows;
+  for (const auto& [tape, p] : in.rows) {
+    Values values = left.tapes.at({tape, p});
+    widths.push_back(std::ssize(values) / kTokens);
+    if (tape == BackendTape::gradient || tape == BackendTape::passedBack) {
+      const Values& g = left.tapes.at({BackendTape::gradient, p});
+      const Values factors = clipFactors(g.data(), kTokens, std::ssize(g) / kTokens);
+      CHECK(std::any_of(factors.begin(), factors.end(), [](float factor) { return factor < 1; }));
+      for (size_t i = 0; i < values.size(); ++i) values[i] *= factors[i / static_cast<size_t>(widths.back())];
+    }
+    rows.push_back(std::move(values));
+  }
+  MomentSums expected(work, widths), got(work, widths);
+  expected.add({rows[0].data(), rows[1].data(), rows[2].data(), rows[3].data()}, kTokens);
+  in.moments = &got;
+
+  // Of gate and up, of fewer ranks than there are.
+  const int64_t d = model->config.hidden, ff = model->config.intermediate, rank = 5;
+  check::Random random(4);
+  const Values u = random.floats(rank * ff), v = random.floats(rank * d);
+  const WideLinear &gate = layer.projections[kGate], &up = layer.projections[kUp];
+  const Curves curves(
+      work, d,
+      {{ff, rank, u.data(), v.data(), gate.dense.data()}, {ff, rank, u.data(), v.data(), up.dense.data()}});
+  std::vector<std::vector<double>> curve(4, std::vector<double>(static_cast<size_t>(rank + 1), 0.5));
+  curves.add(left.tapes.at({BackendTape::input, kGate}).data(),
+             {left.tapes.at({BackendTape::gradient, kGate}).data(),
+              left.tapes.at({BackendTape::gradient, kUp}).data()},
+             kTokens, {curve[0].data(), curve[1].data()});
+  in.curves[2] = &curves;
+  in.out[2] = {curve[2].data(), curve[3].data()};
+
+  Values dx(x.size());
+  std::array<FisherScore, kProjections> scores;
+  through.backward(x.data(), kTokens, dy.data(), dx.data(), &scores, in);
+  CHECK(dx == left.dx);
+  CHECK(scores[kUp].weighted == left.scores[kUp].weighted);
+  CHECK(curve[2] == curve[0]);
+  CHECK(curve[3] == curve[1]);
+  const std::vector<PackedSymmetric> sums = got.take(), of = expected.take();
+  for (size_t i = 0; i < sums.size(); ++i) {
+    // Norms that clip are summed in another order.
+    const bool clipped = in.rows[i].tape == BackendTape::gradient || in.rows[i].tape == BackendTape::passedBack;
+    const double most = *std::max_element(of[i].values.begin(), of[i].values.end());
+    for (size_t j = 0; j < of[i].values.size(); ++j)
+      CHECK_NEAR(sums[i].values[j], of[i].values[j], clipped ? 0x1p-18 * most : 0);
   }
 }
 

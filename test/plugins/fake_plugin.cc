@@ -189,16 +189,14 @@ void releaseNothing(DeviceCurves*) {}
 
 extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_backend() {
   using namespace flrc;
-  static Backend table = {sizeof(Backend), kBackendVersion, "cuda",          score,
-                          describe,        readBandwidth,   createModel,     releaseModel,
-                          createSequence,  copySequence,    releaseSequence, sequenceBytes,
-                          createPass,      releasePass,     passBytes,       run,
-                          logits,          keepLogits,      getLogits,       setLogits,
-                          likeliest,       sample,          unable,          releaseNothing,
-                          unable,          unable,          addsInPlace,     unable,
-                          releaseNothing,  unable,          unable,          releaseNothing,
-                          unable,          unable,          unable,          unable,
-                          releaseNothing,  unable,          unable};
+  static Backend table = {
+      sizeof(Backend), kBackendVersion, "cuda",         score,        describe,        readBandwidth,
+      createModel,     releaseModel,    createSequence, copySequence, releaseSequence, sequenceBytes,
+      createPass,      releasePass,     passBytes,      run,          logits,          keepLogits,
+      getLogits,       setLogits,       likeliest,      sample,       unable,          releaseNothing,
+      unable,          unable,          addsInPlace,    unable,       releaseNothing,  unable,
+      unable,          releaseNothing,  unable,         unable,       unable,          unable,
+      releaseNothing,  unable,          unable};
   if (is("absent")) return nullptr;
   if (is("newer")) table.version = kBackendVersion + 1;
   if (is("short")) table.size = sizeof(Backend) - 1;
