@@ -32,7 +32,6 @@ DeviceCurves::DeviceCurves(int64_t n, const BackendCurve* of, int64_t count) : n
     ranks = std::max(ranks, one.rank);
     bytes += SplitRows::bytesOf(one.rank, one.m) + SplitRows::bytesOf(one.rank, n);
     if (one.w) bytes += SplitRows::bytesOf(one.m, n);
-    ones_.emplace_back(one);
   }
   tokens_ = std::clamp(kValues / widest, kLeastTokens, kMostTokens);
   if (gpu::curveSharedBytes(static_cast<int>(ranks)) > gpu::mostSharedBytes()) {
@@ -42,6 +41,7 @@ DeviceCurves::DeviceCurves(int64_t n, const BackendCurve* of, int64_t count) : n
   }
   // Rows as they come and in halves, their products.
   gpu::checkRoom("the factors of projections whose curves are computed", bytes + 6.0 * 4 * tokens_ * widest);
+  for (int64_t i = 0; i < count; ++i) ones_.emplace_back(of[i], n);
 }
 
 void DeviceCurves::load(gpu::Pieces& pieces) {

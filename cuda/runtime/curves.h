@@ -19,7 +19,8 @@ struct DeviceCurves {
 
  private:
   struct One {
-    explicit One(const BackendCurve& curve) : of(curve) {}
+    One(const BackendCurve& curve, int64_t n)
+        : of(curve), u(of.rank, of.m), v(of.rank, n), w(of.w ? of.m : 0, n) {}
 
     BackendCurve of;
     gpu::SplitRows u, v, w;

@@ -14,6 +14,9 @@ double SplitRows::bytesOf(int64_t rows, int64_t width) {
   return 4 * static_cast<double>(rows) * static_cast<double>(wholeOctets(width));
 }
 
+SplitRows::SplitRows(int64_t rows, int64_t width)
+    : high_(static_cast<size_t>(rows * wholeOctets(width))), low_(high_.count()) {}
+
 void SplitRows::reserve(Pieces& pieces, int64_t rows, int64_t width) {
   for (Buffer<uint16_t>* half : {&high_, &low_}) {
     pieces.grow(*half, static_cast<size_t>(rows * wholeOctets(width)));

@@ -21,7 +21,11 @@ class SplitRows {
   // Bytes of so many.
   static double bytesOf(int64_t rows, int64_t width);
 
-  // Room for so many at once.
+  SplitRows() = default;
+  // With room for so many.
+  SplitRows(int64_t rows, int64_t width);
+
+  // Makes room for so many.
   void reserve(Pieces& pieces, int64_t rows, int64_t width);
   // [rows, width] from the host, a stretch after another.
   void load(Pieces& pieces, const float* from, int64_t rows, int64_t width);

@@ -217,11 +217,11 @@ class Run {
   // Scores and moments; gradients stay those at the layer's output where curves are to come.
   LayerMoments backwardInPlace(int64_t l, const WideLayer& layer) {
     Stopwatch time(result_->seconds.backward);
-    const LayerPass pass(*work_, layer, l, longest_);
     LayerMomentSums::InPlace moments = sums_->inPlace();
     SumsInPlace sums;
     sums.moments = &moments.sums;
     sums.rows = moments.rows;
+    const LayerPass pass(*work_, layer, l, longest_);
     inOrder(l, !options_.curves, [&](int64_t s, const float* x, const float* dy, float* dx) {
       std::array<FisherScore, kProjections> scores;
       pass.backward(x, length(s), dy, dx, &scores, sums);
@@ -391,7 +391,6 @@ class Run {
   // Of all projections, and the gradients at the layer's input.
   void curvesInPlace(int64_t l, const WideLayer& layer) {
     Stopwatch time(result_->seconds.curves);
-    const LayerPass pass(*work_, layer, l, longest_);
     std::vector<std::vector<float>> scratch[kInputs];
     std::vector<std::unique_ptr<Curves>> curves;
     SumsInPlace sums;
@@ -402,6 +401,7 @@ class Run {
       sums.curves[i] = curves.back().get();
       for (int p : projections) sums.out[i].push_back(result_->curves[indexOf(l, p)].data());
     }
+    const LayerPass pass(*work_, layer, l, longest_);
     inOrder(l, true, [&](int64_t s, const float* x, const float* dy, float* dx) {
       pass.backward(x, length(s), dy, dx, nullptr, sums);
     });
