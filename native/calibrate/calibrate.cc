@@ -77,8 +77,6 @@ class Run {
     gradients_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(sequences_));
     tapes_ = std::make_unique<Tapes>(options_.lengths, space_);
     sums_ = std::make_unique<LayerMomentSums>(*model_, options_, *tapes_, *work_);
-    // Moments of one input at a time are summed from tapes, which are made once for all of them.
-    inPlace_ = work_->addsInPlace() && limits_.shareMemory && sums_->withoutTapes();
     const KeptLayers kept(options_, job_);
     const int64_t next = kept.next(config_.layers);
     // The layers to go on with need it, those that are kept do not.
@@ -169,7 +167,7 @@ class Run {
 
   void visit(int64_t l) {
     const WideLayer layer = widen(*model_, l, 0);
-    if (inPlace_) return visitInPlace(l, layer);
+    if (addsInPlace()) return visitInPlace(l, layer);
     backward(l, layer);
     for (const std::vector<int>& projections : limits_.oneInput ? kByInput : kTogether) {
       freeScratch();
@@ -179,6 +177,9 @@ class Run {
     if (options_.curves) curves(l, layer);
     freeScratch();
   }
+
+  // Where not all that is summed is in memory at once, tapes are made once for all of it.
+  bool addsInPlace() const { return work_->addsInPlace() && limits_.shareMemory && sums_->withoutTapes(); }
 
   // Where passes add up what they compute: it is made again for the curves instead of being kept.
   void visitInPlace(int64_t l, const WideLayer& layer) {
@@ -415,7 +416,6 @@ class Run {
   const MomentObserver& observer_;
   ThreadPool& pool_;
   LayerLimits limits_;
-  bool inPlace_ = false;
   std::shared_ptr<SpillSpace> space_;
   int64_t sequences_, longest_ = 0;
   std::vector<int64_t> starts_;
