@@ -136,7 +136,8 @@ TEST("emulated CUDA: long prompts, forks, rewinds and caches that grow") {
   CHECK(fork->logits() == cuda.logits());
   const auto got = cuda.logprobs(more.data(), 50, 0, 0, Job());
   const auto expected = cpu.logprobs(more.data(), 50, 0, 0, Job());
-  // Prompts may be rounded to bf16 on the CPU wherever they are multiplied, attention included, and are not here.
+  // Prompts may be rounded to bf16 on the CPU wherever they are multiplied, attention included, and are not
+  // here.
   for (size_t t = 0; t < expected.size(); ++t)
     CHECK_NEAR(got[t], expected[t], 0x1p-5 * std::max(1.0, std::abs(expected[t])));
   checkLogits(cuda, cpu);
