@@ -149,7 +149,7 @@ void TensorReader::expectType(SourceType type) const {
 
 void TensorReader::notFinite() const {
   throw Error(code::numeric,
-              source_.file + ": " + source_.name + " holds NaN or infinite weights; the model is damaged",
+              source_.file + ": " + source_.name + " holds NaN or infinite values; the file is damaged",
               source_.file, source_.name);
 }
 

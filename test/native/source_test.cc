@@ -67,6 +67,20 @@ TEST("source: every GGUF type gives the gguf package's values") {
   }
 }
 
+TEST("source: doubles narrow, and are an error beyond a float") {
+  const double values[] = {0.1, -1e30, 1e39};
+  float out[3];
+  flrc::toFloat(SourceType::f64, reinterpret_cast<const uint8_t*>(values), 3, out);
+  CHECK_EQUAL(out[0], 0.1f);
+  CHECK_EQUAL(out[1], -1e30f);
+  std::vector<float> pairs(6);
+  std::memcpy(pairs.data(), values, sizeof values);
+  const FloatFile file(pairs);
+  file.reader({3, 1}, 0, SourceType::f64).readRows(0, 2, out);
+  CHECK_EQUAL(out[0], 0.1f);
+  CHECK_THROWS("E_NUMERIC", file.reader({3, 1}, 0, SourceType::f64).readRows(0, 3, out));
+}
+
 TEST("source: integer types widen") {
   const int32_t whole[] = {-7, 1 << 20};
   const uint8_t small[] = {0, 200};
