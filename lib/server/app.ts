@@ -67,6 +67,7 @@ export function serverApp(engine: Engine, options: AppOptions): Hono<Env> {
 
 function failed(c: Context<Env>, error: unknown): Response {
   const { status, body, headers } = failedAnswer(error)
-  if (status === 500) c.env.record.error = toFlrcError(error)
+  // A body that breaks off with its connection is nobody's fault.
+  if (status === 500 && !c.req.raw.signal.aborted) c.env.record.error = toFlrcError(error)
   return c.json(body, status as ContentfulStatusCode, { ...headers })
 }
