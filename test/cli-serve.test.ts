@@ -56,13 +56,16 @@ running('ends in the midst of an answer, also when it is terminated', async () =
     ['SIGINT', 130],
     ['SIGTERM', 143],
   ] as const) {
-    let answer: Response | undefined
+    let answers: Promise<Response>[] = []
+    // One after another, they take long enough to be ended in the midst.
     const begin = async (url: string) => {
-      answer = await post(url, { prompt: 'Once', temperature: 2, stream: true })
+      answers = Array.from({ length: 12 }, () => post(url, { prompt: 'Once', temperature: 0, stream: true }))
+      await answers[0]
     }
-    const { code, stdout, seconds } = await serving([], begin, { signal })
+    const { code, stdout, seconds } = await serving(['--parallel', '1'], begin, { signal })
     assert.is(code, expected)
-    assert.match((await answer?.text()) ?? '', /"code":"E_ABORTED"/)
+    const texts = await Promise.all(answers.map(async (answer) => (await answer).text()))
+    assert.match(texts.at(-1) ?? '', /"code":"E_ABORTED"/)
     assert.match(stdout, /^tiny at http:\/\/127\.0\.0\.1:\d+\/v1\n$/)
     assert.ok(seconds < 20)
   }

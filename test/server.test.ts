@@ -10,6 +10,7 @@ import {
   compress,
   Model,
   type ModelServer,
+  type Schedule,
   type ServedRequest,
   type ServeOptions,
   serve,
@@ -98,6 +99,12 @@ async function eventsOf(response: Response): Promise<Answer[]> {
 }
 
 const textOf = ({ choices: [choice] }: Answer) => choice.text ?? choice.message?.content
+
+/** Level 0 throughout, at a pace that leaves time to do something before an answer of 500 greedy tokens is whole. */
+const slow: Schedule = () => {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 3)
+  return 1
+}
 
 /** Waits for what comes about soon. */
 async function until(holds: () => boolean): Promise<void> {
@@ -457,7 +464,8 @@ together('beyond those that run some wait, and the rest are sent away', () =>
   serving(
     async ({ url }, requests) => {
       const left = new AbortController()
-      const stream = await post(url + completions, { prompt, stream: true }, { signal: left.signal })
+      const endless = { prompt, temperature: 0, stream: true }
+      const stream = await post(url + completions, endless, { signal: left.signal })
       const waiting = post(url + completions, { prompt, max_tokens: 1 })
       const leaving = new AbortController()
       const left2 = post(url + completions, { prompt, max_tokens: 1 }, { signal: leaving.signal })
@@ -474,7 +482,7 @@ together('beyond those that run some wait, and the rest are sent away', () =>
       await until(() => requests.length === 4)
       assert.equal(requests.map(({ status }) => status).sort(), [200, 499, 499, 503])
     },
-    { parallel: 1, queue: 2 },
+    { parallel: 1, queue: 2, schedule: slow },
   ),
 )
 
@@ -483,7 +491,7 @@ together('whoever leaves ends its generation', () =>
     async ({ url }, requests) => {
       for (const stream of [true, false]) {
         const left = new AbortController()
-        const answer = post(url + completions, { prompt, temperature: 2, stream }, { signal: left.signal })
+        const answer = post(url + completions, { prompt, temperature: 0, stream }, { signal: left.signal })
         if (stream) await (await answer).body?.getReader().read()
         else await setTimeout(20)
         left.abort()
@@ -496,7 +504,7 @@ together('whoever leaves ends its generation', () =>
         assert.is(cut.error, undefined)
       }
     },
-    { parallel: 1 },
+    { parallel: 1, schedule: slow },
   ),
 )
 
@@ -608,20 +616,21 @@ caching('each turn has its schedule from the start', () =>
 )
 
 caching('an answer that was cut off can be gone on from', () =>
-  serving(async ({ url }, requests) => {
-    const left = new AbortController()
-    const init = { signal: left.signal }
-    const stream = await post(
-      url + completions,
-      { prompt: prompt.repeat(4), temperature: 2, stream: true },
-      init,
-    )
-    await stream.body?.getReader().read()
-    left.abort()
-    await until(() => requests.length === 1)
-    const next = await ask(url + completions, { prompt: prompt.repeat(5), max_tokens: 1 })
-    assert.ok(cachedOf(next) >= (requests[0]?.promptTokens ?? 0) - 1, `${cachedOf(next)} cached`)
-  }),
+  serving(
+    async ({ url }, requests) => {
+      const left = new AbortController()
+      const body = { prompt: prompt.repeat(4), temperature: 0, stream: true }
+      const stream = await post(url + completions, body, { signal: left.signal })
+      await stream.body?.getReader().read()
+      left.abort()
+      await until(() => requests.length === 1)
+      assert.is(requests[0]?.status, 499)
+      const next = await ask(url + completions, { prompt: prompt.repeat(5), max_tokens: 1 })
+      assert.ok(cachedOf(next) >= (requests[0]?.promptTokens ?? 0) - 1, `${cachedOf(next)} cached`)
+    },
+    // The next one's turn comes when the cache is back.
+    { parallel: 1, schedule: slow },
+  ),
 )
 
 caching('none is kept where there is no memory for it', () =>
@@ -667,10 +676,9 @@ caching('the least recently used go first, and what another holds too', async ()
 const ending = suite('ending')
 
 ending('closing ends what is being generated', async () => {
-  const requests: ServedRequest[] = []
-  const server = await serve(model, { port: 0, parallel: 2, onRequest: (request) => requests.push(request) })
+  const server = await serve(model, { port: 0, parallel: 2, schedule: slow })
   const url = server.url + completions
-  const body = { prompt, temperature: 2 }
+  const body = { prompt, temperature: 0 }
   const stream = await post(url, { ...body, stream: true })
   const [whole, waiting] = [post(url, body), post(url, body)]
   await setTimeout(20)
@@ -694,14 +702,13 @@ ending('a model that is disposed of is no longer there for requests', async () =
   const short = await Model.load(tinyModel)
   await serving(
     async ({ url }, requests) => {
-      const running = post(url + completions, { prompt, temperature: 2, stream: true })
-      const stream = await running
+      const stream = await post(url + completions, { prompt, temperature: 0, stream: true })
       short.dispose()
       assert.is((await eventsOf(stream)).at(-1)?.error.type, 'unavailable_error')
       assert.is((await ask(url + completions, { prompt }, 503)).error.code, 'E_DISPOSED')
       await until(() => requests.length === 2)
     },
-    {},
+    { schedule: slow },
     short,
   )
   await throwsFlrcError(() => serve(short), { code: 'E_DISPOSED' })
