@@ -7,6 +7,7 @@
 #include "runtime/curves.h"
 #include "runtime/layer_steps.h"
 #include "runtime/moments.h"
+#include "runtime/warpgroup_trial.h"
 
 namespace flrc::gpu {
 namespace {
@@ -329,7 +330,7 @@ void LayerSteps::score(const Call& call, int p) {
   call.pieces.grow(partial_, static_cast<size_t>(fisherPartials(params)));
   params.partial = partial_.global();
   params.sums = scores_.global() + 3 * p;
-  launchFisher(call.pieces.stream(), linear.dense.dtype, params, model_.limits.warpgroups);
+  launchFisher(call.pieces.stream(), linear.dense.dtype, params, trustedWarpgroups());
   call.pieces.multiplied(2.0 * static_cast<double>(call.tokens * linear.outputs * linear.inputs));
 }
 

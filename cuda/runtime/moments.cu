@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "runtime/moments.h"
+#include "runtime/warpgroup_trial.h"
 
 namespace flrc {
 namespace {
@@ -13,8 +14,7 @@ double packedCount(int64_t width) { return static_cast<double>(width) * static_c
 
 }  // namespace
 
-DeviceMoments::DeviceMoments(DeviceModel& model, const int64_t* widths, double* const* sums, int64_t count)
-    : model_(model) {
+DeviceMoments::DeviceMoments(DeviceModel& model, const int64_t* widths, double* const* sums, int64_t count) {
   using gpu::SplitRows;
   double bytes = 0;
   int64_t widest = 0;
@@ -56,7 +56,7 @@ void DeviceMoments::launch(gpu::Pieces& pieces, const Sum& sum, const gpu::Halve
                            const gpu::Passage& passage) {
   if (passage.sequences == 0 || passage.tokens == 0) return;
   gpu::launchMoment(pieces.stream(), {rows.high, rows.low, passage, sum.packed.global()},
-                    model_.limits.warpgroups);
+                    gpu::trustedWarpgroups());
   pieces.multiplied(8 * packedCount(sum.width) * passage.sequences * passage.tokens);
 }
 

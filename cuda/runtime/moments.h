@@ -22,9 +22,8 @@ struct DeviceMoments {
     gpu::Buffer<double> packed;
   };
 
-  void launch(gpu::Pieces& pieces, const Sum& sum, const gpu::Halves& rows, const gpu::Passage& passage);
+  static void launch(gpu::Pieces& pieces, const Sum& sum, const gpu::Halves& rows, const gpu::Passage& passage);
 
-  DeviceModel& model_;
   std::vector<Sum> sums_;
   gpu::SplitRows rows_;
 };

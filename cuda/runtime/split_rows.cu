@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "runtime/split_rows.h"
+#include "runtime/warpgroup_trial.h"
 
 namespace flrc::gpu {
 namespace {
@@ -56,7 +57,6 @@ void multiply(Pieces& pieces, const HalvesProduct& product) {
   // Of one launch, on tensor cores.
   constexpr double kFlops = 8e11;
   constexpr int64_t kTile = 128;
-  static const int warpgroups = currentDevice().warpgroups;
   const int64_t width = product.x.high.width;
   const double perTile = 6.0 * kTile * static_cast<double>(width) * static_cast<double>(product.rows);
   const int64_t most = std::max<int64_t>(1, static_cast<int64_t>(kFlops / perTile)) * kTile;
@@ -67,7 +67,7 @@ void multiply(Pieces& pieces, const HalvesProduct& product) {
                       {x.high, x.low, static_cast<int>(count), product.factors.high.data, product.factors.low,
                        product.factors.high.ld, static_cast<int>(product.rows),
                        product.out + first * product.outLd, product.outLd, product.back, product.adds},
-                      warpgroups);
+                      trustedWarpgroups());
     pieces.multiplied(perTile / kTile * static_cast<double>(count));
   }
 }

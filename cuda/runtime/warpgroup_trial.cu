@@ -1,0 +1,103 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <exception>
+
+#include "kernels/calibrate.h"
+#include "kernels/layout.h"
+#include "runtime/device_limits.h"
+#include "runtime/memory.h"
+#include "runtime/warpgroup_trial.h"
+
+namespace flrc::gpu {
+namespace {
+
+// More than a tile has of everything, and no multiples; tokens enough for one warpgroup to run behind the
+// other.
+constexpr int kRows = 136, kWidth = 264, kTokens = 200, kSequences = 2;
+constexpr int kAll = kSequences * kTokens;
+
+// Values in [-1, 1), without a pattern that a wrong place could repeat.
+Buffer<uint16_t> scattered(int64_t count, uint32_t seed) {
+  std::vector<uint16_t> values;
+  for (int64_t i = 0; i < count; ++i) {
+    seed = seed * 1664525u + 1013904223u;
+    values.push_back(floatToBf16(static_cast<float>(static_cast<int32_t>(seed)) * 0x1p-31f));
+  }
+  return {values.data(), values.size()};
+}
+
+template <typename T>
+Buffer<T> zeros(int64_t count) {
+  const std::vector<T> values(static_cast<size_t>(count));
+  return {values.data(), values.size()};
+}
+
+template <typename T>
+std::vector<double> fetched(Queue& queue, const Buffer<T>& from) {
+  std::vector<T> values(from.count());
+  queue.download(from, 0, values.size(), values.data());
+  return {values.begin(), values.end()};
+}
+
+// All that kernels/calibrate.h makes by warpgroups.
+std::vector<std::vector<double>> made(int warpgroups) {
+  Queue queue;
+  const Buffer<uint16_t> g = scattered(kAll * kRows, 1), x = scattered(kAll * kWidth, 2),
+                         low = scattered(kAll * kWidth, 3), factors = scattered(kRows * kWidth, 4),
+                         gLow = scattered(kAll * kRows, 5), factorsLow = scattered(kRows * kWidth, 6);
+  const Activations ofG{g.read(), kRows, kRows}, ofX{x.read(), kWidth, kWidth};
+
+  const Buffer<uint16_t> weights = scattered(kRows * rowStrips(Dtype::bf16, kWidth) * kStripBytes / 2, 7);
+  FisherParams fisher{ofG,     ofX,    {kSequences, kTokens}, pointerCast<const uint8_t>(weights.read()),
+                      nullptr, nullptr};
+  const Buffer<double> partial(static_cast<size_t>(fisherPartials(fisher))), scores = zeros<double>(3);
+  fisher.partial = partial.global();
+  fisher.sums = scores.global();
+  launchFisher(queue.stream(), Dtype::bf16, fisher, warpgroups);
+
+  const Buffer<double> moment = zeros<double>(int64_t{kWidth} * (kWidth + 1) / 2);
+  launchMoment(queue.stream(), {ofX, low.read(), {kSequences, kTokens}, moment.global()}, warpgroups);
+
+  const Buffer<float> forward = zeros<float>(kAll * kRows), back = zeros<float>(kAll * kWidth);
+  launchThinProduct(
+      queue.stream(),
+      {ofX, low.read(), kAll, factors.read(), factorsLow.read(), kWidth, kRows, forward.global(), kRows},
+      warpgroups);
+  launchThinProduct(
+      queue.stream(),
+      {ofG, gLow.read(), kAll, factors.read(), factorsLow.read(), kWidth, kWidth, back.global(), kWidth, true},
+      warpgroups);
+  return {fetched(queue, scores), fetched(queue, moment), fetched(queue, forward), fetched(queue, back)};
+}
+
+}  // namespace
+
+bool agree(const Products& products, int warpgroups) {
+  // Sums of some hundred terms, in another order: far from what a value in a wrong place would do.
+  constexpr double kRounding = 0x1p-12;
+  const auto with = products(warpgroups), without = products(0);
+  for (size_t i = 0; i < without.size(); ++i) {
+    double most = 0;
+    for (const double value : without[i]) most = std::max(most, std::abs(value));
+    for (size_t j = 0; j < without[i].size(); ++j) {
+      // Not the other way round: NaN is no agreement.
+      if (!(std::abs(with[i][j] - without[i][j]) <= kRounding * most)) return false;
+    }
+  }
+  return true;
+}
+
+int trustedWarpgroups() {
+  static const int trusted = [] {
+    const int warpgroups = currentDevice().warpgroups;
+    try {
+      return warpgroups > 0 && agree(made, warpgroups) ? warpgroups : 0;
+    } catch (const std::exception&) {
+      return 0;
+    }
+  }();
+  return trusted;
+}
+
+}  // namespace flrc::gpu
