@@ -23,12 +23,15 @@ bool likelier(const Candidate& a, const Candidate& b) {
 }
 
 // The candidates that the filters leave, the likeliest first; the others in order only where a filter needs it.
-std::vector<Candidate> filtered(const float* logits, int64_t vocab, double logSum, const Sampling& sampling) {
+std::vector<Candidate> filtered(const float* logits, int64_t vocab, int64_t best, double logSum,
+                                const Sampling& sampling) {
   // Tokens less likely than (1 - topP) / vocab together have less than 1 - topP: the likeliest that make up
-  // topP are among the others, and sorting a whole vocabulary takes longer than a small model's step.
-  const double least = sampling.topK == 0 && sampling.topP < 1
-                           ? std::log((1 - sampling.topP) / static_cast<double>(vocab))
-                           : -std::numeric_limits<double>::infinity();
+  // topP are among the others, and sorting a whole vocabulary takes longer than a small model's step. Where all
+  // are equally likely, rounding may take the likeliest below the bound as well.
+  const double least =
+      sampling.topK == 0 && sampling.topP < 1
+          ? std::min(std::log((1 - sampling.topP) / static_cast<double>(vocab)), logits[best] - logSum)
+          : -std::numeric_limits<double>::infinity();
   std::vector<Candidate> all;
   all.reserve(static_cast<size_t>(vocab));
   for (int64_t i = 0; i < vocab; ++i) {
@@ -113,7 +116,7 @@ Choices choicesOf(const float* logits, int64_t vocab, const Sampling& sampling) 
   choices.logSum = logits[sums.best] + std::log(sums.sum);
   choices.entropy = std::log(sums.sum) - sums.weighted / sums.sum;
   if (sampling.temperature > 0) {
-    const std::vector<Candidate> candidates = filtered(logits, vocab, choices.logSum, sampling);
+    const std::vector<Candidate> candidates = filtered(logits, vocab, sums.best, choices.logSum, sampling);
     const double highest = candidates.front().logprob;
     choices.tokens.reserve(candidates.size());
     choices.weights.reserve(candidates.size());

@@ -77,6 +77,16 @@ TEST("sampler: top-k, top-p and min-p keep just the tokens they should") {
   CHECK_EQUAL(counts(sampling, 2000).size(), kLogits.size());
 }
 
+TEST("sampler: the least top-p leaves a token of equally likely ones, however their sum is rounded") {
+  Sampling sampling;
+  sampling.temperature = 1;
+  sampling.topP = std::numeric_limits<double>::min();
+  for (int64_t vocab = 2; vocab < 500; ++vocab) {
+    const std::vector<float> equal(static_cast<size_t>(vocab), 5.3f);
+    CHECK_EQUAL(sampleToken(equal.data(), vocab, sampling).token, 0);
+  }
+}
+
 TEST("sampler: top-p sets aside unlikely tokens before it sorts, and keeps the very same ones") {
   check::Random random(4);
   for (double topP : {0.2, 0.9, 0.95, 0.999, 1 - 1e-9}) {
