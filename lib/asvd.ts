@@ -83,7 +83,8 @@ async function keptSearch(
 ): Promise<SearchState | undefined> {
   if (state === undefined) return undefined
   const key = {
-    ...{ version: packageVersion, hashes, options, dtype: model.dtype, device: model.device },
+    ...{ version: packageVersion, hashes, config: model.config, options },
+    ...{ dtype: model.dtype, device: model.device },
     ...{ ...asked, windows: asked.windows.map((window) => Array.from(window)) },
   }
   return SearchState.open(state, key, resume)

@@ -293,7 +293,8 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
     options.state === undefined
       ? undefined
       : await calibrationState(options.state, options.resume ?? false, {
-          ...{ version: packageVersion, model: await hashed, dtype: model.dtype, device: model.device },
+          ...{ version: packageVersion, model: await hashed, config: model.config },
+          ...{ dtype: model.dtype, device: model.device },
           ...{ labels, seed, whitening, shrinkage, curves, inputMoments },
           windows: windows.map((window) => Array.from(window)),
         })

@@ -103,7 +103,8 @@ export function recover(
   const { model, options, hashes } = calibration
   const { seed } = options
   const key = {
-    ...{ version: packageVersion, hashes, options, minutes, storage, dtype, levelWeights },
+    ...{ version: packageVersion, hashes, config: model.config, options },
+    ...{ minutes, storage, dtype, levelWeights },
     levels: levels.map((ranks) => Array.from(ranks)),
     windows: windows.map((window) => Array.from(window)),
   }

@@ -78,6 +78,16 @@ function folderOf(state: string): string {
 /** Which layers are kept. The native side may have gone on until it saw that it was to end. */
 const keptIn = (directory: string) => readdirSync(directory).filter((name) => /^layer-\d$/.test(name))
 
+/** The same weights, read otherwise. */
+function withOtherConfig(): string {
+  const directory = newFolder()
+  cpSync(tinyModel, directory, { recursive: true })
+  const file = path.join(directory, 'config.json')
+  const config = JSON.parse(readFileSync(file, 'utf8'))
+  writeFileSync(file, JSON.stringify({ ...config, rope_theta: 20_000 }))
+  return directory
+}
+
 const resuming = suite('resume: calibrate')
 
 resuming('goes on below the last finished layer, to the same values', async () => {
@@ -113,7 +123,10 @@ resuming('without resume, and for other inputs or options, it starts anew', asyn
   for (const other of [{ seed: 1 }, { labels: 'data' }, { samples: 7 }, { inputMoments: false }] as const) {
     ;(await calibrate(model, { ...looks, state, resume: true, ...other })).dispose()
   }
-  assert.is(readdirSync(path.dirname(state)).length, 5)
+  const edited = await Model.load(withOtherConfig(), { threads: 2 })
+  ;(await calibrate(edited, { ...looks, state, resume: true })).dispose()
+  edited.dispose()
+  assert.is(readdirSync(path.dirname(state)).length, 6)
   await assertWhole(await calibrate(model, { ...looks, state }))
   assert.is(keptIn(directory).length, layers)
   await removeStates(state)
