@@ -247,6 +247,11 @@ const damaged: [what: string, directory: () => string, expected: ExpectedError][
     { code: 'E_CALIBRATION', message: /flrc-calibration\.json/ },
   ],
   [
+    'a token that 32 bits would make another of',
+    () => damagedRecord(({ windows }) => windows[1]?.splice(0, 1, 2 ** 32)),
+    { code: 'E_MODEL_FORMAT', message: /windows/ },
+  ],
+  [
     'fewer windows than it says',
     () => damagedRecord(({ windows }) => windows.pop()),
     { code: 'E_MODEL_FORMAT' },

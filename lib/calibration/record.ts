@@ -15,7 +15,9 @@ const positive = v.pipe(v.number(), v.safeInteger(), v.minValue(1))
 const finite = v.pipe(v.number(), v.finite())
 const share = v.pipe(v.number(), v.minValue(0), v.maxValue(1))
 const sha256 = v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/))
-const windows = v.array(v.pipe(v.array(count), v.minLength(2)))
+/** Beyond it an Int32Array would make another token of it. */
+const tokenId = v.pipe(count, v.maxValue(2 ** 31 - 1))
+const windows = v.array(v.pipe(v.array(tokenId), v.minLength(2)))
 
 const sourceSchema = v.object({
   kind: v.picklist(['text', 'dialogues', 'self', 'windows']),

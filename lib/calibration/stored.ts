@@ -1,4 +1,4 @@
-import { basename, join } from 'node:path'
+import { join } from 'node:path'
 import type { Sensitivity } from '../allocate.js'
 import { packageVersions } from '../binding.js'
 import type { Calibration, CalibrationContents } from '../calibrate.js'
@@ -161,7 +161,7 @@ function sensitivityOf(
   if (!fits) {
     throw new FlrcError(
       'E_MODEL_FORMAT',
-      `${basename(file)}: a sensitivity search is not of the model's projections; calibrate again`,
+      `${file}: a sensitivity search is not of the model's projections; calibrate again`,
       { file },
     )
   }
