@@ -139,7 +139,7 @@ interface Stored {
   files: Record<string, string>
   windows: number[][]
   heldOut: number[][]
-  sensitivities: { projections: { name: string }[] }[]
+  sensitivities: { ratios: number[]; projections: { name: string }[] }[]
 }
 
 let copies = 0
@@ -283,6 +283,11 @@ const damaged: [what: string, directory: () => string, expected: ExpectedError][
     'a search of other projections',
     () => damagedRecord(({ sensitivities }) => sensitivities[0]?.projections.pop()),
     { code: 'E_MODEL_FORMAT' },
+  ],
+  [
+    'a search at other ratios',
+    () => damagedRecord(({ sensitivities }) => sensitivities[0]?.ratios.splice(0, 1, 0.123)),
+    { code: 'E_MODEL_FORMAT', message: /ratios/ },
   ],
   [
     'a tensor of another shape',

@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import type { Sensitivity } from '../allocate.js'
+import { type Sensitivity, sensitivityRatios } from '../allocate.js'
 import { packageVersions } from '../binding.js'
 import type { Calibration, CalibrationContents } from '../calibrate.js'
 import { writeDirectory } from '../checkpoint/directory.js'
@@ -153,15 +153,16 @@ function sensitivityOf(
 ): Sensitivity {
   const { ratios, projections } = stored
   const fits =
+    ratios.length === sensitivityRatios.length &&
+    ratios.every((ratio, index) => ratio === sensitivityRatios[index]) &&
     projections.length === model.projections.length &&
     projections.every(
-      ({ name, losses }, index) =>
-        name === model.projections[index]?.name && losses.length === ratios.length && ratios.length > 0,
+      ({ name, losses }, index) => name === model.projections[index]?.name && losses.length === ratios.length,
     )
   if (!fits) {
     throw new FlrcError(
       'E_MODEL_FORMAT',
-      `${file}: a sensitivity search is not of the model's projections; calibrate again`,
+      `${file}: a sensitivity search is not of the model's projections and the ratios that are searched; calibrate again`,
       { file },
     )
   }
