@@ -351,13 +351,14 @@ commands('what calibrate wrote is what compress takes, and no other options besi
     assert.is(ended.code, code)
     assert.match(ended.stderr, message)
   }
-  const beside = await run([...keep, '-o', 'no', '--calibration', 'cal', 'self'])
+  mkdirSync(path.join(directory, 'self')) // not what `self` means
+  const beside = await run([...keep, '-o', 'no', '--calibration', 'self', 'cal'])
   assert.is(beside.code, 2)
   assert.match(beside.stderr, /cal is a calibration, and 1 source is given beside it; give it alone/)
   const taken = await run(['calibrate', tinyModel, '-o', 'own', '--overwrite', ...short])
   assert.is(taken.code, 1)
   assert.match(taken.stderr, /E_EXISTS: own: holds no calibration/)
-  assert.equal(readdirSync(directory).sort(), ['cal', 'from', 'own'])
+  assert.equal(readdirSync(directory).sort(), ['cal', 'from', 'own', 'self'])
 })
 
 commands('a recovery goes on after a calibration that is kept', async () => {

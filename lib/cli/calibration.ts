@@ -66,6 +66,8 @@ export function heldOutOf({ samples }: Pick<CalibrationFlags, 'samples'>): numbe
  */
 export async function storedCalibration(given: readonly string[] = []): Promise<string | undefined> {
   for (const folder of given) {
+    // What the model writes, also beside a folder of that name.
+    if (folder === 'self') continue
     if (!(await statIfThere(folder))?.isDirectory()) continue
     if (!(await statIfThere(path.join(folder, calibrationRecord)))) {
       throw new FlrcError(
