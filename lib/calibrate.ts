@@ -299,8 +299,11 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
           windows: windows.map((window) => Array.from(window)),
         })
   // The native side unlinks its scratch file as soon as it is open, so no way of ending leaves one.
-  const calibrated = model.calibrate({ ...settings, state, scratch: tmpdir() }, options)
-  const { figures, handle } = await calibrated
+  const { figures, handle } = await model.calibrate({ ...settings, state, scratch: tmpdir() }, options)
+  const modelHash = await hashed.catch((error: unknown) => {
+    handle.dispose()
+    throw error
+  })
   const seqLen = settings.lengths.reduce((a, b) => Math.max(a, b), 0)
   return new Calibration({
     ...{ handle, figures, made },
@@ -308,7 +311,7 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
       ...{ labels, seed, whitening, shrinkage, inputMoments },
       ...{ samples: windows.length, seqLen, tokens: tokens.length },
     },
-    hashes: { model: await hashed, calibration: sha256 },
+    hashes: { model: modelHash, calibration: sha256 },
   })
 }
 

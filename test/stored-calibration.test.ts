@@ -237,6 +237,11 @@ const damaged: [what: string, directory: () => string, expected: ExpectedError][
     { code: 'E_USAGE', message: new RegExp(`a{64}.*${made.hashes.model}.*calibrate this one`) },
   ],
   [
+    'the model under another configuration',
+    () => damagedRecord(({ model: of }) => Object.assign(of, { config: 'b'.repeat(64) })),
+    { code: 'E_USAGE', message: /another configuration/ },
+  ],
+  [
     'the model in another type',
     () => damagedRecord(({ model: of }) => Object.assign(of, { dtype: 'f32' })),
     { code: 'E_USAGE', message: /held in f32.*held in bf16.*--dtype bf16/ },

@@ -46,6 +46,8 @@ const recordSchema = v.object({
     id: v.exactOptional(v.string()),
     revision: v.exactOptional(v.string()),
     sha256,
+    /** SHA-256 of the configuration as flrc reads it. */
+    config: sha256,
     dtype: v.picklist(['f32', 'bf16', 'int8', 'int4']),
   }),
   calibration: v.object({ sha256: v.string(), sources: v.array(sourceSchema) }),

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import { type Sensitivity, sensitivityRatios } from '../allocate.js'
 import { packageVersions } from '../binding.js'
@@ -49,7 +50,7 @@ export async function saveCalibration(
     const { seconds, peakBytes, atOnce, lossTokens, meanLoss } = figures
     const record: CalibrationRecord = {
       version: recordVersion,
-      model: { ...model.source.hub, sha256: hashes.model, dtype: model.dtype },
+      model: { ...model.source.hub, sha256: hashes.model, config: configHash(model), dtype: model.dtype },
       calibration: { sha256: hashes.calibration, sources: [...sources] },
       options,
       curves: calibration.hasCurves,
@@ -103,7 +104,7 @@ export async function loadCalibration(
 }
 
 function checkModelOf(
-  { model: { sha256, dtype } }: CalibrationRecord,
+  { model: { sha256, config, dtype } }: CalibrationRecord,
   model: LoadedModel,
   directory: string,
   modelHash: string,
@@ -115,12 +116,22 @@ function checkModelOf(
         `${modelHash}; give the model it is of, or calibrate this one`,
     )
   }
+  if (config !== configHash(model)) {
+    throw refuse(
+      `calibrated on ${model.source.path} under another configuration; give the model it is of, or calibrate this one`,
+    )
+  }
   if (dtype !== model.dtype) {
     throw refuse(
       `calibrated on the model held in ${dtype}, and ${model.source.path} is held in ${model.dtype}; ` +
         `load it in ${dtype}, or calibrate it in ${model.dtype} (--dtype ${model.dtype})`,
     )
   }
+}
+
+/** What decides beside the weights what a model computes. */
+function configHash({ config }: LoadedModel): string {
+  return createHash('sha256').update(JSON.stringify(config)).digest('hex')
 }
 
 async function readTensors(

@@ -61,11 +61,15 @@ export async function listen({ host, port, fetch, onRequest }: ListenOptions): P
   server.on('error', () => undefined)
   const { address, family, port: chosen } = server.address() as AddressInfo
   const name = family === 'IPv6' ? `[${address}]` : address
-  return { url: `http://${name}:${chosen}`, close: () => closeServer(server) }
+  let closed: Promise<void> | undefined
+  const close = () => {
+    closed ??= closeServer(server)
+    return closed
+  }
+  return { url: `http://${name}:${chosen}`, close }
 }
 
 async function closeServer(server: Server): Promise<void> {
-  if (!server.listening) return
   const closed = once(server, 'close')
   server.close()
   // Connections are kept alive between requests, so they end only if told to.
