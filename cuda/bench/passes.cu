@@ -63,7 +63,7 @@ class Passes {
     const Values gate(*this, kTokens, kIntermediate), up(*this, kTokens, kIntermediate),
         y(*this, kTokens, kIntermediate), dGate(*this, kTokens, kIntermediate);
     add("silu(gate) * up, 14336", 3.0 * gate.count, [&] {
-      launchSwiglu(device_.stream(), {gate.at(), up.at(), y.at(), static_cast<int>(gate.count)}, false);
+      launchSwiglu(device_.stream(), {gate.at(), up.at(), y.at(), gate.count}, false);
     });
     add("back through silu(gate) * up, 14336", 5.0 * gate.count, [&] {
       launchSwigluBackward(device_.stream(), {gate.at(), up.at(), y.at(), dGate.at(), up.at(), gate.count});

@@ -103,7 +103,7 @@ FLRC_KERNEL void rotateKernel(FLRC_PARAMS(RotateParams) p) {
 FLRC_KERNEL void swigluKernel(FLRC_PARAMS(SwigluParams) p) {
   dependentTrigger();
   dependentWait();
-  const int i = blockX() * kThreads + threadIndex();
+  const int64_t i = static_cast<int64_t>(blockX()) * kThreads + threadIndex();
   if (i >= p.count) return;
   const float gate = p.gate[i];
   p.y[i] = gate / (1.0f + expf(-gate)) * p.up[i];

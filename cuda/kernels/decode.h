@@ -56,7 +56,7 @@ void launchRotate(Stream stream, const RotateParams& params, int columns, bool d
 struct SwigluParams {
   Global<const float> gate, up;
   Global<float> y;
-  int count;  // of all columns
+  int64_t count;  // of all columns
 };
 void launchSwiglu(Stream stream, const SwigluParams& params, bool dependent);
 

@@ -152,10 +152,8 @@ void LayerSteps::forward(const Call& call) {
   take(call, kGate, mlpInput_);
   apply(call, kGate, gate_);
   apply(call, kUp, up_);
-  launchSwiglu(
-      call.pieces.stream(),
-      {gate_.read(), up_.read(), product_.global(), static_cast<int>(call.tokens * model_.intermediate)},
-      false);
+  launchSwiglu(call.pieces.stream(),
+               {gate_.read(), up_.read(), product_.global(), call.tokens * model_.intermediate}, false);
 }
 
 void LayerSteps::backward(const Call& call) {

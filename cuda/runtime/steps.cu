@@ -108,8 +108,7 @@ void Steps::layer(int64_t index, int64_t level, int64_t columns) {
   multiply({planned(kO, out_)}, attended_.read(), columns);
   norm(out_.read(), layer.mlpNorm, columns, how.dependent);
   multiply({planned(kGate, gate_), planned(kUp, up_)}, normed_.read(), columns);
-  launchSwiglu(model.queue.stream(),
-               {gate_.read(), up_.read(), gate_.global(), static_cast<int>(columns * model.intermediate)},
+  launchSwiglu(model.queue.stream(), {gate_.read(), up_.read(), gate_.global(), columns * model.intermediate},
                how.dependent);
   multiply({planned(kDown, out_)}, gate_.read(), columns);
 }
