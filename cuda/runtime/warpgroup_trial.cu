@@ -12,9 +12,9 @@
 namespace flrc::gpu {
 namespace {
 
-// More than a tile has of everything, and no multiples; tokens enough for one warpgroup to run behind the
-// other.
-constexpr int kRows = 136, kWidth = 264, kTokens = 200, kSequences = 2;
+// More than a tile has of everything, and no multiples, but rows, of which a product's widest tile has as many;
+// tokens enough for one warpgroup to run behind the other.
+constexpr int kRows = 248, kWidth = 264, kTokens = 200, kSequences = 2;
 constexpr int kAll = kSequences * kTokens;
 
 // Values in [-1, 1), without a pattern that a wrong place could repeat.
@@ -59,16 +59,23 @@ std::vector<std::vector<double>> made(int warpgroups) {
   const Buffer<double> moment = zeros<double>(int64_t{kWidth} * (kWidth + 1) / 2);
   launchMoment(queue.stream(), {ofX, low.read(), {kSequences, kTokens}, moment.global()}, warpgroups);
 
-  const Buffer<float> forward = zeros<float>(kAll * kRows), back = zeros<float>(kAll * kWidth);
-  launchThinProduct(
-      queue.stream(),
-      {ofX, low.read(), kAll, factors.read(), factorsLow.read(), kWidth, kRows, forward.global(), kRows},
-      warpgroups);
-  launchThinProduct(
-      queue.stream(),
-      {ofG, gLow.read(), kAll, factors.read(), factorsLow.read(), kWidth, kWidth, back.global(), kWidth, true},
-      warpgroups);
-  return {fetched(queue, scores), fetched(queue, moment), fetched(queue, forward), fetched(queue, back)};
+  std::vector<std::vector<double>> all = {fetched(queue, scores), fetched(queue, moment)};
+  // So few tiles are narrow on a whole chip, and wide on the multiprocessors of one cluster.
+  constexpr int kFew = 2;
+  for (const int some : {warpgroups, std::min(warpgroups, kFew)}) {
+    const Buffer<float> forward = zeros<float>(kAll * kRows), back = zeros<float>(kAll * kRows);
+    launchThinProduct(
+        queue.stream(),
+        {ofX, low.read(), kAll, factors.read(), factorsLow.read(), kWidth, kRows, forward.global(), kRows},
+        some);
+    launchThinProduct(
+        queue.stream(),
+        {ofG, gLow.read(), kAll, factors.read(), factorsLow.read(), kWidth, kRows, back.global(), kRows, true},
+        some);
+    all.push_back(fetched(queue, forward));
+    all.push_back(fetched(queue, back));
+  }
+  return all;
 }
 
 }  // namespace
