@@ -25,13 +25,14 @@ void multiply(gpu::Pieces& pieces, const SplitRows& x, const SplitRows& factors,
 
 DeviceCurves::DeviceCurves(int64_t n, const BackendCurve* of, int64_t count) : n_(n) {
   int64_t widest = n, ranks = 0;
-  double bytes = 0;
+  double bytes = 0, staged = 0;
   for (int64_t i = 0; i < count; ++i) {
     const BackendCurve& one = of[i];
     widest = std::max(widest, one.m);
     ranks = std::max(ranks, one.rank);
     bytes += SplitRows::bytesOf(one.rank, one.m) + SplitRows::bytesOf(one.rank, n);
     if (one.w) bytes += SplitRows::bytesOf(one.m, n);
+    staged = std::max({staged, SplitRows::stagedBytesOf(one.rank, one.m), SplitRows::stagedBytesOf(one.m, n)});
   }
   tokens_ = std::clamp(kValues / widest, kLeastTokens, kMostTokens);
   if (gpu::curveSharedBytes(static_cast<int>(ranks)) > gpu::mostSharedBytes()) {
@@ -40,16 +41,17 @@ DeviceCurves::DeviceCurves(int64_t n, const BackendCurve* of, int64_t count) : n
                                                 "memory; calibrate on the CPU (device cpu)");
   }
   // Rows as they come and in halves, their products.
-  gpu::checkRoom("the factors of projections whose curves are computed", bytes + 6.0 * 4 * tokens_ * widest);
+  gpu::checkRoom("the factors of projections whose curves are computed",
+                 bytes + staged + 6.0 * 4 * tokens_ * widest);
   for (int64_t i = 0; i < count; ++i) ones_.emplace_back(of[i], n);
 }
 
 void DeviceCurves::load(gpu::Pieces& pieces) {
   if (loaded_) return;
   for (One& one : ones_) {
-    one.u.load(pieces, one.of.u, one.of.rank, one.of.m);
-    one.v.load(pieces, one.of.v, one.of.rank, n_);
-    if (one.of.w) one.w.load(pieces, one.of.w, one.of.m, n_);
+    one.u.load(pieces, staged_, one.of.u, one.of.rank, one.of.m);
+    one.v.load(pieces, staged_, one.of.v, one.of.rank, n_);
+    if (one.of.w) one.w.load(pieces, staged_, one.of.w, one.of.m, n_);
   }
   loaded_ = true;
 }
@@ -61,7 +63,7 @@ void DeviceCurves::add(const float* x, const float* const* g, int64_t tokens, do
   load(pieces);
   for (int64_t first = 0; first < tokens; first += tokens_) {
     const int64_t count = std::min(tokens_, tokens - first);
-    x_.load(pieces, x + first * n_, count, n_);
+    x_.load(pieces, staged_, x + first * n_, count, n_);
     for (size_t i = 0; i < ones_.size(); ++i) {
       const int64_t m = ones_[i].of.m;
       pieces.grow(gradients_, static_cast<size_t>(count * m));

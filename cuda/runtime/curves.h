@@ -35,7 +35,7 @@ struct DeviceCurves {
   bool loaded_ = false;
   std::mutex mutex_;  // of all below
   gpu::SplitRows x_, g_;
-  gpu::Buffer<float> gradients_, ug_, vx_, wx_, whole_;
+  gpu::Buffer<float> staged_, gradients_, ug_, vx_, wx_, whole_;
   gpu::Buffer<double> partial_, curve_;
   std::vector<double> part_;
 };

@@ -23,7 +23,7 @@ DeviceMoments::DeviceMoments(DeviceModel& model, const int64_t* widths, double* 
     widest = std::max(widest, widths[i]);
   }
   gpu::checkRoom("the moments of a layer, of up to " + std::to_string(widest) + " values,",
-                 bytes + SplitRows::bytesOf(kTokens, widest));
+                 bytes + SplitRows::bytesOf(kTokens, widest) + SplitRows::stagedBytesOf(kTokens, widest));
   for (int64_t i = 0; i < count; ++i) {
     gpu::Buffer<double> packed(static_cast<size_t>(packedCount(widths[i])));
     model.queue.clear(packed);
@@ -37,7 +37,7 @@ void DeviceMoments::add(const float* const* x, int64_t tokens, const BackendCanc
     const Sum& sum = sums_[i];
     for (int64_t first = 0; first < tokens; first += kTokens) {
       const int64_t count = std::min(kTokens, tokens - first);
-      rows_.load(pieces, x[i] + first * sum.width, count, sum.width);
+      rows_.load(pieces, staged_, x[i] + first * sum.width, count, sum.width);
       add(pieces, i, rows_.halves(), count);
     }
   }

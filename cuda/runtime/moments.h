@@ -26,6 +26,7 @@ struct DeviceMoments {
 
   std::vector<Sum> sums_;
   gpu::SplitRows rows_;
+  gpu::Buffer<float> staged_;
 };
 
 }  // namespace flrc

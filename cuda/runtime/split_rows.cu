@@ -9,6 +9,10 @@ namespace {
 // Values that come from the host as f32 at a time.
 constexpr int64_t kStaged = int64_t{1} << 23;
 
+int64_t stagedRows(int64_t rows, int64_t width) {
+  return std::min(rows, std::max<int64_t>(1, kStaged / std::max<int64_t>(1, width)));
+}
+
 }  // namespace
 
 double SplitRows::bytesOf(int64_t rows, int64_t width) {
@@ -24,14 +28,18 @@ void SplitRows::reserve(Pieces& pieces, int64_t rows, int64_t width) {
   }
 }
 
-void SplitRows::load(Pieces& pieces, const float* from, int64_t rows, int64_t width) {
+double SplitRows::stagedBytesOf(int64_t rows, int64_t width) {
+  return 4 * static_cast<double>(stagedRows(rows, width)) * static_cast<double>(width);
+}
+
+void SplitRows::load(Pieces& pieces, Buffer<float>& staged, const float* from, int64_t rows, int64_t width) {
   prepare(pieces, rows, width);
-  const int64_t most = std::max<int64_t>(1, kStaged / std::max<int64_t>(1, width));
-  pieces.grow(staged_, static_cast<size_t>(std::min(rows, most) * width));
+  const int64_t most = stagedRows(rows, width);
+  pieces.grow(staged, static_cast<size_t>(most * width));
   for (int64_t first = 0; first < rows; first += most) {
     const int64_t count = std::min(most, rows - first);
-    pieces.upload(staged_, 0, from + first * width, static_cast<size_t>(count * width));
-    launch(pieces, staged_.read(), first, count, nullptr);
+    pieces.upload(staged, 0, from + first * width, static_cast<size_t>(count * width));
+    launch(pieces, staged.read(), first, count, nullptr);
   }
 }
 

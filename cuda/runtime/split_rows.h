@@ -27,8 +27,10 @@ class SplitRows {
 
   // Makes room for so many.
   void reserve(Pieces& pieces, int64_t rows, int64_t width);
-  // [rows, width] from the host, a stretch after another.
-  void load(Pieces& pieces, const float* from, int64_t rows, int64_t width);
+  // [rows, width] from the host, a stretch after another, as f32 in `staged` first.
+  void load(Pieces& pieces, Buffer<float>& staged, const float* from, int64_t rows, int64_t width);
+  // Bytes that this needs there.
+  static double stagedBytesOf(int64_t rows, int64_t width);
   // The same from the device, each row times its factor where there are any.
   void split(Pieces& pieces, Global<const float> from, int64_t rows, int64_t width,
              Global<const float> factors = nullptr);
@@ -45,7 +47,6 @@ class SplitRows {
 
   int64_t width_ = 0, ld_ = 0;
   Buffer<uint16_t> high_, low_;
-  Buffer<float> staged_;
 };
 
 // out [tokens][rows] = x F^T for F of so many rows, or back, x F for F of so many columns; launches of some
