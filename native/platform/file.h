@@ -40,7 +40,8 @@ class File {
   intptr_t handle_;
 };
 
-// Puts a file in the place of another, in one step, and removes one; false where that fails.
+// Puts a file in the place of another, which nobody has open, in one step, and removes one; false where that
+// fails.
 bool replaceFile(const std::string& from, const std::string& to);
 bool removeFile(const std::string& path);
 

@@ -72,15 +72,13 @@ TEST("platform: a file that is missing is not opened and not made, and the reaso
   CHECK(!std::filesystem::exists(name.place));
 }
 
-TEST("platform: a file takes the place of another, whoever has that one open, and is removed") {
+TEST("platform: a file takes the place of another, and is removed") {
   const temporary::File from(u8"von"), to(u8"größe");
   std::ofstream(from.place) << "new";
   std::ofstream(to.place) << "old, and longer";
-  const File old(to.path, File::Use::read);
   CHECK(flrc::platform::replaceFile(from.path, to.path));
   CHECK(!std::filesystem::exists(from.place));
   CHECK_EQUAL(std::filesystem::file_size(to.place), 3u);
-  CHECK_EQUAL(old.size(), 15);
   CHECK(!flrc::platform::replaceFile(from.path, to.path));
   CHECK(flrc::platform::removeFile(to.path));
   CHECK(!std::filesystem::exists(to.place));
