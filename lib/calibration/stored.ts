@@ -1,11 +1,10 @@
-import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import { type Sensitivity, sensitivityRatios } from '../allocate.js'
 import { packageVersions } from '../binding.js'
 import type { Calibration, CalibrationContents } from '../calibrate.js'
 import { writeDirectory } from '../checkpoint/directory.js'
 import { createFile } from '../checkpoint/io.js'
-import { sha256OfFile } from '../checkpoint/plan.js'
+import { sha256OfFile, sha256OfText } from '../checkpoint/plan.js'
 import { calibrationRecord } from '../checkpoint/replaceable.js'
 import { writeWeights } from '../checkpoint/weights.js'
 import { FlrcError } from '../errors.js'
@@ -131,7 +130,7 @@ function checkModelOf(
 
 /** What decides beside the weights what a model computes. */
 function configHash({ config }: LoadedModel): string {
-  return createHash('sha256').update(JSON.stringify(config)).digest('hex')
+  return sha256OfText(JSON.stringify(config))
 }
 
 async function readTensors(

@@ -140,11 +140,8 @@ void attendPrompt(const KvView& cache, int64_t kvHead, const PromptQueries& of, 
   const float scale = kLog2OfE / sqrtf(static_cast<float>(headDim));
   float* const scores = work.scores.data();
   uint32_t* const weights = work.weights.data();
-  const auto firstSeen = [&](int64_t position) {
-    return of.window > 0 && position >= of.window ? position - of.window + 1 : 0;
-  };
-  for (int64_t chunk = firstSeen(of.first) / kAttentionKeys * kAttentionKeys; chunk < of.end();
-       chunk += kAttentionKeys) {
+  const int64_t begin = firstVisible(of.first, of.window) / kAttentionKeys * kAttentionKeys;
+  for (int64_t chunk = begin; chunk < of.end(); chunk += kAttentionKeys) {
     const int64_t end = chunk + kAttentionKeys < of.end() ? chunk + kAttentionKeys : of.end();
     pairKeys(cache, kvHead, chunk, end, work.keys.data());
     pairValues(cache, kvHead, chunk, end, work.values.data());
@@ -163,7 +160,7 @@ void attendPrompt(const KvView& cache, int64_t kvHead, const PromptQueries& of, 
       }
       for (int64_t c = 0; c < columns; ++c) {
         const int64_t position = of.position(row + c);
-        const Seen seen{firstSeen(position) - chunk, position + 1 - chunk};
+        const Seen seen{firstVisible(position, of.window) - chunk, position + 1 - chunk};
         const float left =
             weighScores(scores + c * kAttentionKeys, panels, seen, scale, columns * kPromptPairs,
                         weights + c * kPromptPairs, work.most.data()[row + c], work.total.data()[row + c]);

@@ -16,6 +16,10 @@ struct PromptQueries {
   int64_t rows() const { return heads * count; }
   int64_t position(int64_t row) const { return first + row % count; }
   int64_t end() const { return first + count; }
+  // Where a row's values begin in [count][width], from the first of the heads on.
+  int64_t place(int64_t row, int64_t width, int64_t headDim) const {
+    return row % count * width + row / count * headDim;
+  }
 };
 
 // Positions whose keys and values are at hand at a time. The first of them is a multiple of it, whatever the

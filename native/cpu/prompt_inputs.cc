@@ -21,13 +21,17 @@ void resize(PromptInputs& prompt, int64_t columns, int64_t inputs) {
   prompt.words.resize(static_cast<size_t>(columns * prompt.stride));
 }
 
+void setPromptColumn(const Kernels& kernels, const float* x, int64_t inputs, int64_t column,
+                     PromptInputs& prompt) {
+  const int64_t tile = column / kPromptTile;
+  kernels.roundPrompt(x, inputs, prompt.width(tile) * kPromptPairs,
+                      prompt.tile(tile) + column % kPromptTile * kPromptPairs);
+}
+
 void setPromptTile(const Kernels& kernels, const float* x, int64_t ldx, int64_t inputs, int64_t tile,
                    PromptInputs& prompt) {
-  const int64_t width = prompt.width(tile);
-  for (int64_t c = 0; c < width; ++c) {
-    kernels.roundPrompt(x + (tile * kPromptTile + c) * ldx, inputs, width * kPromptPairs,
-                        prompt.tile(tile) + c * kPromptPairs);
-  }
+  const int64_t first = tile * kPromptTile, end = first + prompt.width(tile);
+  for (int64_t c = first; c < end; ++c) setPromptColumn(kernels, x + c * ldx, inputs, c, prompt);
 }
 
 }  // namespace flrc::cpu

@@ -29,6 +29,10 @@ inline constexpr int64_t kPromptTile = 12, kPromptPairs = 16;
 // Makes room for `inputs` values of each column.
 void resize(PromptInputs& prompt, int64_t columns, int64_t inputs);
 
+// Sets one column from its inputs; the columns of a prompt may be set by several threads.
+void setPromptColumn(const Kernels& kernels, const float* x, int64_t inputs, int64_t column,
+                     PromptInputs& prompt);
+
 // Sets one tile from x [columns][ldx]; the tiles of a prompt may be set by several threads.
 void setPromptTile(const Kernels& kernels, const float* x, int64_t ldx, int64_t inputs, int64_t tile,
                    PromptInputs& prompt);

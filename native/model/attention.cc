@@ -12,7 +12,7 @@ void attentionSoftmax(float* scores, int64_t rows, int64_t keys, int64_t firstQu
   for (int64_t r = 0; r < rows; ++r) {
     float* row = scores + r * keys;
     const int64_t position = firstQuery + r;
-    const int64_t from = firstVisible(position, window) - firstKey;
+    const int64_t from = cpu::firstVisible(position, window) - firstKey;
     const int64_t to = position + 1 - firstKey;
     std::fill(row, row + from, 0.0f);
     cpu::kernels().softmax(row + from, to - from, scale);

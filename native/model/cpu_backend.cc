@@ -55,8 +55,6 @@ struct DevicePass {
 
 namespace {
 
-const Model& modelOf(const DeviceModel* weights) { return *reinterpret_cast<const Model*>(weights); }
-
 int32_t score(BackendFailure*) { return 1; }
 
 BackendCode describe(BackendDevice* out, BackendFailure*) {

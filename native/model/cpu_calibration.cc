@@ -33,14 +33,7 @@ struct DeviceCurves {
   std::vector<BackendCurve> of;
 };
 
-namespace {
-
-const Model& modelOf(const DeviceModel* weights) { return *reinterpret_cast<const Model*>(weights); }
-
-// Whoever calls this table is the core, and its cancelling that of a Job.
-const Job& jobOf(const BackendCancel* cancel) { return *static_cast<const Job*>(cancel->context); }
-
-}  // namespace
+namespace {}  // namespace
 
 BackendCode cpuCreateMoments(DeviceModel* model, const int64_t* widths, double* const* sums, int64_t count,
                              DeviceMoments** out, BackendFailure* failure) {

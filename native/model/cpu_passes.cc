@@ -32,10 +32,6 @@ struct DeviceHeadPass {
 
 namespace {
 
-// What DeviceModel, and the cancelling of the core, are behind this table.
-const Model& modelOf(const DeviceModel* weights) { return *reinterpret_cast<const Model*>(weights); }
-const Job& jobOf(const BackendCancel* cancel) { return *static_cast<const Job*>(cancel->context); }
-
 void putTapes(const BackendTapes& tapes, const WideLayer& layer, int64_t tokens,
               DeviceLayerPass::Scratch& work) {
   const auto put = [&](BackendTape tape, int p, const auto& valuesOf) {

@@ -189,7 +189,7 @@ void DecodePass::attention(int64_t l, const PassRow* rows, int64_t count) {
     thread_local std::vector<float> scores;
     const int64_t kvHead = task % config.kvHeads, t = task / config.kvHeads;
     const int64_t place = t * qWidth + kvHead * shared * config.headDim;
-    const int64_t begin = firstVisible(rows[t].position, window), end = rows[t].position + 1;
+    const int64_t begin = cpu::firstVisible(rows[t].position, window), end = rows[t].position + 1;
     scores.resize(static_cast<size_t>(4 * (end - begin + 2 * cpu::kKeyBlock)));
     cpu::kernels().attend(rows[t].cache->view(l), kvHead, begin, end, q_.data() + place, shared, scores.data(),
                           attended_.data() + place);
@@ -216,19 +216,17 @@ void DecodePass::attendRounded(const cpu::KvView& cache, int64_t kvHead, const c
                                const float* q, float* out) const {
   const cpu::Kernels& k = cpu::kernels();
   const int64_t qWidth = model_.config.queryWidth(), hd = model_.config.headDim;
-  const auto placeOf = [&](int64_t row) { return row % of.count * qWidth + row / of.count * hd; };
   thread_local cpu::PromptAttention work;
   cpu::resize(work, of.rows(), hd);
   for (int64_t row = 0; row < of.rows(); ++row) {
-    const int64_t tile = row / cpu::kPromptTile, column = row % cpu::kPromptTile;
-    k.roundPrompt(q + placeOf(row), hd, work.queries.width(tile) * cpu::kPromptPairs,
-                  work.queries.tile(tile) + column * cpu::kPromptPairs);
+    cpu::setPromptColumn(k, q + of.place(row, qWidth, hd), hd, row, work.queries);
   }
   k.attendPrompt(cache, kvHead, of, work);
   for (int64_t row = 0; row < of.rows(); ++row) {
     const float* sums = work.sums.data() + row * hd;
+    float* to = out + of.place(row, qWidth, hd);
     const float inverse = 1.0f / work.total[static_cast<size_t>(row)];
-    for (int64_t i = 0; i < hd; ++i) out[placeOf(row) + i] = sums[i] * inverse;
+    for (int64_t i = 0; i < hd; ++i) to[i] = sums[i] * inverse;
   }
 }
 
@@ -236,7 +234,7 @@ void DecodePass::attendWhole(const cpu::KvView& cache, int64_t kvHead, const cpu
                              const float* q, float* out) const {
   const ModelConfig& config = model_.config;
   const int64_t qWidth = config.queryWidth(), hd = config.headDim;
-  const int64_t begin = firstVisible(of.first, of.window), length = of.end() - begin, all = of.rows();
+  const int64_t begin = cpu::firstVisible(of.first, of.window), length = of.end() - begin, all = of.rows();
   thread_local std::vector<float> keys, values, queries, scores;
   keys.resize(static_cast<size_t>(length * hd));
   values.resize(keys.size());
@@ -244,7 +242,7 @@ void DecodePass::attendWhole(const cpu::KvView& cache, int64_t kvHead, const cpu
   // [head][query], so that all heads are one product.
   queries.resize(static_cast<size_t>(all * hd));
   for (int64_t i = 0; i < all; ++i) {
-    std::copy_n(q + i % of.count * qWidth + i / of.count * hd, hd, queries.data() + i * hd);
+    std::copy_n(q + of.place(i, qWidth, hd), hd, queries.data() + i * hd);
   }
   scores.resize(static_cast<size_t>(all * length));
   gemm(false, false, all, length, hd, 1.0f, queries.data(), hd, keys.data(), length, 0.0f, scores.data(),
@@ -254,7 +252,7 @@ void DecodePass::attendWhole(const cpu::KvView& cache, int64_t kvHead, const cpu
   }
   gemm(false, false, all, hd, length, 1.0f, scores.data(), length, values.data(), hd, 0.0f, queries.data(), hd);
   for (int64_t i = 0; i < all; ++i) {
-    std::copy_n(queries.data() + i * hd, hd, out + i % of.count * qWidth + i / of.count * hd);
+    std::copy_n(queries.data() + i * hd, hd, out + of.place(i, qWidth, hd));
   }
 }
 

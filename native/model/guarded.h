@@ -7,8 +7,16 @@
 
 #include "backend.h"
 #include "core/error.h"
+#include "core/job.h"
+#include "model/model.h"
 
 namespace flrc {
+
+// What DeviceModel is to the CPU's table.
+inline const Model& modelOf(const DeviceModel* weights) { return *reinterpret_cast<const Model*>(weights); }
+
+// Whoever calls that table is the core, and its cancelling that of a Job.
+inline const Job& jobOf(const BackendCancel* cancel) { return *static_cast<const Job*>(cancel->context); }
 
 inline BackendCode codeOf(const char* name) {
   if (!std::strcmp(name, code::outOfMemory)) return BackendCode::outOfMemory;

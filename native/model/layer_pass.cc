@@ -22,7 +22,7 @@ template <typename Body>
 void eachTile(int64_t tokens, int64_t window, Body body) {
   for (int64_t first = 0; first < tokens; first += kQueryTile) {
     const int64_t rows = std::min(kQueryTile, tokens - first);
-    const int64_t begin = firstVisible(first, window);
+    const int64_t begin = cpu::firstVisible(first, window);
     body(Tile{first, rows, begin, first + rows - begin});
   }
 }

@@ -143,10 +143,7 @@ std::vector<float> attended(const Kernels& kernels, const cpu::KvView& cache, in
   cpu::PromptAttention work;
   cpu::resize(work, of.rows(), headDim);
   for (int64_t row = 0; row < of.rows(); ++row) {
-    const int64_t tile = row / cpu::kPromptTile, column = row % cpu::kPromptTile;
-    kernels.roundPrompt(q + row % of.count * width + row / of.count * headDim, headDim,
-                        work.queries.width(tile) * cpu::kPromptPairs,
-                        work.queries.tile(tile) + column * cpu::kPromptPairs);
+    cpu::setPromptColumn(kernels, q + of.place(row, width, headDim), headDim, row, work.queries);
   }
   kernels.attendPrompt(cache, kvHead, of, work);
   std::vector<float> out(static_cast<size_t>(of.rows() * headDim));
