@@ -81,7 +81,8 @@ equality('a recovery from it is the same, and so are losses of single cuts', asy
     new Model(parts).dispose()
     const cuts = { projection: 3, ranks: Int32Array.of(8, 40), storage: 'pivoted' } as const
     const losses = await calibration.cutLosses(cuts, windows[0] ?? new Int32Array(), 64, {})
-    curves.push([report.curve.map(({ kl }) => kl), losses])
+    // When between the first and the last it is evaluated depends on the time that steps take.
+    curves.push([report.curve[0]?.kl, report.curve.at(-1)?.kl, losses])
   }
   assert.equal(curves[1], curves[0])
 })
