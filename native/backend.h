@@ -14,7 +14,7 @@ namespace flrc {
 
 // Raised with every change of a struct or of a function's meaning. Functions may be added at the table's end
 // without: `size` tells which are there.
-inline constexpr uint32_t kBackendVersion = 5;
+inline constexpr uint32_t kBackendVersion = 6;
 // `extern "C" const flrc::Backend* flrc_backend()`, valid for as long as the process lives.
 inline constexpr const char* kBackendEntry = "flrc_backend";
 using BackendEntry = const struct Backend* (*)();
@@ -93,7 +93,9 @@ struct BackendModel {
   uint32_t size;
   int64_t layers, hidden, heads, kvHeads, headDim, intermediate, vocab, context;
   float eps;
-  const double* ropeFrequencies;  // [headDim / 2], radians per position
+  // Pairs (i, i + ropePairs) of a head are turned, ropePairs <= headDim / 2; what is behind them is not.
+  int64_t ropePairs;
+  const double* ropeFrequencies;  // [ropePairs], radians per position
   float ropeScale;                // on cos and sin
   BackendRows embedding;          // [vocab, hidden]
   BackendRows head;               // [vocab, hidden]; the embedding's data when tied

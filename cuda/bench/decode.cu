@@ -43,7 +43,7 @@ class DecodeKernels {
         columns, bytes, [&] {
           layer = (layer + 1) % layers;
           const RotateParams in{q.global(),    k.read(), v.read(), nullptr, nullptr,      1e-5f, angles.read(),
-                                angles.read(), heads,    kvHeads,  headDim, table.read(), layer};
+                                angles.read(), heads,    kvHeads,  headDim, headDim / 2, table.read(), layer};
           launchAttention(device_.stream(), {in, out.global(), 0, partial.global(), counters.global()}, columns,
                           length, {chip_.hopper, chip_.hopper});
         });

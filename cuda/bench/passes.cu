@@ -40,7 +40,8 @@ class Passes {
     const Values cosine(*this, kLength, kHeadDim / 2), sine(*this, kLength, kHeadDim / 2),
         norm(*this, 1, kHeadDim);
     for (const float* of : {static_cast<const float*>(nullptr), static_cast<const float*>(norm.at())}) {
-      const TurnParams turn{x.at(), y.at(), of, kEps, cosine.at(), sine.at(), kLength, kHeads, kHeadDim};
+      const TurnParams turn{x.at(), y.at(), of, kEps, cosine.at(), sine.at(), kLength, kHeads, kHeadDim,
+                            kHeadDim / 2};
       const std::string what = of != nullptr ? "norm and rotation" : "rotation";
       add(what + " of 32 heads of 128", 2.0 * x.count, [&] {
         eachSequence([&](int64_t first) {

@@ -58,9 +58,15 @@ struct ProductHeads {
   const RotateParams& r;
 
   FLRC_DEVICE void await() const { dependentWait(); }
-  FLRC_DEVICE HeadPart query(int64_t head, int width) const { return loadHead(r.q + head * width, width); }
-  FLRC_DEVICE HeadPart key(int64_t head, int width) const { return loadHead(r.k + head * width, width); }
-  FLRC_DEVICE HeadPart value(int64_t head, int width) const { return loadHead(r.v + head * width, width); }
+  FLRC_DEVICE HeadPart query(int64_t head, const HeadShape& shape) const {
+    return loadHead(r.q + head * shape.headDim, shape);
+  }
+  FLRC_DEVICE HeadPart key(int64_t head, const HeadShape& shape) const {
+    return loadHead(r.k + head * shape.headDim, shape);
+  }
+  FLRC_DEVICE HeadPart value(int64_t head, const HeadShape& shape) const {
+    return loadHead(r.v + head * shape.headDim, shape);
+  }
 };
 
 // Rows of shared memory are padded with zeros to whole products, and 16 bytes more than a multiple of 64 long:
@@ -173,6 +179,8 @@ struct WarpKeys {
     commitCopies();
   }
 
+  FLRC_DEVICE HeadShape shape() const { return {width, r.pairs}; }
+
   // The block's queries, turned and scaled; zeros for heads that it lacks.
   FLRC_DEVICE void placeQueries(const Angles& angles, float scale) const {
     const int h = warpIndex();
@@ -180,9 +188,9 @@ struct WarpKeys {
     const Shared<uint32_t> high = pointerCast<uint32_t>(areas.query + 2 * h * length),
                            low = pointerCast<uint32_t>(areas.query + (2 * h + 1) * length);
     HeadPart head;
-    if (h < heads.count) head = fresh.query(heads.first + h, width);
+    if (h < heads.count) head = fresh.query(heads.first + h, shape());
     turnHead(head, r, r.queryNorm, angles);
-    head.forEach(width, [&](int pair, Float2 both) {
+    head.forEach(shape(), [&](int pair, Float2 both) {
       const float x = both.x * scale, y = both.y * scale;
       const uint32_t rounded = roundHalves(x, y);
       float back[2];
@@ -202,19 +210,19 @@ struct WarpKeys {
                          Global<uint16_t> cache) const {
     const Shared<uint32_t> words = pointerCast<uint32_t>(to + key * length);
     const Global<uint32_t> cached = pointerCast<uint32_t>(cache + cachePlace(key));
-    what.forEach(width, [&](int pair, Float2 both) {
+    what.forEach(shape(), [&](int pair, Float2 both) {
       const uint32_t word = roundHalves(both.x, both.y);
       words[pair] = word;
       if (column == heads.column && heads.part == 0) cached[pair] = word;
     });
   }
   FLRC_DEVICE void placeKey(int column, int key, const Angles& angles) const {
-    HeadPart head = fresh.key(int64_t{column} * r.kvHeads + heads.kvHead, width);
+    HeadPart head = fresh.key(int64_t{column} * r.kvHeads + heads.kvHead, shape());
     turnHead(head, r, r.keyNorm, angles);
     place(head, column, key, keys, row.keys);
   }
   FLRC_DEVICE void placeValue(int column, int key) const {
-    place(fresh.value(int64_t{column} * r.kvHeads + heads.kvHead, width), column, key, values, row.values);
+    place(fresh.value(int64_t{column} * r.kvHeads + heads.kvHead, shape()), column, key, values, row.values);
   }
 
   // Scores of keys lane / 4 and lane / 4 + 8 for head lane % 4.

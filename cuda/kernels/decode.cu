@@ -83,21 +83,22 @@ FLRC_KERNEL void rotateKernel(FLRC_PARAMS(RotateParams) p) {
   const int index = blockX() * kWarps + warpIndex();
   if (index >= p.heads + 2 * p.kvHeads) return;
   const CacheRow row = p.rows[column];
+  const HeadShape shape{p.headDim, p.pairs};
   if (index < p.heads) {
     const Global<float> query = p.q + (column * p.heads + index) * p.headDim;
-    HeadPart part = loadHead(query, p.headDim);
+    HeadPart part = loadHead(query, shape);
     turnHead(part, p, p.queryNorm, anglesAt(p, row.position));
     const Global<Float2> to = pointerCast<Float2>(query);
-    part.forEach(p.headDim, [&](int word, Float2 pair) { to[word] = pair; });
+    part.forEach(shape, [&](int word, Float2 pair) { to[word] = pair; });
     return;
   }
   const int kvHead = (index - p.heads) % p.kvHeads;
   const bool isKey = index < p.heads + p.kvHeads;
-  HeadPart part = loadHead((isKey ? p.k : p.v) + (column * p.kvHeads + kvHead) * p.headDim, p.headDim);
+  HeadPart part = loadHead((isKey ? p.k : p.v) + (column * p.kvHeads + kvHead) * p.headDim, shape);
   if (isKey) turnHead(part, p, p.keyNorm, anglesAt(p, row.position));
   const Global<uint32_t> to =
       pointerCast<uint32_t>((isKey ? row.keys : row.values) + cacheOffset(p, row, row.position, kvHead));
-  part.forEach(p.headDim, [&](int word, Float2 pair) { to[word] = roundHalves(pair.x, pair.y); });
+  part.forEach(shape, [&](int word, Float2 pair) { to[word] = roundHalves(pair.x, pair.y); });
 }
 
 FLRC_KERNEL void swigluKernel(FLRC_PARAMS(SwigluParams) p) {

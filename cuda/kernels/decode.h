@@ -39,14 +39,15 @@ struct NormParams {
 void launchNorm(Stream stream, const NormParams& params, int columns, bool dependent);
 
 // Norms of queries' and keys' heads where the model has them, rotation to the column's position, and keys and
-// values to the cache. Pairs are (i, i + headDim / 2), as on the CPU.
+// values to the cache. Pairs are (i, i + pairs), as on the CPU;
+// `pairs` is even and at most headDim / 2.
 struct RotateParams {
   Global<float> q;
   Global<const float> k, v;
   Global<const float> queryNorm, keyNorm;  // [headDim] or null
   float eps;
-  Global<const float> cosine, sine;  // [positions][headDim / 2]
-  int heads, kvHeads, headDim;
+  Global<const float> cosine, sine;  // [positions][pairs]
+  int heads, kvHeads, headDim, pairs;
   Global<const CacheRow> rows;
   int layer;
 };

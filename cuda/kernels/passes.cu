@@ -49,31 +49,33 @@ FLRC_DEVICE int64_t ownHead(const TurnParams& p) {
   return head < static_cast<int64_t>(p.tokens) * p.heads ? head : -1;
 }
 
-FLRC_DEVICE void storeHead(const HeadPart& part, int headDim, Global<float> head) {
+FLRC_DEVICE HeadShape shapeOf(const TurnParams& p) { return {p.headDim, p.pairs}; }
+
+FLRC_DEVICE void storeHead(const HeadPart& part, const HeadShape& shape, Global<float> head) {
   const Global<Float2> to = pointerCast<Float2>(head);
-  part.forEach(headDim, [&](int word, Float2 pair) { to[word] = pair; });
+  part.forEach(shape, [&](int word, Float2 pair) { to[word] = pair; });
 }
 
 FLRC_KERNEL void turnKernel(FLRC_PARAMS(TurnParams) p) {
   const int64_t head = ownHead(p);
   if (head < 0) return;
-  HeadPart part = loadHead(p.x + head * p.headDim, p.headDim);
+  HeadPart part = loadHead(p.x + head * p.headDim, shapeOf(p));
   turnHead(part, p, p.norm, anglesAt(p, static_cast<int>(head / p.heads)));
-  storeHead(part, p.headDim, p.y + head * p.headDim);
+  storeHead(part, shapeOf(p), p.y + head * p.headDim);
 }
 
 FLRC_KERNEL void turnBackwardKernel(FLRC_PARAMS(TurnBackwardParams) p) {
   const TurnParams& turn = p.turn;
   const int64_t head = ownHead(turn);
   if (head < 0) return;
-  HeadPart part = loadHead(p.dy + head * turn.headDim, turn.headDim);
+  HeadPart part = loadHead(p.dy + head * turn.headDim, shapeOf(turn));
   Angles angles = anglesAt(turn, static_cast<int>(head / turn.heads));
   FLRC_UNROLL
   for (Float2& sine : angles.sine) sine = {-sine.x, -sine.y};
   turnPairs(part, angles);
   if (turn.norm != nullptr) {
-    const HeadPart x = loadHead(turn.x + head * turn.headDim, turn.headDim),
-                   weight = loadHead(turn.norm, turn.headDim);
+    const HeadPart x = loadHead(turn.x + head * turn.headDim, shapeOf(turn)),
+                   weight = loadHead(turn.norm, shapeOf(turn));
     float sum = 0;
     FLRC_UNROLL
     for (int i = 0; i < HeadPart::kPairs; ++i) {
@@ -92,7 +94,7 @@ FLRC_KERNEL void turnBackwardKernel(FLRC_PARAMS(TurnBackwardParams) p) {
                       inverse * (part.high[i].y - along * x.high[i].y)};
     }
   }
-  storeHead(part, turn.headDim, p.dx + head * turn.headDim);
+  storeHead(part, shapeOf(turn), p.dx + head * turn.headDim);
 }
 
 // A thread has four neighbours: body(quad of them) where all are there, one(index) for each otherwise.

@@ -28,8 +28,8 @@ struct TurnParams {
   Global<float> y;
   Global<const float> norm;  // [headDim] or null
   float eps;
-  Global<const float> cosine, sine;  // [positions][headDim / 2]; pairs are (i, i + headDim / 2)
-  int tokens, heads, headDim;
+  Global<const float> cosine, sine;  // [positions][pairs], as of RotateParams
+  int tokens, heads, headDim, pairs;
 };
 void launchTurn(Stream stream, const TurnParams& params);
 

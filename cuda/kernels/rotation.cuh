@@ -8,54 +8,69 @@
 
 namespace flrc::gpu {
 
-// What a lane holds of a head: of its first half every 32nd pair of neighbours, from the lane's own on, and
-// their partners half a head further.
+// How a head's words of two neighbours pair up: those that are turned together, then the halves of what is not
+// turned.
+struct HeadShape {
+  int headDim, pairs;
+
+  FLRC_DEVICE int count() const { return headDim / 4; }
+  FLRC_DEVICE int turned() const { return pairs / 2; }
+  FLRC_DEVICE int low(int pair) const { return pair < turned() ? pair : pair + turned(); }
+  FLRC_DEVICE int high(int pair) const { return pair < turned() ? pair + turned() : pair + count(); }
+};
+
+// What a lane holds of a head: every 32nd low word, from the lane's own on, and its partner.
 struct HeadPart {
   static constexpr int kPairs = 2;  // heads have at most 256 dimensions
   Float2 low[kPairs] = {}, high[kPairs] = {};
 
-  // body(which pair of the head, its values) for all of a lane's.
+  // body(which word of the head, its values) for all of a lane's.
   template <typename Body>
-  FLRC_DEVICE void forEach(int headDim, const Body& body) const {
+  FLRC_DEVICE void forEach(const HeadShape& shape, const Body& body) const {
     FLRC_UNROLL
     for (int i = 0; i < kPairs; ++i) {
       const int pair = laneIndex() + 32 * i;
-      if (pair >= headDim / 4) continue;
-      body(pair, low[i]);
-      body(pair + headDim / 4, high[i]);
+      if (pair >= shape.count()) continue;
+      body(shape.low(pair), low[i]);
+      body(shape.high(pair), high[i]);
     }
   }
 };
 
-FLRC_DEVICE HeadPart loadHead(Global<const float> head, int headDim) {
-  const Global<const Float2> pairs = pointerCast<const Float2>(head);
+FLRC_DEVICE HeadPart loadHead(Global<const float> head, const HeadShape& shape) {
+  const Global<const Float2> words = pointerCast<const Float2>(head);
   HeadPart part;
   FLRC_UNROLL
   for (int i = 0; i < HeadPart::kPairs; ++i) {
     const int pair = laneIndex() + 32 * i;
-    if (pair >= headDim / 4) continue;
-    part.low[i] = pairs[pair];
-    part.high[i] = pairs[pair + headDim / 4];
+    if (pair >= shape.count()) continue;
+    part.low[i] = words[shape.low(pair)];
+    part.high[i] = words[shape.high(pair)];
   }
   return part;
 }
 
-// Of a lane's pairs at one position.
+// Of a lane's pairs at one position; nothing is turned by what they are made with.
 struct Angles {
-  Float2 cosine[HeadPart::kPairs] = {}, sine[HeadPart::kPairs] = {};
+  Float2 cosine[HeadPart::kPairs], sine[HeadPart::kPairs] = {};
+
+  FLRC_DEVICE Angles() {
+    FLRC_UNROLL
+    for (Float2& both : cosine) both = {1.0f, 1.0f};
+  }
 };
 
 // Of RotateParams or TurnParams.
 template <typename Params>
 FLRC_DEVICE Angles anglesAt(const Params& p, int position) {
-  const int quarter = p.headDim / 4;
-  const Global<const Float2> cosines = pointerCast<const Float2>(p.cosine) + int64_t{position} * quarter;
-  const Global<const Float2> sines = pointerCast<const Float2>(p.sine) + int64_t{position} * quarter;
+  const int turned = p.pairs / 2;
+  const Global<const Float2> cosines = pointerCast<const Float2>(p.cosine) + int64_t{position} * turned;
+  const Global<const Float2> sines = pointerCast<const Float2>(p.sine) + int64_t{position} * turned;
   Angles angles;
   FLRC_UNROLL
   for (int i = 0; i < HeadPart::kPairs; ++i) {
     const int pair = laneIndex() + 32 * i;
-    if (pair >= quarter) continue;
+    if (pair >= turned) continue;
     angles.cosine[i] = cosines[pair];
     angles.sine[i] = sines[pair];
   }
@@ -88,7 +103,7 @@ FLRC_DEVICE float inverseHeadNorm(const HeadPart& part, int headDim, float eps) 
 template <typename Params>
 FLRC_DEVICE void turnHead(HeadPart& part, const Params& p, Global<const float> norm, const Angles& angles) {
   if (norm != nullptr) {
-    const HeadPart weight = loadHead(norm, p.headDim);
+    const HeadPart weight = loadHead(norm, {p.headDim, p.pairs});
     const float scale = inverseHeadNorm(part, p.headDim, p.eps);
     FLRC_UNROLL
     for (int i = 0; i < HeadPart::kPairs; ++i) {

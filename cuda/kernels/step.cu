@@ -156,19 +156,26 @@ struct TaggedHeads {
   uint32_t tag;
 
   FLRC_DEVICE void await() const {}
-  FLRC_DEVICE HeadPart query(int64_t head, int width) const { return load(a.q + head * width, width); }
-  FLRC_DEVICE HeadPart key(int64_t head, int width) const { return load(a.k + head * width, width); }
-  FLRC_DEVICE HeadPart value(int64_t head, int width) const { return load(a.v + head * width, width); }
+  FLRC_DEVICE HeadPart query(int64_t head, const HeadShape& shape) const {
+    return load(a.q + head * shape.headDim, shape);
+  }
+  FLRC_DEVICE HeadPart key(int64_t head, const HeadShape& shape) const {
+    return load(a.k + head * shape.headDim, shape);
+  }
+  FLRC_DEVICE HeadPart value(int64_t head, const HeadShape& shape) const {
+    return load(a.v + head * shape.headDim, shape);
+  }
 
  private:
-  FLRC_DEVICE HeadPart load(Global<const uint64_t> head, int width) const {
+  FLRC_DEVICE HeadPart load(Global<const uint64_t> head, const HeadShape& shape) const {
     HeadPart part;
     FLRC_UNROLL
     for (int i = 0; i < HeadPart::kPairs; ++i) {
       const int pair = laneIndex() + 32 * i;
-      if (pair >= width / 4) continue;
+      if (pair >= shape.count()) continue;
+      const int low = shape.low(pair), apart = shape.high(pair) - low;
       float both[2][2];
-      receiveTagged<2, 2>(head + 2 * pair, width / 2, tag, both);
+      receiveTagged<2, 2>(head + 2 * low, 2 * apart, tag, both);
       part.low[i] = {both[0][0], both[0][1]};
       part.high[i] = {both[1][0], both[1][1]};
     }

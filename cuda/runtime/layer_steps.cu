@@ -223,7 +223,7 @@ void LayerSteps::turn(const Call& call, const Buffer<float>& raw, const Buffer<f
   const Rotations& by = layer_.rotations;
   launchTurn(call.pieces.stream(),
              {raw.read(), to.global(), norm.read(), model_.eps, by.cosine.read(), by.sine.read(),
-              static_cast<int>(call.tokens), static_cast<int>(heads), static_cast<int>(model_.headDim)});
+              static_cast<int>(call.tokens), static_cast<int>(heads), static_cast<int>(model_.headDim), static_cast<int>(model_.ropePairs())});
 }
 
 void LayerSteps::turnBack(const Call& call, const Buffer<float>& raw, const Buffer<float>& gradient,
@@ -231,7 +231,7 @@ void LayerSteps::turnBack(const Call& call, const Buffer<float>& raw, const Buff
   const Rotations& by = layer_.rotations;
   launchTurnBackward(call.pieces.stream(), {{raw.read(), nullptr, norm.read(), model_.eps, by.cosine.read(),
                                              by.sine.read(), static_cast<int>(call.tokens),
-                                             static_cast<int>(heads), static_cast<int>(model_.headDim)},
+                                             static_cast<int>(heads), static_cast<int>(model_.headDim), static_cast<int>(model_.ropePairs())},
                                             gradient.read(),
                                             gradient.global()});
 }

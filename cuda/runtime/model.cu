@@ -48,7 +48,7 @@ DeviceModel::DeviceModel(const BackendModel& from, const BackendCancel& cancel)
       vocab(from.vocab),
       context(from.context),
       eps(from.eps),
-      ropeFrequencies(from.ropeFrequencies, from.ropeFrequencies + from.headDim / 2),
+      ropeFrequencies(from.ropeFrequencies, from.ropeFrequencies + from.ropePairs),
       ropeScale(from.ropeScale),
       tied(from.head.data == from.embedding.data) {
   checkFits(from);

@@ -41,6 +41,7 @@ struct DeviceModel {
   }
   int64_t queryWidth() const { return heads * headDim; }
   int64_t kvWidth() const { return kvHeads * headDim; }
+  int64_t ropePairs() const { return static_cast<int64_t>(ropeFrequencies.size()); }
 
   int64_t layerCount, hidden, heads, kvHeads, headDim, intermediate, vocab, context;
   float eps;

@@ -5,13 +5,13 @@
 namespace flrc::gpu {
 
 Rotations::Rotations(const DeviceModel& model, int64_t positions) {
-  const int64_t half = model.headDim / 2;
-  std::vector<float> cosines(static_cast<size_t>(positions * half)), sines(cosines.size());
+  const int64_t pairs = model.ropePairs();
+  std::vector<float> cosines(static_cast<size_t>(positions * pairs)), sines(cosines.size());
   for (int64_t p = 0; p < positions; ++p) {
-    for (int64_t i = 0; i < half; ++i) {
+    for (int64_t i = 0; i < pairs; ++i) {
       const double angle = static_cast<double>(p) * model.ropeFrequencies[static_cast<size_t>(i)];
-      cosines[static_cast<size_t>(p * half + i)] = static_cast<float>(std::cos(angle) * model.ropeScale);
-      sines[static_cast<size_t>(p * half + i)] = static_cast<float>(std::sin(angle) * model.ropeScale);
+      cosines[static_cast<size_t>(p * pairs + i)] = static_cast<float>(std::cos(angle) * model.ropeScale);
+      sines[static_cast<size_t>(p * pairs + i)] = static_cast<float>(std::sin(angle) * model.ropeScale);
     }
   }
   cosine = Buffer<float>(cosines.data(), cosines.size());

@@ -10,7 +10,7 @@ struct Rotations {
   Rotations(const DeviceModel& model, int64_t positions);
   uint64_t bytes() const { return cosine.bytes() + sine.bytes(); }
 
-  Buffer<float> cosine, sine;  // [positions][headDim / 2]
+  Buffer<float> cosine, sine;  // [positions][ropePairs]
 };
 
 }  // namespace flrc::gpu

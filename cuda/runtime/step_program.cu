@@ -271,6 +271,7 @@ StepAttention attentionOf(const DeviceModel& model, const StepBuffers& buffers, 
   heads.heads = static_cast<int>(model.heads);
   heads.kvHeads = static_cast<int>(model.kvHeads);
   heads.headDim = static_cast<int>(model.headDim);
+  heads.pairs = static_cast<int>(model.ropePairs());
   heads.rows = places.rows;
   to.of.columns = 1;
   shapeAttention(to.of);

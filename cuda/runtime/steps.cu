@@ -103,7 +103,8 @@ void Steps::layer(int64_t index, int64_t level, int64_t columns) {
       index,
       {q_.global(), k_.read(), v_.read(), layer.queryNorm.read(), layer.keyNorm.read(), model.eps,
        rotations_.cosine.read(), rotations_.sine.read(), static_cast<int>(model.heads),
-       static_cast<int>(model.kvHeads), static_cast<int>(model.headDim), rows_.read(), static_cast<int>(index)},
+       static_cast<int>(model.kvHeads), static_cast<int>(model.headDim), static_cast<int>(model.ropePairs()),
+       rows_.read(), static_cast<int>(index)},
       columns);
   multiply({planned(kO, out_)}, attended_.read(), columns);
   norm(out_.read(), layer.mlpNorm, columns, how.dependent);

@@ -99,6 +99,10 @@ std::string limitOf(const BackendModel& model) {
     return "the CUDA plugin takes heads of 8 to 256 dimensions in multiples of 8, and the model's have " +
            std::to_string(model.headDim) + "; use device cpu";
   }
+  if (model.ropePairs % 2 != 0) {
+    return "the CUDA plugin turns an even number of pairs of a head, and the model has " +
+           std::to_string(model.ropePairs) + "; use device cpu";
+  }
   for (int64_t l = 0; l < model.layers; ++l) {
     for (const BackendLinear& linear : model.layer[l].projections) {
       if (linear.blockCount > kMaxBlocks) {

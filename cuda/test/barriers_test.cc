@@ -97,7 +97,7 @@ TEST("barriers: decode attention") {
       Array<uint32_t> counters(std::vector<uint32_t>(static_cast<size_t>(attentionCounters(1, 2, chunks))));
       launchAttention(device.stream(),
                       {{q.global(), k.read(), v.read(), nullptr, nullptr, 1e-6f, cosine.read(), sine.read(), 2,
-                        1, 32, caches.rows(), 0},
+                        1, 32, 16, caches.rows(), 0},
                        out.global(),
                        0,
                        partial.global(),

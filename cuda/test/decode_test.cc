@@ -123,26 +123,28 @@ TEST("decode: silu(gate) * up") {
 
 TEST("decode: heads are normed and rotated, keys and values cached, at each column's own position") {
   struct Shape {
-    int heads, kvHeads, headDim;
+    int heads, kvHeads, headDim, pairs;
     bool norms;
   };
-  for (const auto& [heads, kvHeads, headDim, norms] :
-       {Shape{4, 2, 16, true}, Shape{9, 3, 64, false}, Shape{2, 1, 80, true}}) {
+  for (const auto& [heads, kvHeads, headDim, pairs, norms] :
+       {Shape{4, 2, 16, 8, true}, Shape{9, 3, 64, 32, false}, Shape{2, 1, 80, 40, true},
+        // Some dimensions are not turned: more than are, as many in a lane's second pair, fewer.
+        Shape{3, 1, 64, 4, true}, Shape{2, 1, 256, 64, false}, Shape{2, 2, 96, 36, true}}) {
     constexpr int kColumns = 3, kPositions = 12, kLayer = 1;
     check::Random random(static_cast<uint64_t>(headDim));
-    const int half = headDim / 2, kvWidth = kvHeads * headDim;
+    const int kvWidth = kvHeads * headDim;
     const std::vector<float> queries = random.floats(kColumns * heads * headDim),
                              keys = random.floats(kColumns * kvWidth),
                              values = random.floats(kColumns * kvWidth), queryNorm = random.floats(headDim),
-                             keyNorm = random.floats(headDim), cosine = random.floats(kPositions * half),
-                             sine = random.floats(kPositions * half);
+                             keyNorm = random.floats(headDim), cosine = random.floats(kPositions * pairs),
+                             sine = random.floats(kPositions * pairs);
     test::Caches caches(2, kPositions, kvWidth, {4, 0, 11});
     Array<float> q(queries), k(keys), v(values), qNorm(queryNorm), kNorm(keyNorm), cosines(cosine), sines(sine);
     Device device(4);
     launchRotate(
         device.stream(),
         {q.global(), k.read(), v.read(), norms ? qNorm.read() : nullptr, norms ? kNorm.read() : nullptr, 1e-6f,
-         cosines.read(), sines.read(), heads, kvHeads, headDim, caches.rows(), kLayer},
+         cosines.read(), sines.read(), heads, kvHeads, headDim, pairs, caches.rows(), kLayer},
         kColumns, true);
     device.synchronise();
 
@@ -154,10 +156,11 @@ TEST("decode: heads are normed and rotated, keys and values cached, at each colu
         return static_cast<double>(head[j]) * scale *
                (norms ? static_cast<double>(norm[static_cast<size_t>(j)]) : 1);
       };
-      const auto angle = static_cast<size_t>(position * half + i % half);
+      if (i >= 2 * pairs) return std::pair{value(i), std::abs(value(i))};
+      const auto angle = static_cast<size_t>(position * pairs + i % pairs);
       const double c = static_cast<double>(cosine[angle]), s = static_cast<double>(sine[angle]);
-      const double turned = i < half ? value(i) * c - value(i + half) * s : value(i) * c + value(i - half) * s;
-      const double size = std::abs(value(i) * c) + std::abs(value(i < half ? i + half : i - half) * s);
+      const double turned = i < pairs ? value(i) * c - value(i + pairs) * s : value(i) * c + value(i - pairs) * s;
+      const double size = std::abs(value(i) * c) + std::abs(value(i < pairs ? i + pairs : i - pairs) * s);
       return std::pair{turned, size};
     };
     for (int c = 0; c < kColumns; ++c) {
@@ -186,6 +189,9 @@ struct AttentionCase {
   int heads, kvHeads, headDim, window;
   std::vector<int> positions;
   bool oneSequence = false, norms = false;
+  int unturned = 0;  // dimensions
+
+  int pairs() const { return (headDim - unturned) / 2; }
 };
 
 // What attention takes besides caches, for some columns.
@@ -207,6 +213,7 @@ RotateParams rotation(const AttentionCase& one, Array<float>& q, Array<float>& k
           one.heads,
           one.kvHeads,
           one.headDim,
+          one.pairs(),
           caches.rows(),
           1};
 }
@@ -252,6 +259,9 @@ TEST(
       // Positions of one sequence, which see each other's keys.
       {4, 2, 64, 0, {126, 127, 128, 129}, true},
       {5, 1, 16, 40, {10, 11, 12}, true, true},
+      // Heads that are turned in part.
+      {2, 1, 64, 0, {3, 200}, false, true, 32},
+      {2, 2, 96, 0, {20, 21}, true, false, 24},
       // More chunks than one group has.
       {1, 1, 8, 0, {2047, 2048, 4300}},
   };
@@ -270,7 +280,7 @@ TEST(
                   random.floats(one.headDim),
                   {},
                   {}};
-    for (int i = 0; i < longest * one.headDim / 2; ++i) {
+    for (int i = 0; i < longest * one.pairs(); ++i) {
       const double angle = 6 * random.normal();
       inputs.cosine.push_back(static_cast<float>(std::cos(angle)));
       inputs.sine.push_back(static_cast<float>(std::sin(angle)));

@@ -84,20 +84,22 @@ TEST("passes: back through a norm") {
 
 TEST("passes: heads normed and turned, and back") {
   struct Shape {
-    int tokens, heads, headDim;
+    int tokens, heads, headDim, pairs;
     bool norms;
   };
-  for (const auto& [tokens, heads, headDim, norms] :
-       {Shape{1, 1, 8, true}, Shape{17, 3, 64, false}, Shape{5, 2, 80, true}, Shape{9, 5, 256, true}}) {
-    const int half = headDim / 2, count = tokens * heads * headDim;
+  for (const auto& [tokens, heads, headDim, pairs, norms] :
+       {Shape{1, 1, 8, 4, true}, Shape{17, 3, 64, 32, false}, Shape{5, 2, 80, 40, true},
+        Shape{9, 5, 256, 128, true}, Shape{3, 2, 64, 4, true}, Shape{4, 1, 256, 96, false}}) {
+    const int count = tokens * heads * headDim;
     check::Random random(static_cast<uint64_t>(count));
     const std::vector<float> x = random.floats(count), dy = random.floats(count), norm = random.floats(headDim),
-                             cosine = random.floats(tokens * half), sine = random.floats(tokens * half);
+                             cosine = random.floats(tokens * pairs), sine = random.floats(tokens * pairs);
     Array<float> xs(x), y(x), weight(norm), cosines(cosine), sines(sine), dx(dy), none(size_t{8});
     Device device(2);
     TurnParams params{xs.read(), y.global(),     norms ? weight.read() : nullptr,
                       kEps,      cosines.read(), sines.read(),
-                      tokens,    heads,          headDim};
+                      tokens,    heads,          headDim,
+                      pairs};
     launchTurn(device.stream(), params);
     // Without a norm what was turned is not needed.
     params.x = norms ? xs.read() : none.read();
@@ -123,8 +125,8 @@ TEST("passes: heads normed and turned, and back") {
           return static_cast<double>(x[first + i]) * scale * (norms ? static_cast<double>(norm[i]) : 1);
         };
         std::vector<double> turnedBack(static_cast<size_t>(headDim)), sizes(static_cast<size_t>(headDim));
-        for (size_t i = 0; i < static_cast<size_t>(half); ++i) {
-          const size_t angle = static_cast<size_t>(t * half) + i, other = i + static_cast<size_t>(half);
+        for (size_t i = 0; i < static_cast<size_t>(pairs); ++i) {
+          const size_t angle = static_cast<size_t>(t * pairs) + i, other = i + static_cast<size_t>(pairs);
           const double c = static_cast<double>(cosine[angle]), s = static_cast<double>(sine[angle]);
           const double a = normed(i), b = normed(other);
           const double size =
@@ -136,6 +138,11 @@ TEST("passes: heads normed and turned, and back") {
           turnedBack[other] = db * c - da * s;
           sizes[i] = std::abs(da * c) + std::abs(db * s);
           sizes[other] = std::abs(db * c) + std::abs(da * s);
+        }
+        for (size_t i = 2 * static_cast<size_t>(pairs); i < static_cast<size_t>(headDim); ++i) {
+          CHECK_NEAR(got[first + i], normed(i), tolerance * std::abs(normed(i)));
+          turnedBack[i] = static_cast<double>(dy[first + i]);
+          sizes[i] = std::abs(turnedBack[i]);
         }
         if (!norms) {
           for (size_t i = 0; i < turnedBack.size(); ++i) {

@@ -23,9 +23,10 @@ struct ModelConfig {
   bool outputBias = false;
   bool mlpBias = false;
   bool qkNorm = false;
-  std::vector<int32_t> slidingWindow;   // [layers], 0 is full attention
-  std::vector<double> ropeFrequencies;  // [headDim / 2], radians per position
-  float ropeScale = 1;                  // on cos and sin
+  std::vector<int32_t> slidingWindow;  // [layers], 0 is full attention
+  // Of pairs (i, i + R), R = size() <= headDim / 2, radians per position; dimensions from 2R on stay as they are.
+  std::vector<double> ropeFrequencies;
+  float ropeScale = 1;  // on cos and sin
 
   int64_t queryWidth() const { return heads * headDim; }
   int64_t kvWidth() const { return kvHeads * headDim; }

@@ -54,6 +54,7 @@ class Description {
             config.vocab,
             config.context,
             config.eps,
+            static_cast<int64_t>(config.ropeFrequencies.size()),
             config.ropeFrequencies.data(),
             config.ropeScale,
             rowsOf(*model.embedding),

@@ -117,8 +117,9 @@ void checkConfig(const ModelConfig& config) {
   if (config.heads % config.kvHeads != 0) {
     throw Error(code::modelFormat, "config: heads are not a multiple of key/value heads");
   }
-  if (config.headDim % 2 != 0 || static_cast<int64_t>(config.ropeFrequencies.size()) != config.headDim / 2) {
-    throw Error(code::modelFormat, "config: rotary frequencies do not match the head dimension");
+  const auto rotaryPairs = static_cast<int64_t>(config.ropeFrequencies.size());
+  if (config.headDim % 2 != 0 || rotaryPairs < 1 || rotaryPairs > config.headDim / 2) {
+    throw Error(code::modelFormat, "config: rotary frequencies do not fit the head dimension");
   }
   if (static_cast<int64_t>(config.slidingWindow.size()) != config.layers) {
     throw Error(code::modelFormat, "config: one attention window per layer is expected");

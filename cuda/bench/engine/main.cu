@@ -106,6 +106,7 @@ class Model {
             kVocab,
             kContext,
             1e-5f,
+            kHeadDim / 2,
             frequencies_.data(),
             1,
             rowsOf(embedding_),

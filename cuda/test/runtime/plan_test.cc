@@ -128,6 +128,7 @@ TEST("cuda runtime: the bytes of weights are known before any are copied, and li
   model.layers = 1;
   model.hidden = kInputs;
   model.headDim = 8;
+  model.ropePairs = 4;
   model.embedding = model.head = rowsOf(embedding);
   model.layer = &layer;
   const LinearWeights weights(factors.linear);
@@ -145,6 +146,9 @@ TEST("cuda runtime: the bytes of weights are known before any are copied, and li
   model.headDim = 12;
   CHECK(limitOf(model).find("heads of 8 to 256") != std::string::npos);
   model.headDim = 8;
+  model.ropePairs = 3;
+  CHECK(limitOf(model).find("an even number of pairs") != std::string::npos);
+  model.ropePairs = 4;
   const Factors many(std::vector<int64_t>(9, 2), true, Dtype::bf16);
   layer.projections[3] = many.linear;
   CHECK(limitOf(model).find("up to 8 levels, and layer 0 has 9") != std::string::npos);

@@ -69,6 +69,7 @@ class RandomModel {
                    kVocab,
                    kContext,
                    1e-5f,
+                   shape.headDim / 2,
                    frequencies_.data(),
                    1,
                    rowsOf(*embedding_),
