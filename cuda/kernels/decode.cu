@@ -135,13 +135,8 @@ void launchNorm(Stream stream, const NormParams& params, int columns, bool depen
   LaunchShape shape = shapeOf(columns, 1, dependent);
   shape.threads = kNormThreads;
   shape.sharedBytes = kNormThreads / 32 * sizeof(float);
-  constexpr int kWidth = 8 * kNormThreads;
-  if (params.width <= kWidth) return launch(stream, shape, normKernel<1>, params);
-  if (params.width <= 2 * kWidth) return launch(stream, shape, normKernel<2>, params);
-  if (params.width <= 4 * kWidth) return launch(stream, shape, normKernel<4>, params);
-  static_assert(kWidestNorm == 8 * kWidth);
-  if (params.width > kWidestNorm) throw std::invalid_argument("a model this wide is not for the GPU");
-  launch(stream, shape, normKernel<8>, params);
+  launchForWidth(params.width,
+                 [&](auto octets) { launch(stream, shape, normKernel<decltype(octets)::value>, params); });
 }
 
 void launchRotate(Stream stream, const RotateParams& params, int columns, bool dependent) {

@@ -27,8 +27,7 @@ struct EmbedParams {
 };
 void launchEmbed(Stream stream, Dtype dtype, const EmbedParams& params, int columns, bool dependent);
 
-// x += add (null: nothing), then y = x / sqrt(mean(x^2) + eps) * weight. Rows of up to kWidestNorm values.
-inline constexpr int kWidestNorm = 16384;
+// x += add (null: nothing), then y = x / sqrt(mean(x^2) + eps) * weight. Rows of up to 16384 values.
 struct NormParams {
   Global<float> x;
   Global<const float> add, weight;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <stdexcept>
+
 #include "kernels/block.cuh"
 
 // Eight neighbouring values at a time, and how the squares of a row of them are added up: the same whoever
@@ -52,6 +54,19 @@ FLRC_DEVICE float addSquares(const float (&octet)[8], float sum) {
 // 1 / sqrt(mean(x^2) + eps) from the threads' sums.
 FLRC_DEVICE float inverseNorm(float squares, int width, float eps, Shared<float> scratch) {
   return 1.0f / sqrtf(blockSum(squares, scratch) / static_cast<float>(width) + eps);
+}
+
+template <int kCount>
+struct OctetCount {
+  static constexpr int value = kCount;
+};
+
+// launch(OctetCount<n>{}) with the octets that each thread's registers hold of rows of `width` values.
+template <int kCount = 1, typename Launch>
+void launchForWidth(int width, const Launch& launch) {
+  if (width <= 8 * kNormThreads * kCount) return launch(OctetCount<kCount>{});
+  if constexpr (kCount < 8) return launchForWidth<2 * kCount>(width, launch);
+  throw std::invalid_argument("a model this wide is not for the GPU");
 }
 
 }  // namespace flrc::gpu

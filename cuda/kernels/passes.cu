@@ -158,13 +158,9 @@ void launchNormBackward(Stream stream, const NormBackwardParams& params, int row
   shape.gridX = static_cast<unsigned>(rows);
   shape.threads = kNormThreads;
   shape.sharedBytes = 2 * kNormThreads / 32 * sizeof(float);
-  constexpr int kWidth = 8 * kNormThreads;
-  if (params.width <= kWidth) return launch(stream, shape, normBackwardKernel<1>, params);
-  if (params.width <= 2 * kWidth) return launch(stream, shape, normBackwardKernel<2>, params);
-  if (params.width <= 4 * kWidth) return launch(stream, shape, normBackwardKernel<4>, params);
-  static_assert(kWidestNorm == 8 * kWidth);
-  if (params.width > kWidestNorm) throw std::invalid_argument("a model this wide is not for the GPU");
-  launch(stream, shape, normBackwardKernel<8>, params);
+  launchForWidth(params.width, [&](auto octets) {
+    launch(stream, shape, normBackwardKernel<decltype(octets)::value>, params);
+  });
 }
 
 void launchTurn(Stream stream, const TurnParams& params) {

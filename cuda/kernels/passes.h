@@ -10,7 +10,7 @@
 namespace flrc::gpu {
 
 // dx of y = x / sqrt(mean(x^2) + eps) * weight, written or added to what is there. dx may be dy where it is not
-// added to. Rows of up to kWidestNorm values.
+// added to. Rows of up to 16384 values.
 struct NormBackwardParams {
   Global<const float> x, dy;   // [rows][width]
   Global<const float> weight;  // [width]
