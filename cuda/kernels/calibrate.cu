@@ -287,6 +287,14 @@ int fisherPartials(const FisherParams& params) {
   return 3 * std::max(tileParts(params), warpgroupFisherParts(params));
 }
 
+FisherParams rowsOf(Dtype dtype, const FisherParams& params, int first, int count) {
+  FisherParams part = params;
+  part.g.data = params.g.data + first;
+  part.g.width = count;
+  part.weights = params.weights + first * rowStrips(dtype, params.x.width) * kStripBytes;
+  return part;
+}
+
 void launchFisher(Stream stream, Dtype dtype, const FisherParams& params, int warpgroups) {
   if (warpgroups > 0) {
     launchWarpgroupFisher(stream, dtype, params, warpgroups);

@@ -11,5 +11,7 @@ inline const Pace kNoPace = [](double) {};
 
 // What one launch may take at most where it can be divided: some 50 ms of the chips with the fewest fp64 units.
 inline constexpr double kFlopsPerLaunch = 1e10;
+// The same of bf16 flops on tensor cores.
+inline constexpr double kTensorFlopsPerLaunch = 8e11;
 
 }  // namespace flrc::gpu

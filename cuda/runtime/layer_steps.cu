@@ -204,18 +204,12 @@ CausalAttentionParams LayerSteps::attentionOf(int64_t tokens) const {
 
 template <typename Launch>
 void LayerSteps::attend(const Call& call, double flops, const Launch& launch) const {
-  // Of one launch, on tensor cores.
-  constexpr double kFlops = 8e11;
   const int64_t window = layer_.weights.window;
   const int64_t seen = window > 0 ? std::min(window, call.tokens) : call.tokens;
   const double perToken = flops * static_cast<double>(model_.queryWidth()) * static_cast<double>(seen);
-  const auto blocks = static_cast<int64_t>(kFlops / perToken / kAttentionTokens);
-  const int64_t most = std::max<int64_t>(1, blocks) * kAttentionTokens;
-  for (int64_t first = 0; first < call.tokens; first += most) {
-    const int64_t count = std::min(most, call.tokens - first);
+  call.pieces.multiplyEach(call.tokens, kAttentionTokens, perToken, [&](int64_t first, int64_t count) {
     launch(TokenRange{static_cast<int>(first), static_cast<int>(count)});
-    call.pieces.multiplied(perToken * static_cast<double>(count));
-  }
+  });
 }
 
 void LayerSteps::turn(const Call& call, const Buffer<float>& raw, const Buffer<float>& to,
@@ -319,7 +313,10 @@ void LayerSteps::addCurve(const Call& call, int p, const Buffer<float>& input, c
 }
 
 void LayerSteps::score(const Call& call, int p) {
+  // As many as a cluster's two tiles.
+  constexpr int64_t kRows = 256;
   const LinearWeights& linear = layer_.weights.projections[p];
+  const Dtype dtype = linear.dense.dtype;
   FisherParams params{};
   params.x = input_.high();
   params.g = output_.high();
@@ -328,8 +325,13 @@ void LayerSteps::score(const Call& call, int p) {
   call.pieces.grow(partial_, static_cast<size_t>(fisherPartials(params)));
   params.partial = partial_.global();
   params.sums = scores_.global() + 3 * p;
-  launchFisher(call.pieces.stream(), linear.dense.dtype, params, trustedWarpgroups());
-  call.pieces.multiplied(2.0 * static_cast<double>(call.tokens * linear.outputs * linear.inputs));
+  // Squared is what is summed over all tokens: it is the rows that are divided.
+  call.pieces.multiplyEach(linear.outputs, kRows, 2.0 * static_cast<double>(call.tokens * linear.inputs),
+                           [&](int64_t first, int64_t count) {
+                             const FisherParams part =
+                                 rowsOf(dtype, params, static_cast<int>(first), static_cast<int>(count));
+                             launchFisher(call.pieces.stream(), dtype, part, trustedWarpgroups());
+                           });
 }
 
 void LayerSteps::put(const Call& call, BackendTape tape, int p, const Buffer<float>& values,

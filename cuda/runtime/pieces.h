@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <mutex>
 #include <string>
 
@@ -25,6 +26,18 @@ class Pieces {
   void multiplied(double flops);
   Pace pace() {
     return [this](double flops) { launched(flops); };
+  }
+  // launch(first, count) for ranges of `all` items, each of which takes so many flops on bf16 tensor cores: of
+  // as many whole tiles of items as one launch may take, the last with the rest.
+  template <typename Launch>
+  void multiplyEach(int64_t all, int64_t tile, double flops, const Launch& launch) {
+    const auto tiles = static_cast<int64_t>(kTensorFlopsPerLaunch / (flops * static_cast<double>(tile)));
+    const int64_t most = std::max<int64_t>(1, tiles) * tile;
+    for (int64_t first = 0; first < all; first += most) {
+      const int64_t count = std::min(most, all - first);
+      launch(first, count);
+      multiplied(flops * static_cast<double>(count));
+    }
   }
   // Waits for all of it; `end` gives others their turn, or throws where that was cancelled.
   void end();

@@ -62,22 +62,16 @@ void SplitRows::launch(Pieces& pieces, Global<const float> from, int64_t first, 
 }
 
 void multiply(Pieces& pieces, const HalvesProduct& product) {
-  // Of one launch, on tensor cores.
-  constexpr double kFlops = 8e11;
   constexpr int64_t kTile = 128;
-  const int64_t width = product.x.high.width;
-  const double perTile = 6.0 * kTile * static_cast<double>(width) * static_cast<double>(product.rows);
-  const int64_t most = std::max<int64_t>(1, static_cast<int64_t>(kFlops / perTile)) * kTile;
-  for (int64_t first = 0; first < product.tokens; first += most) {
-    const int64_t count = std::min(most, product.tokens - first);
+  const double perToken = 6.0 * static_cast<double>(product.x.high.width) * static_cast<double>(product.rows);
+  pieces.multiplyEach(product.tokens, kTile, perToken, [&](int64_t first, int64_t count) {
     const Halves x = product.x.from(first);
     launchThinProduct(pieces.stream(),
                       {x.high, x.low, static_cast<int>(count), product.factors.high.data, product.factors.low,
                        product.factors.high.ld, static_cast<int>(product.rows),
                        product.out + first * product.outLd, product.outLd, product.back, product.adds},
                       trustedWarpgroups());
-    pieces.multiplied(perTile / kTile * static_cast<double>(count));
-  }
+  });
 }
 
 }  // namespace flrc::gpu

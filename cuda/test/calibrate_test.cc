@@ -85,13 +85,21 @@ TEST("fisher: scores of every dtype, sequences apart, any shape") {
       }
       const std::vector<int> counts = test::warpgroupCounts();
       for (const int warpgroups : many ? std::vector<int>{counts.back()} : counts) {
-        Array<double> sums(std::vector<double>{1, 2, 3}), partial(static_cast<size_t>(fisherPartials(params)));
-        params.sums = sums.global();
-        params.partial = partial.global();
-        Device device(1);
-        launchFisher(device.stream(), dtype, params, warpgroups);
-        device.synchronise();
-        for (size_t i = 0; i < 3; ++i) CHECK_NEAR(sums.at(i), expected[i], errors[i] + 1e-12 * expected[i]);
+        // At once, and some rows after others.
+        for (const int rows : {m, 128}) {
+          if (rows > m || (rows < m && many)) continue;
+          Array<double> sums(std::vector<double>{1, 2, 3}),
+              partial(static_cast<size_t>(fisherPartials(params)));
+          params.sums = sums.global();
+          params.partial = partial.global();
+          Device device(1);
+          for (int first = 0; first < m; first += rows) {
+            launchFisher(device.stream(), dtype, rowsOf(dtype, params, first, std::min(rows, m - first)),
+                         warpgroups);
+          }
+          device.synchronise();
+          for (size_t i = 0; i < 3; ++i) CHECK_NEAR(sums.at(i), expected[i], errors[i] + 1e-12 * expected[i]);
+        }
       }
     }
   }
