@@ -10,6 +10,8 @@ namespace flrc {
 // The contract's handle: what truncation curves of projections with one input are computed from.
 struct DeviceCurves {
   DeviceCurves(int64_t n, const BackendCurve* of, int64_t count);
+  // Of the device, for these.
+  static double bytesOf(int64_t n, const BackendCurve* of, int64_t count);
 
   void add(const float* x, const float* const* g, int64_t tokens, double* const* out,
            const BackendCancel& cancel);

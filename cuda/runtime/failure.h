@@ -21,6 +21,19 @@ inline void checkGoesOn(const BackendCancel& cancel) {
   if (cancel.cancelled(cancel.context)) throw Failure(BackendCode::aborted, "the operation was aborted");
 }
 
+// What make() gives, or null where memory does not hold it: what is free may be no one piece, or another's by
+// then.
+template <typename Make>
+auto ifItFits(const Make& make) -> decltype(make()) {
+  try {
+    return make();
+  } catch (const Failure& failure) {
+    if (failure.code != BackendCode::outOfMemory) throw;
+  } catch (const std::bad_alloc&) {
+  }
+  return nullptr;
+}
+
 // Runs a table function's body; whatever it throws becomes a code and words. What has no code of its own comes
 // from the device.
 template <typename Body>

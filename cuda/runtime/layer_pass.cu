@@ -33,12 +33,11 @@ void DeviceLayerPass::load(const BackendCancel& cancel) {
 
 std::unique_ptr<LayerSteps> DeviceLayerPass::take(const BackendCancel& cancel) {
   std::unique_lock<std::mutex> lock(mutex_);
-  // Room for what the first may take of its way back as well.
-  const double both = 2 * LayerSteps::bytesOf(layer_, longest_);
-  if (free_.empty() && !second_ && both < static_cast<double>(gpu::freeBytes())) {
-    auto made = std::make_unique<LayerSteps>(layer_, longest_);
+  const double bytes = LayerSteps::bytesOf(layer_, longest_);
+  if (free_.empty() && !second_ && bytes < static_cast<double>(gpu::freeBytes())) {
     second_ = true;
-    return made;
+    auto made = gpu::ifItFits([&] { return std::make_unique<LayerSteps>(layer_, longest_); });
+    if (made) return made;
   }
   while (!given_.wait_for(lock, std::chrono::milliseconds(20), [&] { return !free_.empty(); })) {
     gpu::checkGoesOn(cancel);

@@ -40,7 +40,7 @@ struct DeviceLayerPass {
   std::mutex mutex_;  // of all below
   std::condition_variable given_;
   std::vector<std::unique_ptr<gpu::LayerSteps>> free_;
-  bool second_ = false;  // has been made
+  bool second_ = false;  // has been made, or did not fit
 };
 
 }  // namespace flrc

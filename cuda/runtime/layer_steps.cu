@@ -40,30 +40,30 @@ std::vector<LayerSteps::Part> LayerSteps::partsOf(const PassedLayer& layer) {
   const DeviceModel& model = layer.model;
   const int64_t d = model.hidden, ff = model.intermediate, q = model.queryWidth(), kv = model.kvWidth();
   using Self = LayerSteps;
-  return {{&Self::x_, d, false},
-          {&Self::attentionInput_, d, false},
-          {&Self::qRaw_, layer.weights.queryNorm.count() > 0 ? q : 0, false},
-          {&Self::kRaw_, layer.weights.keyNorm.count() > 0 ? kv : 0, false},
-          {&Self::q_, q, false},
-          {&Self::k_, kv, false},
-          {&Self::v_, kv, false},
-          {&Self::attended_, q, false},
-          {&Self::logSums_, model.heads, false},
-          {&Self::middle_, d, false},
-          {&Self::mlpInput_, d, false},
-          {&Self::gate_, ff, false},
-          {&Self::up_, ff, false},
-          {&Self::product_, ff, false},
-          {&Self::out_, d, false},
-          {&Self::gradient_, d, true},
-          {&Self::dNormed_, d, true},
-          {&Self::passed_, widest(model), true},
-          {&Self::dq_, q, true},
-          {&Self::dk_, kv, true},
-          {&Self::dv_, kv, true},
-          {&Self::dots_, model.heads, true},
-          {&Self::factors_, 1, true},
-          {&Self::parts_, attentionParts(1, model.heads, model.kvHeads, model.headDim), true}};
+  return {{&Self::x_, d},
+          {&Self::attentionInput_, d},
+          {&Self::qRaw_, layer.weights.queryNorm.count() > 0 ? q : 0},
+          {&Self::kRaw_, layer.weights.keyNorm.count() > 0 ? kv : 0},
+          {&Self::q_, q},
+          {&Self::k_, kv},
+          {&Self::v_, kv},
+          {&Self::attended_, q},
+          {&Self::logSums_, model.heads},
+          {&Self::middle_, d},
+          {&Self::mlpInput_, d},
+          {&Self::gate_, ff},
+          {&Self::up_, ff},
+          {&Self::product_, ff},
+          {&Self::out_, d},
+          {&Self::gradient_, d},
+          {&Self::dNormed_, d},
+          {&Self::passed_, widest(model)},
+          {&Self::dq_, q},
+          {&Self::dk_, kv},
+          {&Self::dv_, kv},
+          {&Self::dots_, model.heads},
+          {&Self::factors_, 1},
+          {&Self::parts_, attentionParts(1, model.heads, model.kvHeads, model.headDim)}};
 }
 
 double LayerSteps::bytesOf(const PassedLayer& layer, int64_t longest) {
@@ -76,20 +76,18 @@ double LayerSteps::bytesOf(const PassedLayer& layer, int64_t longest) {
 LayerSteps::LayerSteps(const PassedLayer& layer, int64_t longest)
     : layer_(layer),
       model_(layer.model),
-      longest_(longest),
       attentionHalves_(
           static_cast<size_t>(attentionHalves(longest, model_.heads, model_.kvHeads, model_.headDim))),
+      backHalves_(static_cast<size_t>(2 * longest * model_.queryWidth())),
+      input_(longest, widest(model_)),
+      output_(longest, widest(model_)),
+      rows_(longest, widest(model_)),
       scores_(3 * kBackendProjections),
       staged_(static_cast<size_t>(longest * std::max(widest(model_), 2 * model_.hidden))) {
-  makeRoom(false);
-}
-
-void LayerSteps::makeRoom(bool back) {
+  // All that either way takes, so that neither ends for want of it halfway.
   for (const Part& part : partsOf(layer_)) {
-    if (part.back == back) this->*part.buffer = Buffer<float>(static_cast<size_t>(longest_ * part.width));
+    this->*part.buffer = Buffer<float>(static_cast<size_t>(longest * part.width));
   }
-  if (back) backHalves_ = Buffer<uint16_t>(static_cast<size_t>(2 * longest_ * model_.queryWidth()));
-  back_ = back;
 }
 
 void LayerSteps::forward(const float* x, int64_t tokens, float* y, const BackendCancel& cancel) {
@@ -98,7 +96,6 @@ void LayerSteps::forward(const float* x, int64_t tokens, float* y, const Backend
   {
     Pieces pieces(cancel);
     const Call call{pieces, tokens};
-    input_.reserve(pieces, longest_, widest(model_));
     pieces.upload(x_, 0, staged_.data(), count);
     forward(call);
     take(call, kDown, product_);
@@ -111,15 +108,12 @@ void LayerSteps::forward(const float* x, int64_t tokens, float* y, const Backend
 
 void LayerSteps::backward(const float* x, int64_t tokens, const float* dy, float* dx, double (*scores)[3],
                           const BackendTapes* tapes, const BackendSums* sums, const BackendCancel& cancel) {
-  if (!back_) makeRoom(true);
   const auto count = static_cast<size_t>(tokens * model_.hidden);
   std::copy_n(x, count, staged_.data());
   std::copy_n(dy, count, staged_.data() + count);
   {
     Pieces pieces(cancel);
     const Call call{pieces, tokens, scores != nullptr, tapes, sums};
-    for (SplitRows* rows : {&input_, &output_}) rows->reserve(pieces, longest_, widest(model_));
-    if (sums && sums->moments) rows_.reserve(pieces, longest_, widest(model_));
     pieces.upload(x_, 0, staged_.data(), count);
     pieces.upload(gradient_, 0, staged_.data() + count, count);
     pieces.clear(scores_);

@@ -35,7 +35,6 @@ class LayerSteps {
   struct Part {
     Member buffer;
     int64_t width;
-    bool back;  // of the way back only
   };
   static std::vector<Part> partsOf(const PassedLayer& layer);
 
@@ -48,7 +47,6 @@ class LayerSteps {
     const BackendSums* sums = nullptr;
   };
 
-  void makeRoom(bool back);
   // From x_ to product_, the input of down.
   void forward(const Call& call);
   void backward(const Call& call);
@@ -83,8 +81,6 @@ class LayerSteps {
 
   const PassedLayer& layer_;
   const DeviceModel& model_;
-  int64_t longest_;
-  bool back_ = false;
   Buffer<float> x_, attentionInput_, qRaw_, kRaw_, q_, k_, v_, attended_, logSums_, middle_, mlpInput_, gate_,
       up_, product_, out_;
   // On the way back: the gradient at the output, then where the layer's halves join; at a norm's result; what a

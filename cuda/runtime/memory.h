@@ -3,6 +3,7 @@
 // Device memory and the queue of its launches, on a GPU or (built by g++) on the emulator.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -42,6 +43,15 @@ inline uint64_t freeBytes() {
   return free;
 }
 
+// What an allocation of `bytes` came to. `whose`: "the GPU".
+inline void checkAllocated(cudaError_t status, size_t bytes, const std::string& whose,
+                           const std::string& remedy) {
+  if (status != cudaErrorMemoryAllocation) return check(status);
+  (void)cudaGetLastError();
+  throw Failure(BackendCode::outOfMemory,
+                whose + " has no " + std::to_string(bytes >> 20) + " MB left; " + remedy);
+}
+
 // `count` values on the device; what they are is up to whoever writes them first.
 template <typename T>
 class Buffer {
@@ -49,13 +59,7 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(size_t count) : count_(count) {
     if (count == 0) return;
-    const cudaError_t status = cudaMalloc(&data_, count * sizeof(T));
-    if (status == cudaErrorMemoryAllocation) {
-      (void)cudaGetLastError();
-      throw Failure(BackendCode::outOfMemory, "the GPU has no " + std::to_string((count * sizeof(T)) >> 20) +
-                                                  " MB left; use a smaller dtype");
-    }
-    check(status);
+    checkAllocated(cudaMalloc(&data_, bytes()), bytes(), "the GPU", "use a smaller dtype");
   }
   Buffer(const T* host, size_t count) : Buffer(count) {
     if (count == 0) return;
@@ -90,7 +94,9 @@ class HostBuffer {
  public:
   HostBuffer() = default;
   explicit HostBuffer(size_t count) : count_(count) {
-    if (count > 0) check(cudaHostAlloc(&data_, count * sizeof(T), cudaHostAllocMapped));
+    if (count == 0) return;
+    checkAllocated(cudaHostAlloc(&data_, bytes(), cudaHostAllocMapped), bytes(),
+                   "the host, of memory that the GPU reads in place,", "close other programs");
   }
   HostBuffer(HostBuffer&& other) noexcept
       : count_(std::exchange(other.count_, 0)), data_(std::exchange(other.data_, nullptr)) {}
@@ -225,7 +231,9 @@ class Graph {
 
 #else
 
-inline uint64_t freeBytes() { return uint64_t{1} << 33; }
+// The emulated device's memory, less what buffers have of it.
+inline std::atomic<uint64_t> emulatedFree = uint64_t{1} << 33;
+inline uint64_t freeBytes() { return emulatedFree; }
 
 template <typename T>
 class Buffer {
@@ -251,14 +259,23 @@ class Buffer {
   emulator::Memory* memory() const { return memory_.get(); }
 
  private:
-  static std::unique_ptr<emulator::Memory> allocate(size_t count) {
+  struct Free {
+    void operator()(emulator::Memory* memory) const {
+      emulatedFree += memory->size();
+      delete memory;
+    }
+  };
+  using Owned = std::unique_ptr<emulator::Memory, Free>;
+
+  static Owned allocate(size_t count) {
     if (count == 0) return nullptr;
-    return std::make_unique<emulator::Memory>("buffer", count * sizeof(T), std::min<size_t>(4, sizeof(T)),
-                                              false);
+    Owned memory(new emulator::Memory("buffer", count * sizeof(T), std::min<size_t>(4, sizeof(T)), false));
+    emulatedFree -= memory->size();
+    return memory;
   }
 
   size_t count_ = 0;
-  std::unique_ptr<emulator::Memory> memory_;
+  Owned memory_;
 };
 
 template <typename T>
