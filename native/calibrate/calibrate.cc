@@ -314,8 +314,9 @@ class Run {
       if (options_.whitening == Whitening::twoSided) {
         (sums_->tall(p) ? seen : b) = moments.gradients[static_cast<size_t>(p)];
       }
-      DeviceWork::Factors factors = work_->factors(layer.projections[static_cast<size_t>(p)].dense.data(),
-                                                   linear.outputs, linear.inputs, a, b, seen, options);
+      DeviceWork::Factors factors =
+          work_->factors(layer.projections[static_cast<size_t>(p)].dense.values.data(), linear.outputs,
+                         linear.inputs, a, b, seen, options);
       const auto index = static_cast<size_t>(l * kProjections + p);
       const int64_t rank = options.rank;
       result_->ranks[index] = rank;
@@ -346,7 +347,7 @@ class Run {
       const bool all = rank == std::min(linear.outputs, linear.inputs);
       of.push_back({linear.outputs, rank, result_->factors->get(index * 2, scratch[2 * i]),
                     result_->factors->get(index * 2 + 1, scratch[2 * i + 1]),
-                    all ? nullptr : wide.dense.data()});
+                    all ? nullptr : wide.dense.values.data()});
       result_->curves[index].assign(static_cast<size_t>(rank + 1), 0.0);
     }
     return of;

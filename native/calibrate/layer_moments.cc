@@ -139,7 +139,7 @@ void LayerMomentSums::shrink(const WideLinear& projection, int p, int kind, doub
   std::vector<float> rows(static_cast<size_t>(wide * n));
   ThreadPool::shared().parallelFor(wide, threads_, [&](int64_t k) {
     const auto scale = static_cast<float>(std::sqrt(share * diagonal[static_cast<size_t>(k)]));
-    const float* w = projection.dense.data() + (tall(p) ? k * n : k);
+    const float* w = projection.dense.values.data() + (tall(p) ? k * n : k);
     const int64_t step = tall(p) ? 1 : wide;
     for (int64_t i = 0; i < n; ++i) rows[static_cast<size_t>(k * n + i)] = scale * w[i * step];
   });

@@ -7,6 +7,7 @@
 #endif
 
 #include "cpu/attention-inl.h"
+#include "cpu/bf16_panels-inl.h"
 #include "cpu/dequantise-inl.h"
 #include "cpu/elementwise-inl.h"
 #include "cpu/gather-inl.h"
@@ -31,6 +32,10 @@ constexpr Kernels tableOf(const char* target) {
       .rowsTimesPrompt = nullptr,
       .panelsTimesPrompt = nullptr,
       .roundPrompt = nullptr,
+      .setPanelOfRows = nullptr,
+      .setPanelOfColumns = nullptr,
+      .roundPromptOfRows = nullptr,
+      .bf16PanelsTimes = nullptr,
       .attendPrompt = nullptr,
       .gather = gather,
       .rmsNorm = rmsNorm,
@@ -58,6 +63,10 @@ constexpr Kernels withPrompts(Kernels table) {
   table.rowsTimesPrompt = rowsTimesPrompt;
   table.panelsTimesPrompt = panelsTimesPrompt;
   table.roundPrompt = roundPrompt;
+  table.setPanelOfRows = setPanelOfRows;
+  table.setPanelOfColumns = setPanelOfColumns;
+  table.roundPromptOfRows = roundPromptOfRows;
+  table.bf16PanelsTimes = bf16PanelsTimes;
   table.attendPrompt = attendPrompt;
   return table;
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "cpu/bf16_panels.h"
 #include "cpu/kv_view.h"
 #include "cpu/prompt_attention.h"
 #include "cpu/prompt_inputs.h"
@@ -50,15 +51,23 @@ struct Kernels {
                       int64_t ldt, int columns, float* y, int64_t ldy);
 
   // The same products for the columns of a prompt, however many, of weights and inputs rounded to bf16; of
-  // weights in bf16, int8 and int4. Null, all four, where the processor does not multiply bf16. A column's
-  // result depends neither on the others nor on the split. rowBegin is a panel's first row; t has the inputs
-  // of the ranks in use.
+  // weights in bf16, int8 and int4. Null, all to attendPrompt, where the processor does not multiply bf16. A
+  // column's result depends neither on the others nor on the split. rowBegin is a panel's first row; t has the
+  // inputs of the ranks in use.
   void (*rowsTimesPrompt)(const RowMatrix& w, int64_t rowBegin, int64_t rowEnd, const PromptInputs& x, float* y,
                           int64_t ldy);
   void (*panelsTimesPrompt)(const PanelMatrix& w, int64_t panelBegin, int64_t panelEnd, const PromptInputs& t,
                             float* y, int64_t ldy);
   // `inputs` values of one column as bf16: kPromptPairs words to every `stride` of `words`, zeros at the end.
   void (*roundPrompt)(const float* x, int64_t inputs, int64_t stride, uint32_t* words);
+  // One panel of W from f32: from rows of inputs [inputs, outputs], or from their transpose [outputs, inputs].
+  void (*setPanelOfRows)(const float* w, int64_t ldw, int64_t panel, Bf16Panels& to);
+  void (*setPanelOfColumns)(const float* w, int64_t ldw, int64_t panel, Bf16Panels& to);
+  // One tile of a prompt from its transpose, x [inputs, columns].
+  void (*roundPromptOfRows)(const float* x, int64_t ldx, int64_t inputs, int64_t tile, PromptInputs& to);
+  // As rowsTimesPrompt for whole panels, or added to y.
+  void (*bf16PanelsTimes)(const Bf16Panels& w, int64_t panelBegin, int64_t panelEnd, const PromptInputs& x,
+                          bool adds, float* y, int64_t ldy);
   // Attention of a prompt's queries, which `work` has, to the keys of a half cache before them: to work.sums
   // what is to be divided by work.total. Queries, keys, weights and values are rounded to bf16. A query's
   // result depends on no other one.

@@ -129,11 +129,11 @@ HWY_INLINE void storePairs(WordVector from, const Scale& scale, const Zero& zero
 template <Dtype kType>
 inline constexpr int64_t kWordPairs = kWordValues<kType> / 2;
 
-// y of the outputs [begin, end) of a panel, whose `width` outputs are stored from `data` on. scales(word, lane)
-// gives the pair of functions that storePairs wants of a stored word.
+// y, or what is added to y, of the first outputs of a panel, whose `width` outputs are stored from `data` on.
+// scales(word, lane) gives the pair of functions that storePairs wants of a stored word.
 template <Dtype kType, typename Scales>
 HWY_INLINE void promptPanel(const uint8_t* data, int64_t width, int64_t outputs, const PromptInputs& x,
-                            float* y, int64_t ldy, const Scales& scales) {
+                            bool adds, float* y, int64_t ldy, const Scales& scales) {
   const int64_t step = width * 4;
   HWY_ALIGN uint32_t rounded[kType == Dtype::bf16 ? 1 : kPromptBlock * kPanel];
   for (int64_t first = 0; first < x.pairs; first += kPromptBlock) {
@@ -153,7 +153,7 @@ HWY_INLINE void promptPanel(const uint8_t* data, int64_t width, int64_t outputs,
     }
     for (int64_t tile = 0; tile < x.tiles(); ++tile) {
       const int64_t columns = x.width(tile);
-      const PromptSums sums{y + tile * kPromptTile * ldy, ldy, outputs, first == 0};
+      const PromptSums sums{y + tile * kPromptTile * ldy, ldy, outputs, !adds && first == 0};
       kPromptTiles[static_cast<size_t>(columns - 1)](panel, x.tile(tile) + columns * first, sums);
     }
   }
@@ -174,7 +174,7 @@ void rowsTimesPromptOf(const RowMatrix& w, int64_t rowBegin, int64_t rowEnd, con
       if constexpr (kType == Dtype::int4) zero = loadBytes(w.zero.data() + group);
       store([&](auto) HWY_ATTR { return scale; }, [&](auto) HWY_ATTR { return zero; });
     };
-    promptPanel<kType>(w.data.data() + first * words * 4, width, outputs, x, y + first, ldy, scales);
+    promptPanel<kType>(w.data.data() + first * words * 4, width, outputs, x, false, y + first, ldy, scales);
   }
 }
 
@@ -201,7 +201,7 @@ void panelsTimesPromptOf(const PanelMatrix& w, int64_t panelBegin, int64_t panel
               return kType == Dtype::int4 ? hn::Set(kFloats, static_cast<float>(zero[i])) : hn::Zero(kFloats);
             });
     };
-    promptPanel<kType>(w.data.data() + first * words * 4, width, width, t, y + first, ldy, scales);
+    promptPanel<kType>(w.data.data() + first * words * 4, width, width, t, false, y + first, ldy, scales);
   }
 }
 

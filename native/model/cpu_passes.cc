@@ -49,8 +49,8 @@ void putTapes(const BackendTapes& tapes, const WideLayer& layer, int64_t tokens,
       const Linear& linear = *layer.projections[at].linear;
       const int64_t m = linear.outputs, n = linear.inputs;
       work.passedOn.resize(static_cast<size_t>(tokens * m));
-      gemm(false, true, tokens, m, n, 1.0f, input().data(), n, layer.projections[at].dense.data(), n, 0.0f,
-           work.passedOn.data(), m);
+      gemm(false, true, tokens, m, n, 1.0f, input().data(), n, layer.projections[at].dense.values.data(), n,
+           0.0f, work.passedOn.data(), m);
       return work.passedOn;
     };
     put(BackendTape::input, p, input);
@@ -95,8 +95,8 @@ BackendCode cpuLayerBackward(DeviceLayerPass* pass, const float* x, int64_t toke
       const auto at = static_cast<size_t>(p);
       const WideLinear& wide = pass->layer.projections[at];
       const FisherScore score =
-          fisherScore(work->kept.input(p).data(), work->gradients.outputs[at].data(), wide.dense.data(), tokens,
-                      wide.linear->outputs, wide.linear->inputs);
+          fisherScore(work->kept.input(p).data(), work->gradients.outputs[at].data(), wide.dense.values.data(),
+                      tokens, wide.linear->outputs, wide.linear->inputs);
       scores[p][0] = score.weighted;
       scores[p][1] = score.gradient;
       scores[p][2] = score.taylor;

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "cpu/kernels.h"
+#include "linalg/bf16_gemm.h"
 #include "linalg/gemm.h"
 #include "model/layer_pass.h"
 #include "model/sampler.h"
@@ -42,18 +43,28 @@ int32_t draw(const float* probabilities, int64_t vocab, double uniform) {
 
 }  // namespace
 
-void headLogits(const RowMatrix& head, const float* normed, int64_t rows, std::vector<float>& band,
-                const Job& job, float* logits) {
+void headLogits(const RowMatrix& head, const float* normed, int64_t rows, HeadBand& band, const Job& job,
+                float* logits) {
   const int64_t d = head.cols, vocab = head.rows;
-  eachBand(head, band, job, [&](int64_t begin, int64_t words, const float* weights) {
+  eachBand(head, band.weights, job, [&](int64_t begin, int64_t words, const float* weights) {
+    if (band.rounds) {
+      setRows(weights, d, words, band.panels);
+      bf16Times(normed, d, rows, band.panels, false, logits + begin, vocab);
+      return;
+    }
     gemm(false, false, rows, words, d, 1.0f, normed, d, weights, words, 0.0f, logits + begin, vocab);
   });
 }
 
-void headBackward(const RowMatrix& head, const float* dLogits, int64_t rows, std::vector<float>& band,
-                  const Job& job, float* dNormed) {
+void headBackward(const RowMatrix& head, const float* dLogits, int64_t rows, HeadBand& band, const Job& job,
+                  float* dNormed) {
   const int64_t d = head.cols, vocab = head.rows;
-  eachBand(head, band, job, [&](int64_t begin, int64_t words, const float* weights) {
+  eachBand(head, band.weights, job, [&](int64_t begin, int64_t words, const float* weights) {
+    if (band.rounds) {
+      setColumns(weights, d, words, band.panels);
+      bf16Times(dLogits + begin, vocab, rows, band.panels, begin > 0, dNormed, d);
+      return;
+    }
     gemm(false, true, rows, d, words, 1.0f, dLogits + begin, vocab, weights, words, begin > 0 ? 1.0f : 0.0f,
          dNormed, d);
   });
@@ -71,7 +82,8 @@ double HeadPass::lossAndGradient(const float* x, const int32_t* tokens, int64_t 
   const std::vector<float>& norm = *model->finalNorm;
   std::vector<float> normed(static_cast<size_t>(kHeadPositions * d)),
       logits(static_cast<size_t>(kHeadPositions * vocab));
-  std::vector<float> dNormed(dx ? static_cast<size_t>(kHeadPositions * d) : 0), band;
+  std::vector<float> dNormed(dx ? static_cast<size_t>(kHeadPositions * d) : 0);
+  HeadBand band;
   double total = 0;
   for (int64_t first = 0; first < count; first += kHeadPositions) {
     job.check();

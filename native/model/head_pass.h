@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/job.h"
+#include "cpu/bf16_panels.h"
 #include "model/model.h"
 
 namespace flrc {
@@ -17,11 +18,16 @@ constexpr int64_t kHeadPositions = 256;
 
 // logits [rows, vocab] = normed [rows, hidden] lm_head^T, and back: dNormed [rows, hidden] = dLogits lm_head;
 // at most kHeadPositions rows, on the calling thread. Rows of lm_head are widened to f32 a band at a time: of a
-// vocabulary of 128k they would be gigabytes. `band` is working memory.
-void headLogits(const RowMatrix& head, const float* normed, int64_t rows, std::vector<float>& band,
-                const Job& job, float* logits);
-void headBackward(const RowMatrix& head, const float* dLogits, int64_t rows, std::vector<float>& band,
-                  const Job& job, float* dNormed);
+// vocabulary of 128k they would be gigabytes. Where a band `rounds`, both factors are rounded to bf16.
+struct HeadBand {
+  bool rounds = false;
+  std::vector<float> weights;  // working memory
+  cpu::Bf16Panels panels;      // likewise
+};
+void headLogits(const RowMatrix& head, const float* normed, int64_t rows, HeadBand& band, const Job& job,
+                float* logits);
+void headBackward(const RowMatrix& head, const float* dLogits, int64_t rows, HeadBand& band, const Job& job,
+                  float* dNormed);
 
 // Final norm and lm_head over one sequence.
 struct HeadPass {

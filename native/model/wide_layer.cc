@@ -4,7 +4,6 @@
 
 #include "core/thread_pool.h"
 #include "cpu/kernels.h"
-#include "linalg/gemm.h"
 
 namespace flrc {
 namespace {
@@ -57,7 +56,7 @@ WideLayer widen(const Model& model, int64_t layerIndex, int64_t level) {
     WideLinear& to = wide.projections[p];
     to.linear = &linear;
     if (!linear.factored()) {
-      to.dense = widenRows(*linear.dense, model.threads);
+      to.dense = {linear.outputs, linear.inputs, widenRows(*linear.dense, model.threads), {}, {}};
       continue;
     }
     const int64_t rank = model.rank(level, layerIndex, p);
@@ -66,11 +65,12 @@ WideLayer widen(const Model& model, int64_t layerIndex, int64_t level) {
       WideLinear::Block block;
       block.stored = &stored;
       block.rank = linear.pivoted ? stored.rank() : std::min(rank, stored.rank());
-      block.p = widenRows(stored.p, model.threads);
-      block.c.resize(static_cast<size_t>(block.rank * stored.c.outputs));
+      block.p = {block.rank, linear.inputs, widenRows(stored.p, model.threads), {}, {}};
+      block.c = {block.rank, stored.c.outputs, {}, {}, {}};
+      block.c.values.resize(static_cast<size_t>(block.rank * stored.c.outputs));
       ThreadPool::shared().parallelFor(stored.c.panels(), model.threads, [&](int64_t panel) {
-        cpu::kernels().widenPanels(stored.c, panel, panel + 1, block.rank, block.c.data() + panel * kPanel,
-                                   stored.c.outputs);
+        cpu::kernels().widenPanels(stored.c, panel, panel + 1, block.rank,
+                                   block.c.values.data() + panel * kPanel, stored.c.outputs);
       });
       to.blocks.push_back(std::move(block));
     }
@@ -78,10 +78,19 @@ WideLayer widen(const Model& model, int64_t layerIndex, int64_t level) {
   return wide;
 }
 
+void roundToBf16(WideLayer& layer, int threads) {
+  std::vector<WideMatrix*> matrices;
+  for (WideLinear& linear : layer.projections) {
+    matrices.push_back(&linear.dense);
+    for (WideLinear::Block& block : linear.blocks) matrices.insert(matrices.end(), {&block.p, &block.c});
+  }
+  roundToBf16(matrices, threads);
+}
+
 void WideLinear::apply(const float* x, int64_t tokens, float* y, std::vector<float>& latent) const {
   const int64_t m = linear->outputs, n = linear->inputs;
   if (!linear->factored()) {
-    gemm(false, true, tokens, m, n, 1.0f, x, n, dense.data(), n, 0.0f, y, m);
+    dense.forwards(x, tokens, false, y);
   } else {
     std::fill(y, y + tokens * m, 0.0f);
     latent.resize(static_cast<size_t>(tokens * rank()));
@@ -89,14 +98,12 @@ void WideLinear::apply(const float* x, int64_t tokens, float* y, std::vector<flo
     std::vector<float> u;
     for (const Block& block : blocks) {
       const int64_t s = block.rank, others = block.stored->c.outputs;
-      gemm(false, true, tokens, s, n, 1.0f, x, n, block.p.data(), n, 0.0f, t, s);
+      block.p.forwards(x, tokens, false, t);
       if (!linear->pivoted) {
-        gemm(false, false, tokens, m, s, 1.0f, t, s, block.c.data(), others, 0.0f, y, m);
+        block.c.backwards(t, tokens, false, y);
       } else {
         u.resize(static_cast<size_t>(tokens * others));
-        if (others > 0) {
-          gemm(false, false, tokens, others, s, 1.0f, t, s, block.c.data(), others, 0.0f, u.data(), others);
-        }
+        if (others > 0) block.c.backwards(t, tokens, false, u.data());
         std::vector<float> together(static_cast<size_t>(m));
         for (int64_t token = 0; token < tokens; ++token) {
           std::copy_n(t + token * s, s, together.begin());
@@ -116,7 +123,7 @@ void WideLinear::apply(const float* x, int64_t tokens, float* y, std::vector<flo
 void WideLinear::passBack(const float* g, int64_t tokens, float* dx, std::vector<float>& latent) const {
   const int64_t m = linear->outputs, n = linear->inputs;
   if (!linear->factored()) {
-    gemm(false, false, tokens, n, m, 1.0f, g, m, dense.data(), n, 0.0f, dx, n);
+    dense.backwards(g, tokens, false, dx);
     return;
   }
   std::fill(dx, dx + tokens * n, 0.0f);
@@ -126,17 +133,15 @@ void WideLinear::passBack(const float* g, int64_t tokens, float* dx, std::vector
   for (const Block& block : blocks) {
     const int64_t s = block.rank, others = block.stored->c.outputs;
     if (!linear->pivoted) {
-      gemm(false, true, tokens, s, m, 1.0f, g, m, block.c.data(), others, 0.0f, dt, s);
+      block.c.forwards(g, tokens, false, dt);
     } else {
       du.resize(static_cast<size_t>(tokens * others));
       for (int64_t token = 0; token < tokens; ++token) {
         scatterGathered(*block.stored, g + token * m, dt + token * s, du.data() + token * others);
       }
-      if (others > 0) {
-        gemm(false, true, tokens, s, others, 1.0f, du.data(), others, block.c.data(), others, 1.0f, dt, s);
-      }
+      if (others > 0) block.c.forwards(du.data(), tokens, true, dt);
     }
-    gemm(false, false, tokens, n, s, 1.0f, dt, s, block.p.data(), n, 1.0f, dx, n);
+    block.p.backwards(dt, tokens, true, dx);
     dt += tokens * s;
   }
 }

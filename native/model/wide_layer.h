@@ -7,17 +7,18 @@
 
 #include "core/job.h"
 #include "model/model.h"
+#include "model/wide_matrix.h"
 
 namespace flrc {
 
-// One projection's weights as f32, for passes over whole sequences, where widening once per layer is cheap.
+// One projection's weights for passes over whole sequences, where widening once per layer is cheap.
 struct WideLinear {
   const Linear* linear = nullptr;
-  std::vector<float> dense;  // [m, n]
+  WideMatrix dense;  // [m, n]
   struct Block {
-    std::vector<float> p;  // [s, n]
-    std::vector<float> c;  // [s, m - s] pivoted, [s, m] plain
-    int64_t rank = 0;      // s
+    WideMatrix p;      // [s, n]
+    WideMatrix c;      // [s, m - s] pivoted, [s, m] plain
+    int64_t rank = 0;  // s
     const FactorBlock* stored = nullptr;
   };
   std::vector<Block> blocks;
@@ -32,14 +33,17 @@ struct WideLinear {
   void passBack(const float* g, int64_t tokens, float* dx, std::vector<float>& latent) const;
 };
 
-// A layer's weights as f32 at one level.
+// A layer's weights at one level.
 struct WideLayer {
   std::array<WideLinear, kProjections> projections;
   const Layer* layer = nullptr;
   int64_t window = 0;
 };
 
+// As f32.
 WideLayer widen(const Model& model, int64_t layer, int64_t level);
+// Rounds all of a layer's weights, spread over the pool.
+void roundToBf16(WideLayer& layer, int threads);
 // [rows, cols] as f32, spread over the pool.
 std::vector<float> widenRows(const RowMatrix& matrix, int threads);
 // The matrix in another type, spread over the pool; itself where it has that type already.

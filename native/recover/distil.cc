@@ -10,15 +10,17 @@
 
 namespace flrc {
 DistilSums distil(const Model& student, const RowMatrix& teacherHead, const float* x,
-                  const float* teacherNormed, const int32_t* tokens, int64_t count, float scale, const Job& job,
-                  float* dx) {
+                  const float* teacherNormed, const int32_t* tokens, int64_t count, float scale, bool rounds,
+                  const Job& job, float* dx) {
   const ModelConfig& config = student.config;
   const cpu::Kernels& kernel = cpu::kernels();
   const int64_t d = config.hidden, vocab = config.vocab, most = std::min(kHeadPositions, count);
   const std::vector<float>& norm = *student.finalNorm;
   std::vector<float> normed(static_cast<size_t>(most * d)), dNormed(dx ? normed.size() : 0);
   std::vector<float> mine(static_cast<size_t>(most * vocab)), theirs(mine.size());
-  std::vector<float> target(static_cast<size_t>(vocab)), band;
+  std::vector<float> target(static_cast<size_t>(vocab));
+  HeadBand band;
+  band.rounds = rounds;
   DistilSums sums;
   for (int64_t first = 0; first < count; first += kHeadPositions) {
     const int64_t rows = std::min(kHeadPositions, count - first);

@@ -9,6 +9,7 @@
 #include "core/state_file.h"
 #include "core/thread_pool.h"
 #include "cpu/kernels.h"
+#include "linalg/bf16_gemm.h"
 #include "model/layer_pass.h"
 
 namespace flrc {
@@ -58,6 +59,7 @@ Recovery::Pass Recovery::pass(const std::vector<int32_t>& windows, int64_t level
   }
   const ModelConfig& config = teacher_->config;
   Pass pass(windows, level, training);
+  pass.rounds = training && options_.dtype != Dtype::f32 && multipliesBf16();
   for (int32_t window : windows) pass.positions += length(window);
   pass.hidden.resize(windows.size());
   pass.firstKept = config.layers;
@@ -114,7 +116,7 @@ void Recovery::teach(const std::vector<int32_t>& windows, const Job& job) {
 void Recovery::forward(Pass& pass, const Job& job) {
   const ModelConfig& config = teacher_->config;
   for (int64_t l = 0; l < config.layers; ++l) {
-    const WideLayer layer = factors_.widen(l, pass.level);
+    const WideLayer layer = factors_.widen(l, pass.level, pass.rounds);
     auto& activations = activations_[static_cast<size_t>(l)];
     const bool keeps = l >= pass.firstKept;
     if (keeps && activations.size() < pass.windows.size()) activations.resize(pass.windows.size());
@@ -140,7 +142,7 @@ RecoveryFigures Recovery::head(Pass& pass, const Job& job) const {
     std::vector<float> scratch, dx(pass.training ? pass.hidden[i].size() : 0);
     const float* taught = taught_.get(static_cast<size_t>(window), scratch);
     sums[i] = distil(*factors_.frame(), *teacher_->head, pass.hidden[i].data(), taught, tokens(window),
-                     length(window), scale, job, pass.training ? dx.data() : nullptr);
+                     length(window), scale, pass.rounds, job, pass.training ? dx.data() : nullptr);
     pass.hidden[i].swap(dx);
   });
   DistilSums all;
@@ -159,7 +161,7 @@ void Recovery::backward(Pass& pass, const Job& job) {
   // Where activations are not kept, those of the layer at hand are computed again into these.
   std::vector<LayerActivations> again(count);
   for (int64_t l = config.layers - 1; l >= 0; --l) {
-    const WideLayer layer = factors_.widen(l, pass.level);
+    const WideLayer layer = factors_.widen(l, pass.level, pass.rounds);
     const bool keeps = l >= pass.firstKept;
     std::vector<LayerTrace> traces(count);
     eachWindow(pass.windows, job, [&](size_t i, int32_t window) {
@@ -173,7 +175,7 @@ void Recovery::backward(Pass& pass, const Job& job) {
       pass.hidden[i].swap(dx);
       traces[i] = {&kept, &gradients_[i], length(window)};
     });
-    factors_.gradients(l, layer, traces, job);
+    factors_.gradients(l, layer, traces, pass.rounds, job);
   }
 }
 

@@ -72,7 +72,8 @@ class Recovery {
     Pass(const std::vector<int32_t>& of, int64_t at, bool trains) : windows(of), level(at), training(trains) {}
     const std::vector<int32_t>& windows;
     int64_t level;
-    bool training;  // whether a backward pass follows
+    bool training;        // whether a backward pass follows
+    bool rounds = false;  // products with weights, and gradients of these, are of bf16
     int64_t positions = 0;
     std::vector<std::vector<float>> hidden;                   // [windows]: states, or on the way back gradients
     std::vector<std::vector<std::vector<float>>> boundaries;  // [layers][windows], for training

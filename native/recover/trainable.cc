@@ -6,13 +6,14 @@
 
 #include "core/recycled.h"
 #include "core/thread_pool.h"
+#include "linalg/bf16_gemm.h"
 #include "linalg/gemm.h"
 
 namespace flrc {
 namespace {
 
-// Columns of a gradient that one task computes; many enough for sgemm, few enough to share a layer out.
-constexpr int64_t kTileColumns = 256;
+// Columns of a gradient that one task computes; many enough for the product, few enough to share a layer out.
+constexpr int64_t kTileColumns = 256, kRoundedTileColumns = 1024;
 // Values of one slice of a matrix: some hundred microseconds of work.
 constexpr int64_t kSliceValues = 64 * 1024;
 // Rows that are zero before training (numerically lost ranks) still have to be able to move.
@@ -128,7 +129,7 @@ int64_t TrainableFactors::activeRank(int64_t projection, size_t block, int64_t l
   return linear.pivoted ? stored : std::min(rank, stored);
 }
 
-WideLayer TrainableFactors::widen(int64_t layer, int64_t level) const {
+WideLayer TrainableFactors::widen(int64_t layer, int64_t level, bool rounds) const {
   WideLayer wide;
   wide.layer = &frame_->layers[static_cast<size_t>(layer)];
   wide.window = frame_->config.slidingWindow[static_cast<size_t>(layer)];
@@ -144,7 +145,7 @@ WideLayer TrainableFactors::widen(int64_t layer, int64_t level) const {
     WideLinear& to = wide.projections[p];
     to.linear = &wide.layer->projections[p];
     if (!to.linear->factored()) {
-      to.dense = widenRows(*to.linear->dense, frame_->threads);
+      to.dense = {to.linear->outputs, to.linear->inputs, widenRows(*to.linear->dense, frame_->threads), {}, {}};
       continue;
     }
     const auto& from = blocks_[static_cast<size_t>(index)];
@@ -153,11 +154,12 @@ WideLayer TrainableFactors::widen(int64_t layer, int64_t level) const {
       block.rank = activeRank(index, b, level);
       if (block.rank == 0) continue;
       block.stored = from[b].stored.get();
-      block.p.resize(static_cast<size_t>(block.rank * from[b].p.cols));
-      block.c.resize(static_cast<size_t>(block.rank * from[b].c.cols));
       for (const bool panels : {false, true}) {
         const TrainableMatrix& matrix = panels ? from[b].c : from[b].p;
-        float* out = (panels ? block.c : block.p).data();
+        WideMatrix& wideMatrix = panels ? block.c : block.p;
+        wideMatrix = {
+            block.rank, matrix.cols, std::vector<float>(static_cast<size_t>(block.rank * matrix.cols)), {}, {}};
+        float* out = wideMatrix.values.data();
         const int64_t rows = rowsPerSlice(matrix.cols);
         for (int64_t begin = 0; begin < block.rank; begin += rows) {
           slices.push_back(
@@ -171,11 +173,22 @@ WideLayer TrainableFactors::widen(int64_t layer, int64_t level) const {
     const Slice& slice = slices[static_cast<size_t>(i)];
     rounded(*slice.from, slice.begin, slice.end, frame_->dtype, slice.panels, slice.to);
   });
+  if (rounds) roundToBf16(wide, frame_->threads);
   return wide;
 }
 
 void TrainableFactors::gradients(int64_t layer, const WideLayer& wide, const std::vector<LayerTrace>& sequences,
-                                 const Job& job) {
+                                 bool rounds, const Job& job) {
+  const int64_t tileColumns = rounds ? kRoundedTileColumns : kTileColumns;
+  // C [s, n] = A^T B of tokens, or added to C.
+  const auto products = [rounds](int64_t s, int64_t n, int64_t tokens, const float* a, const float* b,
+                                 int64_t ldb, bool adds, float* c, int64_t ldc) {
+    if (rounds) {
+      bf16Products(s, n, tokens, a, s, b, ldb, adds, c, ldc);
+    } else {
+      gemm(true, false, s, n, tokens, 1.0f, a, s, b, ldb, adds ? 1.0f : 0.0f, c, ldc);
+    }
+  };
   struct Task {
     int projection;
     TrainableBlock* block;
@@ -191,9 +204,8 @@ void TrainableFactors::gradients(int64_t layer, const WideLayer& wide, const std
       TrainableBlock& block = blocks(layer * kProjections + p)[b];
       for (const bool ofC : {false, true}) {
         const int64_t cols = ofC ? block.c.cols : block.p.cols;
-        for (int64_t begin = 0; begin < cols; begin += kTileColumns) {
-          tasks.push_back(
-              {p, &block, active[b].rank, before, ofC, begin, std::min(cols, begin + kTileColumns)});
+        for (int64_t begin = 0; begin < cols; begin += tileColumns) {
+          tasks.push_back({p, &block, active[b].rank, before, ofC, begin, std::min(cols, begin + tileColumns)});
         }
       }
       before += active[b].rank;
@@ -210,13 +222,12 @@ void TrainableFactors::gradients(int64_t layer, const WideLayer& wide, const std
       job.check();
       const LayerTrace& trace = sequences[i];
       const int64_t count = trace.tokens;
-      const float beta = i == 0 ? 0.0f : 1.0f;
       if (!task.ofC) {
         // dP = dt^T x
         TrainableMatrix& to = task.block->p;
-        gemm(true, false, s, columns, count, 1.0f, trace.gradients->latents[p].data() + count * task.before, s,
-             trace.kept->input(task.projection).data() + task.begin, linear.inputs, beta,
-             to.gradient.data() + task.begin, to.cols);
+        products(s, columns, count, trace.gradients->latents[p].data() + count * task.before,
+                 trace.kept->input(task.projection).data() + task.begin, linear.inputs, i > 0,
+                 to.gradient.data() + task.begin, to.cols);
         continue;
       }
       // dC = t^T g[rest]
@@ -230,8 +241,8 @@ void TrainableFactors::gradients(int64_t layer, const WideLayer& wide, const std
       } else {
         g += task.begin;
       }
-      gemm(true, false, s, columns, count, 1.0f, trace.kept->latents[p].data() + count * task.before, s, g, ld,
-           beta, to.gradient.data() + task.begin, to.cols);
+      products(s, columns, count, trace.kept->latents[p].data() + count * task.before, g, ld, i > 0,
+               to.gradient.data() + task.begin, to.cols);
     }
   });
 }

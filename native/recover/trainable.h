@@ -47,10 +47,11 @@ class TrainableFactors {
   TrainableFactors(const Model& start, Dtype dtype, const Job& job);
 
   const std::shared_ptr<const Model>& frame() const { return frame_; }
-  // A layer's weights at one level.
-  WideLayer widen(int64_t layer, int64_t level) const;
-  // The gradients of one layer's factors, summed over the sequences in their order.
-  void gradients(int64_t layer, const WideLayer& wide, const std::vector<LayerTrace>& sequences,
+  // A layer's weights at one level, f32 or in bf16.
+  WideLayer widen(int64_t layer, int64_t level, bool rounds) const;
+  // The gradients of one layer's factors, summed over the sequences in their order; of traces rounded to bf16,
+  // or as they are.
+  void gradients(int64_t layer, const WideLayer& wide, const std::vector<LayerTrace>& sequences, bool rounds,
                  const Job& job);
   // Takes the gradients of all that the level reads into Adam's moments. Returns the most by which a step of
   // rate 1 can change the loss to first order; rates are relative to each row's scale. Not finite if a gradient

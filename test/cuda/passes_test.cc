@@ -184,9 +184,9 @@ TEST("emulated CUDA: sums that passes add to in place are those of what they lea
   check::Random random(4);
   const Values u = random.floats(rank * ff), v = random.floats(rank * d);
   const WideLinear &gate = layer.projections[kGate], &up = layer.projections[kUp];
-  const Curves curves(
-      work, d,
-      {{ff, rank, u.data(), v.data(), gate.dense.data()}, {ff, rank, u.data(), v.data(), up.dense.data()}});
+  const Curves curves(work, d,
+                      {{ff, rank, u.data(), v.data(), gate.dense.values.data()},
+                       {ff, rank, u.data(), v.data(), up.dense.values.data()}});
   std::vector<std::vector<double>> curve(4, std::vector<double>(static_cast<size_t>(rank + 1), 0.5));
   curves.add(left.tapes.at({BackendTape::input, kGate}).data(),
              {left.tapes.at({BackendTape::gradient, kGate}).data(),

@@ -8,6 +8,7 @@
 #include "check.h"
 #include "core/state_file.h"
 #include "fixture.h"
+#include "linalg/bf16_gemm.h"
 #include "model/window_losses.h"
 #include "temporary.h"
 
@@ -205,6 +206,28 @@ TEST("recover: a finished model of every dtype has the loss that training saw") 
     for (double loss : flrc::windowLosses(*model, tokens, of.dense.length, 1, Job())) total += loss;
     CHECK_NEAR(total / static_cast<double>(2 * (of.dense.length - 1)), seen, 1e-9 * seen);
   }
+}
+
+TEST("recover: steps in bf16 have the gradients of f32, but for what rounding leaves") {
+  Case of = makeCase(2);
+  RecoveryOptions narrow = options(of);
+  narrow.dtype = flrc::Dtype::bf16;
+  // Values that bf16 holds exactly, for both.
+  of.start = recovery(of, narrow)->finish(Job());
+  const auto rounding = recovery(of, narrow), exact = recovery(of, options(of));
+  const auto got = rounding->step(kSteps[0], Job()), expected = exact->step(kSteps[0], Job());
+  // A chain of products, each of which adds 2^-8 of its size at most: eight a layer forward and as many back,
+  // and those with the head.
+  const double tolerance = static_cast<double>(16 * of.start->config.layers + 4) * 0x1p-8;
+  CHECK_NEAR(got.kl, expected.kl, tolerance * expected.kl);
+  const auto left = stateOf(of, *rounding), right = stateOf(of, *exact);
+  double difference = 0;
+  for (const auto& [name, state] : left) {
+    const std::vector<float>& mean = right.at(name).mean;
+    checkNear(state.mean, {mean.begin(), mean.end()}, {}, tolerance);
+    for (size_t i = 0; i < mean.size(); ++i) difference += std::abs(state.mean[i] - mean[i]);
+  }
+  CHECK_EQUAL(difference > 0, flrc::multipliesBf16());
 }
 
 TEST("recover: what cannot be used is refused, and divergence is E_NUMERIC") {
