@@ -1,3 +1,4 @@
+import { fused } from './checkpoint/fuse.js'
 import { writeDenseModel } from './checkpoint/write.js'
 import { checkModel, type LoadedModel, type TaskOptions } from './model.js'
 
@@ -23,15 +24,18 @@ export async function exportModel(
 ): Promise<ExportResult> {
   checkModel(model)
   const { source } = model
+  const separate = {
+    entries: model.tensorEntries(true),
+    writeTensors: (file: string, names: string[], offsets: Float64Array) =>
+      model.writeTensors(file, names, offsets, true, { signal, onProgress }),
+  }
   const { bytes } = await writeDenseModel(
     directory,
     {
       config: source.config.source,
       tokenizer: source.tokenizer(),
       generation: source.generation,
-      entries: model.tensorEntries(true),
-      writeTensors: (file, names, offsets) =>
-        model.writeTensors(file, names, offsets, true, { signal, onProgress }),
+      ...fused(separate, source.config),
     },
     { overwrite, source: source.path, signal },
   )

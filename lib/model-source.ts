@@ -4,6 +4,7 @@ import { FlrcError } from './errors.js'
 import { modelConfig } from './format/config.js'
 import { isObject, parseJsonObject, readJsonObject, readTextFile, statIfThere } from './format/files.js'
 import { checkRanks, flrcHeader } from './format/flrc-header.js'
+import { separated } from './format/fused.js'
 import { type GgufFile, ggufTypes, readGguf } from './format/gguf.js'
 import { configFromGguf, ggufArchitecture, isGgufType } from './format/gguf-config.js'
 import { huggingFaceName, isInterleaved } from './format/gguf-names.js'
@@ -115,13 +116,16 @@ function directorySources(
   stored: StoredTensors,
   config: ModelConfig,
   allowed: readonly TensorType[],
+  path: string,
 ): Map<string, TensorSource> {
-  const sources = new Map<string, TensorSource>()
+  const sources: TensorSource[] = []
   for (const tensor of stored.tensors.values()) {
     const name = canonicalName(tensor.name)
-    if (isModelTensor(name, config)) sources.set(name, { ...tensorSource(tensor, allowed), name })
+    if (!isModelTensor(name, config)) continue
+    const source = tensorSource(tensor, allowed)
+    sources.push(name === source.name ? source : { ...source, name, storedName: source.name })
   }
-  return sources
+  return separated(sources, config, path)
 }
 
 function refuseQuantised(config: Record<string, unknown>, file: string): void {
@@ -168,7 +172,7 @@ async function openDirectory(path: string): Promise<ModelSource> {
     format: flrc ? 'flrc' : 'huggingface',
     path,
     config,
-    tensors: directorySources(stored, config, flrc ? factorTypes : denseTypes),
+    tensors: directorySources(stored, config, flrc ? factorTypes : denseTypes, path),
     tokenizer,
     generation,
     flrc,
@@ -179,9 +183,9 @@ async function openDirectory(path: string): Promise<ModelSource> {
 
 function ggufSources(gguf: GgufFile, config: ModelConfig): Map<string, TensorSource> {
   const architecture = ggufArchitecture(gguf)
-  const sources = new Map<string, TensorSource>()
+  const sources: TensorSource[] = []
   for (const { name: ggml, type, shape, offset, byteLength } of gguf.tensors.values()) {
-    const name = huggingFaceName(ggml)
+    const name = huggingFaceName(architecture, ggml)
     if (name === undefined || !isModelTensor(name, config)) continue
     if (!isGgufType(type)) {
       throw new FlrcError(
@@ -193,25 +197,32 @@ function ggufSources(gguf: GgufFile, config: ModelConfig): Map<string, TensorSou
     const interleavedHeads = !isInterleaved(architecture, ggml)
       ? {}
       : { interleavedHeads: name.includes('.q_proj.') ? config.heads : config.kvHeads }
-    sources.set(name, { name, file: gguf.file, offset, byteLength, type, shape, ...interleavedHeads })
+    const place = { file: gguf.file, offset, byteLength, type, shape }
+    sources.push({ name, storedName: ggml, ...place, ...interleavedHeads })
   }
-  return sources
+  return separated(sources, config, gguf.file)
 }
 
 /** llama.cpp's files need not agree with what the architecture says of biases: what is there counts. */
-function withBiasesPresent(config: ModelConfig, gguf: GgufFile): ModelConfig {
-  const has = (name: string) => gguf.tensors.has(`blk.0.${name}.bias`)
-  return { ...config, qkvBias: has('attn_q'), outputBias: has('attn_output'), mlpBias: has('ffn_down') }
+function withBiasesPresent(config: ModelConfig, tensors: ModelSource['tensors']): ModelConfig {
+  const has = (name: string) => tensors.has(`model.layers.0.${name}.bias`)
+  return {
+    ...config,
+    qkvBias: has('self_attn.q_proj'),
+    outputBias: has('self_attn.o_proj'),
+    mlpBias: has('mlp.down_proj'),
+  }
 }
 
 async function openGguf(path: string): Promise<ModelSource> {
   const gguf = await readGguf(path)
-  const config = withBiasesPresent(modelConfig(await configFromGguf(gguf), undefined, path), gguf)
+  const config = modelConfig(await configFromGguf(gguf), undefined, path)
+  const tensors = ggufSources(gguf, config)
   return {
     format: 'gguf',
     path,
-    config,
-    tensors: ggufSources(gguf, config),
+    config: withBiasesPresent(config, tensors),
+    tensors,
     tokenizer: once(() => tokenizerFromGguf(gguf)),
     generation: undefined,
     flrc: undefined,

@@ -93,6 +93,7 @@ TensorSource tensorSource(const Napi::Value& value) {
   const Napi::Object from = object(value, "a tensor");
   TensorSource source;
   source.name = text(from, "name");
+  if (from.Get("storedName").IsString()) source.storedName = text(from, "storedName");
   source.file = text(from, "file");
   source.offset = integer(from, "offset");
   source.byteLength = integer(from, "byteLength");

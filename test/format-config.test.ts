@@ -1,8 +1,8 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { modelConfig } from '#lib/format/config.js'
-import { isModelTensor, projectionNames } from '#lib/format/projections.js'
+import { architectures, modelConfig } from '#lib/format/config.js'
+import { fusedProjections, isModelTensor, projectionNames } from '#lib/format/projections.js'
 import { readSafetensors } from '#lib/format/safetensors.js'
 import { throwsFlrcError } from './support/flrc-error.js'
 import { fixture } from './support/paths.js'
@@ -34,7 +34,7 @@ const ropeCases: RopeCase[] = JSON.parse(readFileSync(fixture('rope.json'), 'utf
 
 test('there are fixtures for every kind of scaling', () => {
   assert.ok(ropeCases.length >= 10)
-  for (const kind of ['default', 'linear', 'llama3', 'yarn']) {
+  for (const kind of ['default', 'linear', 'llama3', 'longrope', 'yarn']) {
     assert.ok(ropeCases.some(({ name }) => name.startsWith(kind)))
   }
 })
@@ -118,6 +118,34 @@ test('qwen3 norms its heads, whose dimension is 128 unless said', () => {
   assert.is(parse({ model_type: 'qwen3', head_dim: 16 }).headDim, 16)
 })
 
+test('phi3: positions of longrope are those it was trained on, by three names', () => {
+  const factors = { short_factor: [1, 2, 2, 2], long_factor: [1, 4, 4, 4] }
+  const phi3 = (more: object) => parse({ model_type: 'phi3', max_position_embeddings: 131_072, ...more })
+  for (const type of ['longrope', 'su', 'yarn']) {
+    const { contextLength, ropeScale, ropeFrequencies } = phi3({ rope_scaling: { type, ...factors } })
+    assert.is(contextLength, 4096)
+    assert.ok(Math.abs(ropeScale - Math.sqrt(1 + Math.log(32) / Math.log(4096))) < 1e-12)
+    assert.equal(ropeFrequencies[1], Math.fround(0.05))
+  }
+  assert.is(phi3({}).contextLength, 131_072)
+  assert.is(phi3({ max_position_embeddings: 512, rope_scaling: { type: 'su', ...factors } }).contextLength, 512)
+  // As many pairs as the dimensions that transformers rotates give, rounded up.
+  const frequencies = (partial_rotary_factor: number) => phi3({ partial_rotary_factor }).ropeFrequencies
+  assert.equal(
+    frequencies(0.75),
+    [0, 1, 2].map((i) => Math.fround(10_000 ** ((-2 * i) / 6))),
+  )
+  assert.equal(
+    frequencies(0.7),
+    [0, 1, 2].map((i) => Math.fround(10_000 ** ((-2 * i) / 5))),
+  )
+  const { qkvBias, slidingWindow, rmsNormEps, kvHeads } = phi3({
+    ...{ attention_bias: true, num_key_value_heads: null, rms_norm_eps: undefined },
+  })
+  assert.equal([qkvBias, slidingWindow, rmsNormEps, kvHeads], [false, [0, 0, 0], 1e-5, 4])
+  assert.equal(phi3({ sliding_window: 2047 }).slidingWindow, [2047, 2047, 2047])
+})
+
 test('sliding windows by layer', () => {
   const windows = (more: object) => parse(more).slidingWindow
   assert.equal(windows({ model_type: 'mistral', sliding_window: 8 }), [8, 8, 8])
@@ -142,7 +170,7 @@ test('end tokens: a number or a list, generation_config first', () => {
 
 const bad: [what: string, more: object, code: string, message: RegExp][] = [
   ['no model_type', { model_type: undefined }, 'E_MODEL_FORMAT', /model_type/],
-  ['gemma', { model_type: 'gemma2' }, 'E_UNSUPPORTED_ARCH', /gemma2.*llama, mistral, qwen2, qwen3/],
+  ['gemma', { model_type: 'gemma2' }, 'E_UNSUPPORTED_ARCH', /gemma2.*llama, mistral, phi3, qwen2, qwen3/],
   ['no hidden_size', { hidden_size: undefined }, 'E_MODEL_FORMAT', /hidden_size/],
   ['hidden_size of text', { hidden_size: '32' }, 'E_MODEL_FORMAT', /hidden_size/],
   ['hidden_size 0', { hidden_size: 0 }, 'E_MODEL_FORMAT', /hidden_size/],
@@ -162,7 +190,27 @@ const bad: [what: string, more: object, code: string, message: RegExp][] = [
   ['a negative end token', { eos_token_id: -1 }, 'E_MODEL_FORMAT', /eos_token_id/],
   ['rope_theta 0', { rope_theta: 0 }, 'E_MODEL_FORMAT', /rope_theta/],
   ['dynamic scaling', { rope_scaling: { type: 'dynamic', factor: 2 } }, 'E_UNSUPPORTED_ARCH', /dynamic.*yarn/],
-  ['longrope', { rope_scaling: { rope_type: 'longrope' } }, 'E_UNSUPPORTED_ARCH', /longrope/],
+  ['longrope without factors', { rope_scaling: { rope_type: 'longrope' } }, 'E_MODEL_FORMAT', /short_factor/],
+  [
+    'longrope without long factors',
+    { rope_scaling: { rope_type: 'longrope', short_factor: [1, 1, 1, 1] } },
+    'E_MODEL_FORMAT',
+    /long_factor/,
+  ],
+  [
+    'longrope of too many factors',
+    { rope_scaling: { rope_type: 'longrope', short_factor: [1, 1, 1, 1], long_factor: [1, 1, 1, 1, 1] } },
+    'E_MODEL_FORMAT',
+    /5 rope factors in long_factor for 4/,
+  ],
+  [
+    'a longrope factor of 0',
+    { rope_scaling: { rope_type: 'longrope', short_factor: [1, 1, 1, 0], long_factor: [1, 1, 1, 1] } },
+    'E_MODEL_FORMAT',
+    /short_factor/,
+  ],
+  ['half a trained position', { original_max_position_embeddings: 0.5 }, 'E_MODEL_FORMAT', /original_max/],
+  ['su outside phi3', { rope_scaling: { type: 'su', factor: 2 } }, 'E_UNSUPPORTED_ARCH', /su/],
   ['linear without factor', { rope_scaling: { type: 'linear' } }, 'E_MODEL_FORMAT', /factor/],
   ['llama3 without bounds', { rope_scaling: { type: 'llama3', factor: 8 } }, 'E_MODEL_FORMAT', /low_freq/],
   [
@@ -174,6 +222,18 @@ const bad: [what: string, more: object, code: string, message: RegExp][] = [
   ['a negative factor', { rope_scaling: { type: 'linear', factor: -1 } }, 'E_MODEL_FORMAT', /factor/],
   ['scaling that is a list', { rope_scaling: [] }, 'E_MODEL_FORMAT', /Expected Object/],
   ['partly rotated heads', { partial_rotary_factor: 0.5 }, 'E_UNSUPPORTED_ARCH', /partial/],
+  [
+    'heads rotated not at all',
+    { model_type: 'phi3', partial_rotary_factor: 0.1 },
+    'E_MODEL_FORMAT',
+    /rotates 0/,
+  ],
+  [
+    'heads rotated and more',
+    { model_type: 'phi3', partial_rotary_factor: 1.5 },
+    'E_MODEL_FORMAT',
+    /rotates 12/,
+  ],
   [
     'rope per kind of layer',
     { rope_parameters: { full_attention: { rope_theta: 1e4 } } },
@@ -202,7 +262,7 @@ const variants = readdirSync(fixture(), { withFileTypes: true })
   .map(({ name }) => name)
 
 test('there are fixture models of every architecture', () => {
-  for (const name of ['llama', 'llama3-scaled', 'llama-yarn', 'llama-linear', 'mistral', 'qwen2', 'qwen3']) {
+  for (const name of ['llama3-scaled', 'llama-yarn', 'llama-linear', 'phi3-longrope', ...architectures]) {
     assert.ok(variants.includes(name), name)
   }
 })
@@ -244,6 +304,11 @@ for (const variant of variants) {
         down: mlpBias,
       }
       if (biased[kind]) expected.set(`${name}.bias`, [out])
+    }
+    for (const { name, parts } of fusedProjections(config)) {
+      const rows = parts.reduce((sum, part) => sum + part.out, 0)
+      expected.set(`${name}.weight`, [rows, config.hiddenSize])
+      for (const part of parts) expected.delete(`${part.name}.weight`)
     }
     const found = [...tensors.values()].map(({ name, shape }) => [name, shape] as const)
     assert.equal(Object.fromEntries([...found].sort()), Object.fromEntries([...expected].sort()))

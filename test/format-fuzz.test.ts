@@ -102,6 +102,13 @@ test('mutated GGUF models are opened and used or refused, never worse', async ()
   })
 })
 
+test('mutated Phi-3 models, fused and with longrope, are opened and used or refused, never worse', async () => {
+  await fuzz(5, readFileSync(fixture('phi3-partial', 'model.gguf')), async () => {
+    const { tokenizer, config } = await openModelSource(file)
+    new Tokenizer(tokenizer(), { file, eosTokenIds: config.eosTokenIds }).encode('ab')
+  })
+})
+
 test('mutated SentencePiece models are opened and used or refused, never worse', async () => {
   const bytes = tinyGguf({
     architecture: 'qwen3',

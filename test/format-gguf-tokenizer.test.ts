@@ -2,7 +2,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { readGguf } from '#lib/format/gguf.js'
+import { ggufStrings, readGguf } from '#lib/format/gguf.js'
 import { tokenizerFromGguf } from '#lib/format/gguf-tokenizer.js'
 import { mergesFromScores } from '#lib/format/spm-merges.js'
 import { Tokenizer } from '#lib/tokenizer.js'
@@ -173,6 +173,10 @@ const expectedPieces: [pre: string | undefined, pieces: string[]][] = [
       ' z',
       '\u00a0',
     ],
+  ],
+  [
+    'gpt-4o',
+    ["I'LL", ' pay', ' ', ' ', '123', '4½', " don't", '\n\n', ' ', ' x', '_y', '!?\r\n', ' z', '\u00a0'],
   ],
   [
     undefined,
@@ -406,5 +410,16 @@ if (existsSync(llama2c)) {
 } else {
   console.log('skipped: SentencePiece against llama2.c, missing ../shared/models/stories260K')
 }
+
+test('Phi-3 drops white space behind its own tokens, as its published tokenizer does', async () => {
+  const gguf = await readGguf(fixture('phi3-longrope', 'model.gguf'))
+  const tokenizer = new Tokenizer(tokenizerFromGguf(gguf), { file })
+  const id = (token: string) => ggufStrings(gguf, 'tokenizer.ggml.tokens')?.indexOf(token) ?? -1
+  const ids = Array.from(tokenizer.encode('<|user|>\n ab<|end|>\n<|assistant|>\n', { addSpecial: false }))
+  const expected = ['<|user|>', '\u2581', 'a', 'b', '<|end|>', '<|assistant|>'].map(id)
+  assert.equal(ids, expected)
+  const begun = Array.from(tokenizer.encode('<s> a', { addSpecial: false }))
+  assert.equal(begun, ['<s>', '\u2581', '\u2581', 'a'].map(id))
+})
 
 test.run()

@@ -217,7 +217,7 @@ test('names go to Hugging Face and back', () => {
     ['blk.3.ffn_down.weight', 'model.layers.3.mlp.down_proj.weight'],
   ] as const
   for (const [ggml, name] of pairs) {
-    assert.is(huggingFaceName(ggml), name)
+    assert.is(huggingFaceName('llama', ggml), name)
     assert.is(ggufName(name), ggml)
   }
   for (const strange of [
@@ -227,8 +227,14 @@ test('names go to Hugging Face and back', () => {
     'attn_q.weight',
     'x',
   ]) {
-    assert.is(huggingFaceName(strange), undefined)
+    assert.is(huggingFaceName('llama', strange), undefined)
   }
+})
+
+test('phi3 has several in one', () => {
+  assert.is(huggingFaceName('phi3', 'blk.3.attn_qkv.weight'), 'model.layers.3.self_attn.qkv_proj.weight')
+  assert.is(huggingFaceName('phi3', 'blk.3.ffn_up.weight'), 'model.layers.3.mlp.gate_up_proj.weight')
+  assert.is(huggingFaceName('phi3', 'blk.3.ffn_down.weight'), 'model.layers.3.mlp.down_proj.weight')
 })
 
 test('only q and k of llama are interleaved, weights and biases', () => {
@@ -236,6 +242,7 @@ test('only q and k of llama are interleaved, weights and biases', () => {
   assert.ok(isInterleaved('llama', 'blk.7.attn_k.bias'))
   assert.not(isInterleaved('llama', 'blk.0.attn_v.weight'))
   assert.not(isInterleaved('llama', 'blk.0.attn_q_norm.weight'))
+  assert.not(isInterleaved('phi3', 'blk.0.attn_q.weight'))
   assert.not(isInterleaved('qwen2', 'blk.0.attn_q.weight'))
   assert.not(isInterleaved('qwen3', 'blk.0.attn_k.weight'))
 })
@@ -404,7 +411,7 @@ const badModels: [what: string, options: TinyGgufOptions, expected: ExpectedErro
   [
     'another architecture',
     { metadata: [['general.architecture', 'string', 'gemma2']] },
-    { code: 'E_UNSUPPORTED_ARCH', message: /gemma2.*llama, qwen2, qwen3/ },
+    { code: 'E_UNSUPPORTED_ARCH', message: /gemma2.*llama, phi3, qwen2, qwen3/ },
   ],
   [
     'no architecture',

@@ -1,6 +1,7 @@
 import { copyFile, mkdir, open, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { fused } from '#lib/checkpoint/fuse.js'
 import { writeWeights } from '#lib/checkpoint/weights.js'
 import { modelConfig } from '#lib/format/config.js'
 import { projectionNames } from '#lib/format/projections.js'
@@ -118,7 +119,8 @@ export async function generateModel(
   for (const file of ['tokenizer.json', 'tokenizer_config.json', 'generation_config.json']) {
     await copyFile(path.join(tiny, file), path.join(directory, file))
   }
-  const tensors = new Map(tensorsOf(modelConfig(config, undefined, directory)).map((one) => [one.name, one]))
+  const parsed = modelConfig(config, undefined, directory)
+  const tensors = new Map(tensorsOf(parsed).map((one) => [one.name, one]))
   const seeds = new Map([...tensors.keys()].map((name, index) => [name, seed * 65_537 + index]))
   const writeTensors = async (file: string, names: string[], offsets: Float64Array) => {
     const handle = await open(file, 'r+')
@@ -139,7 +141,8 @@ export async function generateModel(
       await handle.close()
     }
   }
-  await writeWeights(directory, [...tensors.values()], writeTensors, { shardBytes })
+  const files = fused({ entries: [...tensors.values()], writeTensors }, parsed)
+  await writeWeights(directory, files.entries, files.writeTensors, { shardBytes })
 }
 
 function fill(values: Uint16Array, table: Uint16Array, next: () => number): void {

@@ -87,7 +87,8 @@ export async function writeDenseModel(
   contents: DenseContents,
   options: WriteOptions = {},
 ): Promise<WrittenWeights> {
-  const { dtype: _, ...config } = contents.config
+  // Code that auto_map names is not written here, and transformers has the architecture itself.
+  const { dtype: _, auto_map: _code, ...config } = contents.config
   const type = torchTypes[contents.entries[0]?.type ?? '']
   return writeDirectory(target, options, (directory) =>
     writeModel(directory, type === undefined ? config : { ...config, torch_dtype: type }, contents, options),

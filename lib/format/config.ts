@@ -1,18 +1,22 @@
 import * as v from 'valibot'
 import { FlrcError } from '../errors.js'
 import { issueText } from './files.js'
-import { ropeConfigEntries, ropeOf } from './rope.js'
+import { type Rope, type RopeShape, ropeConfigEntries, ropeOf } from './rope.js'
 import type { Architecture, ModelConfig } from './types.js'
 
-export const architectures: readonly Architecture[] = ['llama', 'mistral', 'qwen2', 'qwen3']
+export const architectures: readonly Architecture[] = ['llama', 'mistral', 'phi3', 'qwen2', 'qwen3']
 
 /** What a published config may leave out, as transformers' configuration classes fill it in. */
 const defaults = {
-  llama: { kvHeads: undefined, headDim: undefined, context: 2048, window: undefined },
-  mistral: { kvHeads: 8, headDim: undefined, context: 131_072, window: 4096 },
-  qwen2: { kvHeads: 32, headDim: undefined, context: 32_768, window: 4096 },
-  qwen3: { kvHeads: 32, headDim: 128, context: 32_768, window: 4096 },
+  llama: { kvHeads: undefined, headDim: undefined, context: 2048, window: undefined, eps: 1e-6 },
+  mistral: { kvHeads: 8, headDim: undefined, context: 131_072, window: 4096, eps: 1e-6 },
+  phi3: { kvHeads: undefined, headDim: undefined, context: 4096, window: undefined, eps: 1e-5 },
+  qwen2: { kvHeads: 32, headDim: undefined, context: 32_768, window: 4096, eps: 1e-6 },
+  qwen3: { kvHeads: 32, headDim: 128, context: 32_768, window: 4096, eps: 1e-6 },
 } as const satisfies Record<Architecture, unknown>
+
+/** Phi3Config trains at 4096 positions unless told, and takes these older names for longrope. */
+const phi3Rope = { original: 4096, partial: true, renamed: { su: 'longrope', yarn: 'longrope' } }
 
 /** Bounds far above any published model, so low that no size computed from them can overflow. */
 const upTo = (limit: number) => v.pipe(v.number(), v.safeInteger(), v.minValue(1), v.maxValue(limit))
@@ -29,7 +33,7 @@ const configSchema = v.object({
   num_key_value_heads: v.nullish(upTo(4096)),
   head_dim: v.nullish(upTo(1024)),
   max_position_embeddings: v.nullish(upTo(2 ** 31 - 1)),
-  rms_norm_eps: v.optional(v.pipe(v.number(), v.finite(), v.gtValue(0), v.maxValue(1)), 1e-6),
+  rms_norm_eps: v.optional(v.pipe(v.number(), v.finite(), v.gtValue(0), v.maxValue(1))),
   hidden_act: v.nullish(v.string()),
   tie_word_embeddings: flag,
   attention_bias: flag,
@@ -73,6 +77,7 @@ function slidingWindows(architecture: Architecture, config: HuggingFaceConfig, f
     case 'llama':
       return new Array<number>(layers).fill(0)
     case 'mistral':
+    case 'phi3':
       return new Array<number>(layers).fill(window ?? 0)
     case 'qwen2':
     case 'qwen3': {
@@ -103,6 +108,7 @@ function biases(architecture: Architecture, config: HuggingFaceConfig) {
     case 'llama':
       return { qkvBias: attention, outputBias: attention, mlpBias: config.mlp_bias ?? false }
     case 'mistral':
+    case 'phi3':
       return { qkvBias: false, outputBias: false, mlpBias: false }
     case 'qwen2':
       return { qkvBias: true, outputBias: false, mlpBias: false }
@@ -125,6 +131,18 @@ function headShape(architecture: Architecture, config: HuggingFaceConfig, file: 
   if (headDim % 2 !== 0) throw malformed(file, `head dimension ${headDim} is odd`)
   if (heads * headDim > 1 << 20) throw malformed(file, `${heads} heads of ${headDim} are too many`)
   return { heads, kvHeads, headDim }
+}
+
+function ropeOfArchitecture(
+  architecture: Architecture,
+  config: HuggingFaceConfig,
+  shape: RopeShape,
+  file: string,
+): Rope {
+  if (architecture !== 'phi3') return ropeOf(config, shape, file)
+  const { original, ...own } = phi3Rope
+  const trained = config.original_max_position_embeddings ?? original
+  return ropeOf({ ...config, original_max_position_embeddings: trained }, { ...shape, ...own }, file)
 }
 
 const asList = (ids: v.InferOutput<typeof tokenIds>): number[] =>
@@ -152,8 +170,8 @@ export function modelConfig(
   if (!ids.success) throw malformed(file, `generation config: ${issueText(ids.issues)}`)
 
   const { heads, kvHeads, headDim } = headShape(architecture, config, file)
-  const contextLength = config.max_position_embeddings ?? defaults[architecture].context
-  const rope = ropeOf(config, { headDim, maxPositions: contextLength }, file)
+  const maxPositions = config.max_position_embeddings ?? defaults[architecture].context
+  const rope = ropeOfArchitecture(architecture, config, { headDim, maxPositions }, file)
   if (!rope.frequencies.every(Number.isFinite) || !Number.isFinite(rope.scale)) {
     throw malformed(file, 'rotary frequencies are not finite')
   }
@@ -166,8 +184,8 @@ export function modelConfig(
     headDim,
     intermediateSize: config.intermediate_size,
     vocabSize: config.vocab_size,
-    contextLength,
-    rmsNormEps: config.rms_norm_eps,
+    contextLength: rope.positions,
+    rmsNormEps: config.rms_norm_eps ?? defaults[architecture].eps,
     tieEmbeddings: config.tie_word_embeddings ?? false,
     ...biases(architecture, config),
     qkNorm: architecture === 'qwen3',

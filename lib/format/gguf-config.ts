@@ -1,17 +1,26 @@
 import { FlrcError } from '../errors.js'
 import { readBytes } from './files.js'
 import { type GgufFile, ggufNumber, ggufRequired, ggufString, ggufTypes } from './gguf.js'
-import { ropeOf } from './rope.js'
+import { longropeScale, ropeOf } from './rope.js'
 
-const supported = ['llama', 'qwen2', 'qwen3'] as const
+const supported = ['llama', 'phi3', 'qwen2', 'qwen3'] as const
 type GgufArchitecture = (typeof supported)[number]
 
 const classes = {
   llama: 'LlamaForCausalLM',
   mistral: 'MistralForCausalLM',
+  phi3: 'Phi3ForCausalLM',
   qwen2: 'Qwen2ForCausalLM',
   qwen3: 'Qwen3ForCausalLM',
 } as const
+
+interface Rotation {
+  /** Dimensions of a head that are rotated. */
+  rotated: number
+  theta: number
+  /** Positions that the file offers. */
+  context: number
+}
 
 function unsupported(gguf: GgufFile, problem: string): FlrcError {
   return new FlrcError('E_UNSUPPORTED_ARCH', `${gguf.file}: ${problem}`, { file: gguf.file })
@@ -32,9 +41,9 @@ export function ggufArchitecture(gguf: GgufFile): GgufArchitecture {
   return known
 }
 
-/** Divisors of the rotary frequencies that llama.cpp stores for Llama 3.1's scaling. [headDim / 2] */
-async function ropeFactors(gguf: GgufFile, headDim: number): Promise<number[] | undefined> {
-  const tensor = gguf.tensors.get('rope_freqs.weight')
+/** Divisors of the rotary frequencies that a file holds as a tensor of this name. [rotated / 2] */
+async function ropeFactors(gguf: GgufFile, name: string, rotated: number): Promise<number[] | undefined> {
+  const tensor = gguf.tensors.get(name)
   if (!tensor) return undefined
   const wrong = (problem: string) =>
     new FlrcError(
@@ -42,11 +51,11 @@ async function ropeFactors(gguf: GgufFile, headDim: number): Promise<number[] | 
       `${gguf.file}: tensor ${tensor.name}: ${problem}; download the file again`,
       { file: gguf.file, tensor: tensor.name },
     )
-  if (tensor.type !== 'F32' || tensor.byteLength !== headDim * 2) {
-    throw wrong(`${tensor.type} [${tensor.shape}] where F32 [${headDim / 2}] belongs`)
+  if (tensor.type !== 'F32' || tensor.byteLength !== rotated * 2) {
+    throw wrong(`${tensor.type} [${tensor.shape}] where F32 [${rotated / 2}] belongs`)
   }
   const bytes = await readBytes(gguf.file, tensor.offset, tensor.byteLength)
-  const factors = Array.from({ length: headDim / 2 }, (_, i) => bytes.readFloatLE(4 * i))
+  const factors = Array.from({ length: rotated / 2 }, (_, i) => bytes.readFloatLE(4 * i))
   if (!factors.every((factor) => Number.isFinite(factor) && factor > 0)) {
     throw wrong('factors that are not finite and positive')
   }
@@ -54,10 +63,15 @@ async function ropeFactors(gguf: GgufFile, headDim: number): Promise<number[] | 
 }
 
 /**
- * The published form of the factors: Llama 3.1's scaling with its own constants, where that gives them;
- * else the factors themselves.
+ * The published form of the factors that llama.cpp stores for Llama 3.1's scaling: that scaling with its own constants,
+ * where it gives them; else the factors themselves.
  */
-function factorFields(factors: number[], headDim: number, theta: number, context: number, file: string) {
+async function factorFields(
+  gguf: GgufFile,
+  { rotated, theta, context }: Rotation,
+): Promise<Record<string, unknown>> {
+  const factors = await ropeFactors(gguf, 'rope_freqs.weight', rotated)
+  if (!factors) return {}
   const scaling = {
     rope_type: 'llama3',
     factor: Number(Math.max(...factors).toPrecision(6)),
@@ -65,14 +79,40 @@ function factorFields(factors: number[], headDim: number, theta: number, context
     high_freq_factor: 4,
     original_max_position_embeddings: 8192,
   }
-  const shape = { headDim, maxPositions: context }
-  const plain = ropeOf({ rope_theta: theta }, shape, file).frequencies
-  const stretched = ropeOf({ rope_theta: theta, rope_scaling: scaling }, shape, file).frequencies
+  const shape = { headDim: rotated, maxPositions: context }
+  const plain = ropeOf({ rope_theta: theta }, shape, gguf.file).frequencies
+  const stretched = ropeOf({ rope_theta: theta, rope_scaling: scaling }, shape, gguf.file).frequencies
   const same = factors.every((factor, i) => {
     const ratio = (plain[i] ?? 0) / (stretched[i] ?? 1)
     return Math.abs(ratio - factor) <= 1e-4 * factor
   })
   return same ? { rope_scaling: scaling } : { flrc_rope_factors: factors }
+}
+
+/**
+ * LongRoPE, which files tell by two tensors. Their metadata have the attention scaling as a number; where it is the one that
+ * the lengths give, it is left to them.
+ */
+async function longropeFields(
+  gguf: GgufFile,
+  arch: string,
+  { rotated, context }: Rotation,
+): Promise<Record<string, unknown> | undefined> {
+  const names = ['rope_factors_short.weight', 'rope_factors_long.weight'] as const
+  if (!names.some((name) => gguf.tensors.has(name))) return undefined
+  for (const name of names) if (!gguf.tensors.has(name)) throw missingTensor(gguf, name)
+  const original = ggufNumber(gguf, `${arch}.rope.scaling.original_context_length`) ?? context
+  const scale = ggufNumber(gguf, `${arch}.rope.scaling.attn_factor`) ?? 1
+  const usual = Math.abs(scale / longropeScale(context / original, original) - 1) < 1e-6
+  return {
+    original_max_position_embeddings: original,
+    rope_scaling: {
+      rope_type: 'longrope',
+      short_factor: await ropeFactors(gguf, names[0], rotated),
+      long_factor: await ropeFactors(gguf, names[1], rotated),
+      ...(usual ? {} : { attention_factor: scale }),
+    },
+  }
 }
 
 function scalingFields(gguf: GgufFile, arch: string, context: number): Record<string, unknown> {
@@ -108,22 +148,37 @@ function scalingFields(gguf: GgufFile, arch: string, context: number): Record<st
     default:
       throw unsupported(
         gguf,
-        `rope scaling ${JSON.stringify(type)} is not supported; supported are none, linear, yarn`,
+        `rope scaling ${JSON.stringify(type)} is not supported; supported are none, linear, yarn, and longrope by its factors' tensors`,
       )
   }
 }
 
-function headDimension(gguf: GgufFile, arch: string, hidden: number, heads: number): number {
+function missingTensor(gguf: GgufFile, tensor: string): FlrcError {
+  return new FlrcError('E_MODEL_FORMAT', `${gguf.file}: tensor ${tensor} is missing; download the file again`, {
+    file: gguf.file,
+    tensor,
+  })
+}
+
+/** Dimensions of a head, and how many of them are rotated. */
+function headDimensions(gguf: GgufFile, arch: GgufArchitecture, hidden: number, heads: number) {
   const headDim = ggufNumber(gguf, `${arch}.attention.key_length`) ?? hidden / heads
   const values = ggufNumber(gguf, `${arch}.attention.value_length`) ?? headDim
   const rotated = ggufNumber(gguf, `${arch}.rope.dimension_count`) ?? headDim
-  if (values !== headDim || rotated !== headDim) {
+  const fits = arch === 'phi3' ? rotated <= headDim : rotated === headDim
+  if (values !== headDim || !fits) {
     throw unsupported(
       gguf,
       `heads of ${headDim} keys, ${values} values and ${rotated} rotated dimensions; all three must be equal`,
     )
   }
-  return headDim
+  return { headDim, rotated }
+}
+
+/** The share of a head that is rotated, from which transformers finds the number again by rounding down. */
+function partialRotaryFactor(headDim: number, rotated: number): number {
+  const share = rotated / headDim
+  return Math.trunc(headDim * share) === rotated ? share : (rotated + 0.5) / headDim
 }
 
 /** transformers loads the export in this type; quantised files come from models published in bf16. */
@@ -141,6 +196,16 @@ function modelType(gguf: GgufFile, arch: GgufArchitecture, window: number | unde
   return tensors.has('blk.0.attn_q.bias') && !tensors.has('blk.0.attn_output.bias') ? 'qwen2' : arch
 }
 
+/** What Phi3Config, or llama.cpp's converter, would otherwise take from elsewhere. */
+function phi3Fields(gguf: GgufFile, context: number): Record<string, unknown> {
+  return {
+    original_max_position_embeddings: ggufNumber(gguf, 'phi3.rope.scaling.original_context_length') ?? context,
+    // Files of models without a window say 0.
+    sliding_window: ggufNumber(gguf, 'phi3.attention.sliding_window') || null,
+    pad_token_id: ggufNumber(gguf, 'tokenizer.ggml.padding_token_id') ?? null,
+  }
+}
+
 /**
  * A Hugging Face config.json of a GGUF file's metadata, such as transformers loads. The presence of tensors
  * decides on tied embeddings and biases. Throws E_MODEL_FORMAT for missing or ill-typed metadata,
@@ -151,19 +216,13 @@ export async function configFromGguf(gguf: GgufFile): Promise<Record<string, unk
   const hidden = ggufRequired(gguf, `${arch}.embedding_length`)
   const heads = ggufRequired(gguf, `${arch}.attention.head_count`)
   const context = ggufRequired(gguf, `${arch}.context_length`)
-  const headDim = headDimension(gguf, arch, hidden, heads)
+  const { headDim, rotated } = headDimensions(gguf, arch, hidden, heads)
   const theta = ggufNumber(gguf, `${arch}.rope.freq_base`) ?? 10_000
   const window = ggufNumber(gguf, `${arch}.attention.sliding_window`)
-  const factors = await ropeFactors(gguf, headDim)
+  const rotation = { rotated, theta, context }
   const type = modelType(gguf, arch, window)
   const embedding = gguf.tensors.get('token_embd.weight')
-  if (!embedding) {
-    throw new FlrcError(
-      'E_MODEL_FORMAT',
-      `${gguf.file}: tensor token_embd.weight is missing; download the file again`,
-      { file: gguf.file, tensor: 'token_embd.weight' },
-    )
-  }
+  if (!embedding) throw missingTensor(gguf, 'token_embd.weight')
   const eos = ['eos_token_id', 'eot_token_id', 'eom_token_id']
     .map((key) => ggufNumber(gguf, `tokenizer.ggml.${key}`))
     .filter((id) => id !== undefined)
@@ -183,12 +242,14 @@ export async function configFromGguf(gguf: GgufFile): Promise<Record<string, unk
     max_position_embeddings: context,
     rms_norm_eps: ggufRequired(gguf, `${arch}.attention.layer_norm_rms_epsilon`),
     rope_theta: theta,
-    ...scalingFields(gguf, arch, context),
-    ...(factors ? factorFields(factors, headDim, theta, context, gguf.file) : {}),
+    ...(rotated === headDim ? {} : { partial_rotary_factor: partialRotaryFactor(headDim, rotated) }),
+    ...((await longropeFields(gguf, arch, rotation)) ?? scalingFields(gguf, arch, context)),
+    ...(await factorFields(gguf, rotation)),
     tie_word_embeddings: !gguf.tensors.has('output.weight'),
     attention_bias: gguf.tensors.has('blk.0.attn_q.bias'),
     mlp_bias: gguf.tensors.has('blk.0.ffn_down.bias'),
     ...(type === 'mistral' ? { sliding_window: window } : {}),
+    ...(type === 'phi3' ? phi3Fields(gguf, context) : {}),
     ...(type === 'qwen2' || type === 'qwen3' ? { use_sliding_window: false } : {}),
     ...(bos === undefined ? {} : { bos_token_id: bos }),
     ...(ends.length === 0 ? {} : { eos_token_id: ends.length === 1 ? ends[0] : ends }),

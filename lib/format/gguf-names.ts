@@ -18,22 +18,33 @@ const inLayer: [ggml: string, huggingFace: string][] = [
   ['ffn_down', 'mlp.down_proj'],
 ]
 
+/** Of phi3, whose `ffn_up` has gate's rows before up's. */
+const fused: [ggml: string, huggingFace: string][] = [
+  ['attn_qkv', 'self_attn.qkv_proj'],
+  ['ffn_up', 'mlp.gate_up_proj'],
+]
+
 const outerFromGgml = new Map(outer)
 const layerFromGgml = new Map(inLayer)
+const phi3LayerFromGgml = new Map([...inLayer, ...fused])
 const outerToGgml = new Map(outer.map(([ggml, name]) => [name, ggml]))
 const layerToGgml = new Map(inLayer.map(([ggml, name]) => [name, ggml]))
 
-/** `blk.0.attn_q.weight` -> `model.layers.0.self_attn.q_proj.weight`; undefined for tensors with no such name. */
-export function huggingFaceName(ggml: string): string | undefined {
+/**
+ * `blk.0.attn_q.weight` -> `model.layers.0.self_attn.q_proj.weight`; undefined for tensors with no such name in models of
+ * this `general.architecture`.
+ */
+export function huggingFaceName(ggmlArchitecture: string, ggml: string): string | undefined {
   const match = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(ggml)
   if (!match) return undefined
   const [, layer, stem = '', kind] = match
-  const name = layer === undefined ? outerFromGgml.get(stem) : layerFromGgml.get(stem)
+  const inLayers = ggmlArchitecture === 'phi3' ? phi3LayerFromGgml : layerFromGgml
+  const name = layer === undefined ? outerFromGgml.get(stem) : inLayers.get(stem)
   if (name === undefined) return undefined
   return layer === undefined ? `${name}.${kind}` : `model.layers.${Number(layer)}.${name}.${kind}`
 }
 
-/** The other way round. */
+/** The other way round, for tensors that are not fused. */
 export function ggufName(huggingFace: string): string | undefined {
   const match = /^(?:model\.layers\.(\d+)\.)?(.+)\.(weight|bias)$/.exec(huggingFace)
   if (!match) return undefined

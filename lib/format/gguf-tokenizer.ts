@@ -23,6 +23,8 @@ const words = (digits: string) =>
 const upper = '[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]'
 const lower = '[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]'
 const tekken = `[^\\r\\n\\p{L}\\p{N}]?${upper}*${lower}+|[^\\r\\n\\p{L}\\p{N}]?${upper}+${lower}*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`
+const withContraction = `${contractions}?`
+const gpt4o = `[^\\r\\n\\p{L}\\p{N}]?${upper}*${lower}+${withContraction}|[^\\r\\n\\p{L}\\p{N}]?${upper}+${lower}*${withContraction}|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`
 
 interface PreTokenizer {
   splits: string[]
@@ -54,6 +56,7 @@ const preTokenizers = new Map<string, PreTokenizer>([
   ['falcon3', llama3Kind],
   ['smaug-bpe', { splits: llama3Kind.splits }],
   ['dbrx', { splits: llama3Kind.splits }],
+  ['gpt-4o', { splits: [gpt4o] }],
   ['qwen2', qwen2Kind],
   ['deepseek-r1-qwen', qwen2Kind],
   ['stablelm2', { splits: qwen2Kind.splits }],
@@ -97,14 +100,20 @@ function vocabularyMap(tokens: string[]): Map<string, number> {
   return ids
 }
 
-function addedTokens({ tokens, types }: Vocabulary, kinds: readonly number[]): Json[] {
+/** `rstrip`: whether white space behind a token is dropped. */
+function addedTokens({ tokens, types }: Vocabulary, rstrip: (token: string) => boolean = () => false): Json[] {
+  const kinds: readonly number[] = [tokenTypes.unknown, tokenTypes.control, tokenTypes.userDefined]
   return tokens.flatMap((content, id) => {
     const type = types[id] ?? tokenTypes.normal
     if (!kinds.includes(type) || content === '') return []
     const special = type !== tokenTypes.userDefined
-    return [{ id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special }]
+    const strips = { lstrip: false, rstrip: rstrip(content) }
+    return [{ id, content, single_word: false, ...strips, normalized: false, special }]
   })
 }
+
+/** Phi-3's published tokenizer drops white space behind every token of its own but these; no metadata tell. */
+const phi3Keeps: ReadonlySet<string> = new Set(['<unk>', '<s>', '<|endoftext|>'])
 
 /** Ids and texts of BOS and EOS, and whether encoding adds them. */
 interface Ends {
@@ -187,7 +196,7 @@ function byteLevelTokenizer(gguf: GgufFile): { json: Json; config: Json } {
     version: '1.0',
     truncation: null,
     padding: null,
-    added_tokens: addedTokens(vocabulary, [tokenTypes.unknown, tokenTypes.control, tokenTypes.userDefined]),
+    added_tokens: addedTokens(vocabulary),
     normalizer: kind.normalizer ?? null,
     pre_tokenizer: { type: 'Sequence', pretokenizers: [...kind.splits.map(isolated), byteLevel] },
     post_processor: postProcessor(ends),
@@ -213,6 +222,7 @@ function sentencePieceTokenizer(gguf: GgufFile): { json: Json; config: Json } {
   const { tokens, types, scores } = vocabulary
   if (!scores) throw failure(gguf, 'no scores (tokenizer.ggml.scores); download the file again')
   const ends = readEnds(gguf, tokens, true)
+  const isPhi3 = ggufString(gguf, 'general.architecture') === 'phi3'
   const prefix = ggufFlag(gguf, 'tokenizer.ggml.add_space_prefix') ?? true
   const ids = vocabularyMap(tokens)
   const unknown =
@@ -223,7 +233,7 @@ function sentencePieceTokenizer(gguf: GgufFile): { json: Json; config: Json } {
     version: '1.0',
     truncation: null,
     padding: null,
-    added_tokens: addedTokens(vocabulary, [tokenTypes.unknown, tokenTypes.control, tokenTypes.userDefined]),
+    added_tokens: addedTokens(vocabulary, (token) => isPhi3 && !phi3Keeps.has(token)),
     normalizer: {
       type: 'Sequence',
       normalizers: [

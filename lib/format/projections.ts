@@ -1,4 +1,4 @@
-import type { ModelConfig } from './types.js'
+import type { Architecture, ModelConfig } from './types.js'
 
 export const projectionKinds = ['q', 'k', 'v', 'o', 'gate', 'up', 'down'] as const
 
@@ -44,6 +44,37 @@ export function projectionNames(config: ProjectionShape): Projection[] {
   ).flat()
 }
 
+/** Projections of one layer that lie in a model's files as one tensor: the first one's rows, then the next one's. */
+export interface FusedProjection {
+  /** Hugging Face name without `.weight`, such as `model.layers.0.self_attn.qkv_proj`. */
+  name: string
+  parts: Projection[]
+}
+
+/** What the files of an architecture fuse, by its path in a layer. Checkpoints of ours hold every projection alone. */
+const fusions: Partial<Record<Architecture, readonly (readonly [path: string, kinds: string])[]>> = {
+  phi3: [
+    ['self_attn.qkv_proj', 'q k v'],
+    ['mlp.gate_up_proj', 'gate up'],
+  ],
+}
+
+/** All fused projections, layer by layer. */
+export function fusedProjections(
+  config: ProjectionShape & Pick<ModelConfig, 'architecture'>,
+): FusedProjection[] {
+  const all = projectionNames(config)
+  const inLayer = fusions[config.architecture] ?? []
+  return Array.from({ length: inLayer.length === 0 ? 0 : config.layers }, (_, layer) => {
+    const first = layer * projectionKinds.length
+    const projections = all.slice(first, first + projectionKinds.length)
+    return inLayer.map(([path, kinds]) => ({
+      name: `model.layers.${layer}.${path}`,
+      parts: projections.filter(({ kind }) => kinds.split(' ').includes(kind)),
+    }))
+  }).flat()
+}
+
 // In one piece, or in the parts of an int8 or int4 checkpoint.
 const embedding = /^model\.embed_tokens\.weight(\.(q|scale|zero))?$/
 const head = /^lm_head\.weight(\.(q|scale|zero))?$/
@@ -51,10 +82,18 @@ const layerTensor = /^model\.layers\.(\d+)\.(.+)$/
 const layerParts =
   /^(input_layernorm\.weight|post_attention_layernorm\.weight|self_attn\.[qk]_norm\.weight|(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\..+)$/
 
-/** Whether the forward pass reads a tensor of this Hugging Face name. */
-export function isModelTensor(name: string, config: Pick<ModelConfig, 'layers' | 'tieEmbeddings'>): boolean {
+/** Whether the forward pass reads a tensor of this Hugging Face name, fused or not. */
+export function isModelTensor(
+  name: string,
+  config: Pick<ModelConfig, 'architecture' | 'layers' | 'tieEmbeddings'>,
+): boolean {
   if (name === 'model.norm.weight' || embedding.test(name)) return true
   if (head.test(name)) return !config.tieEmbeddings
   const match = layerTensor.exec(name)
-  return match !== null && Number(match[1]) < config.layers && layerParts.test(match[2] ?? '')
+  if (match === null || Number(match[1]) >= config.layers) return false
+  const part = match[2] ?? ''
+  const fused = fusions[config.architecture]?.some(
+    ([path]) => part === `${path}.weight` || part === `${path}.bias`,
+  )
+  return fused || layerParts.test(part)
 }

@@ -4,6 +4,7 @@ import { isObject } from './files.js'
 
 const positive = v.pipe(v.number(), v.finite(), v.gtValue(0))
 const optionalPositive = v.nullish(positive)
+const optionalPositions = v.nullish(v.pipe(v.number(), v.safeInteger(), v.minValue(1), v.maxValue(2 ** 31 - 1)))
 
 /** Fields of rope_scaling (`type` or `rope_type`) and of the newer rope_parameters (with rope_theta inside). */
 const parametersFields = v.looseObject({
@@ -12,7 +13,7 @@ const parametersFields = v.looseObject({
   rope_theta: optionalPositive,
   partial_rotary_factor: v.nullish(v.number()),
   factor: optionalPositive,
-  original_max_position_embeddings: optionalPositive,
+  original_max_position_embeddings: optionalPositions,
   low_freq_factor: optionalPositive,
   high_freq_factor: optionalPositive,
   attention_factor: optionalPositive,
@@ -21,6 +22,8 @@ const parametersFields = v.looseObject({
   mscale: v.nullish(v.number()),
   mscale_all_dim: v.nullish(v.number()),
   truncate: v.nullish(v.boolean()),
+  short_factor: v.nullish(v.array(positive)),
+  long_factor: v.nullish(v.array(positive)),
 })
 
 /** Valibot's objects alone would take an array for an empty one. */
@@ -35,10 +38,10 @@ export const ropeConfigEntries = {
   rope_scaling: v.nullish(parametersSchema),
   rope_parameters: v.nullish(parametersSchema),
   partial_rotary_factor: v.nullish(v.number()),
-  original_max_position_embeddings: optionalPositive,
+  original_max_position_embeddings: optionalPositions,
   /**
    * Ours, for GGUF files whose frequency factors fit no published scaling: each pair's frequency is divided
-   * by its factor. [headDim / 2]
+   * by its factor. [pairs]
    */
   flrc_rope_factors: v.nullish(v.array(positive)),
 }
@@ -48,22 +51,39 @@ type Parameters = v.InferOutput<typeof parametersSchema>
 
 export interface RopeShape {
   headDim: number
+  /** Whether models of this architecture may rotate some dimensions of a head and leave the others. */
+  partial?: boolean
   maxPositions: number
+  /** What other names of a scaling mean in models of this architecture. */
+  renamed?: Readonly<Record<string, string>>
 }
 
+/** With the dimensions of a head that are rotated. */
+type Rotated = RopeShape & { dimension: number }
+
 export interface Rope {
-  /** Radians per position of each pair. [headDim / 2] */
+  /** Radians per position of each pair (i, i + R), R their number; dimensions from 2R on are not rotated. */
   frequencies: number[]
   /** Factor on cos and sin. */
   scale: number
+  /** How many positions they are right for. */
+  positions: number
 }
 
-export const ropeTypes = ['default', 'linear', 'llama3', 'yarn'] as const
+export const ropeTypes = ['default', 'linear', 'llama3', 'longrope', 'yarn'] as const
 
 function missing(file: string, type: string, field: string): FlrcError {
   return new FlrcError(
     'E_MODEL_FORMAT',
     `${file}: rope scaling ${type} without ${field}; download the file again`,
+    { file },
+  )
+}
+
+function wrongFactors(file: string, factors: number, frequencies: number, field: string): FlrcError {
+  return new FlrcError(
+    'E_MODEL_FORMAT',
+    `${file}: ${factors} rope factors in ${field} for ${frequencies} frequencies; download the file again`,
     { file },
   )
 }
@@ -83,14 +103,20 @@ function llama3(base: number[], parameters: Parameters, original: number, file: 
 }
 
 /** NTK-by-parts interpolation, YaRN (Peng et al. 2023, arXiv 2309.00071), as transformers computes it. */
-function yarn(base: number[], theta: number, parameters: Parameters, original: number, shape: RopeShape): Rope {
+function yarn(
+  base: number[],
+  theta: number,
+  parameters: Parameters,
+  original: number,
+  shape: Rotated,
+): Omit<Rope, 'positions'> {
   const factor = parameters.factor ?? shape.maxPositions / original
   const { mscale, mscale_all_dim: mscaleAllDim, attention_factor: attentionFactor } = parameters
   const magnitude = (m: number) => (factor <= 1 ? 1 : 0.1 * m * Math.log(factor) + 1)
   const scale =
     attentionFactor ?? (mscale && mscaleAllDim ? magnitude(mscale) / magnitude(mscaleAllDim) : magnitude(1))
 
-  const dimension = shape.headDim
+  const { dimension } = shape
   const correction = (rotations: number) =>
     (dimension * Math.log(original / (rotations * 2 * Math.PI))) / (2 * Math.log(theta))
   const truncate = parameters.truncate ?? true
@@ -107,30 +133,60 @@ function yarn(base: number[], theta: number, parameters: Parameters, original: n
   return { frequencies, scale }
 }
 
-function scaled(
+/** Attention scaling of longrope by how much longer the context is made than it was trained. */
+export function longropeScale(factor: number, original: number): number {
+  return factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original))
+}
+
+/**
+ * LongRoPE (Ding et al. 2024, arXiv 2402.13753), as transformers computes it: a divisor for each frequency, of one list up to
+ * the trained context and of another beyond it. A sequence that grows past it would need all its keys rotated again,
+ * so positions end there.
+ */
+function longrope(
+  base: number[],
   parameters: Parameters,
-  theta: number,
-  config: RopeConfig,
+  original: number,
   shape: RopeShape,
   file: string,
 ): Rope {
-  const { headDim } = shape
-  const base = Array.from({ length: headDim / 2 }, (_, i) => theta ** ((-2 * i) / headDim))
+  const { short_factor: short, long_factor: long } = parameters
+  for (const [name, factors] of [
+    ['short_factor', short],
+    ['long_factor', long],
+  ] as const) {
+    if (!factors) throw missing(file, 'longrope', name)
+    if (factors.length !== base.length) throw wrongFactors(file, factors.length, base.length, name)
+  }
+  const factor = parameters.factor ?? shape.maxPositions / original
+  return {
+    frequencies: base.map((frequency, i) => frequency / (short?.[i] ?? 1)),
+    scale: parameters.attention_factor ?? longropeScale(factor, original),
+    positions: Math.min(original, shape.maxPositions),
+  }
+}
+
+function scaled(parameters: Parameters, theta: number, config: RopeConfig, shape: Rotated, file: string): Rope {
+  const { dimension, maxPositions: positions } = shape
+  // An odd dimension is rounded up to pairs, whose exponents are still its own.
+  const base = Array.from({ length: Math.ceil(dimension / 2) }, (_, i) => theta ** ((-2 * i) / dimension))
   const original =
-    parameters.original_max_position_embeddings ?? config.original_max_position_embeddings ?? shape.maxPositions
+    config.original_max_position_embeddings ?? parameters.original_max_position_embeddings ?? positions
   const type = parameters.rope_type ?? parameters.type ?? 'default'
-  switch (type) {
+  switch (shape.renamed?.[type] ?? type) {
     case 'default':
-      return { frequencies: base, scale: 1 }
+      return { frequencies: base, scale: 1, positions }
     case 'linear': {
       const { factor } = parameters
       if (!factor) throw missing(file, type, 'factor')
-      return { frequencies: base.map((frequency) => frequency / factor), scale: 1 }
+      return { frequencies: base.map((frequency) => frequency / factor), scale: 1, positions }
     }
     case 'llama3':
-      return { frequencies: llama3(base, parameters, original, file), scale: 1 }
+      return { frequencies: llama3(base, parameters, original, file), scale: 1, positions }
+    case 'longrope':
+      return longrope(base, parameters, original, shape, file)
     case 'yarn':
-      return yarn(base, theta, parameters, original, shape)
+      return { ...yarn(base, theta, parameters, original, shape), positions }
     default:
       throw new FlrcError(
         'E_UNSUPPORTED_ARCH',
@@ -149,10 +205,18 @@ export function ropeOf(config: RopeConfig, shape: RopeShape, file: string): Rope
   const parameters = config.rope_scaling ?? config.rope_parameters ?? {}
   const theta = parameters.rope_theta ?? config.rope_theta ?? 10_000
   const partial = parameters.partial_rotary_factor ?? config.partial_rotary_factor ?? 1
-  if (partial !== 1) {
+  if (partial !== 1 && !shape.partial) {
     throw new FlrcError(
       'E_UNSUPPORTED_ARCH',
-      `${file}: partial_rotary_factor ${partial} is not supported; choose a model that rotates whole heads`,
+      `${file}: partial_rotary_factor ${partial} is not supported for models of this kind; choose one that rotates whole heads`,
+      { file },
+    )
+  }
+  const dimension = Math.trunc(shape.headDim * partial)
+  if (dimension < 1 || dimension > shape.headDim) {
+    throw new FlrcError(
+      'E_MODEL_FORMAT',
+      `${file}: partial_rotary_factor ${partial} of heads of ${shape.headDim} rotates ${dimension} dimensions; download the file again`,
       { file },
     )
   }
@@ -164,14 +228,10 @@ export function ropeOf(config: RopeConfig, shape: RopeShape, file: string): Rope
       { file },
     )
   }
-  const { frequencies, scale } = scaled(parameters, theta, config, shape, file)
+  const { frequencies, ...rest } = scaled(parameters, theta, config, { ...shape, dimension }, file)
   const factors = config.flrc_rope_factors
   if (factors && factors.length !== frequencies.length) {
-    throw new FlrcError(
-      'E_MODEL_FORMAT',
-      `${file}: ${factors.length} rope factors for ${frequencies.length} frequencies; download the file again`,
-      { file },
-    )
+    throw wrongFactors(file, factors.length, frequencies.length, 'flrc_rope_factors')
   }
-  return { frequencies: frequencies.map((f, i) => Math.fround(f / (factors?.[i] ?? 1))), scale }
+  return { ...rest, frequencies: frequencies.map((f, i) => Math.fround(f / (factors?.[i] ?? 1))) }
 }

@@ -20,6 +20,8 @@ export type TensorType =
 export interface TensorSource {
   /** Hugging Face name, such as `model.layers.0.self_attn.q_proj.weight`, whatever the file calls it. */
   name: string
+  /** What the file calls it, where that is another name. Errors use this one. */
+  storedName?: string
   file: string
   offset: number
   byteLength: number
@@ -33,7 +35,7 @@ export interface TensorSource {
   interleavedHeads?: number
 }
 
-export type Architecture = 'llama' | 'mistral' | 'qwen2' | 'qwen3'
+export type Architecture = 'llama' | 'mistral' | 'phi3' | 'qwen2' | 'qwen3'
 
 /** What the forward pass needs to know of a model; all of it from its config, nothing assumed. */
 export interface ModelConfig {
@@ -45,6 +47,7 @@ export interface ModelConfig {
   headDim: number
   intermediateSize: number
   vocabSize: number
+  /** Positions offered: of longrope those before its factors change. */
   contextLength: number
   rmsNormEps: number
   tieEmbeddings: boolean
@@ -56,9 +59,12 @@ export interface ModelConfig {
   qkNorm: boolean
   /** Attention window in tokens of each layer; 0 is full attention. [layers] */
   slidingWindow: number[]
-  /** Rotary frequencies per pair, radians per position, scaling applied. [headDim / 2] */
+  /**
+   * Rotary frequencies per pair (i, i + R) of a head, R their number, radians per position, scaling applied. Dimensions
+   * from 2R on are not rotated.
+   */
   ropeFrequencies: number[]
-  /** Factor on cos and sin (yarn's attention scaling); 1 elsewhere. */
+  /** Factor on cos and sin (attention scaling of yarn and longrope); 1 elsewhere. */
   ropeScale: number
   bosTokenId: number | undefined
   eosTokenIds: number[]

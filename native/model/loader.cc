@@ -62,11 +62,13 @@ class Loader {
                   file, name);
     }
     TensorSource source = *found->second;
+    // Whoever has to look into the file is told its own name.
+    if (!source.storedName.empty()) source.name = source.storedName;
     if (source.shape != shape) {
       throw Error(code::modelFormat,
-                  source.file + ": " + name + " has shape " + shapeText(source.shape) + ", expected " +
+                  source.file + ": " + source.name + " has shape " + shapeText(source.shape) + ", expected " +
                       shapeText(shape) + "; its config is another model's or the file is damaged",
-                  source.file, name);
+                  source.file, source.name);
     }
     auto& file = files_[source.file];
     if (!file) file = std::make_shared<SourceFile>(source.file);

@@ -40,6 +40,7 @@ TypeLayout typeLayout(SourceType type);
 // Where one tensor lies, as told by TypeScript and checked again here.
 struct TensorSource {
   std::string name;
+  std::string storedName;  // what the file calls it, where that is another name
   std::string file;
   int64_t offset = 0;
   int64_t byteLength = 0;

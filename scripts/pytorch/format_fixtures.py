@@ -7,7 +7,7 @@ import math
 import gguf
 import numpy as np
 from safetensors.numpy import save_file
-from transformers import LlamaConfig
+from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -16,6 +16,22 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 
 def yarn(**more):
     return {"head_dim": 128, "rope_theta": 1e6, "max_position_embeddings": 131072, "rope_scaling": {**YARN, **more}}
+
+
+FACTORS = {
+    "short_factor": [1 + 0.02 * i for i in range(32)],
+    "long_factor": [1 + 1.5 * i for i in range(32)],
+}
+
+
+def longrope(outer=None, **more):
+    return {
+        "head_dim": 64,
+        "rope_theta": 1e4,
+        "max_position_embeddings": 131072,
+        **(outer or {}),
+        "rope_scaling": {"rope_type": "longrope", **FACTORS, **more},
+    }
 
 
 # The fields of config.json that decide the frequencies, in the classic published form.
@@ -56,6 +72,28 @@ ROPE_CASES = {
     "yarn-betas": yarn(beta_fast=24.0, beta_slow=2.0),
     "yarn-untruncated": yarn(truncate=False),
     "yarn-mscale": yarn(mscale=0.707, mscale_all_dim=1.1),
+    "longrope": longrope(original_max_position_embeddings=4096),
+    "longrope-factor": longrope(original_max_position_embeddings=4096, factor=8.0),
+    "longrope-attention-factor": longrope(original_max_position_embeddings=4096, attention_factor=1.5),
+    "longrope-no-longer": longrope(original_max_position_embeddings=131072),
+    # As Phi-3 has it; there the outer length counts.
+    "longrope-phi3": longrope({"model_type": "phi3", "original_max_position_embeddings": 4096}),
+    "longrope-phi3-both": longrope(
+        {"model_type": "phi3", "original_max_position_embeddings": 8192}, original_max_position_embeddings=4096
+    ),
+    "llama3-both": {
+        "head_dim": 64,
+        "rope_theta": 5e5,
+        "max_position_embeddings": 131072,
+        "original_max_position_embeddings": 4096,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    },
     # Without mscale_all_dim, mscale has no effect.
     "yarn-mscale-alone": yarn(mscale=0.707),
 }
@@ -64,8 +102,8 @@ ROPE_CASES = {
 def rope_case(name, fields):
     """inv_freq [head_dim / 2] (float32 values) and the factor that cos and sin are multiplied with."""
     heads = 2
-    copy = json.loads(json.dumps(fields))  # the configuration rewrites what it is given
-    config = LlamaConfig(hidden_size=heads * fields["head_dim"], num_attention_heads=heads, **copy)
+    copy = {"model_type": "llama", **json.loads(json.dumps(fields))}  # the configuration rewrites what it is given
+    config = AutoConfig.for_model(hidden_size=heads * fields["head_dim"], num_attention_heads=heads, **copy)
     kind = config.rope_parameters["rope_type"]
     compute = LlamaRotaryEmbedding.compute_default_rope_parameters if kind == "default" else ROPE_INIT_FUNCTIONS[kind]
     inv_freq, scaling = compute(config)

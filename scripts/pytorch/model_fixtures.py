@@ -1,7 +1,9 @@
 """Tiny random models of every supported architecture, with transformers' answers in float64."""
 
+import copy
 import json
 import math
+import re
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import calibration_reference
+import gguf_fixture
 
 SEQUENCES, LENGTH, GREEDY = 4, 40, 12
 
@@ -29,6 +32,18 @@ COMMON = {
     "torch_dtype": "float32",
     "use_cache": True,
     "vocab_size": 96,
+}
+
+# What published Phi-3 configurations have beside their shapes: dropout, which only training uses, and the name of code.
+PHI3 = {
+    "architectures": ["Phi3ForCausalLM"],
+    "auto_map": {"AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"},
+    "model_type": "phi3",
+    "attention_bias": False,
+    "attention_dropout": 0.1,
+    "embd_pdrop": 0.1,
+    "pad_token_id": 0,
+    "resid_pdrop": 0.1,
 }
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False, "mlp_bias": False}
@@ -72,6 +87,36 @@ VARIANTS = {
         "sliding_window": 8,
         "tie_word_embeddings": False,
     },
+    "phi3": {
+        **COMMON,
+        **PHI3,
+        "original_max_position_embeddings": 128,
+        "rope_scaling": None,
+        "sliding_window": 8,
+        "tie_word_embeddings": False,
+    },
+    "phi3-longrope": {
+        **COMMON,
+        **PHI3,
+        "max_position_embeddings": 256,
+        "original_max_position_embeddings": 64,
+        "rope_scaling": {
+            "type": "longrope",
+            "short_factor": [1.0, 1.25, 1.5, 2.0],
+            "long_factor": [1.0, 2.0, 4.0, 8.0],
+        },
+        "sliding_window": 262144,
+    },
+    # As Phi-4-mini: 6 of 8 dimensions of a head are rotated.
+    "phi3-partial": {
+        **COMMON,
+        **PHI3,
+        "max_position_embeddings": 256,
+        "original_max_position_embeddings": 64,
+        "partial_rotary_factor": 0.75,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.25, 1.5], "long_factor": [1.0, 4.0, 8.0]},
+        "sliding_window": None,
+    },
     # A sliding_window that use_sliding_window switches off, as published Qwen configurations have.
     "qwen2": {
         **COMMON,
@@ -100,7 +145,20 @@ VARIANTS = {
 
 
 # Seeds whose model passes make_variant's checks (no close calls, no endless repetition).
-SEEDS = {"llama": 2, "llama3-scaled": 3, "llama-linear": 2, "llama-yarn": 1, "mistral": 1, "qwen2": 2, "qwen3": 1}
+SEEDS = {
+    "llama": 2,
+    "llama3-scaled": 3,
+    "llama-linear": 2,
+    "llama-yarn": 1,
+    "mistral": 1,
+    "phi3": 1,
+    "phi3-longrope": 2,
+    "phi3-partial": 3,
+    "qwen2": 2,
+    "qwen3": 1,
+}
+# Written as a GGUF file, too.
+GGUF = {"phi3-longrope", "phi3-partial"}
 
 
 def randomise(model, generator):
@@ -117,6 +175,13 @@ def randomise(model, generator):
             tensor.data = 1.2 * noise / math.sqrt(tensor.shape[1])
         else:
             tensor.data = 0.8 * noise  # embedding and lm_head
+
+
+def round_to_blocks(model):
+    """The projections as the blocks of a GGUF file hold them, so that both files are one model."""
+    for name, tensor in model.named_parameters():
+        if name.endswith("proj.weight"):
+            tensor.data = torch.from_numpy(gguf_fixture.rounded(tensor.detach().numpy()))
 
 
 def norm_forward(module, x):
@@ -143,8 +208,39 @@ def in_float64(model):
     return model
 
 
+class Fused(torch.nn.Module):
+    """A fused projection as the ones it consists of, whose inputs and outputs can then be seen alone."""
+
+    def __init__(self, fused, rows):
+        super().__init__()
+        for (name, _), weight in zip(rows, fused.weight.detach().split([count for _, count in rows])):
+            linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
+            linear.weight.data = weight.clone()
+            self.add_module(name, linear)
+
+    def forward(self, x):
+        return torch.cat([part(x) for part in self.children()], dim=-1)
+
+
+def separate(model):
+    """The same model with every projection on its own."""
+    if model.config.model_type == "phi3":
+        for layer in model.model.layers:
+            attention, mlp, config = layer.self_attn, layer.mlp, model.config
+            width, narrow = (n * attention.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
+            attention.qkv_proj = Fused(attention.qkv_proj, [("q_proj", width), ("k_proj", narrow), ("v_proj", narrow)])
+            half = config.intermediate_size
+            mlp.gate_up_proj = Fused(mlp.gate_up_proj, [("gate_proj", half), ("up_proj", half)])
+    return model
+
+
 def projections(model):
-    return {name: module for name, module in model.named_modules() if name.endswith("_proj")}
+    """By their names in models that fuse none."""
+    return {
+        re.sub(r"\.(qkv|gate_up)_proj\.", ".", name): module
+        for name, module in model.named_modules()
+        if name.endswith("_proj") and not isinstance(module, Fused)
+    }
 
 
 @torch.no_grad()
@@ -198,7 +294,8 @@ def native_config(model):
     """What the C++ tests need of the config, which they do not parse: test/native/fixture.cc reads this order."""
     config = model.config
     layer = model.model.layers[0]
-    has = lambda module: getattr(module, "bias", None) is not None
+    all_projections = projections(model)
+    has = lambda name: all_projections[f"model.layers.0.{name}_proj"].bias is not None
     integers = [
         config.num_hidden_layers,
         config.hidden_size,
@@ -209,9 +306,9 @@ def native_config(model):
         config.vocab_size,
         config.max_position_embeddings,
         config.tie_word_embeddings,
-        has(layer.self_attn.q_proj),
-        has(layer.self_attn.o_proj),
-        has(layer.mlp.up_proj),
+        has("self_attn.q"),
+        has("self_attn.o"),
+        has("mlp.up"),
         hasattr(layer.self_attn, "q_norm"),
         getattr(layer.self_attn, "sliding_window", None) or getattr(config, "sliding_window", None) or 0,
     ]
@@ -228,9 +325,11 @@ def native_config(model):
 def make_variant(name, config, directory, seed):
     """Write one variant's folder; returns a line of facts that show the fixture tests what it should."""
     generator = torch.Generator().manual_seed(seed)
-    loaded = AutoConfig.for_model(**config)
+    loaded = AutoConfig.for_model(**copy.deepcopy(config))  # which rewrites what it is given
     model = AutoModelForCausalLM.from_config(loaded, attn_implementation="eager", dtype=torch.float32).eval()
     randomise(model, generator)
+    if name in GGUF:
+        round_to_blocks(model)
     weights = {n: t.detach().clone() for n, t in model.state_dict().items()}
     if config["tie_word_embeddings"]:
         del weights["lm_head.weight"]
@@ -238,7 +337,7 @@ def make_variant(name, config, directory, seed):
     with torch.no_grad():
         eager = model(tokens, use_cache=False).logits
 
-    model = in_float64(model)
+    model = in_float64(separate(model))
     logits, X, G = trace(model, tokens)
     greedy, lead = continuation(model, tokens[0], GREEDY)
     # The patches above must not have changed the model, and no greedy choice may hang on rounding.
@@ -269,6 +368,8 @@ def make_variant(name, config, directory, seed):
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     save_file({k: v.contiguous() for k, v in expected.items()}, directory / "expected.safetensors")
+    if name in GGUF:
+        gguf_fixture.write(directory / "model.gguf", config, weights)
     facts = {
         "seed": seed,
         "loss": expected["loss"].item(),
@@ -276,7 +377,7 @@ def make_variant(name, config, directory, seed):
         "scores": score,
     }
     (directory / "expected.json").write_text(json.dumps(facts, indent=2) + "\n")
-    for file in directory.glob("*.safetensors"):
+    for file in [*directory.glob("*.safetensors"), *directory.glob("*.gguf")]:
         file.chmod(0o644)  # save_file makes it readable by the owner alone
     size = sum(file.stat().st_size for file in directory.iterdir())
     probability = logits.softmax(-1).amax(-1).mean().item()

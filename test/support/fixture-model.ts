@@ -1,0 +1,64 @@
+import { copyFileSync, mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { readBytes } from '#lib/format/files.js'
+import { readSafetensors } from '#lib/format/safetensors.js'
+import type { LoadedModel } from '#lib/model.js'
+import { fixture, repository } from './paths.js'
+
+/** A fixture's model with models/tiny's tokenizer, which is larger than its vocabulary: for token ids alone. */
+export function modelDirectory(directory: string, variant: string): string {
+  mkdirSync(directory, { recursive: true })
+  for (const name of ['config.json', 'model.safetensors']) {
+    copyFileSync(fixture(variant, name), join(directory, name))
+  }
+  for (const name of ['tokenizer.json', 'tokenizer_config.json']) {
+    copyFileSync(repository('models', 'tiny', name), join(directory, name))
+  }
+  return directory
+}
+
+export interface ExpectedArray {
+  shape: number[]
+  values: Float64Array | Float32Array | Int32Array
+}
+
+/** What PyTorch says of a variant: an array of expected.safetensors. */
+export async function expectedArrays(variant: string): Promise<(name: string) => Promise<ExpectedArray>> {
+  const { tensors } = await readSafetensors(fixture(variant, 'expected.safetensors'))
+  return async (name) => {
+    const found = tensors.get(name)
+    if (!found) throw new Error(`${variant} has no ${name}`)
+    const { file, offset, byteLength, dtype, shape } = found
+    const { buffer } = Uint8Array.from(await readBytes(file, offset, byteLength))
+    const values =
+      dtype === 'F64'
+        ? new Float64Array(buffer)
+        : dtype === 'F32'
+          ? new Float32Array(buffer)
+          : new Int32Array(buffer)
+    return { shape, values }
+  }
+}
+
+/** Log-probabilities of every token after these, by the model's own `logprobs`. [vocabulary] */
+export async function distribution(model: LoadedModel, tokens: Int32Array): Promise<Float64Array> {
+  const session = model.createSession()
+  await session.prefill(tokens, 0)
+  const all = new Float64Array(model.config.vocabSize)
+  for (let token = 0; token < all.length; token++) {
+    const fork = session.fork()
+    const [value = Number.NaN] = await fork.logprobs(Int32Array.of(token), 0)
+    all[token] = value
+    fork.release()
+  }
+  session.release()
+  return all
+}
+
+/** log softmax */
+export function normalised(logits: ArrayLike<number>): Float64Array {
+  const values = Float64Array.from(logits)
+  const largest = Math.max(...values)
+  const sum = values.reduce((total, value) => total + Math.exp(value - largest), 0)
+  return values.map((value) => value - largest - Math.log(sum))
+}
