@@ -34,7 +34,7 @@ const ropeCases: RopeCase[] = JSON.parse(readFileSync(fixture('rope.json'), 'utf
 
 test('there are fixtures for every kind of scaling', () => {
   assert.ok(ropeCases.length >= 10)
-  for (const kind of ['default', 'linear', 'llama3', 'longrope', 'yarn']) {
+  for (const kind of ['default', 'dynamic', 'linear', 'llama3', 'longrope', 'yarn']) {
     assert.ok(ropeCases.some(({ name }) => name.startsWith(kind)))
   }
 })
@@ -146,6 +146,29 @@ test('phi3: positions of longrope are those it was trained on, by three names', 
   assert.equal(phi3({ sliding_window: 2047 }).slidingWindow, [2047, 2047, 2047])
 })
 
+test('models that are Llama by another name, as their configurations leave it out', () => {
+  assert.equal(biasesOf({ model_type: 'seed_oss' }), [true, false, false])
+  assert.equal(
+    biasesOf({ model_type: 'seed_oss', attention_bias: false, attention_out_bias: true, mlp_bias: true }),
+    [false, true, true],
+  )
+  assert.equal(biasesOf({ model_type: 'internlm3', qkv_bias: true, bias: true }), [true, true, true])
+  assert.equal(biasesOf({ model_type: 'iquestcoder', attention_bias: true }), [true, true, false])
+  assert.equal(biasesOf({ model_type: 'cwm', attention_bias: true }), [false, false, false])
+  const cwm = {
+    model_type: 'cwm',
+    num_hidden_layers: 5,
+    num_key_value_heads: undefined,
+    num_attention_heads: 8,
+  }
+  assert.equal(parse(cwm).slidingWindow, [0, 8192, 8192, 8192, 0])
+  assert.equal([parse(cwm).headDim, parse({ ...cwm, head_dim: null }).headDim, parse(cwm).kvHeads], [128, 4, 8])
+  const ministral = { model_type: 'ministral', sliding_window: 8 }
+  assert.equal(parse(ministral).slidingWindow, [8, 8, 8])
+  const layer_types = ['full_attention', 'sliding_attention', 'full_attention']
+  assert.equal(parse({ ...ministral, layer_types }).slidingWindow, [0, 8, 0])
+})
+
 test('sliding windows by layer', () => {
   const windows = (more: object) => parse(more).slidingWindow
   assert.equal(windows({ model_type: 'mistral', sliding_window: 8 }), [8, 8, 8])
@@ -170,7 +193,12 @@ test('end tokens: a number or a list, generation_config first', () => {
 
 const bad: [what: string, more: object, code: string, message: RegExp][] = [
   ['no model_type', { model_type: undefined }, 'E_MODEL_FORMAT', /model_type/],
-  ['gemma', { model_type: 'gemma2' }, 'E_UNSUPPORTED_ARCH', /gemma2.*llama, mistral, phi3, qwen2, qwen3/],
+  [
+    'gemma',
+    { model_type: 'gemma2' },
+    'E_UNSUPPORTED_ARCH',
+    /gemma2.*llama, ministral, mistral, phi3, qwen2, qwen3/,
+  ],
   ['no hidden_size', { hidden_size: undefined }, 'E_MODEL_FORMAT', /hidden_size/],
   ['hidden_size of text', { hidden_size: '32' }, 'E_MODEL_FORMAT', /hidden_size/],
   ['hidden_size 0', { hidden_size: 0 }, 'E_MODEL_FORMAT', /hidden_size/],
@@ -189,7 +217,7 @@ const bad: [what: string, more: object, code: string, message: RegExp][] = [
   ['gelu', { hidden_act: 'gelu' }, 'E_UNSUPPORTED_ARCH', /gelu.*silu/],
   ['a negative end token', { eos_token_id: -1 }, 'E_MODEL_FORMAT', /eos_token_id/],
   ['rope_theta 0', { rope_theta: 0 }, 'E_MODEL_FORMAT', /rope_theta/],
-  ['dynamic scaling', { rope_scaling: { type: 'dynamic', factor: 2 } }, 'E_UNSUPPORTED_ARCH', /dynamic.*yarn/],
+  ['another scaling', { rope_scaling: { type: 'ntk', factor: 2 } }, 'E_UNSUPPORTED_ARCH', /ntk.*dynamic.*yarn/],
   ['longrope without factors', { rope_scaling: { rope_type: 'longrope' } }, 'E_MODEL_FORMAT', /short_factor/],
   [
     'longrope without long factors',

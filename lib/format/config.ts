@@ -4,16 +4,44 @@ import { issueText } from './files.js'
 import { type Rope, type RopeShape, ropeConfigEntries, ropeOf } from './rope.js'
 import type { Architecture, ModelConfig } from './types.js'
 
-export const architectures: readonly Architecture[] = ['llama', 'mistral', 'phi3', 'qwen2', 'qwen3']
+export const architectures: readonly Architecture[] = [
+  'cwm',
+  'internlm3',
+  'iquestcoder',
+  'llama',
+  'ministral',
+  'mistral',
+  'phi3',
+  'qwen2',
+  'qwen3',
+  'seed_oss',
+]
 
 /** What a published config may leave out, as transformers' configuration classes fill it in. */
 const defaults = {
+  cwm: { kvHeads: 8, headDim: 128, context: 131_072, window: 8192, eps: 1e-5 },
+  internlm3: { kvHeads: 2, headDim: 128, context: 32_768, window: undefined, eps: 1e-5 },
+  iquestcoder: { kvHeads: 8, headDim: 128, context: 131_072, window: undefined, eps: 1e-5 },
   llama: { kvHeads: undefined, headDim: undefined, context: 2048, window: undefined, eps: 1e-6 },
+  ministral: { kvHeads: 8, headDim: undefined, context: 131_072, window: 4096, eps: 1e-6 },
   mistral: { kvHeads: 8, headDim: undefined, context: 131_072, window: 4096, eps: 1e-6 },
   phi3: { kvHeads: undefined, headDim: undefined, context: 4096, window: undefined, eps: 1e-5 },
   qwen2: { kvHeads: 32, headDim: undefined, context: 32_768, window: 4096, eps: 1e-6 },
   qwen3: { kvHeads: 32, headDim: 128, context: 32_768, window: 4096, eps: 1e-6 },
+  seed_oss: { kvHeads: 8, headDim: 128, context: 524_288, window: undefined, eps: 1e-6 },
 } as const satisfies Record<Architecture, unknown>
+
+/** How CwmConfig rotates unless told. */
+const cwmRope = {
+  theta: 1e6,
+  scaling: {
+    rope_type: 'llama3',
+    factor: 16,
+    low_freq_factor: 1,
+    high_freq_factor: 4,
+    original_max_position_embeddings: 8192,
+  },
+}
 
 /** Phi3Config trains at 4096 positions unless told, and takes these older names for longrope. */
 const phi3Rope = { original: 4096, partial: true, renamed: { su: 'longrope', yarn: 'longrope' } }
@@ -37,7 +65,10 @@ const configSchema = v.object({
   hidden_act: v.nullish(v.string()),
   tie_word_embeddings: flag,
   attention_bias: flag,
+  attention_out_bias: flag,
   mlp_bias: flag,
+  qkv_bias: flag,
+  bias: flag,
   sliding_window: v.nullish(upTo(2 ** 31 - 1)),
   use_sliding_window: flag,
   max_window_layers: v.nullish(tokenId),
@@ -69,44 +100,71 @@ function architectureOf(source: Record<string, unknown>, file: string): Architec
   )
 }
 
+/** The kinds of layers that a config names, if it does. [layers] */
+function layerTypes({ layer_types: types, num_hidden_layers: layers }: HuggingFaceConfig, file: string) {
+  if (types && types.length !== layers) {
+    throw malformed(file, `${types.length} layer_types for ${layers} layers`)
+  }
+  const strange = types?.find((type) => type !== 'sliding_attention' && type !== 'full_attention')
+  if (strange !== undefined) {
+    throw unsupported(
+      file,
+      `layer type ${JSON.stringify(strange)} is not supported; supported are full_attention and sliding_attention`,
+    )
+  }
+  return types
+}
+
 /** Window of each layer in tokens, 0 for full attention. [layers] */
 function slidingWindows(architecture: Architecture, config: HuggingFaceConfig, file: string): number[] {
   const layers = config.num_hidden_layers
   const window = config.sliding_window === undefined ? defaults[architecture].window : config.sliding_window
+  const byLayer = (active: number, usual: (layer: number) => boolean) => {
+    const types = layerTypes(config, file)
+    return Array.from({ length: layers }, (_, i) => {
+      const slides = types ? types[i] === 'sliding_attention' : usual(i)
+      return slides ? active : 0
+    })
+  }
   switch (architecture) {
+    case 'internlm3':
+    case 'iquestcoder':
     case 'llama':
+    case 'seed_oss':
       return new Array<number>(layers).fill(0)
     case 'mistral':
     case 'phi3':
       return new Array<number>(layers).fill(window ?? 0)
+    case 'cwm':
+      return byLayer(window ?? 0, (layer) => layer % 4 !== 0)
+    case 'ministral':
+      return byLayer(window ?? 0, () => true)
     case 'qwen2':
     case 'qwen3': {
-      const types = config.layer_types
-      if (types && types.length !== layers) {
-        throw malformed(file, `${types.length} layer_types for ${layers} layers`)
-      }
-      const strange = types?.find((type) => type !== 'sliding_attention' && type !== 'full_attention')
-      if (strange !== undefined) {
-        throw unsupported(
-          file,
-          `layer type ${JSON.stringify(strange)} is not supported; supported are full_attention and sliding_attention`,
-        )
-      }
-      const active = config.use_sliding_window ? (window ?? 0) : 0
       const first = config.max_window_layers ?? 28
-      return Array.from({ length: layers }, (_, i) => {
-        const slides = types ? types[i] === 'sliding_attention' : i >= first
-        return slides ? active : 0
-      })
+      return byLayer(config.use_sliding_window ? (window ?? 0) : 0, (layer) => layer >= first)
     }
   }
 }
 
 function biases(architecture: Architecture, config: HuggingFaceConfig) {
   const attention = config.attention_bias ?? false
+  const mlpBias = config.mlp_bias ?? false
   switch (architecture) {
+    case 'iquestcoder':
     case 'llama':
-      return { qkvBias: attention, outputBias: attention, mlpBias: config.mlp_bias ?? false }
+      return { qkvBias: attention, outputBias: attention, mlpBias }
+    case 'internlm3': {
+      const all = config.qkv_bias ?? attention
+      return { qkvBias: all, outputBias: all, mlpBias: config.bias ?? mlpBias }
+    }
+    case 'seed_oss': {
+      const outputBias = config.attention_out_bias ?? false
+      return { qkvBias: config.attention_bias ?? true, outputBias, mlpBias }
+    }
+    case 'cwm':
+      return { qkvBias: false, outputBias: false, mlpBias }
+    case 'ministral':
     case 'mistral':
     case 'phi3':
       return { qkvBias: false, outputBias: false, mlpBias: false }
@@ -124,7 +182,8 @@ function headShape(architecture: Architecture, config: HuggingFaceConfig, file: 
   if (heads % kvHeads !== 0) {
     throw malformed(file, `${heads} attention heads cannot share ${kvHeads} key-value heads`)
   }
-  const headDim = config.head_dim ?? defaults[architecture].headDim ?? config.hidden_size / heads
+  const usual = config.head_dim === undefined ? defaults[architecture].headDim : undefined
+  const headDim = config.head_dim ?? usual ?? config.hidden_size / heads
   if (!Number.isInteger(headDim)) {
     throw malformed(file, `hidden_size ${config.hidden_size} is no multiple of ${heads} attention heads`)
   }
@@ -139,10 +198,20 @@ function ropeOfArchitecture(
   shape: RopeShape,
   file: string,
 ): Rope {
-  if (architecture !== 'phi3') return ropeOf(config, shape, file)
-  const { original, ...own } = phi3Rope
-  const trained = config.original_max_position_embeddings ?? original
-  return ropeOf({ ...config, original_max_position_embeddings: trained }, { ...shape, ...own }, file)
+  switch (architecture) {
+    case 'cwm': {
+      const { theta, scaling } = cwmRope
+      const own = config.rope_scaling ?? config.rope_parameters ?? scaling
+      return ropeOf({ ...config, rope_scaling: own, rope_theta: config.rope_theta ?? theta }, shape, file)
+    }
+    case 'phi3': {
+      const { original, ...own } = phi3Rope
+      const trained = config.original_max_position_embeddings ?? original
+      return ropeOf({ ...config, original_max_position_embeddings: trained }, { ...shape, ...own }, file)
+    }
+    default:
+      return ropeOf(config, shape, file)
+  }
 }
 
 const asList = (ids: v.InferOutput<typeof tokenIds>): number[] =>

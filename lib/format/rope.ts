@@ -70,7 +70,7 @@ export interface Rope {
   positions: number
 }
 
-export const ropeTypes = ['default', 'linear', 'llama3', 'longrope', 'yarn'] as const
+export const ropeTypes = ['default', 'dynamic', 'linear', 'llama3', 'longrope', 'yarn'] as const
 
 function missing(file: string, type: string, field: string): FlrcError {
   return new FlrcError(
@@ -175,6 +175,8 @@ function scaled(parameters: Parameters, theta: number, config: RopeConfig, shape
   const type = parameters.rope_type ?? parameters.type ?? 'default'
   switch (shape.renamed?.[type] ?? type) {
     case 'default':
+    // Dynamic scaling begins beyond the positions offered.
+    case 'dynamic':
       return { frequencies: base, scale: 1, positions }
     case 'linear': {
       const { factor } = parameters

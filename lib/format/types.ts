@@ -35,7 +35,17 @@ export interface TensorSource {
   interleavedHeads?: number
 }
 
-export type Architecture = 'llama' | 'mistral' | 'phi3' | 'qwen2' | 'qwen3'
+export type Architecture =
+  | 'cwm'
+  | 'internlm3'
+  | 'iquestcoder'
+  | 'llama'
+  | 'ministral'
+  | 'mistral'
+  | 'phi3'
+  | 'qwen2'
+  | 'qwen3'
+  | 'seed_oss'
 
 /** What the forward pass needs to know of a model; all of it from its config, nothing assumed. */
 export interface ModelConfig {

@@ -43,6 +43,12 @@ ROPE_CASES = {
         "max_position_embeddings": 16384,
         "rope_scaling": {"type": "linear", "factor": 4.0},
     },
+    "dynamic": {
+        "head_dim": 128,
+        "rope_theta": 5e7,
+        "max_position_embeddings": 32768,
+        "rope_scaling": {"rope_type": "dynamic", "factor": 6.0},
+    },
     "llama3-8": {
         "head_dim": 128,
         "rope_theta": 5e5,

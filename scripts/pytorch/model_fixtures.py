@@ -144,6 +144,53 @@ VARIANTS = {
 }
 
 
+# Other names of models that are Llama but for what their configurations leave out: logits alone show that it is filled in.
+LOOKALIKES = {
+    # Every fourth layer attends to all; its own default scaling, of positions beyond these.
+    "cwm": {
+        **{k: v for k, v in COMMON.items() if k != "rope_theta"},
+        "architectures": ["CwmForCausalLM"],
+        "model_type": "cwm",
+        "head_dim": 8,
+        "max_position_embeddings": 131072,
+        "sliding_window": 8,
+        "tie_word_embeddings": False,
+    },
+    "internlm3": {
+        **COMMON,
+        "architectures": ["InternLM3ForCausalLM"],
+        "model_type": "internlm3",
+        "bias": True,
+        "head_dim": 8,
+        "qkv_bias": True,
+        "rope_scaling": {"factor": 6.0, "rope_type": "dynamic"},
+    },
+    "iquestcoder": {
+        **COMMON,
+        "architectures": ["IQuestCoderForCausalLM"],
+        "model_type": "iquestcoder",
+        "head_dim": 8,
+    },
+    "ministral": {
+        **COMMON,
+        "architectures": ["MinistralForCausalLM"],
+        "model_type": "ministral",
+        "head_dim": 8,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "sliding_window": 8,
+    },
+    # attention_bias is true unless said.
+    "seed_oss": {
+        **COMMON,
+        "architectures": ["SeedOssForCausalLM"],
+        "model_type": "seed_oss",
+        "head_dim": 16,
+        "pad_token_id": 1,
+        "residual_dropout": 0.1,
+        "tie_word_embeddings": False,
+    },
+}
+
 # Seeds whose model passes make_variant's checks (no close calls, no endless repetition).
 SEEDS = {
     "llama": 2,
@@ -157,6 +204,7 @@ SEEDS = {
     "qwen2": 2,
     "qwen3": 1,
 }
+LOOKALIKE_SEEDS = {"cwm": 1, "internlm3": 2, "iquestcoder": 2, "ministral": 2, "seed_oss": 1}
 # Written as a GGUF file, too.
 GGUF = {"phi3-longrope", "phi3-partial"}
 
@@ -322,9 +370,8 @@ def native_config(model):
     }
 
 
-def make_variant(name, config, directory, seed):
-    """Write one variant's folder; returns a line of facts that show the fixture tests what it should."""
-    generator = torch.Generator().manual_seed(seed)
+def random_model(name, config, generator):
+    """The model of a config.json, and its weights as they are saved."""
     loaded = AutoConfig.for_model(**copy.deepcopy(config))  # which rewrites what it is given
     model = AutoModelForCausalLM.from_config(loaded, attn_implementation="eager", dtype=torch.float32).eval()
     randomise(model, generator)
@@ -333,18 +380,46 @@ def make_variant(name, config, directory, seed):
     weights = {n: t.detach().clone() for n, t in model.state_dict().items()}
     if config["tie_word_embeddings"]:
         del weights["lm_head.weight"]
+    return model, weights
+
+
+def checked_greedy(name, model, tokens, difference):
+    """Greedy tokens after tokens [T], and the smallest lead of a winner.
+
+    `difference` is what patches have changed: not the model, and no greedy choice may hang on rounding."""
+    greedy, lead = continuation(model, tokens, GREEDY)
+    assert difference < 1e-3, f"{name}: float64 is {difference} from transformers' own float32"
+    assert lead > 0.01, f"{name}: a greedy token leads by {lead} only"
+    assert len(set(greedy.tolist())) >= GREEDY // 2, f"{name}: greedy tokens {greedy.tolist()} repeat too much"
+    return greedy, lead
+
+
+def write_model(directory, config, weights, expected):
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    save_file({k: v.contiguous() for k, v in expected.items()}, directory / "expected.safetensors")
+
+
+def finish(directory):
+    """Makes the files readable by all, as save_file does not, and returns their size."""
+    for file in directory.iterdir():
+        file.chmod(0o644)
+    return sum(file.stat().st_size for file in directory.iterdir())
+
+
+def make_variant(name, config, directory, seed):
+    """Write one variant's folder; returns a line of facts that show the fixture tests what it should."""
+    generator = torch.Generator().manual_seed(seed)
+    model, weights = random_model(name, config, generator)
     tokens = make_tokens(model, generator)
     with torch.no_grad():
         eager = model(tokens, use_cache=False).logits
 
     model = in_float64(separate(model))
     logits, X, G = trace(model, tokens)
-    greedy, lead = continuation(model, tokens[0], GREEDY)
-    # The patches above must not have changed the model, and no greedy choice may hang on rounding.
     difference = (eager - logits).abs().max().item()
-    assert difference < 1e-3, f"{name}: float64 is {difference} from transformers' own float32"
-    assert lead > 0.01, f"{name}: a greedy token leads by {lead} only"
-    assert len(set(greedy.tolist())) >= GREEDY // 2, f"{name}: greedy tokens {greedy.tolist()} repeat too much"
+    greedy, lead = checked_greedy(name, model, tokens[0], difference)
 
     expected = {
         **native_config(model),
@@ -364,10 +439,7 @@ def make_variant(name, config, directory, seed):
         expected[f"{projection}.scores"] = torch.tensor(list(score[projection].values()), dtype=torch.float64)
     assert raised > 0, f"{name}: no gradient was clipped"
 
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    save_file({k: v.contiguous() for k, v in expected.items()}, directory / "expected.safetensors")
+    write_model(directory, config, weights, expected)
     if name in GGUF:
         gguf_fixture.write(directory / "model.gguf", config, weights)
     facts = {
@@ -377,13 +449,28 @@ def make_variant(name, config, directory, seed):
         "scores": score,
     }
     (directory / "expected.json").write_text(json.dumps(facts, indent=2) + "\n")
-    for file in [*directory.glob("*.safetensors"), *directory.glob("*.gguf")]:
-        file.chmod(0o644)  # save_file makes it readable by the owner alone
-    size = sum(file.stat().st_size for file in directory.iterdir())
+    size = finish(directory)
     probability = logits.softmax(-1).amax(-1).mean().item()
     return f"{name}: loss {facts['loss']:.3f}, mean top probability {probability:.2f}, greedy lead {lead:.3f}, raised {raised}, |f32 - f64| {difference:.1e}, {size} bytes"
+
+
+def make_lookalike(name, config, directory, seed):
+    """Write a folder that shows only that the model is the same one; returns a line of facts."""
+    generator = torch.Generator().manual_seed(seed)
+    model, weights = random_model(name, config, generator)
+    tokens = make_tokens(model, generator)[:1]
+    with torch.no_grad():
+        eager = model(tokens, use_cache=False).logits
+        logits = in_float64(model)(tokens, use_cache=False).logits
+    difference = (eager - logits).abs().max().item()
+    greedy, lead = checked_greedy(name, model, tokens[0], difference)
+    expected = {"tokens": tokens.int(), "logits": logits.float(), "greedy": greedy.int()}
+    write_model(directory, config, weights, expected)
+    return f"{name}: greedy lead {lead:.3f}, |f32 - f64| {difference:.1e}, {finish(directory)} bytes"
 
 
 def make_all(out):
     for name, config in VARIANTS.items():
         print(make_variant(name, config, out / name, SEEDS[name]), flush=True)
+    for name, config in LOOKALIKES.items():
+        print(make_lookalike(name, config, out / name, LOOKALIKE_SEEDS[name]), flush=True)
