@@ -1,6 +1,6 @@
 import { FlrcError } from '../errors.js'
 import { readBytes } from './files.js'
-import { type GgufFile, ggufNumber, ggufRequired, ggufString, ggufTypes } from './gguf.js'
+import { type GgufFile, ggufNumber, ggufRequired, ggufString, ggufStrings, ggufTypes } from './gguf.js'
 import { longropeScale, ropeOf } from './rope.js'
 
 const supported = ['llama', 'phi3', 'qwen2', 'qwen3'] as const
@@ -196,6 +196,12 @@ function modelType(gguf: GgufFile, arch: GgufArchitecture, window: number | unde
   return tensors.has('blk.0.attn_q.bias') && !tensors.has('blk.0.attn_output.bias') ? 'qwen2' : arch
 }
 
+/** The token behind a turn, which files of Phi-3 need not name: llama.cpp knows it by its text. */
+function phi3TurnEnd(gguf: GgufFile): number[] {
+  const id = ggufStrings(gguf, 'tokenizer.ggml.tokens')?.indexOf('<|end|>') ?? -1
+  return id < 0 ? [] : [id]
+}
+
 /** What Phi3Config, or llama.cpp's converter, would otherwise take from elsewhere. */
 function phi3Fields(gguf: GgufFile, context: number): Record<string, unknown> {
   return {
@@ -226,6 +232,7 @@ export async function configFromGguf(gguf: GgufFile): Promise<Record<string, unk
   const eos = ['eos_token_id', 'eot_token_id', 'eom_token_id']
     .map((key) => ggufNumber(gguf, `tokenizer.ggml.${key}`))
     .filter((id) => id !== undefined)
+    .concat(type === 'phi3' ? phi3TurnEnd(gguf) : [])
   const bos = ggufNumber(gguf, 'tokenizer.ggml.bos_token_id')
   const ends = [...new Set(eos)]
   return {

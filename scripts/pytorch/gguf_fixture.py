@@ -50,7 +50,7 @@ def add_vocabulary(writer, config):
     writer.add_token_scores([-float(i) for i in range(len(tokens))])
     writer.add_token_types(kinds)
     writer.add_bos_token_id(config["bos_token_id"])
-    writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"][0])  # the other is known by its text, <|end|>
     writer.add_pad_token_id(config["pad_token_id"])
     writer.add_add_bos_token(False)
 

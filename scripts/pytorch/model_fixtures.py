@@ -98,6 +98,7 @@ VARIANTS = {
     "phi3-longrope": {
         **COMMON,
         **PHI3,
+        "eos_token_id": [1, 5],
         "max_position_embeddings": 256,
         "original_max_position_embeddings": 64,
         "rope_scaling": {
@@ -111,6 +112,7 @@ VARIANTS = {
     "phi3-partial": {
         **COMMON,
         **PHI3,
+        "eos_token_id": [1, 5],
         "max_position_embeddings": 256,
         "original_max_position_embeddings": 64,
         "partial_rotary_factor": 0.75,
