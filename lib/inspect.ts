@@ -19,7 +19,7 @@ export interface InspectedProjection {
 export interface Inspection {
   path: string
   format: ModelSource['format']
-  config: Omit<ModelConfig, 'source' | 'ropeFrequencies' | 'slidingWindow'>
+  config: Omit<ModelConfig, 'source' | 'ropes' | 'layerRope' | 'slidingWindow'>
   /** Of an FLRC checkpoint. */
   keep?: number
   dtype?: StorageDtype
@@ -39,7 +39,7 @@ export interface Inspection {
 export async function inspect(model: string, task: TaskOptions = {}): Promise<Inspection> {
   const source = await openModel(model, task)
   const { config, flrc } = source
-  const { source: _source, ropeFrequencies: _rope, slidingWindow: _window, ...shapes } = config
+  const { source: _source, ropes: _ropes, layerRope: _rope, slidingWindow: _window, ...shapes } = config
   const projections = projectionsOf(config)
   const scores = (flrc && (await readPlan(source.path))?.scores) ?? {}
   const types: Record<string, number> = {}

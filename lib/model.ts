@@ -110,7 +110,11 @@ export function nativeConfig(config: ModelConfig): NativeConfig {
   return {
     ...rest,
     slidingWindow: Int32Array.from(config.slidingWindow),
-    ropeFrequencies: Float64Array.from(config.ropeFrequencies),
+    ropes: config.ropes.map(({ frequencies, scale }) => ({
+      frequencies: Float64Array.from(frequencies),
+      scale,
+    })),
+    layerRope: Int32Array.from(config.layerRope),
   }
 }
 

@@ -38,9 +38,10 @@ export type NativeProgress = (stage: string, done: number, total: number) => voi
 
 /** What of a ModelConfig the native side needs, its lists as typed arrays. */
 export interface NativeConfig
-  extends Omit<ModelConfig, 'slidingWindow' | 'ropeFrequencies' | 'bosTokenId' | 'eosTokenIds' | 'source'> {
+  extends Omit<ModelConfig, 'slidingWindow' | 'ropes' | 'layerRope' | 'bosTokenId' | 'eosTokenIds' | 'source'> {
   slidingWindow: Int32Array
-  ropeFrequencies: Float64Array
+  ropes: { frequencies: Float64Array; scale: number }[]
+  layerRope: Int32Array
 }
 
 export interface NativeModelSpec {

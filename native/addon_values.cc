@@ -62,6 +62,12 @@ Dtype dtype(const std::string& name) {
   throw Error(code::internal, "unknown dtype " + name);
 }
 
+static Activation activation(const std::string& name) {
+  if (name == "silu") return Activation::silu;
+  if (name == "gelu-tanh") return Activation::geluTanh;
+  throw Error(code::internal, "unknown activation " + name);
+}
+
 ModelConfig modelConfig(const Napi::Object& from) {
   ModelConfig config;
   config.architecture = text(from, "architecture");
@@ -80,8 +86,18 @@ ModelConfig modelConfig(const Napi::Object& from) {
   config.mlpBias = boolean(from, "mlpBias");
   config.qkNorm = boolean(from, "qkNorm");
   config.slidingWindow = integers(from.Get("slidingWindow"), "slidingWindow");
-  config.ropeFrequencies = doubles(from.Get("ropeFrequencies"), "ropeFrequencies");
-  config.ropeScale = static_cast<float>(number(from, "ropeScale"));
+  config.ropes = list(from.Get("ropes"), "ropes", [](const Napi::Value& v) {
+    const Napi::Object rope = object(v, "a rotation");
+    return Rope{doubles(rope.Get("frequencies"), "frequencies"), static_cast<float>(number(rope, "scale"))};
+  });
+  config.layerRope = integers(from.Get("layerRope"), "layerRope");
+  config.activation = activation(text(from, "activation"));
+  config.outputNorms = boolean(from, "outputNorms");
+  config.normOffset = static_cast<float>(number(from, "normOffset"));
+  config.embeddingScale = static_cast<float>(number(from, "embeddingScale"));
+  config.queryScale = static_cast<float>(number(from, "queryScale"));
+  config.residualScale = static_cast<float>(number(from, "residualScale"));
+  config.logitScale = static_cast<float>(number(from, "logitScale"));
   return config;
 }
 

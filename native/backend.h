@@ -8,13 +8,14 @@
 
 #include <cstdint>
 
+#include "model/activation.h"
 #include "tensor/dtype.h"
 
 namespace flrc {
 
 // Raised with every change of a struct or of a function's meaning. Functions may be added at the table's end
 // without: `size` tells which are there.
-inline constexpr uint32_t kBackendVersion = 6;
+inline constexpr uint32_t kBackendVersion = 7;
 // `extern "C" const flrc::Backend* flrc_backend()`, valid for as long as the process lives.
 inline constexpr const char* kBackendEntry = "flrc_backend";
 using BackendEntry = const struct Backend* (*)();
@@ -84,8 +85,18 @@ struct BackendLayer {
   const float* mlpNorm;                            // [hidden]
   const float* queryNorm;                          // [headDim] or null
   const float* keyNorm;                            // [headDim] or null
+  const float* attentionOutputNorm;                // [hidden] or null: of what joins the hidden states
+  const float* mlpOutputNorm;                      // likewise
   int64_t window;                                  // sliding attention window in positions, 0 for all
+  int32_t rope;                                    // which of the model's rotations, -1 for none
   BackendLinear projections[kBackendProjections];  // q, k, v, o, gate, up, down
+};
+
+// A rotation: pairs (i, i + pairs) of a head are turned, pairs <= headDim / 2; what is behind them is not.
+struct BackendRope {
+  int64_t pairs;
+  const double* frequencies;  // [pairs], radians per position
+  float scale;                // on cos and sin
 };
 
 // One loaded model; everything it points to is borrowed.
@@ -93,14 +104,16 @@ struct BackendModel {
   uint32_t size;
   int64_t layers, hidden, heads, kvHeads, headDim, intermediate, vocab, context;
   float eps;
-  // Pairs (i, i + ropePairs) of a head are turned, ropePairs <= headDim / 2; what is behind them is not.
-  int64_t ropePairs;
-  const double* ropeFrequencies;  // [ropePairs], radians per position
-  float ropeScale;                // on cos and sin
-  BackendRows embedding;          // [vocab, hidden]
-  BackendRows head;               // [vocab, hidden]; the embedding's data when tied
-  const float* finalNorm;         // [hidden]
-  const BackendLayer* layer;      // [layers]
+  const BackendRope* ropes;
+  int64_t ropeCount;
+  Activation activation;
+  float embeddingScale;       // on embeddings
+  float queryScale;           // on queries, whose scores are divided by sqrt(headDim) besides
+  float residualScale;        // on what attention and the MLP add to the hidden states
+  BackendRows embedding;      // [vocab, hidden]
+  BackendRows head;           // [vocab, hidden]; the embedding's data when tied
+  const float* finalNorm;     // [hidden], with what logits are scaled by
+  const BackendLayer* layer;  // [layers]
   int64_t levels;
   const int32_t* const* ranks;  // [levels][layers * 7], -1 is dense
   // The core's own Model, which outlives what is made of it; for the table that is part of the core.

@@ -4,6 +4,7 @@ import * as assert from 'uvu/assert'
 import { architectures, modelConfig } from '#lib/format/config.js'
 import { fusedProjections, isModelTensor, projectionNames } from '#lib/format/projections.js'
 import { readSafetensors } from '#lib/format/safetensors.js'
+import type { ModelConfig, Rope } from '#lib/format/types.js'
 import { throwsFlrcError } from './support/flrc-error.js'
 import { fixture } from './support/paths.js'
 
@@ -22,6 +23,13 @@ const base = {
 }
 const parse = (more: object = {}, generation?: Record<string, unknown>) =>
   modelConfig({ ...base, ...more }, generation, file)
+
+function onlyRope({ ropes, layerRope }: ModelConfig): Rope {
+  assert.ok(layerRope.every((rope) => rope === 0))
+  const [rope] = ropes
+  assert.ok(rope && ropes.length === 1)
+  return rope
+}
 
 interface RopeCase {
   name: string
@@ -42,14 +50,14 @@ test('there are fixtures for every kind of scaling', () => {
 for (const { name, config, invFreq, attentionScaling } of ropeCases) {
   const shape = { hidden_size: 2 * config.head_dim, num_attention_heads: 2 }
   const check = (fields: object) => {
-    const { ropeFrequencies, ropeScale } = parse({ ...shape, ...fields })
-    assert.is(ropeFrequencies.length, invFreq.length)
-    ropeFrequencies.forEach((frequency, i) => {
+    const { frequencies, scale } = onlyRope(parse({ ...shape, ...fields }))
+    assert.is(frequencies.length, invFreq.length)
+    frequencies.forEach((frequency, i) => {
       const expected = invFreq[i] ?? Number.NaN
       // transformers computes in float32: some roundings of 6e-8 each.
       assert.ok(Math.abs(frequency - expected) <= 1e-6 * expected, `pair ${i}: ${frequency} for ${expected}`)
     })
-    assert.ok(Math.abs(ropeScale - attentionScaling) < 1e-12)
+    assert.ok(Math.abs(scale - attentionScaling) < 1e-12)
   }
 
   test(`rope ${name} as transformers computes it, as rope_scaling and as rope_parameters`, () => {
@@ -64,7 +72,11 @@ for (const { name, config, invFreq, attentionScaling } of ropeCases) {
 test("llama's fields and defaults", () => {
   const config = parse()
   assert.equal(
-    { ...config, ropeFrequencies: config.ropeFrequencies.length, source: undefined },
+    {
+      ...config,
+      ropes: config.ropes.map(({ frequencies, scale }) => [frequencies.length, scale]),
+      source: undefined,
+    },
     {
       architecture: 'llama',
       layers: 3,
@@ -81,9 +93,16 @@ test("llama's fields and defaults", () => {
       outputBias: false,
       mlpBias: false,
       qkNorm: false,
+      outputNorms: false,
+      normOffset: 0,
+      activation: 'silu',
+      embeddingScale: 1,
+      queryScale: 1,
+      residualScale: 1,
+      logitScale: 1,
       slidingWindow: [0, 0, 0],
-      ropeFrequencies: 4,
-      ropeScale: 1,
+      ropes: [[4, 1]],
+      layerRope: [0, 0, 0],
       bosTokenId: undefined,
       eosTokenIds: [],
       source: undefined,
@@ -122,15 +141,17 @@ test('phi3: positions of longrope are those it was trained on, by three names', 
   const factors = { short_factor: [1, 2, 2, 2], long_factor: [1, 4, 4, 4] }
   const phi3 = (more: object) => parse({ model_type: 'phi3', max_position_embeddings: 131_072, ...more })
   for (const type of ['longrope', 'su', 'yarn']) {
-    const { contextLength, ropeScale, ropeFrequencies } = phi3({ rope_scaling: { type, ...factors } })
+    const config = phi3({ rope_scaling: { type, ...factors } })
+    const { contextLength } = config
+    const { frequencies, scale } = onlyRope(config)
     assert.is(contextLength, 4096)
-    assert.ok(Math.abs(ropeScale - Math.sqrt(1 + Math.log(32) / Math.log(4096))) < 1e-12)
-    assert.equal(ropeFrequencies[1], Math.fround(0.05))
+    assert.ok(Math.abs(scale - Math.sqrt(1 + Math.log(32) / Math.log(4096))) < 1e-12)
+    assert.equal(frequencies[1], Math.fround(0.05))
   }
   assert.is(phi3({}).contextLength, 131_072)
   assert.is(phi3({ max_position_embeddings: 512, rope_scaling: { type: 'su', ...factors } }).contextLength, 512)
   // As many pairs as the dimensions that transformers rotates give, rounded up.
-  const frequencies = (partial_rotary_factor: number) => phi3({ partial_rotary_factor }).ropeFrequencies
+  const frequencies = (partial_rotary_factor: number) => onlyRope(phi3({ partial_rotary_factor })).frequencies
   assert.equal(
     frequencies(0.75),
     [0, 1, 2].map((i) => Math.fround(10_000 ** ((-2 * i) / 6))),

@@ -321,7 +321,7 @@ test('a window makes a llama file a Mistral', async () => {
 
 test('rope base and scaling come from the metadata', async () => {
   const plain = await openTiny({ metadata: [['llama.rope.freq_base', 'f32', 100]] })
-  assert.equal(plain.config.ropeFrequencies, [1, Math.fround(0.1)])
+  assert.equal(plain.config.ropes[0]?.frequencies, [1, Math.fround(0.1)])
   const linear = await openTiny({
     metadata: [
       ['llama.rope.freq_base', 'f32', 100],
@@ -329,7 +329,7 @@ test('rope base and scaling come from the metadata', async () => {
       ['llama.rope.scaling.factor', 'f32', 4],
     ],
   })
-  assert.equal(linear.config.ropeFrequencies, [0.25, Math.fround(0.025)])
+  assert.equal(linear.config.ropes[0]?.frequencies, [0.25, Math.fround(0.025)])
   const yarn = await openTiny({
     metadata: [
       ['llama.rope.scaling.type', 'string', 'yarn'],
@@ -337,7 +337,7 @@ test('rope base and scaling come from the metadata', async () => {
       ['llama.rope.scaling.original_context_length', 'u32', 16],
     ],
   })
-  assert.ok(Math.abs(yarn.config.ropeScale - (0.1 * Math.log(4) + 1)) < 1e-12)
+  assert.ok(Math.abs((yarn.config.ropes[0]?.scale ?? 0) - (0.1 * Math.log(4) + 1)) < 1e-12)
 })
 
 interface RopeCase {
@@ -384,7 +384,7 @@ test("rope_freqs of Llama 3.1 become the published scaling, with transformers' f
       high_freq_factor: 4,
       original_max_position_embeddings: 8192,
     })
-    source.config.ropeFrequencies.forEach((frequency, i) => {
+    source.config.ropes[0]?.frequencies.forEach((frequency, i) => {
       const expected = invFreq[i] ?? Number.NaN
       assert.ok(Math.abs(frequency - expected) <= 1e-6 * expected, `${name} pair ${i}`)
     })
@@ -393,7 +393,7 @@ test("rope_freqs of Llama 3.1 become the published scaling, with transformers' f
 
 test('rope_freqs of no published scaling are folded in as they are, and survive in the config', async () => {
   const { config } = await openTiny(withFactors(4, 100, [2, 5]))
-  assert.equal(config.ropeFrequencies, [0.5, Math.fround(0.02)])
+  assert.equal(config.ropes[0]?.frequencies, [0.5, Math.fround(0.02)])
   assert.equal(config.source.flrc_rope_factors, [2, 5])
 })
 

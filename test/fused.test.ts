@@ -371,7 +371,7 @@ reading('GGUF: longrope by its tensors, with the attention scaling of the file',
     metadata: metadata.map((field) => [...field]),
   })
   assert.equal(
-    [config.ropeFrequencies, config.ropeScale, config.contextLength],
+    [config.ropes[0]?.frequencies, config.ropes[0]?.scale, config.contextLength],
     [[1, Math.fround(0.05)], 1.5, 16],
   )
   assert.equal(config.source.rope_scaling, {

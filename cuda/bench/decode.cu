@@ -42,8 +42,9 @@ class DecodeKernels {
             std::to_string(headDim) + ", " + std::to_string(length) + " positions",
         columns, bytes, [&] {
           layer = (layer + 1) % layers;
-          const RotateParams in{q.global(),    k.read(), v.read(), nullptr, nullptr,      1e-5f, angles.read(),
-                                angles.read(), heads,    kvHeads,  headDim, headDim / 2, table.read(), layer};
+          const RotateParams in{q.global(), k.read(),      v.read(),      nullptr, nullptr,
+                                1e-5f,      angles.read(), angles.read(), heads,   kvHeads,
+                                headDim,    headDim / 2,   table.read(),  layer};
           launchAttention(device_.stream(), {in, out.global(), 0, partial.global(), counters.global()}, columns,
                           length, {chip_.hopper, chip_.hopper});
         });
@@ -59,11 +60,11 @@ class DecodeKernels {
     });
   }
 
-  void swiglu(int width, int columns) {
+  void gated(int width, int columns) {
     const int count = width * columns;
     Array<float> gate(floats(count)), up(floats(count)), y(static_cast<size_t>(count));
     add("silu(gate) * up, " + std::to_string(width), columns, 0, [&] {
-      launchSwiglu(device_.stream(), {gate.read(), up.read(), y.global(), count}, chip_.hopper);
+      launchGated(device_.stream(), {gate.read(), up.read(), y.global(), count}, chip_.hopper);
     });
   }
 
@@ -131,7 +132,7 @@ void timeDecode(Device& device, const Chip& chip, std::vector<Row>& rows) {
   for (const int columns : {1, 16}) {
     kernels.norm(2048, columns);
     kernels.norm(4096, columns);
-    kernels.swiglu(8192, columns);
+    kernels.gated(8192, columns);
     kernels.sampling(128256, columns);
   }
 }

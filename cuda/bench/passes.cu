@@ -40,8 +40,8 @@ class Passes {
     const Values cosine(*this, kLength, kHeadDim / 2), sine(*this, kLength, kHeadDim / 2),
         norm(*this, 1, kHeadDim);
     for (const float* of : {static_cast<const float*>(nullptr), static_cast<const float*>(norm.at())}) {
-      const TurnParams turn{x.at(), y.at(), of, kEps, cosine.at(), sine.at(), kLength, kHeads, kHeadDim,
-                            kHeadDim / 2};
+      const TurnParams turn{x.at(),    y.at(),  of,     kEps,     cosine.at(),
+                            sine.at(), kLength, kHeads, kHeadDim, kHeadDim / 2};
       const std::string what = of != nullptr ? "norm and rotation" : "rotation";
       add(what + " of 32 heads of 128", 2.0 * x.count, [&] {
         eachSequence([&](int64_t first) {
@@ -64,10 +64,10 @@ class Passes {
     const Values gate(*this, kTokens, kIntermediate), up(*this, kTokens, kIntermediate),
         y(*this, kTokens, kIntermediate), dGate(*this, kTokens, kIntermediate);
     add("silu(gate) * up, 14336", 3.0 * gate.count, [&] {
-      launchSwiglu(device_.stream(), {gate.at(), up.at(), y.at(), gate.count}, false);
+      launchGated(device_.stream(), {gate.at(), up.at(), y.at(), gate.count}, false);
     });
     add("back through silu(gate) * up, 14336", 5.0 * gate.count, [&] {
-      launchSwigluBackward(device_.stream(), {gate.at(), up.at(), y.at(), dGate.at(), up.at(), gate.count});
+      launchGatedBackward(device_.stream(), {gate.at(), up.at(), y.at(), dGate.at(), up.at(), gate.count});
     });
   }
 

@@ -36,7 +36,7 @@ inline void shapeAttention(AttentionParams& params) {
   const RotateParams& heads = params.heads;
   params.sharing = heads.heads / heads.kvHeads;
   params.parts = (params.sharing + kAttentionHeads - 1) / kAttentionHeads;
-  params.scale = 1.0f / std::sqrt(static_cast<float>(heads.headDim));
+  params.scale = heads.queryScale / std::sqrt(static_cast<float>(heads.headDim));
 }
 
 // Chunks of a launch that serves positions below `length`.

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "kernels/activations.cuh"
 #include "kernels/decode.h"
 #include "kernels/octets.cuh"
 #include "kernels/rotation.cuh"
@@ -36,7 +37,8 @@ FLRC_KERNEL void embedKernel(FLRC_PARAMS(EmbedParams) p) {
   const int64_t token = shared[0];
   const int i = blockX() * kThreads + threadIndex();
   if (i >= p.width) return;
-  p.x[static_cast<int64_t>(blockY()) * p.width + i] = WeightRow<kType>(p.data, token, p.width).weight(i);
+  p.x[static_cast<int64_t>(blockY()) * p.width + i] =
+      p.scale * WeightRow<kType>(p.data, token, p.width).weight(i);
 }
 
 // A thread holds every kNormThreads-th octet of a row, kHeld of them; they are all on their way at once.
@@ -61,7 +63,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kNormThreads, 1) normKernel(FLRC_PARAMS(Norm
   FLRC_UNROLL
   for (int k = 0; k < kHeld; ++k) {
     FLRC_UNROLL
-    for (int i = 0; i < 8; ++i) value[k][i] += added[k][i];
+    for (int i = 0; i < 8; ++i) value[k][i] = fusedMultiplyAdd(p.scale, added[k][i], value[k][i]);
     squares = addSquares(value[k], squares);
   }
   const float inverse = inverseNorm(squares, p.width, p.eps, sharedMemory<float>(0));
@@ -89,7 +91,9 @@ FLRC_KERNEL void rotateKernel(FLRC_PARAMS(RotateParams) p) {
     HeadPart part = loadHead(query, shape);
     turnHead(part, p, p.queryNorm, anglesAt(p, row.position));
     const Global<Float2> to = pointerCast<Float2>(query);
-    part.forEach(shape, [&](int word, Float2 pair) { to[word] = pair; });
+    part.forEach(shape, [&](int word, Float2 pair) {
+      to[word] = {pair.x * p.queryScale, pair.y * p.queryScale};
+    });
     return;
   }
   const int kvHead = (index - p.heads) % p.kvHeads;
@@ -101,13 +105,12 @@ FLRC_KERNEL void rotateKernel(FLRC_PARAMS(RotateParams) p) {
   part.forEach(shape, [&](int word, Float2 pair) { to[word] = roundHalves(pair.x, pair.y); });
 }
 
-FLRC_KERNEL void swigluKernel(FLRC_PARAMS(SwigluParams) p) {
+FLRC_KERNEL void gatedKernel(FLRC_PARAMS(GatedParams) p) {
   dependentTrigger();
   dependentWait();
   const int64_t i = static_cast<int64_t>(blockX()) * kThreads + threadIndex();
   if (i >= p.count) return;
-  const float gate = p.gate[i];
-  p.y[i] = gate / (1.0f + expf(-gate)) * p.up[i];
+  p.y[i] = activated(p.activation, p.gate[i]) * p.up[i];
 }
 
 }  // namespace
@@ -144,8 +147,8 @@ void launchRotate(Stream stream, const RotateParams& params, int columns, bool d
   launch(stream, shapeOf((heads + kWarps - 1) / kWarps, columns, dependent), rotateKernel, params);
 }
 
-void launchSwiglu(Stream stream, const SwigluParams& params, bool dependent) {
-  launch(stream, shapeOf(blocksFor(params.count), 1, dependent), swigluKernel, params);
+void launchGated(Stream stream, const GatedParams& params, bool dependent) {
+  launch(stream, shapeOf(blocksFor(params.count), 1, dependent), gatedKernel, params);
 }
 
 }  // namespace flrc::gpu

@@ -5,6 +5,7 @@
 
 #include "kernels/device.cuh"
 #include "kernels/layout.h"
+#include "model/activation.h"
 
 namespace flrc::gpu {
 
@@ -17,23 +18,25 @@ struct CacheRow {
   int32_t token;
 };
 
-// rows[c] = staged[c], and x[c] = row staged[c].token of a table [vocab][width].
+// rows[c] = staged[c], and x[c] = scale times row staged[c].token of a table [vocab][width].
 struct EmbedParams {
   Global<const uint8_t> data;  // layout.h
   int width;
   Global<const CacheRow> staged;  // may be the host's memory: little of it is read
   Global<CacheRow> rows;
   Global<float> x;
+  float scale = 1;
 };
 void launchEmbed(Stream stream, Dtype dtype, const EmbedParams& params, int columns, bool dependent);
 
-// x += add (null: nothing), then y = x / sqrt(mean(x^2) + eps) * weight. Rows of up to 16384 values.
+// x += scale * add (null: nothing), then y = x / sqrt(mean(x^2) + eps) * weight. Rows of up to 16384 values.
 struct NormParams {
   Global<float> x;
   Global<const float> add, weight;
-  Global<float> y;
+  Global<float> y;  // may be x where nothing is added
   float eps;
   int width;
+  float scale = 1;
 };
 void launchNorm(Stream stream, const NormParams& params, int columns, bool dependent);
 
@@ -49,15 +52,17 @@ struct RotateParams {
   int heads, kvHeads, headDim, pairs;
   Global<const CacheRow> rows;
   int layer;
+  float queryScale = 1;  // on queries, once turned
 };
 void launchRotate(Stream stream, const RotateParams& params, int columns, bool dependent);
 
-// y = silu(gate) * up
-struct SwigluParams {
+// y = activation(gate) * up
+struct GatedParams {
   Global<const float> gate, up;
   Global<float> y;
   int64_t count;  // of all columns
+  Activation activation = Activation::silu;
 };
-void launchSwiglu(Stream stream, const SwigluParams& params, bool dependent);
+void launchGated(Stream stream, const GatedParams& params, bool dependent);
 
 }  // namespace flrc::gpu

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "kernels/activations.cuh"
 #include "kernels/octets.cuh"
 #include "kernels/passes.h"
 #include "kernels/rotation.cuh"
@@ -56,11 +57,20 @@ FLRC_DEVICE void storeHead(const HeadPart& part, const HeadShape& shape, Global<
   part.forEach(shape, [&](int word, Float2 pair) { to[word] = pair; });
 }
 
+FLRC_DEVICE void scaleHead(HeadPart& part, float by) {
+  FLRC_UNROLL
+  for (int i = 0; i < HeadPart::kPairs; ++i) {
+    part.low[i] = {part.low[i].x * by, part.low[i].y * by};
+    part.high[i] = {part.high[i].x * by, part.high[i].y * by};
+  }
+}
+
 FLRC_KERNEL void turnKernel(FLRC_PARAMS(TurnParams) p) {
   const int64_t head = ownHead(p);
   if (head < 0) return;
   HeadPart part = loadHead(p.x + head * p.headDim, shapeOf(p));
   turnHead(part, p, p.norm, anglesAt(p, static_cast<int>(head / p.heads)));
+  scaleHead(part, p.scale);
   storeHead(part, shapeOf(p), p.y + head * p.headDim);
 }
 
@@ -73,6 +83,7 @@ FLRC_KERNEL void turnBackwardKernel(FLRC_PARAMS(TurnBackwardParams) p) {
   FLRC_UNROLL
   for (Float2& sine : angles.sine) sine = {-sine.x, -sine.y};
   turnPairs(part, angles);
+  scaleHead(part, turn.scale);
   if (turn.norm != nullptr) {
     const HeadPart x = loadHead(turn.x + head * turn.headDim, shapeOf(turn)),
                    weight = loadHead(turn.norm, shapeOf(turn));
@@ -108,12 +119,11 @@ FLRC_DEVICE void forQuad(int64_t count, const Quad& quad, const One& one) {
 struct GatedGradient {
   float gate, up;
 };
-FLRC_DEVICE GatedGradient gatedGradient(float gate, float up, float dy) {
-  const float sigmoid = 1.0f / (1.0f + expf(-gate));
-  return {dy * up * sigmoid * (1.0f + gate * (1.0f - sigmoid)), dy * gate * sigmoid};
-}
-
-FLRC_KERNEL void swigluBackwardKernel(FLRC_PARAMS(SwigluBackwardParams) p) {
+FLRC_KERNEL void gatedBackwardKernel(FLRC_PARAMS(GatedBackwardParams) p) {
+  const auto gatedGradient = [&](float gate, float up, float dy) -> GatedGradient {
+    const Activated at = activatedWithSlope(p.activation, gate);
+    return {dy * up * at.slope, dy * at.value};
+  };
   const auto quad = [&](int64_t i) {
     const Float4 gate = pointerCast<const Float4>(p.gate)[i], up = pointerCast<const Float4>(p.up)[i],
                  dy = pointerCast<const Float4>(p.dy)[i];
@@ -130,7 +140,9 @@ FLRC_KERNEL void swigluBackwardKernel(FLRC_PARAMS(SwigluBackwardParams) p) {
 }
 
 FLRC_KERNEL void addKernel(FLRC_PARAMS(AddParams) p) {
-  const auto one = [&](int64_t i) { p.x[i] += p.add[p.bias ? i % p.width : i]; };
+  const auto one = [&](int64_t i) {
+    p.x[i] = fusedMultiplyAdd(p.scale, p.x[i], p.add[p.bias ? i % p.width : i]);
+  };
   const auto quad = [&](int64_t i) {
     if (p.bias && p.width % 4 != 0) {
       for (int64_t k = 4 * i; k < 4 * i + 4; ++k) one(k);
@@ -138,9 +150,19 @@ FLRC_KERNEL void addKernel(FLRC_PARAMS(AddParams) p) {
     }
     const Float4 x = pointerCast<Float4>(p.x)[i],
                  add = pointerCast<const Float4>(p.add)[p.bias ? i % (p.width / 4) : i];
-    pointerCast<Float4>(p.x)[i] = Float4{x.x + add.x, x.y + add.y, x.z + add.z, x.w + add.w};
+    pointerCast<Float4>(p.x)[i] =
+        Float4{fusedMultiplyAdd(p.scale, x.x, add.x), fusedMultiplyAdd(p.scale, x.y, add.y),
+               fusedMultiplyAdd(p.scale, x.z, add.z), fusedMultiplyAdd(p.scale, x.w, add.w)};
   };
   forQuad(p.rows * p.width, quad, one);
+}
+
+FLRC_KERNEL void scaleKernel(FLRC_PARAMS(ScaleParams) p) {
+  const auto quad = [&](int64_t i) {
+    const Float4 x = pointerCast<const Float4>(p.x)[i];
+    pointerCast<Float4>(p.y)[i] = Float4{x.x * p.factor, x.y * p.factor, x.z * p.factor, x.w * p.factor};
+  };
+  forQuad(p.count, quad, [&](int64_t i) { p.y[i] = p.x[i] * p.factor; });
 }
 
 template <typename Params>
@@ -172,12 +194,16 @@ void launchTurnBackward(Stream stream, const TurnBackwardParams& params) {
                params);
 }
 
-void launchSwigluBackward(Stream stream, const SwigluBackwardParams& params) {
-  launchBlocks(stream, params.count, 4 * kThreads, swigluBackwardKernel, params);
+void launchGatedBackward(Stream stream, const GatedBackwardParams& params) {
+  launchBlocks(stream, params.count, 4 * kThreads, gatedBackwardKernel, params);
 }
 
 void launchAdd(Stream stream, const AddParams& params) {
   launchBlocks(stream, params.rows * params.width, 4 * kThreads, addKernel, params);
+}
+
+void launchScale(Stream stream, const ScaleParams& params) {
+  launchBlocks(stream, params.count, 4 * kThreads, scaleKernel, params);
 }
 
 }  // namespace flrc::gpu

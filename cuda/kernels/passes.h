@@ -22,7 +22,8 @@ struct NormBackwardParams {
 void launchNormBackward(Stream stream, const NormBackwardParams& params, int rows);
 
 // Heads of queries or of keys, [tokens][heads][headDim]: y = each over the root of its mean square, times
-// `norm` (null: as it is), turned to its token's position. y may be x. headDim is a multiple of 8, at most 256.
+// `norm` (null: as it is), turned to its token's position and times `scale`. y may be x. headDim is a multiple
+// of 8, at most 256.
 struct TurnParams {
   Global<const float> x;
   Global<float> y;
@@ -30,6 +31,7 @@ struct TurnParams {
   float eps;
   Global<const float> cosine, sine;  // [positions][pairs], as of RotateParams
   int tokens, heads, headDim, pairs;
+  float scale = 1;
 };
 void launchTurn(Stream stream, const TurnParams& params);
 
@@ -41,22 +43,33 @@ struct TurnBackwardParams {
 };
 void launchTurnBackward(Stream stream, const TurnBackwardParams& params);
 
-// dGate and dUp of y = silu(gate) * up. dGate may be gate, and dUp may be up.
-struct SwigluBackwardParams {
+// dGate and dUp of y = activation(gate) * up. dGate may be gate, and dUp may be up.
+struct GatedBackwardParams {
   Global<const float> gate, up, dy;
   Global<float> dGate, dUp;
   int64_t count;
+  Activation activation = Activation::silu;
 };
-void launchSwigluBackward(Stream stream, const SwigluBackwardParams& params);
+void launchGatedBackward(Stream stream, const GatedBackwardParams& params);
 
-// x [rows][width] += add, [rows][width], or [width] to every row where it is a bias.
+// x [rows][width] = scale * x + add, [rows][width], or [width] to every row where it is a bias.
 struct AddParams {
   Global<float> x;
   Global<const float> add;
   int64_t rows;
   int width;
   bool bias;
+  float scale = 1;
 };
 void launchAdd(Stream stream, const AddParams& params);
+
+// y = factor * x, which y may be.
+struct ScaleParams {
+  Global<const float> x;
+  Global<float> y;
+  float factor;
+  int64_t count;
+};
+void launchScale(Stream stream, const ScaleParams& params);
 
 }  // namespace flrc::gpu

@@ -65,8 +65,7 @@ std::unique_ptr<Graph> DecodeSteps::record(int64_t level, int64_t columns, int64
 
 std::unique_ptr<Graph> DecodeSteps::recordWhole(int64_t level) {
   if (!buffers_) buffers_ = std::make_unique<StepBuffers>(model, roomFor_);
-  const StepPlaces places{rows_.read(), x_.read(), rotations_.cosine.read(), rotations_.sine.read(),
-                          logits_.global()};
+  const StepPlaces places{rows_.read(), x_.read(), rotations_.of(model.layers.front()), logits_.global()};
   const StepProgram& program = programs_.try_emplace(level, model, level, *buffers_, places).first->second;
   if (!program.fits()) return nullptr;
   return recorded([this, &program] {

@@ -39,6 +39,8 @@ bool isWanted(const BackendTapes* tapes, const BackendSums* sums, BackendTape ta
 std::vector<LayerSteps::Part> LayerSteps::partsOf(const PassedLayer& layer) {
   const DeviceModel& model = layer.model;
   const int64_t d = model.hidden, ff = model.intermediate, q = model.queryWidth(), kv = model.kvWidth();
+  // Whether what a block puts out joins the hidden states as something else.
+  const bool isChanged = model.residualScale != 1 || layer.weights.mlpOutputNorm.count() > 0;
   using Self = LayerSteps;
   return {{&Self::x_, d},
           {&Self::attentionInput_, d},
@@ -49,6 +51,8 @@ std::vector<LayerSteps::Part> LayerSteps::partsOf(const PassedLayer& layer) {
           {&Self::v_, kv},
           {&Self::attended_, q},
           {&Self::logSums_, model.heads},
+          {&Self::attentionOutput_, layer.weights.attentionOutputNorm.count() > 0 ? d : 0},
+          {&Self::mlpOutput_, layer.weights.mlpOutputNorm.count() > 0 ? d : 0},
           {&Self::middle_, d},
           {&Self::mlpInput_, d},
           {&Self::gate_, ff},
@@ -56,6 +60,7 @@ std::vector<LayerSteps::Part> LayerSteps::partsOf(const PassedLayer& layer) {
           {&Self::product_, ff},
           {&Self::out_, d},
           {&Self::gradient_, d},
+          {&Self::outputGradient_, isChanged ? d : 0},
           {&Self::dNormed_, d},
           {&Self::passed_, widest(model)},
           {&Self::dq_, q},
@@ -99,8 +104,8 @@ void LayerSteps::forward(const float* x, int64_t tokens, float* y, const Backend
     pieces.upload(x_, 0, staged_.data(), count);
     forward(call);
     take(call, kDown, product_);
-    apply(call, kDown, out_);
-    add(call, middle_, out_, model_.hidden);
+    apply(call, kDown, mlpOutput_.count() > 0 ? mlpOutput_ : out_);
+    join(call, layer_.weights.mlpOutputNorm, mlpOutput_, middle_, out_);
     pieces.download(out_, 0, staged_.data(), count);
   }
   std::copy_n(staged_.data(), count, y);
@@ -133,30 +138,34 @@ void LayerSteps::forward(const Call& call) {
   apply(call, kQ, queryNorm ? qRaw_ : q_);
   apply(call, kK, keyNorm ? kRaw_ : k_);
   apply(call, kV, v_);
-  turn(call, queryNorm ? qRaw_ : q_, q_, weights.queryNorm, model_.heads);
-  turn(call, keyNorm ? kRaw_ : k_, k_, weights.keyNorm, model_.kvHeads);
+  turn(call, queryNorm ? qRaw_ : q_, q_, weights.queryNorm, model_.heads, model_.queryScale);
+  turn(call, keyNorm ? kRaw_ : k_, k_, weights.keyNorm, model_.kvHeads, 1);
   // Scores and sums of values, of the halves' products three or four each.
   attend(call, 16, [&](const TokenRange& range) {
     launchCausalAttention(call.pieces.stream(), attentionOf(call.tokens), range);
   });
   take(call, kO, attended_);
-  apply(call, kO, middle_);
-  add(call, x_, middle_, model_.hidden);
+  apply(call, kO, attentionOutput_.count() > 0 ? attentionOutput_ : middle_);
+  join(call, weights.attentionOutputNorm, attentionOutput_, x_, middle_);
   normalise(call, middle_, weights.mlpNorm, mlpInput_);
   take(call, kGate, mlpInput_);
   apply(call, kGate, gate_);
   apply(call, kUp, up_);
-  launchSwiglu(call.pieces.stream(),
-               {gate_.read(), up_.read(), product_.global(), call.tokens * model_.intermediate}, false);
+  launchGated(
+      call.pieces.stream(),
+      {gate_.read(), up_.read(), product_.global(), call.tokens * model_.intermediate, model_.activation},
+      false);
 }
 
 void LayerSteps::backward(const Call& call) {
   const LayerWeights& weights = layer_.weights;
   const int64_t d = model_.hidden;
   take(call, kDown, product_);
-  passBack(call, kDown, gradient_, passed_);
-  launchSwigluBackward(call.pieces.stream(), {gate_.read(), up_.read(), passed_.read(), gate_.global(),
-                                              up_.global(), call.tokens * model_.intermediate});
+  if (mlpOutput_.count() > 0) apply(call, kDown, mlpOutput_);
+  passBack(call, kDown, leaveBlock(call, weights.mlpOutputNorm, mlpOutput_), passed_);
+  launchGatedBackward(call.pieces.stream(),
+                      {gate_.read(), up_.read(), passed_.read(), gate_.global(), up_.global(),
+                       call.tokens * model_.intermediate, model_.activation});
   take(call, kGate, mlpInput_);
   passBack(call, kGate, gate_, dNormed_);
   passBack(call, kUp, up_, passed_);
@@ -164,15 +173,15 @@ void LayerSteps::backward(const Call& call) {
   normaliseBack(call, middle_, weights.mlpNorm, dNormed_, gradient_);
 
   take(call, kO, attended_);
-  passBack(call, kO, gradient_, passed_);
+  passBack(call, kO, leaveBlock(call, weights.attentionOutputNorm, attentionOutput_), passed_);
   const CausalAttentionBackwardParams attention{
       attentionOf(call.tokens), passed_.read(), dq_.global(),   dk_.global(), dv_.global(),
       backHalves_.global(),     dots_.global(), parts_.global()};
   attend(call, 40, [&](const TokenRange& range) {
     launchCausalAttentionBackward(call.pieces.stream(), attention, range);
   });
-  turnBack(call, qRaw_, dq_, weights.queryNorm, model_.heads);
-  turnBack(call, kRaw_, dk_, weights.keyNorm, model_.kvHeads);
+  turnBack(call, qRaw_, dq_, weights.queryNorm, model_.heads, model_.queryScale);
+  turnBack(call, kRaw_, dk_, weights.keyNorm, model_.kvHeads, 1);
   take(call, kQ, attentionInput_);
   passBack(call, kQ, dq_, dNormed_);
   passBack(call, kK, dk_, passed_);
@@ -206,22 +215,33 @@ void LayerSteps::attend(const Call& call, double flops, const Launch& launch) co
   });
 }
 
+TurnParams LayerSteps::turnOf(const Call& call, const Buffer<float>& raw, const Buffer<float>& norm,
+                              int64_t heads, float scale) const {
+  const Rotations::View by = layer_.rotations.of(layer_.weights);
+  return {raw.read(),
+          nullptr,
+          norm.read(),
+          model_.eps,
+          by.cosine,
+          by.sine,
+          static_cast<int>(call.tokens),
+          static_cast<int>(heads),
+          static_cast<int>(model_.headDim),
+          by.pairs,
+          scale};
+}
+
 void LayerSteps::turn(const Call& call, const Buffer<float>& raw, const Buffer<float>& to,
-                      const Buffer<float>& norm, int64_t heads) const {
-  const Rotations& by = layer_.rotations;
-  launchTurn(call.pieces.stream(),
-             {raw.read(), to.global(), norm.read(), model_.eps, by.cosine.read(), by.sine.read(),
-              static_cast<int>(call.tokens), static_cast<int>(heads), static_cast<int>(model_.headDim), static_cast<int>(model_.ropePairs())});
+                      const Buffer<float>& norm, int64_t heads, float scale) const {
+  TurnParams params = turnOf(call, raw, norm, heads, scale);
+  params.y = to.global();
+  launchTurn(call.pieces.stream(), params);
 }
 
 void LayerSteps::turnBack(const Call& call, const Buffer<float>& raw, const Buffer<float>& gradient,
-                          const Buffer<float>& norm, int64_t heads) const {
-  const Rotations& by = layer_.rotations;
-  launchTurnBackward(call.pieces.stream(), {{raw.read(), nullptr, norm.read(), model_.eps, by.cosine.read(),
-                                             by.sine.read(), static_cast<int>(call.tokens),
-                                             static_cast<int>(heads), static_cast<int>(model_.headDim), static_cast<int>(model_.ropePairs())},
-                                            gradient.read(),
-                                            gradient.global()});
+                          const Buffer<float>& norm, int64_t heads, float scale) const {
+  launchTurnBackward(call.pieces.stream(),
+                     {turnOf(call, raw, norm, heads, scale), gradient.read(), gradient.global()});
 }
 
 void LayerSteps::normalise(const Call& call, const Buffer<float>& x, const Buffer<float>& weight,
@@ -239,9 +259,34 @@ void LayerSteps::normaliseBack(const Call& call, const Buffer<float>& x, const B
       static_cast<int>(call.tokens));
 }
 
-void LayerSteps::add(const Call& call, const Buffer<float>& from, const Buffer<float>& to,
-                     int64_t width) const {
-  launchAdd(call.pieces.stream(), {to.global(), from.read(), call.tokens, static_cast<int>(width), false});
+void LayerSteps::join(const Call& call, const Buffer<float>& norm, const Buffer<float>& raw,
+                      const Buffer<float>& x, const Buffer<float>& y) const {
+  if (norm.count() > 0) normalise(call, raw, norm, y);
+  add(call, x, y, model_.hidden, model_.residualScale);
+}
+
+const Buffer<float>& LayerSteps::leaveBlock(const Call& call, const Buffer<float>& norm,
+                                            const Buffer<float>& raw) const {
+  const bool scaled = model_.residualScale != 1;
+  if (norm.count() == 0 && !scaled) return gradient_;
+  if (scaled) {
+    launchScale(call.pieces.stream(), {gradient_.read(), outputGradient_.global(), model_.residualScale,
+                                       call.tokens * model_.hidden});
+  }
+  if (norm.count() > 0) {
+    const Buffer<float>& dy = scaled ? outputGradient_ : gradient_;
+    launchNormBackward(call.pieces.stream(),
+                       {raw.read(), dy.read(), norm.read(), outputGradient_.global(), model_.eps,
+                        static_cast<int>(model_.hidden), false},
+                       static_cast<int>(call.tokens));
+  }
+  return outputGradient_;
+}
+
+void LayerSteps::add(const Call& call, const Buffer<float>& from, const Buffer<float>& to, int64_t width,
+                     float scale) const {
+  launchAdd(call.pieces.stream(),
+            {to.global(), from.read(), call.tokens, static_cast<int>(width), false, scale});
 }
 
 void LayerSteps::take(const Call& call, int p, const Buffer<float>& input) {

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels/causal_attention.h"
+#include "kernels/passes.h"
 #include "runtime/rotations.h"
 #include "runtime/weight_halves.h"
 
@@ -54,15 +55,25 @@ class LayerSteps {
   template <typename Launch>
   void attend(const Call& call, double flops, const Launch& launch) const;
   void turn(const Call& call, const Buffer<float>& raw, const Buffer<float>& to, const Buffer<float>& norm,
-            int64_t heads) const;
+            int64_t heads, float scale) const;
+  TurnParams turnOf(const Call& call, const Buffer<float>& raw, const Buffer<float>& norm, int64_t heads,
+                    float scale) const;
   void turnBack(const Call& call, const Buffer<float>& raw, const Buffer<float>& gradient,
-                const Buffer<float>& norm, int64_t heads) const;
+                const Buffer<float>& norm, int64_t heads, float scale) const;
   void normalise(const Call& call, const Buffer<float>& x, const Buffer<float>& weight,
                  const Buffer<float>& y) const;
   // dx += what dy passes back through the norm of x.
   void normaliseBack(const Call& call, const Buffer<float>& x, const Buffer<float>& weight,
                      const Buffer<float>& dy, const Buffer<float>& dx) const;
-  void add(const Call& call, const Buffer<float>& from, const Buffer<float>& to, int64_t width) const;
+  // y = x + what a block puts out, normed and scaled as the model says: y itself, or `raw` where there is a
+  // norm.
+  void join(const Call& call, const Buffer<float>& norm, const Buffer<float>& raw, const Buffer<float>& x,
+            const Buffer<float>& y) const;
+  // From gradient_, at what join has made, to the gradient at what the block puts out.
+  const Buffer<float>& leaveBlock(const Call& call, const Buffer<float>& norm, const Buffer<float>& raw) const;
+  // to = scale * to + from
+  void add(const Call& call, const Buffer<float>& from, const Buffer<float>& to, int64_t width,
+           float scale = 1) const;
   // What the next products take.
   void take(const Call& call, int p, const Buffer<float>& input);
   // y = W x (+ bias).
@@ -81,11 +92,11 @@ class LayerSteps {
 
   const PassedLayer& layer_;
   const DeviceModel& model_;
-  Buffer<float> x_, attentionInput_, qRaw_, kRaw_, q_, k_, v_, attended_, logSums_, middle_, mlpInput_, gate_,
-      up_, product_, out_;
-  // On the way back: the gradient at the output, then where the layer's halves join; at a norm's result; what a
-  // projection passes back, or on; of attention.
-  Buffer<float> gradient_, dNormed_, passed_, dq_, dk_, dv_, dots_, parts_;
+  Buffer<float> x_, attentionInput_, qRaw_, kRaw_, q_, k_, v_, attended_, logSums_, attentionOutput_,
+      mlpOutput_, middle_, mlpInput_, gate_, up_, product_, out_;
+  // On the way back: the gradient at the output, then where the layer's halves join; at what a block puts out,
+  // where that is another; at a norm's result; what a projection passes back, or on; of attention.
+  Buffer<float> gradient_, outputGradient_, dNormed_, passed_, dq_, dk_, dv_, dots_, parts_;
   Buffer<float> factors_;  // that clip a projection's gradients
   Buffer<uint16_t> attentionHalves_, backHalves_;
   SplitRows input_, output_, rows_;  // of one projection: x, and g; what a moment sums

@@ -48,11 +48,17 @@ DeviceModel::DeviceModel(const BackendModel& from, const BackendCancel& cancel)
       vocab(from.vocab),
       context(from.context),
       eps(from.eps),
-      ropeFrequencies(from.ropeFrequencies, from.ropeFrequencies + from.ropePairs),
-      ropeScale(from.ropeScale),
+      activation(from.activation),
+      embeddingScale(from.embeddingScale),
+      queryScale(from.queryScale),
+      residualScale(from.residualScale),
       tied(from.head.data == from.embedding.data) {
   checkFits(from);
   limits = gpu::currentDevice();
+  for (int64_t i = 0; i < from.ropeCount; ++i) {
+    const BackendRope& rope = from.ropes[i];
+    ropes.push_back({{rope.frequencies, rope.frequencies + rope.pairs}, rope.scale});
+  }
   for (int64_t l = 0; l < from.levels; ++l) {
     ranks.emplace_back(from.ranks[l], from.ranks[l] + from.layers * kBackendProjections);
   }
@@ -68,7 +74,10 @@ DeviceModel::DeviceModel(const BackendModel& from, const BackendCancel& cancel)
     to.mlpNorm = vectorOf(layer.mlpNorm, hidden);
     to.queryNorm = vectorOf(layer.queryNorm, headDim);
     to.keyNorm = vectorOf(layer.keyNorm, headDim);
+    to.attentionOutputNorm = vectorOf(layer.attentionOutputNorm, hidden);
+    to.mlpOutputNorm = vectorOf(layer.mlpOutputNorm, hidden);
     to.window = layer.window;
+    to.rope = layer.rope;
     for (int p = 0; p < kBackendProjections; ++p) to.projections[p] = gpu::LinearWeights(layer.projections[p]);
   }
   sampler = gpu::Sampler(vocab, limits.multiprocessors);

@@ -29,6 +29,12 @@ struct Device {
 // launch where that can be (runtime/step_program.h).
 enum class StepWay { faster, launches, whole };
 
+// A BackendRope of its own.
+struct RotationSpec {
+  std::vector<double> frequencies;
+  float scale;
+};
+
 // The contract's handles.
 
 struct DeviceModel {
@@ -41,12 +47,12 @@ struct DeviceModel {
   }
   int64_t queryWidth() const { return heads * headDim; }
   int64_t kvWidth() const { return kvHeads * headDim; }
-  int64_t ropePairs() const { return static_cast<int64_t>(ropeFrequencies.size()); }
 
   int64_t layerCount, hidden, heads, kvHeads, headDim, intermediate, vocab, context;
   float eps;
-  std::vector<double> ropeFrequencies;
-  float ropeScale;
+  std::vector<RotationSpec> ropes;
+  Activation activation;
+  float embeddingScale, queryScale, residualScale;
   std::vector<std::vector<int32_t>> ranks;  // by level
   bool tied;
 

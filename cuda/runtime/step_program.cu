@@ -67,9 +67,19 @@ uint64_t StepBuffers::bytes() const {
   return total;
 }
 
+// Others go by launches.
 bool StepProgram::serves(const DeviceModel& model) {
-  return model.limits.hopper && stepFits(inputWords(model), static_cast<int>(model.hidden),
-                                         static_cast<int>(model.headDim), 0, stepLaunch(model));
+  return model.limits.hopper && isPlain(model) &&
+         stepFits(inputWords(model), static_cast<int>(model.hidden), static_cast<int>(model.headDim), 0,
+                  stepLaunch(model));
+}
+
+bool StepProgram::isPlain(const DeviceModel& model) {
+  const auto isUsual = [&](const LayerWeights& layer) {
+    return layer.rope == model.layers.front().rope && layer.attentionOutputNorm.count() == 0;
+  };
+  return model.activation == Activation::silu && model.residualScale == 1 &&
+         std::all_of(model.layers.begin(), model.layers.end(), isUsual);
 }
 
 bool StepProgram::fits() const {
@@ -266,12 +276,13 @@ StepAttention attentionOf(const DeviceModel& model, const StepBuffers& buffers, 
   StepAttention to{};
   RotateParams& heads = to.of.heads;
   heads.eps = model.eps;
-  heads.cosine = places.cosine;
-  heads.sine = places.sine;
+  heads.cosine = places.turns.cosine;
+  heads.sine = places.turns.sine;
   heads.heads = static_cast<int>(model.heads);
   heads.kvHeads = static_cast<int>(model.kvHeads);
   heads.headDim = static_cast<int>(model.headDim);
-  heads.pairs = static_cast<int>(model.ropePairs());
+  heads.pairs = places.turns.pairs;
+  heads.queryScale = model.queryScale;
   heads.rows = places.rows;
   to.of.columns = 1;
   shapeAttention(to.of);

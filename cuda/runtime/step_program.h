@@ -5,6 +5,7 @@
 #include "kernels/step.h"
 #include "runtime/linears_plan.h"
 #include "runtime/model.h"
+#include "runtime/rotations.h"
 
 namespace flrc::gpu {
 
@@ -22,9 +23,9 @@ struct StepBuffers {
 // What a whole step reads beside weights and buffers, and where its results go.
 struct StepPlaces {
   Global<const CacheRow> rows;
-  Global<const float> x;             // [hidden]
-  Global<const float> cosine, sine;  // RotateParams
-  Global<float> logits;              // [vocab]
+  Global<const float> x;  // [hidden]
+  Rotations::View turns;
+  Global<float> logits;  // [vocab]
 };
 
 // The jobs of a whole step at one level (kernels/step.h), on the device.
@@ -42,6 +43,9 @@ class StepProgram {
 
  private:
   class Writer;
+
+  // Whether its layers compute what jobs do.
+  static bool isPlain(const DeviceModel& model);
 
   StepParams params_{};
   StepLaunch how_{};

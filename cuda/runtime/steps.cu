@@ -77,10 +77,10 @@ void Steps::describe(const int32_t* tokens, const BackendRow* rows, int64_t coun
 
 void Steps::embed(int64_t columns) {
   const RowWeights& embedding = model.embedding;
-  launchEmbed(
-      model.queue.stream(), embedding.dtype,
-      {embedding.data.read(), static_cast<int>(model.hidden), staged_.read(), rows_.global(), x_.global()},
-      static_cast<int>(columns), false);
+  launchEmbed(model.queue.stream(), embedding.dtype,
+              {embedding.data.read(), static_cast<int>(model.hidden), staged_.read(), rows_.global(),
+               x_.global(), model.embeddingScale},
+              static_cast<int>(columns), false);
 }
 
 void Steps::enqueue(int64_t level, int64_t columns) {
@@ -99,24 +99,35 @@ void Steps::layer(int64_t index, int64_t level, int64_t columns) {
   norm(index > 0 ? out_.read() : Global<const float>(nullptr), layer.attentionNorm, columns,
        index > 0 && how.dependent);
   multiply({planned(kQ, q_), planned(kK, k_), planned(kV, v_)}, normed_.read(), columns);
+  const Rotations::View turns = rotations_.of(layer);
   attend(
       index,
-      {q_.global(), k_.read(), v_.read(), layer.queryNorm.read(), layer.keyNorm.read(), model.eps,
-       rotations_.cosine.read(), rotations_.sine.read(), static_cast<int>(model.heads),
-       static_cast<int>(model.kvHeads), static_cast<int>(model.headDim), static_cast<int>(model.ropePairs()),
-       rows_.read(), static_cast<int>(index)},
+      {q_.global(), k_.read(), v_.read(), layer.queryNorm.read(), layer.keyNorm.read(), model.eps, turns.cosine,
+       turns.sine, static_cast<int>(model.heads), static_cast<int>(model.kvHeads),
+       static_cast<int>(model.headDim), turns.pairs, rows_.read(), static_cast<int>(index), model.queryScale},
       columns);
   multiply({planned(kO, out_)}, attended_.read(), columns);
+  normOutput(layer.attentionOutputNorm, columns);
   norm(out_.read(), layer.mlpNorm, columns, how.dependent);
   multiply({planned(kGate, gate_), planned(kUp, up_)}, normed_.read(), columns);
-  launchSwiglu(model.queue.stream(), {gate_.read(), up_.read(), gate_.global(), columns * model.intermediate},
-               how.dependent);
+  launchGated(model.queue.stream(),
+              {gate_.read(), up_.read(), gate_.global(), columns * model.intermediate, model.activation},
+              how.dependent);
   multiply({planned(kDown, out_)}, gate_.read(), columns);
+  normOutput(layer.mlpOutputNorm, columns);
+}
+
+void Steps::normOutput(const Buffer<float>& weight, int64_t columns) {
+  if (weight.count() == 0) return;
+  launchNorm(model.queue.stream(),
+             {out_.global(), nullptr, weight.read(), out_.global(), model.eps, static_cast<int>(model.hidden)},
+             static_cast<int>(columns), how.dependent);
 }
 
 void Steps::norm(Global<const float> add, const Buffer<float>& weight, int64_t columns, bool dependent) {
   launchNorm(model.queue.stream(),
-             {x_.global(), add, weight.read(), normed_.global(), model.eps, static_cast<int>(model.hidden)},
+             {x_.global(), add, weight.read(), normed_.global(), model.eps, static_cast<int>(model.hidden),
+              model.residualScale},
              static_cast<int>(columns), dependent);
 }
 

@@ -39,7 +39,7 @@ class Steps {
   virtual void multiply(const std::vector<PlannedLinear>& linears, Global<const float> x, int64_t columns);
   // From queries, keys and values before their rotation, which go to the cache, to attended_.
   virtual void attend(int64_t layer, const RotateParams& heads, int64_t columns) = 0;
-  // Normalises x_, to which `add` is added before.
+  // Normalises x_, to which `add`, scaled as the model says, is added before.
   void norm(Global<const float> add, const Buffer<float>& weight, int64_t columns, bool dependent);
   void launch(LinearsParams params, Dtype dtype, Global<const float> x, int64_t columns);
 
@@ -53,6 +53,8 @@ class Steps {
 
  private:
   void layer(int64_t index, int64_t level, int64_t columns);
+  // What a block puts out, where the model has a norm of it.
+  void normOutput(const Buffer<float>& weight, int64_t columns);
 
   int64_t columns_;
   HostBuffer<CacheRow> staged_;

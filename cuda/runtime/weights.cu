@@ -86,7 +86,7 @@ int64_t LinearWeights::blocksFor(int64_t rank) const {
 uint64_t bytesOf(const BackendModel& model) {
   uint64_t bytes = bytesOf(model.embedding);
   if (model.head.data != model.embedding.data) bytes += bytesOf(model.head);
-  const auto norms = static_cast<uint64_t>(2 * model.hidden + 2 * model.headDim) * sizeof(float);
+  const auto norms = static_cast<uint64_t>(4 * model.hidden + 2 * model.headDim) * sizeof(float);
   for (int64_t l = 0; l < model.layers; ++l) {
     bytes += norms;
     for (const BackendLinear& linear : model.layer[l].projections) bytes += bytesOf(linear);
@@ -99,9 +99,10 @@ std::string limitOf(const BackendModel& model) {
     return "the CUDA plugin takes heads of 8 to 256 dimensions in multiples of 8, and the model's have " +
            std::to_string(model.headDim) + "; use device cpu";
   }
-  if (model.ropePairs % 2 != 0) {
+  for (int64_t i = 0; i < model.ropeCount; ++i) {
+    if (model.ropes[i].pairs % 2 == 0) continue;
     return "the CUDA plugin turns an even number of pairs of a head, and the model has " +
-           std::to_string(model.ropePairs) + "; use device cpu";
+           std::to_string(model.ropes[i].pairs) + "; use device cpu";
   }
   for (int64_t l = 0; l < model.layers; ++l) {
     for (const BackendLinear& linear : model.layer[l].projections) {

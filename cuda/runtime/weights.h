@@ -64,8 +64,9 @@ struct LinearWeights {
 enum : int { kQ, kK, kV, kO, kGate, kUp, kDown };
 
 struct LayerWeights {
-  Buffer<float> attentionNorm, mlpNorm, queryNorm, keyNorm;
+  Buffer<float> attentionNorm, mlpNorm, queryNorm, keyNorm, attentionOutputNorm, mlpOutputNorm;
   int64_t window = 0;
+  int32_t rope = -1;
   LinearWeights projections[kBackendProjections];
 };
 

@@ -2,12 +2,15 @@
 
 #include "kernels/passes.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "check.h"
 #include "test/device.h"
 
 using namespace flrc::gpu;
+using flrc::Activation;
 using test::Array;
 using test::Device;
 
@@ -91,6 +94,8 @@ TEST("passes: heads normed and turned, and back") {
        {Shape{1, 1, 8, 4, true}, Shape{17, 3, 64, 32, false}, Shape{5, 2, 80, 40, true},
         Shape{9, 5, 256, 128, true}, Shape{3, 2, 64, 4, true}, Shape{4, 1, 256, 96, false}}) {
     const int count = tokens * heads * headDim;
+    constexpr float kScale = 1.25f;
+    const double by = static_cast<double>(kScale);
     check::Random random(static_cast<uint64_t>(count));
     const std::vector<float> x = random.floats(count), dy = random.floats(count), norm = random.floats(headDim),
                              cosine = random.floats(tokens * pairs), sine = random.floats(tokens * pairs);
@@ -99,7 +104,7 @@ TEST("passes: heads normed and turned, and back") {
     TurnParams params{xs.read(), y.global(),     norms ? weight.read() : nullptr,
                       kEps,      cosines.read(), sines.read(),
                       tokens,    heads,          headDim,
-                      pairs};
+                      pairs,     kScale};
     launchTurn(device.stream(), params);
     // Without a norm what was turned is not needed.
     params.x = norms ? xs.read() : none.read();
@@ -131,17 +136,18 @@ TEST("passes: heads normed and turned, and back") {
           const double a = normed(i), b = normed(other);
           const double size =
               std::abs(a) * (std::abs(c) + std::abs(s)) + std::abs(b) * (std::abs(c) + std::abs(s));
-          CHECK_NEAR(got[first + i], a * c - b * s, tolerance * size);
-          CHECK_NEAR(got[first + other], b * c + a * s, tolerance * size);
-          const double da = static_cast<double>(dy[first + i]), db = static_cast<double>(dy[first + other]);
+          CHECK_NEAR(got[first + i], by * (a * c - b * s), tolerance * by * size);
+          CHECK_NEAR(got[first + other], by * (b * c + a * s), tolerance * by * size);
+          const double da = by * static_cast<double>(dy[first + i]),
+                       db = by * static_cast<double>(dy[first + other]);
           turnedBack[i] = da * c + db * s;
           turnedBack[other] = db * c - da * s;
           sizes[i] = std::abs(da * c) + std::abs(db * s);
           sizes[other] = std::abs(db * c) + std::abs(da * s);
         }
         for (size_t i = 2 * static_cast<size_t>(pairs); i < static_cast<size_t>(headDim); ++i) {
-          CHECK_NEAR(got[first + i], normed(i), tolerance * std::abs(normed(i)));
-          turnedBack[i] = static_cast<double>(dy[first + i]);
+          CHECK_NEAR(got[first + i], by * normed(i), tolerance * by * std::abs(normed(i)));
+          turnedBack[i] = by * static_cast<double>(dy[first + i]);
           sizes[i] = std::abs(turnedBack[i]);
         }
         if (!norms) {
@@ -160,38 +166,52 @@ TEST("passes: heads normed and turned, and back") {
   }
 }
 
-TEST("passes: back through silu(gate) * up, in place") {
+TEST("passes: back through activation(gate) * up, in place") {
   constexpr int kCount = 1027;
-  check::Random random(3);
-  std::vector<float> gate = random.floats(kCount), up = random.floats(kCount), dy = random.floats(kCount);
-  gate[0] = 100;
-  gate[1] = -100;
-  Array<float> g(gate), u(up), d(dy);
-  Device device(3);
-  launchSwigluBackward(device.stream(), {g.global(), u.global(), d.read(), g.global(), u.global(), kCount});
-  device.synchronise();
-  for (size_t i = 0; i < kCount; ++i) {
-    const double x = static_cast<double>(gate[i]), y = static_cast<double>(dy[i]),
-                 sigmoid = 1 / (1 + std::exp(-x)), slope = 1 + x * (1 - sigmoid);
-    const double dGate = y * static_cast<double>(up[i]) * sigmoid, dUp = y * x * sigmoid;
-    CHECK_NEAR(g.at(i), dGate * slope, 16 * kUlp * std::abs(dGate) * (1 + std::abs(x)) + 1e-37);
-    CHECK_NEAR(u.at(i), dUp, 16 * kUlp * std::abs(dUp) + 1e-37);
+  for (const Activation activation : {Activation::silu, Activation::geluTanh}) {
+    const bool silu = activation == Activation::silu;
+    check::Random random(3);
+    std::vector<float> gate = random.floats(kCount), up = random.floats(kCount), dy = random.floats(kCount);
+    gate[0] = 100;
+    gate[1] = -100;
+    Array<float> g(gate), u(up), d(dy);
+    Device device(3);
+    launchGatedBackward(device.stream(),
+                        {g.global(), u.global(), d.read(), g.global(), u.global(), kCount, activation});
+    device.synchronise();
+    const double linear = silu ? 1 : 2 * std::sqrt(2 / std::numbers::pi), cubic = silu ? 0 : 0.044715 * linear;
+    for (size_t i = 0; i < kCount; ++i) {
+      const double x = static_cast<double>(gate[i]), y = static_cast<double>(dy[i]);
+      const double power = x * (linear + cubic * x * x), rise = x * (linear + 3 * cubic * x * x);
+      const double sigmoid = 1 / (1 + std::exp(-power)), slope = 1 + rise * (1 - sigmoid);
+      const double dGate = y * static_cast<double>(up[i]) * sigmoid, dUp = y * x * sigmoid;
+      const double roundings = silu ? 16 : 16 + 6 * std::min(90.0, std::abs(power));
+      CHECK_NEAR(g.at(i), dGate * slope, roundings * kUlp * std::abs(dGate) * (1 + std::abs(rise)) + 1e-37);
+      CHECK_NEAR(u.at(i), dUp, roundings * kUlp * std::abs(dUp) + 1e-37);
+    }
   }
 }
 
-TEST("passes: rows and biases are added") {
+TEST("passes: rows and biases are added, rows scaled") {
   for (const int width : {1, 7, 12, 260}) {
     constexpr int kRows = 5;
+    constexpr float kScale = 0.3f;
     check::Random random(static_cast<uint64_t>(width));
     const std::vector<float> x = random.floats(kRows * width), rows = random.floats(kRows * width),
                              bias = random.floats(width);
-    Array<float> sums(x), biased(x), add(rows), all(bias);
+    Array<float> sums(x), biased(x), joined(x), scaled(x.size()), add(rows), all(bias);
     Device device(4);
     launchAdd(device.stream(), {sums.global(), add.read(), kRows, width, false});
     launchAdd(device.stream(), {biased.global(), all.read(), kRows, width, true});
+    launchScale(device.stream(), {add.read(), scaled.global(), kScale, kRows * width});
+    launchAdd(device.stream(), {joined.global(), add.read(), kRows, width, false, kScale});
     device.synchronise();
     for (size_t i = 0; i < x.size(); ++i) {
       CHECK_EQUAL(sums.at(i), x[i] + rows[i]);
+      CHECK_EQUAL(scaled.at(i), kScale * rows[i]);
+      const double product = static_cast<double>(kScale) * static_cast<double>(x[i]);
+      CHECK_NEAR(joined.at(i), product + static_cast<double>(rows[i]),
+                 2 * kUlp * (std::abs(product) + std::abs(static_cast<double>(rows[i]))));
       CHECK_EQUAL(biased.at(i), x[i] + bias[i % static_cast<size_t>(width)]);
     }
   }

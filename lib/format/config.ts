@@ -1,7 +1,7 @@
 import * as v from 'valibot'
 import { FlrcError } from '../errors.js'
 import { issueText } from './files.js'
-import { type Rope, type RopeShape, ropeConfigEntries, ropeOf } from './rope.js'
+import { type RopeOfPositions, type RopeShape, ropeConfigEntries, ropeOf } from './rope.js'
 import type { Architecture, ModelConfig } from './types.js'
 
 export const architectures: readonly Architecture[] = [
@@ -197,7 +197,7 @@ function ropeOfArchitecture(
   config: HuggingFaceConfig,
   shape: RopeShape,
   file: string,
-): Rope {
+): RopeOfPositions {
   switch (architecture) {
     case 'cwm': {
       const { theta, scaling } = cwmRope
@@ -258,9 +258,16 @@ export function modelConfig(
     tieEmbeddings: config.tie_word_embeddings ?? false,
     ...biases(architecture, config),
     qkNorm: architecture === 'qwen3',
+    outputNorms: false,
+    normOffset: 0,
+    activation: 'silu',
+    embeddingScale: 1,
+    queryScale: 1,
+    residualScale: 1,
+    logitScale: 1,
     slidingWindow: slidingWindows(architecture, config, file),
-    ropeFrequencies: rope.frequencies,
-    ropeScale: rope.scale,
+    ropes: [{ frequencies: rope.frequencies, scale: rope.scale }],
+    layerRope: new Array<number>(config.num_hidden_layers).fill(0),
     bosTokenId: asList(ids.output.bos_token_id ?? config.bos_token_id)[0],
     eosTokenIds: [...new Set(asList(ids.output.eos_token_id ?? config.eos_token_id))],
     source,

@@ -1,6 +1,7 @@
 import * as v from 'valibot'
 import { FlrcError } from '../errors.js'
 import { isObject } from './files.js'
+import type { Rope } from './types.js'
 
 const positive = v.pipe(v.number(), v.finite(), v.gtValue(0))
 const optionalPositive = v.nullish(positive)
@@ -46,7 +47,7 @@ export const ropeConfigEntries = {
   flrc_rope_factors: v.nullish(v.array(positive)),
 }
 const ropeConfigSchema = v.object(ropeConfigEntries)
-type RopeConfig = v.InferOutput<typeof ropeConfigSchema>
+export type RopeConfig = v.InferOutput<typeof ropeConfigSchema>
 type Parameters = v.InferOutput<typeof parametersSchema>
 
 export interface RopeShape {
@@ -61,11 +62,7 @@ export interface RopeShape {
 /** With the dimensions of a head that are rotated. */
 type Rotated = RopeShape & { dimension: number }
 
-export interface Rope {
-  /** Radians per position of each pair (i, i + R), R their number; dimensions from 2R on are not rotated. */
-  frequencies: number[]
-  /** Factor on cos and sin. */
-  scale: number
+export interface RopeOfPositions extends Rope {
   /** How many positions they are right for. */
   positions: number
 }
@@ -109,7 +106,7 @@ function yarn(
   parameters: Parameters,
   original: number,
   shape: Rotated,
-): Omit<Rope, 'positions'> {
+): Rope {
   const factor = parameters.factor ?? shape.maxPositions / original
   const { mscale, mscale_all_dim: mscaleAllDim, attention_factor: attentionFactor } = parameters
   const magnitude = (m: number) => (factor <= 1 ? 1 : 0.1 * m * Math.log(factor) + 1)
@@ -149,7 +146,7 @@ function longrope(
   original: number,
   shape: RopeShape,
   file: string,
-): Rope {
+): RopeOfPositions {
   const { short_factor: short, long_factor: long } = parameters
   for (const [name, factors] of [
     ['short_factor', short],
@@ -166,7 +163,7 @@ function longrope(
   }
 }
 
-function scaled(parameters: Parameters, theta: number, config: RopeConfig, shape: Rotated, file: string): Rope {
+function scaled(parameters: Parameters, theta: number, config: RopeConfig, shape: Rotated, file: string): RopeOfPositions {
   const { dimension, maxPositions: positions } = shape
   // An odd dimension is rounded up to pairs, whose exponents are still its own.
   const base = Array.from({ length: Math.ceil(dimension / 2) }, (_, i) => theta ** ((-2 * i) / dimension))
@@ -203,7 +200,7 @@ function scaled(parameters: Parameters, theta: number, config: RopeConfig, shape
  * to float32 because that is how every published model has been run. `file` names the config in errors.
  * Throws E_UNSUPPORTED_ARCH for other scalings, E_MODEL_FORMAT for missing parameters.
  */
-export function ropeOf(config: RopeConfig, shape: RopeShape, file: string): Rope {
+export function ropeOf(config: RopeConfig, shape: RopeShape, file: string): RopeOfPositions {
   const parameters = config.rope_scaling ?? config.rope_parameters ?? {}
   const theta = parameters.rope_theta ?? config.rope_theta ?? 10_000
   const partial = parameters.partial_rotary_factor ?? config.partial_rotary_factor ?? 1

@@ -47,6 +47,17 @@ export type Architecture =
   | 'qwen3'
   | 'seed_oss'
 
+/** What an MLP does to the gate before it multiplies `up`; GeLU is approximated by tanh. */
+export type Activation = 'silu' | 'gelu-tanh'
+
+/** A rotary embedding. */
+export interface Rope {
+  /** Radians per position of each pair (i, i + R), scaling applied; dimensions from 2 R on stay. [R <= headDim / 2] */
+  frequencies: number[]
+  /** Factor on cos and sin (attention scaling of yarn and longrope); 1 elsewhere. */
+  scale: number
+}
+
 /** What the forward pass needs to know of a model; all of it from its config, nothing assumed. */
 export interface ModelConfig {
   architecture: Architecture
@@ -67,15 +78,21 @@ export interface ModelConfig {
   mlpBias: boolean
   /** RMS norm over each head of q and k (qwen3). */
   qkNorm: boolean
+  /** RMS norms over what attention and the MLP put out, before it joins the hidden states. */
+  outputNorms: boolean
+  /** What norms multiply by beyond the weights that are stored. */
+  normOffset: number
+  activation: Activation
+  /** Factors on embeddings; on queries, whose scores are divided by sqrt(headDim) besides; on what a layer adds; on logits. */
+  embeddingScale: number
+  queryScale: number
+  residualScale: number
+  logitScale: number
   /** Attention window in tokens of each layer; 0 is full attention. [layers] */
   slidingWindow: number[]
-  /**
-   * Rotary frequencies per pair (i, i + R) of a head, R their number, radians per position, scaling applied. Dimensions
-   * from 2R on are not rotated.
-   */
-  ropeFrequencies: number[]
-  /** Factor on cos and sin (attention scaling of yarn and longrope); 1 elsewhere. */
-  ropeScale: number
+  ropes: Rope[]
+  /** Which of them turns each layer's heads; -1 for none. [layers] */
+  layerRope: number[]
   bosTokenId: number | undefined
   eosTokenIds: number[]
   /** The Hugging Face config.json of the source: as read, or built from GGUF metadata. */

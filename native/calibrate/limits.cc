@@ -51,8 +51,10 @@ Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
     }
   }
   needs.moments += shrinking;
-  // Kept activations (inputs once, q, k, v, gate, up, product), g of every output and what each passes back.
-  needs.perSequence = longest * (4 * config.hidden + 2 * outputs + 2 * inputs) * kFloat;
+  // Kept activations (inputs once, q, k, v, gate, up, product, what output norms are of), g of every output and
+  // what each passes back.
+  needs.perSequence =
+      longest * ((config.outputNorms ? 6 : 4) * config.hidden + 2 * outputs + 2 * inputs) * kFloat;
   needs.perHeadPass =
       kHeadPositions * (config.vocab + 2 * config.hidden) * kFloat + longest * config.hidden * kFloat;
   return needs;

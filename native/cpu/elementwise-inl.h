@@ -24,40 +24,68 @@ HWY_INLINE FloatVector sigmoid(FloatVector x) {
   return hn::Div(one, hn::Add(one, power));
 }
 
-HWY_INLINE FloatVector gated(FloatVector gate, FloatVector up) {
-  return hn::Mul(hn::Mul(gate, sigmoid(gate)), up);
-}
+// An activation's value, and its slope.
+struct Activated {
+  FloatVector value, slope;
+};
 
-void siluTimes(const float* gate, const float* up, int64_t n, float* y) {
+struct Silu {
+  static HWY_INLINE FloatVector value(FloatVector x) { return hn::Mul(x, sigmoid(x)); }
+  static HWY_INLINE Activated both(FloatVector x) {
+    const FloatVector one = hn::Set(kFloats, 1.0f), s = sigmoid(x);
+    return {hn::Mul(x, s), hn::Mul(s, hn::MulAdd(x, hn::Sub(one, s), one))};
+  }
+};
+
+// x / 2 (1 + tanh(u)) is x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3): without tanh nothing cancels.
+struct GeluTanh {
+  static constexpr float kLinear = 1.5957691216f, kCubic = 0.0713548162726f;
+
+  static HWY_INLINE FloatVector power(FloatVector x) {
+    return hn::Mul(x, hn::MulAdd(hn::Mul(x, x), hn::Set(kFloats, kCubic), hn::Set(kFloats, kLinear)));
+  }
+  static HWY_INLINE FloatVector value(FloatVector x) { return hn::Mul(x, sigmoid(power(x))); }
+  static HWY_INLINE Activated both(FloatVector x) {
+    const FloatVector one = hn::Set(kFloats, 1.0f), s = sigmoid(power(x));
+    const FloatVector rise =
+        hn::Mul(x, hn::MulAdd(hn::Mul(x, x), hn::Set(kFloats, 3 * kCubic), hn::Set(kFloats, kLinear)));
+    return {hn::Mul(x, s), hn::Mul(s, hn::MulAdd(rise, hn::Sub(one, s), one))};
+  }
+};
+
+template <class Gate>
+void gatedTimes(const float* gate, const float* up, int64_t n, float* y) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    hn::StoreU(gated(hn::LoadU(kFloats, gate + i), hn::LoadU(kFloats, up + i)), kFloats, y + i);
+    hn::StoreU(hn::Mul(Gate::value(hn::LoadU(kFloats, gate + i)), hn::LoadU(kFloats, up + i)), kFloats, y + i);
   }
-  if (i < n) storeFirst(gated(loadFirst(gate + i, n - i), loadFirst(up + i, n - i)), n - i, y + i);
+  if (i < n)
+    storeFirst(hn::Mul(Gate::value(loadFirst(gate + i, n - i)), loadFirst(up + i, n - i)), n - i, y + i);
 }
 
 struct GatedGradient {
   FloatVector gate, up;
 };
 
+template <class Gate>
 HWY_INLINE GatedGradient gatedGradient(FloatVector gate, FloatVector up, FloatVector dy) {
-  const FloatVector one = hn::Set(kFloats, 1.0f), s = sigmoid(gate);
-  const FloatVector slope = hn::Mul(s, hn::MulAdd(gate, hn::Sub(one, s), one));
-  return {hn::Mul(hn::Mul(dy, up), slope), hn::Mul(dy, hn::Mul(gate, s))};
+  const Activated at = Gate::both(gate);
+  return {hn::Mul(hn::Mul(dy, up), at.slope), hn::Mul(dy, at.value)};
 }
 
-void siluTimesBackward(const float* gate, const float* up, const float* dy, int64_t n, float* dGate,
-                       float* dUp) {
+template <class Gate>
+void gatedTimesBackward(const float* gate, const float* up, const float* dy, int64_t n, float* dGate,
+                        float* dUp) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    const GatedGradient d =
-        gatedGradient(hn::LoadU(kFloats, gate + i), hn::LoadU(kFloats, up + i), hn::LoadU(kFloats, dy + i));
+    const GatedGradient d = gatedGradient<Gate>(hn::LoadU(kFloats, gate + i), hn::LoadU(kFloats, up + i),
+                                                hn::LoadU(kFloats, dy + i));
     hn::StoreU(d.gate, kFloats, dGate + i);
     hn::StoreU(d.up, kFloats, dUp + i);
   }
   if (i < n) {
     const GatedGradient d =
-        gatedGradient(loadFirst(gate + i, n - i), loadFirst(up + i, n - i), loadFirst(dy + i, n - i));
+        gatedGradient<Gate>(loadFirst(gate + i, n - i), loadFirst(up + i, n - i), loadFirst(dy + i, n - i));
     storeFirst(d.gate, n - i, dGate + i);
     storeFirst(d.up, n - i, dUp + i);
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "cpu/bf16_panels.h"
@@ -78,11 +79,12 @@ struct Kernels {
 
   // y[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; y may be x.
   void (*rmsNorm)(const float* x, const float* weight, float eps, int64_t n, float* y);
-  // y[i] = silu(gate[i]) * up[i]; y may be gate or up.
-  void (*siluTimes)(const float* gate, const float* up, int64_t n, float* y);
-  // dGate and dUp of y = silu(gate) * up, given dy. dGate may be gate, dUp may be up.
-  void (*siluTimesBackward)(const float* gate, const float* up, const float* dy, int64_t n, float* dGate,
-                            float* dUp);
+  // By Activation: y[i] = activation(gate[i]) * up[i]; y may be gate or up.
+  std::array<void (*)(const float* gate, const float* up, int64_t n, float* y), 2> gatedTimes;
+  // dGate and dUp of y = activation(gate) * up, given dy. dGate may be gate, dUp may be up.
+  std::array<void (*)(const float* gate, const float* up, const float* dy, int64_t n, float* dGate, float* dUp),
+             2>
+      gatedTimesBackward;
   // x[i] += y[i]
   void (*add)(const float* y, int64_t n, float* x);
   // In place softmax of n values after multiplying by `scale`; returns log(sum(exp)) of the scaled values.

@@ -4,7 +4,16 @@
 #include <string>
 #include <vector>
 
+#include "model/activation.h"
+
 namespace flrc {
+
+// A rotation of heads: pairs (i, i + R), R = frequencies.size() <= headDim / 2; dimensions from 2R on stay as
+// they are.
+struct Rope {
+  std::vector<double> frequencies;  // radians per position
+  float scale = 1;                  // on cos and sin
+};
 
 // What the passes need to know of a Llama-family model; filled from lib/format/types.ts ModelConfig.
 struct ModelConfig {
@@ -24,9 +33,16 @@ struct ModelConfig {
   bool mlpBias = false;
   bool qkNorm = false;
   std::vector<int32_t> slidingWindow;  // [layers], 0 is full attention
-  // Of pairs (i, i + R), R = size() <= headDim / 2, radians per position; dimensions from 2R on stay as they are.
-  std::vector<double> ropeFrequencies;
-  float ropeScale = 1;  // on cos and sin
+  std::vector<Rope> ropes;
+  std::vector<int32_t> layerRope;  // [layers], which of them turns a layer's heads; -1 for none
+  Activation activation = Activation::silu;
+  // Norms over what attention and the MLP put out, before it joins the hidden states.
+  bool outputNorms = false;
+  float normOffset = 0;      // what a norm multiplies by beyond the weights that are stored
+  float embeddingScale = 1;  // on embeddings
+  float queryScale = 1;      // on queries, whose scores are divided by sqrt(headDim) besides
+  float residualScale = 1;   // on what attention and the MLP add to the hidden states
+  float logitScale = 1;      // on logits
 
   int64_t queryWidth() const { return heads * headDim; }
   int64_t kvWidth() const { return kvHeads * headDim; }

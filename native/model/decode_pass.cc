@@ -104,6 +104,7 @@ void DecodePass::layer(int64_t l, const PassRow* rows, int64_t count, int64_t le
   });
   apply(calls.qkv(), normed_, count, calls.o());
 
+  const int32_t rope = config.layerRope[static_cast<size_t>(l)];
   eachToken(count, [&](int64_t t) {
     float* q = q_.data() + t * qWidth;
     float* key = k_.data() + t * kvWidth;
@@ -117,34 +118,46 @@ void DecodePass::layer(int64_t l, const PassRow* rows, int64_t count, int64_t le
         k.rmsNorm(head, layer.keyNorm->data(), config.eps, config.headDim, head);
       }
     }
-    rope_.rotate(q, config.heads, rows[t].position);
-    rope_.rotate(key, config.kvHeads, rows[t].position);
+    rope_.rotate(rope, q, config.heads, rows[t].position);
+    rope_.rotate(rope, key, config.kvHeads, rows[t].position);
+    if (config.queryScale != 1) {
+      for (int64_t i = 0; i < qWidth; ++i) q[i] *= config.queryScale;
+    }
     k.storeKv(rows[t].cache->view(l), rows[t].position, key, v_.data() + t * kvWidth);
   });
 
   attention(l, rows, count);
   apply(calls.o(), attended_, count, calls.gateUp());
   eachToken(count, [&](int64_t t) {
-    k.add(out_.data() + t * d, d, x_.data() + t * d);
+    join(layer.attentionOutputNorm, t);
     k.rmsNorm(x_.data() + t * d, layer.mlpNorm->data(), config.eps, d, normed_.data() + t * d);
   });
   apply(calls.gateUp(), normed_, count, calls.down());
+  const auto gated = k.gatedTimes[static_cast<size_t>(config.activation)];
   eachToken(count, [&](int64_t t) {
     float* gate = gate_.data() + t * config.intermediate;
-    k.siluTimes(gate, up_.data() + t * config.intermediate, config.intermediate, gate);
+    gated(gate, up_.data() + t * config.intermediate, config.intermediate, gate);
   });
   if (l + 1 < config.layers) {
     apply(calls.down(), gate_, count, callsOf(l + 1, level).qkv());
   } else {
     apply(calls.down(), gate_, count, {});
   }
-  eachToken(count, [&](int64_t t) { k.add(out_.data() + t * d, d, x_.data() + t * d); });
+  eachToken(count, [&](int64_t t) { join(layer.mlpOutputNorm, t); });
+}
+
+void DecodePass::join(const Vector& norm, int64_t t) {
+  const cpu::Kernels& k = cpu::kernels();
+  const int64_t d = model_.config.hidden;
+  float* out = out_.data() + t * d;
+  if (norm) k.rmsNorm(out, norm->data(), model_.config.eps, d, out);
+  k.axpy(model_.config.residualScale, out, d, x_.data() + t * d);
 }
 
 void DecodePass::logits(const int64_t* rows, int64_t count, float* out) {
   const int64_t d = model_.config.hidden, vocab = model_.config.vocab;
   for (int64_t i = 0; i < count; ++i) {
-    cpu::kernels().rmsNorm(x_.data() + rows[i] * d, model_.finalNorm->data(), model_.config.eps, d,
+    cpu::kernels().rmsNorm(x_.data() + rows[i] * d, model_.headNorm->data(), model_.config.eps, d,
                            normed_.data() + i * d);
   }
   cpu::setInputs(cpu::kernels(), normed_.data(), d, d, static_cast<int>(count), model_.head->dtype,

@@ -49,6 +49,8 @@ class DecodePass {
   void apply(std::span<const LinearCall> calls, const std::vector<float>& x, int64_t count,
              std::span<const LinearCall> next);
   void layer(int64_t index, const PassRow* rows, int64_t count, int64_t level);
+  // Token t's output of a block, normed where there is a norm, joins its hidden state.
+  void join(const Vector& norm, int64_t t);
   void attention(int64_t layer, const PassRow* rows, int64_t count);
   // A prompt's queries of all heads that share a key/value head: q and out [queries][width] from its first head
   // on. In bf16 where the processor multiplies that and the cache is half; else in f32.

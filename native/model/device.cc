@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "core/error.h"
 #include "model/cpu_backend.h"
@@ -37,13 +38,23 @@ class Description {
     for (size_t l = 0; l < model.layers.size(); ++l) {
       const Layer& layer = model.layers[l];
       BackendLayer& to = layers_[l];
-      to = {dataOf(layer.attentionNorm), dataOf(layer.mlpNorm),   dataOf(layer.queryNorm),
-            dataOf(layer.keyNorm),       config.slidingWindow[l], {}};
+      to = {dataOf(layer.attentionNorm),
+            dataOf(layer.mlpNorm),
+            dataOf(layer.queryNorm),
+            dataOf(layer.keyNorm),
+            dataOf(layer.attentionOutputNorm),
+            dataOf(layer.mlpOutputNorm),
+            config.slidingWindow[l],
+            config.layerRope[l],
+            {}};
       for (size_t p = 0; p < kProjections; ++p) {
         describe(layer.projections[p], l * kProjections + p, to.projections[p]);
       }
     }
     for (const auto& level : model.levels) ranks_.push_back(level.data());
+    for (const Rope& rope : config.ropes) {
+      ropes_.push_back({std::ssize(rope.frequencies), rope.frequencies.data(), rope.scale});
+    }
     all_ = {sizeof(BackendModel),
             config.layers,
             config.hidden,
@@ -54,12 +65,15 @@ class Description {
             config.vocab,
             config.context,
             config.eps,
-            static_cast<int64_t>(config.ropeFrequencies.size()),
-            config.ropeFrequencies.data(),
-            config.ropeScale,
+            ropes_.data(),
+            std::ssize(ropes_),
+            config.activation,
+            config.embeddingScale,
+            config.queryScale,
+            config.residualScale,
             rowsOf(*model.embedding),
             rowsOf(*model.head),
-            model.finalNorm->data(),
+            model.headNorm->data(),
             layers_.data(),
             static_cast<int64_t>(ranks_.size()),
             ranks_.data(),
@@ -91,6 +105,7 @@ class Description {
   std::vector<BackendRows> dense_;
   std::vector<std::vector<BackendBlock>> blocks_;
   std::vector<const int32_t*> ranks_;
+  std::vector<BackendRope> ropes_;
   BackendModel all_{};
 };
 

@@ -79,7 +79,7 @@ double HeadPass::lossAndGradient(const float* x, const int32_t* tokens, int64_t 
   const ModelConfig& config = model->config;
   const cpu::Kernels& kernel = cpu::kernels();
   const int64_t d = config.hidden, vocab = config.vocab;
-  const std::vector<float>& norm = *model->finalNorm;
+  const std::vector<float>& norm = *model->headNorm;
   std::vector<float> normed(static_cast<size_t>(kHeadPositions * d)),
       logits(static_cast<size_t>(kHeadPositions * vocab));
   std::vector<float> dNormed(dx ? static_cast<size_t>(kHeadPositions * d) : 0);

@@ -94,6 +94,35 @@ void normRows(const float* x, const std::vector<float>& weight, float eps, int64
   for (int64_t r = 0; r < rows; ++r) cpu::kernels().rmsNorm(x + r * n, weight.data(), eps, n, y + r * n);
 }
 
+void scaleBy(float factor, std::vector<float>& values) {
+  if (factor == 1) return;
+  for (float& value : values) value *= factor;
+}
+
+// y = x + what a block puts out, which y holds, normed and scaled as the model says. `raw` is left with it
+// where there is a norm.
+void join(const ModelConfig& config, const Vector& norm, int64_t tokens, const float* x,
+          std::vector<float>& raw, float* y) {
+  const int64_t count = tokens * config.hidden;
+  if (norm) {
+    raw.assign(y, y + count);
+    normRows(raw.data(), *norm, config.eps, tokens, y);
+  }
+  if (config.residualScale != 1) {
+    for (int64_t i = 0; i < count; ++i) y[i] *= config.residualScale;
+  }
+  cpu::kernels().add(x, count, y);
+}
+
+// Back through join: the gradient at what a block puts out, of dy at y.
+void leave(const ModelConfig& config, const Vector& norm, int64_t tokens, const std::vector<float>& raw,
+           const float* dy, std::vector<float>& g) {
+  const int64_t d = config.hidden;
+  g.assign(dy, dy + tokens * d);
+  scaleBy(config.residualScale, g);
+  if (norm) rmsNormBackward(raw.data(), norm->data(), config.eps, tokens, d, g.data(), false, g.data());
+}
+
 // What projection p passes back to its input: g [tokens, m] W.
 const std::vector<float>& passBack(const WideLayer& wide, int p, int64_t tokens, LayerGradients& gradients) {
   const auto at = static_cast<size_t>(p);
@@ -128,7 +157,6 @@ void rmsNormBackward(const float* x, const float* weight, float eps, int64_t row
 
 void layerForward(const ModelConfig& config, const WideLayer& wide, const RopeTable& rope, int64_t tokens,
                   const float* x, LayerActivations& kept, float* y) {
-  const cpu::Kernels& kernel = cpu::kernels();
   const Layer& layer = *wide.layer;
   const int64_t d = config.hidden, ff = config.intermediate;
   const int64_t qWidth = config.queryWidth(), kvWidth = config.kvWidth();
@@ -151,13 +179,14 @@ void layerForward(const ModelConfig& config, const WideLayer& wide, const RopeTa
     normRows(kept.kRaw.data(), *layer.keyNorm, config.eps, tokens * config.kvHeads, kept.k.data());
   }
   for (int64_t t = 0; t < tokens; ++t) {
-    rope.rotate(kept.q.data() + t * qWidth, config.heads, t);
-    rope.rotate(kept.k.data() + t * kvWidth, config.kvHeads, t);
+    rope.rotate(wide.rope, kept.q.data() + t * qWidth, config.heads, t);
+    rope.rotate(wide.rope, kept.k.data() + t * kvWidth, config.kvHeads, t);
   }
+  scaleBy(config.queryScale, kept.q);
   attentionForward(config, tokens, wide.window, kept);
   kept.middle.resize(static_cast<size_t>(tokens * d));
   apply(kO, kept.middle.data());
-  kernel.add(x, tokens * d, kept.middle.data());
+  join(config, layer.attentionOutputNorm, tokens, x, kept.attentionOutput, kept.middle.data());
 
   kept.mlpInput.resize(static_cast<size_t>(tokens * d));
   normRows(kept.middle.data(), *layer.mlpNorm, config.eps, tokens, kept.mlpInput.data());
@@ -166,10 +195,15 @@ void layerForward(const ModelConfig& config, const WideLayer& wide, const RopeTa
   kept.product.resize(static_cast<size_t>(tokens * ff));
   apply(kGate, kept.gate.data());
   apply(kUp, kept.up.data());
-  kernel.siluTimes(kept.gate.data(), kept.up.data(), tokens * ff, kept.product.data());
-  if (!y) return;
-  apply(kDown, y);
-  kernel.add(kept.middle.data(), tokens * d, y);
+  cpu::kernels().gatedTimes[static_cast<size_t>(config.activation)](kept.gate.data(), kept.up.data(),
+                                                                    tokens * ff, kept.product.data());
+  if (y) {
+    apply(kDown, y);
+    join(config, layer.mlpOutputNorm, tokens, kept.middle.data(), kept.mlpOutput, y);
+  } else if (config.outputNorms) {
+    kept.mlpOutput.resize(static_cast<size_t>(tokens * d));
+    apply(kDown, kept.mlpOutput.data());
+  }
 }
 
 void layerBackward(const ModelConfig& config, const WideLayer& wide, const RopeTable& rope, int64_t tokens,
@@ -181,24 +215,26 @@ void layerBackward(const ModelConfig& config, const WideLayer& wide, const RopeT
   const int64_t qWidth = config.queryWidth(), kvWidth = config.kvWidth();
   auto& g = gradients.outputs;
 
-  g[kDown].assign(dy, dy + tokens * d);
+  leave(config, layer.mlpOutputNorm, tokens, kept.mlpOutput, dy, g[kDown]);
   const float* dProduct = passBack(wide, kDown, tokens, gradients).data();
-  kernel.siluTimesBackward(kept.gate.data(), kept.up.data(), dProduct, tokens * ff, kept.gate.data(),
-                           kept.up.data());
+  kernel.gatedTimesBackward[static_cast<size_t>(config.activation)](
+      kept.gate.data(), kept.up.data(), dProduct, tokens * ff, kept.gate.data(), kept.up.data());
   g[kGate].swap(kept.gate);
   g[kUp].swap(kept.up);
   std::vector<float> dNormed = passBack(wide, kGate, tokens, gradients);
   kernel.add(passBack(wide, kUp, tokens, gradients).data(), tokens * d, dNormed.data());
 
-  g[kO].assign(dy, dy + tokens * d);
-  rmsNormBackward(kept.middle.data(), layer.mlpNorm->data(), config.eps, tokens, d, dNormed.data(), true,
-                  g[kO].data());
+  // The gradient at the middle, which x has besides that of its norm.
+  if (dx != dy) std::copy_n(dy, tokens * d, dx);
+  rmsNormBackward(kept.middle.data(), layer.mlpNorm->data(), config.eps, tokens, d, dNormed.data(), true, dx);
+  leave(config, layer.attentionOutputNorm, tokens, kept.attentionOutput, dx, g[kO]);
   const float* dAttended = passBack(wide, kO, tokens, gradients).data();
   attentionBackward(config, tokens, wide.window, kept, dAttended, g[kQ], g[kK], g[kV]);
   for (int64_t t = 0; t < tokens; ++t) {
-    rope.rotate(g[kQ].data() + t * qWidth, config.heads, t, true);
-    rope.rotate(g[kK].data() + t * kvWidth, config.kvHeads, t, true);
+    rope.rotate(wide.rope, g[kQ].data() + t * qWidth, config.heads, t, true);
+    rope.rotate(wide.rope, g[kK].data() + t * kvWidth, config.kvHeads, t, true);
   }
+  scaleBy(config.queryScale, g[kQ]);
   if (config.qkNorm) {
     rmsNormBackward(kept.qRaw.data(), layer.queryNorm->data(), config.eps, tokens * config.heads,
                     config.headDim, g[kQ].data(), false, g[kQ].data());
@@ -208,7 +244,6 @@ void layerBackward(const ModelConfig& config, const WideLayer& wide, const RopeT
   dNormed = passBack(wide, kQ, tokens, gradients);
   kernel.add(passBack(wide, kK, tokens, gradients).data(), tokens * d, dNormed.data());
   kernel.add(passBack(wide, kV, tokens, gradients).data(), tokens * d, dNormed.data());
-  std::copy(g[kO].begin(), g[kO].end(), dx);
   rmsNormBackward(x, layer.attentionNorm->data(), config.eps, tokens, d, dNormed.data(), true, dx);
 }
 

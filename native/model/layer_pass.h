@@ -15,10 +15,11 @@ struct LayerActivations {
   std::vector<float> qRaw, kRaw;                         // before q/k norm, with qkNorm only
   std::vector<float> q, k, v;                            // after norm and rotary
   std::vector<float> attended;                           // input of o [heads * headDim]
+  std::vector<float> attentionOutput, mlpOutput;         // before their norms, with outputNorms only [hidden]
   std::vector<float> middle;                             // x + attention [hidden]
   std::vector<float> mlpInput;                           // norm of middle: input of gate, up [hidden]
   std::vector<float> gate, up;                           // [intermediate]
-  std::vector<float> product;                            // silu(gate) * up: input of down [intermediate]
+  std::vector<float> product;                            // activation(gate) * up: input of down [intermediate]
   std::array<std::vector<float>, kProjections> latents;  // of factored projections (WideLinear::apply)
 
   // The input of a projection, [tokens, n].
@@ -33,8 +34,8 @@ struct LayerGradients {
 };
 
 // y = layer(x) for one sequence of `tokens` tokens from position 0, x and y [tokens, hidden]; on the calling
-// thread (callers spread sequences over the pool). With y null it stops at the input of down, which is all that
-// the backward pass of a dense layer needs. The rope table holds at least `tokens` positions.
+// thread (callers spread sequences over the pool). With y null it makes no more than the backward pass
+// of a dense layer needs. The rope table holds at least `tokens` positions.
 void layerForward(const ModelConfig& config, const WideLayer& layer, const RopeTable& rope, int64_t tokens,
                   const float* x, LayerActivations& kept, float* y);
 

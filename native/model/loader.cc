@@ -37,11 +37,12 @@ class Loader {
     model->head = config.tieEmbeddings
                       ? model->embedding
                       : matrix(std::string(kHeadName) + ".weight", {config.vocab, config.hidden}, wide);
-    model->finalNorm = vector(kFinalNormName, config.hidden);
+    model->finalNorm = norm(kFinalNormName, config.hidden);
     model->layers.resize(static_cast<size_t>(config.layers));
     for (int64_t l = 0; l < config.layers; ++l) readLayer(l, model->layers[static_cast<size_t>(l)]);
 
     run(model->threads);
+    model->headNorm = scaled(model->finalNorm, config.logitScale);
     for (const auto& [block, outputs] : unfinished_) finishBlock(*block, outputs);
     model->levels = levels(*model);
     if (spec_.backend) model->device.choose(*spec_.backend);
@@ -81,11 +82,23 @@ class Loader {
     return text + "]";
   }
 
-  std::shared_ptr<const std::vector<float>> vector(const std::string& name, int64_t length) {
+  // What a norm multiplies by.
+  Vector norm(const std::string& name, int64_t length) {
     auto values = std::make_shared<std::vector<float>>(static_cast<size_t>(length));
     TensorReader source = reader(name, {length});
-    tasks_.push_back([source, values] { source.readRows(0, source.source().rows(), values->data()); });
+    tasks_.push_back([source, values, offset = spec_.config.normOffset] {
+      source.readRows(0, source.source().rows(), values->data());
+      if (offset == 0) return;  // which would make +0 of -0
+      for (float& value : *values) value += offset;
+    });
     return values;
+  }
+
+  static Vector scaled(const Vector& values, float scale) {
+    if (scale == 1) return values;
+    auto result = std::make_shared<std::vector<float>>(*values);
+    for (float& value : *result) value *= scale;
+    return result;
   }
 
   bool isQuantised(const std::string& name) const { return has(name + ".q"); }
@@ -122,11 +135,15 @@ class Loader {
 
   void readLayer(int64_t l, Layer& layer) {
     const ModelConfig& config = spec_.config;
-    layer.attentionNorm = vector(layerName(l, kAttentionNormName), config.hidden);
-    layer.mlpNorm = vector(layerName(l, kMlpNormName), config.hidden);
+    layer.attentionNorm = norm(layerName(l, kAttentionNormName), config.hidden);
+    layer.mlpNorm = norm(layerName(l, mlpNormName(config)), config.hidden);
+    if (config.outputNorms) {
+      layer.attentionOutputNorm = norm(layerName(l, kAttentionOutputNormName), config.hidden);
+      layer.mlpOutputNorm = norm(layerName(l, kMlpOutputNormName), config.hidden);
+    }
     if (config.qkNorm) {
-      layer.queryNorm = vector(layerName(l, kQueryNormName), config.headDim);
-      layer.keyNorm = vector(layerName(l, kKeyNormName), config.headDim);
+      layer.queryNorm = norm(layerName(l, kQueryNormName), config.headDim);
+      layer.keyNorm = norm(layerName(l, kKeyNormName), config.headDim);
     }
     for (int p = 0; p < kProjections; ++p) readProjection(l, p, layer.projections[p]);
   }

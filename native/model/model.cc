@@ -1,6 +1,8 @@
 #include "model/model.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "core/error.h"
 
@@ -16,6 +18,16 @@ void requireSize(int64_t value, int64_t most, const char* name) {
   if (value < 1 || value > most) {
     throw Error(code::modelFormat, std::string("config: ") + name + " is " + std::to_string(value) +
                                        ", expected 1 to " + std::to_string(most));
+  }
+}
+
+void checkRope(const Rope& rope, int64_t headDim) {
+  if (rope.frequencies.empty() || std::ssize(rope.frequencies) > headDim / 2) {
+    throw Error(code::modelFormat, "config: rotary frequencies do not fit the head dimension");
+  }
+  if (!std::isfinite(rope.scale) ||
+      !std::ranges::all_of(rope.frequencies, [](double f) { return std::isfinite(f); })) {
+    throw Error(code::modelFormat, "config: a rotary frequency or scale is not finite");
   }
 }
 
@@ -51,6 +63,11 @@ bool projectionHasBias(const ModelConfig& config, int projection) {
   return projection == kO ? config.outputBias : config.mlpBias;
 }
 
+// Where outputs have norms of their own, that of attention's has taken the name.
+const char* mlpNormName(const ModelConfig& config) {
+  return config.outputNorms ? "pre_feedforward_layernorm.weight" : "post_attention_layernorm.weight";
+}
+
 void Model::checkLevel(int64_t level) const {
   if (level < 0 || level >= static_cast<int64_t>(levels.size())) {
     throw Error(code::internal, "level " + std::to_string(level) + " does not exist");
@@ -68,13 +85,16 @@ void Model::checkTokens(const int32_t* tokens, int64_t count) const {
 
 void Model::embed(const int32_t* tokens, int64_t count, float* out) const {
   for (int64_t t = 0; t < count; ++t) getRow(*embedding, tokens[t], out + t * config.hidden);
+  if (config.embeddingScale == 1) return;
+  for (int64_t i = 0; i < count * config.hidden; ++i) out[i] *= config.embeddingScale;
 }
 
 size_t Model::bytes() const {
   size_t total =
       embedding->bytes() + (head == embedding ? 0 : head->bytes()) + finalNorm->size() * sizeof(float);
   for (const Layer& layer : layers) {
-    for (const Vector* vector : {&layer.attentionNorm, &layer.mlpNorm, &layer.queryNorm, &layer.keyNorm}) {
+    for (const Vector* vector : {&layer.attentionNorm, &layer.mlpNorm, &layer.attentionOutputNorm,
+                                 &layer.mlpOutputNorm, &layer.queryNorm, &layer.keyNorm}) {
       if (*vector) total += (*vector)->size() * sizeof(float);
     }
     for (const Linear& linear : layer.projections) total += linear.weightBytes(linear.storedRank());
@@ -94,7 +114,7 @@ size_t Model::levelBytes(int64_t level) const {
   size_t total = embedding->bytes() / static_cast<size_t>(config.vocab) + head->bytes() +
                  finalNorm->size() * sizeof(float);
   for (int64_t l = 0; l < config.layers; ++l) {
-    total += 2 * static_cast<size_t>(config.hidden) * sizeof(float);
+    total += (config.outputNorms ? 4 : 2) * static_cast<size_t>(config.hidden) * sizeof(float);
     if (config.qkNorm) total += 2 * static_cast<size_t>(config.headDim) * sizeof(float);
   }
   for (int64_t i = 0; i < projectionCount(); ++i) {
@@ -117,18 +137,19 @@ void checkConfig(const ModelConfig& config) {
   if (config.heads % config.kvHeads != 0) {
     throw Error(code::modelFormat, "config: heads are not a multiple of key/value heads");
   }
-  const auto rotaryPairs = static_cast<int64_t>(config.ropeFrequencies.size());
-  if (config.headDim % 2 != 0 || rotaryPairs < 1 || rotaryPairs > config.headDim / 2) {
-    throw Error(code::modelFormat, "config: rotary frequencies do not fit the head dimension");
+  if (config.headDim % 2 != 0) throw Error(code::modelFormat, "config: the head dimension is odd");
+  for (const Rope& rope : config.ropes) checkRope(rope, config.headDim);
+  const auto isRope = [&](int32_t rope) { return rope >= -1 && rope < std::ssize(config.ropes); };
+  if (std::ssize(config.layerRope) != config.layers || !std::ranges::all_of(config.layerRope, isRope)) {
+    throw Error(code::modelFormat, "config: one rotation per layer, or none, is expected");
   }
   if (static_cast<int64_t>(config.slidingWindow.size()) != config.layers) {
     throw Error(code::modelFormat, "config: one attention window per layer is expected");
   }
-  for (double frequency : config.ropeFrequencies) {
-    if (!std::isfinite(frequency)) throw Error(code::modelFormat, "config: a rotary frequency is not finite");
-  }
-  if (!(config.eps >= 0) || !std::isfinite(config.ropeScale)) {
-    throw Error(code::modelFormat, "config: rms_norm_eps or the rotary scale is not a finite number");
+  if (!(config.eps >= 0)) throw Error(code::modelFormat, "config: rms_norm_eps is not a number from 0 on");
+  for (const float scale :
+       {config.normOffset, config.embeddingScale, config.queryScale, config.residualScale, config.logitScale}) {
+    if (!std::isfinite(scale)) throw Error(code::modelFormat, "config: a scale is not a finite number");
   }
 }
 

@@ -18,8 +18,9 @@ enum Projection : int { kQ = 0, kK, kV, kO, kGate, kUp, kDown, kProjections };
 using Vector = std::shared_ptr<const std::vector<float>>;
 
 struct Layer {
-  Vector attentionNorm, mlpNorm;  // [hidden]
-  Vector queryNorm, keyNorm;      // [headDim], with qkNorm only
+  Vector attentionNorm, mlpNorm;              // of their inputs [hidden]
+  Vector attentionOutputNorm, mlpOutputNorm;  // of their outputs [hidden], with outputNorms only
+  Vector queryNorm, keyNorm;                  // [headDim], with qkNorm only
   std::array<Linear, kProjections> projections;
 };
 
@@ -31,6 +32,7 @@ struct Model {
   std::shared_ptr<const RowMatrix> embedding;  // [vocab, hidden]
   std::shared_ptr<const RowMatrix> head;       // [vocab, hidden]; the embedding itself when tied
   Vector finalNorm;                            // [hidden]
+  Vector headNorm;  // finalNorm times logitScale, which makes the head's products logits [hidden]
   std::vector<Layer> layers;
   // Ranks per level, level 0 first, over all projections layer by layer; -1 is dense. A dense model has
   // one level of -1.
@@ -47,7 +49,7 @@ struct Model {
   // E_INTERNAL unless the level exists; unless every token is in the vocabulary.
   void checkLevel(int64_t level) const;
   void checkTokens(const int32_t* tokens, int64_t count) const;
-  // out [count, hidden]
+  // out [count, hidden], scaled as the config says
   void embed(const int32_t* tokens, int64_t count, float* out) const;
   size_t bytes() const;
   int64_t levelParameters(int64_t level) const;
@@ -68,7 +70,9 @@ inline constexpr const char* kEmbeddingName = "model.embed_tokens";
 inline constexpr const char* kHeadName = "lm_head";
 inline constexpr const char* kFinalNormName = "model.norm.weight";
 inline constexpr const char* kAttentionNormName = "input_layernorm.weight";
-inline constexpr const char* kMlpNormName = "post_attention_layernorm.weight";
+inline constexpr const char* kAttentionOutputNormName = "post_attention_layernorm.weight";
+inline constexpr const char* kMlpOutputNormName = "post_feedforward_layernorm.weight";
+const char* mlpNormName(const ModelConfig& config);
 inline constexpr const char* kQueryNormName = "self_attn.q_norm.weight";
 inline constexpr const char* kKeyNormName = "self_attn.k_norm.weight";
 

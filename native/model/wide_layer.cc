@@ -51,6 +51,7 @@ WideLayer widen(const Model& model, int64_t layerIndex, int64_t level) {
   WideLayer wide;
   wide.layer = &model.layers[static_cast<size_t>(layerIndex)];
   wide.window = model.config.slidingWindow[static_cast<size_t>(layerIndex)];
+  wide.rope = model.config.layerRope[static_cast<size_t>(layerIndex)];
   for (int p = 0; p < kProjections; ++p) {
     const Linear& linear = wide.layer->projections[p];
     WideLinear& to = wide.projections[p];

@@ -38,6 +38,7 @@ struct WideLayer {
   std::array<WideLinear, kProjections> projections;
   const Layer* layer = nullptr;
   int64_t window = 0;
+  int32_t rope = -1;  // which of the config's rotations
 };
 
 // As f32.

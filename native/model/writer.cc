@@ -29,7 +29,7 @@ class Listing {
     exported_ = model.dtype == Dtype::f32 ? Dtype::f32 : Dtype::bf16;
     rows(std::string(kEmbeddingName) + ".weight", model.embedding);
     if (model.head != model.embedding) rows(std::string(kHeadName) + ".weight", model.head);
-    vector(kFinalNormName, model.finalNorm);
+    norm(kFinalNormName, model.finalNorm);
     for (int64_t l = 0; l < model.config.layers; ++l) layer(l);
   }
 
@@ -40,9 +40,15 @@ class Listing {
     outputs.emplace_back(std::move(name), type, std::move(shape), std::move(bytes));
   }
 
-  // A vector stays f32: norms and biases are small, and bf16 sources are restored exactly by rounding back.
-  void vector(const std::string& name, const Vector& values) {
-    add(name, "F32", {static_cast<int64_t>(values->size())}, [values] { return rawBytes(*values); });
+  // What is stored of a norm, where the model has it. It stays f32: norms and biases are small, and bf16
+  // sources are restored exactly by rounding back.
+  void norm(const std::string& name, const Vector& values) {
+    if (!values) return;
+    add(name, "F32", {static_cast<int64_t>(values->size())}, [values, offset = model_.config.normOffset] {
+      std::vector<float> stored = *values;
+      for (float& value : stored) value -= offset;
+      return rawBytes(stored);
+    });
   }
 
   // `count` stored rows of `cols` values, given by store(row, out); split in its parts when quantised.
@@ -97,10 +103,12 @@ class Listing {
 
   void layer(int64_t l) {
     const Layer& layer = model_.layers[static_cast<size_t>(l)];
-    vector(layerName(l, kAttentionNormName), layer.attentionNorm);
-    vector(layerName(l, kMlpNormName), layer.mlpNorm);
-    if (layer.queryNorm) vector(layerName(l, kQueryNormName), layer.queryNorm);
-    if (layer.keyNorm) vector(layerName(l, kKeyNormName), layer.keyNorm);
+    norm(layerName(l, kAttentionNormName), layer.attentionNorm);
+    norm(layerName(l, mlpNormName(model_.config)), layer.mlpNorm);
+    norm(layerName(l, kAttentionOutputNormName), layer.attentionOutputNorm);
+    norm(layerName(l, kMlpOutputNormName), layer.mlpOutputNorm);
+    norm(layerName(l, kQueryNormName), layer.queryNorm);
+    norm(layerName(l, kKeyNormName), layer.keyNorm);
     for (int p = 0; p < kProjections; ++p) projection(l, p, layer.projections[p]);
   }
 

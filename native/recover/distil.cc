@@ -15,7 +15,7 @@ DistilSums distil(const Model& student, const RowMatrix& teacherHead, const floa
   const ModelConfig& config = student.config;
   const cpu::Kernels& kernel = cpu::kernels();
   const int64_t d = config.hidden, vocab = config.vocab, most = std::min(kHeadPositions, count);
-  const std::vector<float>& norm = *student.finalNorm;
+  const std::vector<float>& norm = *student.headNorm;
   std::vector<float> normed(static_cast<size_t>(most * d)), dNormed(dx ? normed.size() : 0);
   std::vector<float> mine(static_cast<size_t>(most * vocab)), theirs(mine.size());
   std::vector<float> target(static_cast<size_t>(vocab));

@@ -103,7 +103,7 @@ void Recovery::teach(const std::vector<int32_t>& windows, const Job& job) {
       x.swap(*y);
     });
   }
-  const std::vector<float>& norm = *teacher_->finalNorm;
+  const std::vector<float>& norm = *teacher_->headNorm;
   for (size_t i = 0; i < wanted.size(); ++i) {
     float* x = hidden[i].data();
     for (int64_t t = 0; t < length(wanted[i]); ++t, x += d) {

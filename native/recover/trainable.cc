@@ -133,6 +133,7 @@ WideLayer TrainableFactors::widen(int64_t layer, int64_t level, bool rounds) con
   WideLayer wide;
   wide.layer = &frame_->layers[static_cast<size_t>(layer)];
   wide.window = frame_->config.slidingWindow[static_cast<size_t>(layer)];
+  wide.rope = frame_->config.layerRope[static_cast<size_t>(layer)];
   struct Slice {
     const TrainableMatrix* from;
     bool panels;

@@ -3,9 +3,11 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <numbers>
 
 #include "check.h"
 #include "cpu/kernels.h"
+#include "model/activation.h"
 
 using namespace flrc;
 using cpu::Kernels;
@@ -37,6 +39,9 @@ std::vector<float> wideRange(check::Random& random, int64_t n) {
   return x;
 }
 
+// e^-88, below which no kernel's sigmoid gets.
+constexpr double kLeastSigmoid = 6.1e-39;
+
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 bool sameBits(const std::vector<float>& a, const std::vector<float>& b) {
@@ -65,60 +70,88 @@ TEST("rms norm: against fp64, in place too") {
   });
 }
 
-TEST("silu: against fp64 over the whole range, in place too") {
+namespace {
+
+// x sigmoid(power(x)), whose slope is sigmoid (1 + rise (1 - sigmoid)) with rise = x power'(x).
+struct Gate {
+  Activation activation;
+  double linear, cubic;  // power = linear x + cubic x^3
+
+  double power(double x) const { return x * (linear + cubic * x * x); }
+  double rise(double x) const { return x * (linear + 3 * cubic * x * x); }
+  double value(double x) const { return x * sigmoid(power(x)); }
+  // By how much the exponential magnifies the roundings of its argument; from 90 on it changes nothing.
+  double roundings(double x) const { return (cubic == 0 ? 1 : 6) * std::min(90.0, std::abs(power(x))); }
+};
+
+const Gate kGates[] = {{Activation::silu, 1, 0},
+                       {Activation::geluTanh, 2 * std::sqrt(2 / std::numbers::pi),
+                        2 * std::sqrt(2 / std::numbers::pi) * 0.044715}};
+
+}  // namespace
+
+TEST("gates: against fp64 over the whole range, in place too") {
   forTargets([](const Kernels& kernels) {
     forLengths([&](int64_t n) {
-      check::Random random(2);
-      const std::vector<float> gate = wideRange(random, n), up = random.floats(n);
-      std::vector<float> y(gate.size());
-      kernels.siluTimes(gate.data(), up.data(), n, y.data());
-      for (size_t i = 0; i < y.size(); ++i) {
-        const double g = static_cast<double>(gate[i]), expected = g * sigmoid(g) * static_cast<double>(up[i]);
-        // e^x itself magnifies a rounding of x by |x|; what lies below 1e-36 may be flushed.
-        CHECK_NEAR(y[i], expected, (kExpError + std::abs(g) * kEpsilon) * std::abs(expected) + 1e-35);
+      for (const Gate& of : kGates) {
+        const auto gatedTimes = kernels.gatedTimes[static_cast<size_t>(of.activation)];
+        check::Random random(2);
+        const std::vector<float> gate = wideRange(random, n), up = random.floats(n);
+        std::vector<float> y(gate.size());
+        gatedTimes(gate.data(), up.data(), n, y.data());
+        for (size_t i = 0; i < y.size(); ++i) {
+          const double g = static_cast<double>(gate[i]), expected = of.value(g) * static_cast<double>(up[i]);
+          // What lies below 1e-36 may be flushed.
+          CHECK_NEAR(y[i], expected, (kExpError + of.roundings(g) * kEpsilon) * std::abs(expected) + 1e-35);
+        }
+        std::vector<float> inGate = gate, inUp = up;
+        gatedTimes(inGate.data(), up.data(), n, inGate.data());
+        gatedTimes(gate.data(), inUp.data(), n, inUp.data());
+        CHECK(sameBits(inGate, y) && sameBits(inUp, y));
       }
-      std::vector<float> inGate = gate, inUp = up;
-      kernels.siluTimes(inGate.data(), up.data(), n, inGate.data());
-      kernels.siluTimes(gate.data(), inUp.data(), n, inUp.data());
-      CHECK(sameBits(inGate, y) && sameBits(inUp, y));
     });
   });
 }
 
-TEST("silu backward: against fp64 and finite differences, in place too") {
+TEST("gates backward: against fp64 and finite differences, in place too") {
   forTargets([](const Kernels& kernels) {
     forLengths([&](int64_t n) {
-      check::Random random(3);
-      const std::vector<float> gate = wideRange(random, n), up = random.floats(n), dy = random.floats(n);
-      std::vector<float> dGate(gate.size()), dUp(gate.size());
-      kernels.siluTimesBackward(gate.data(), up.data(), dy.data(), n, dGate.data(), dUp.data());
-      for (size_t i = 0; i < dGate.size(); ++i) {
-        const double g = static_cast<double>(gate[i]), u = static_cast<double>(up[i]),
-                     d = static_cast<double>(dy[i]);
-        const double s = sigmoid(g), slope = s * (1 + g * (1 - s));
-        // The sigmoid's own error, times a slope of at most 1 + |g|, whose terms are rounded too.
-        CHECK_NEAR(dGate[i], d * u * slope,
-                   ((4 + std::abs(g)) * (1 + std::abs(g)) + 8) * kEpsilon * std::abs(d * u) * s + 1e-35);
-        CHECK_NEAR(dUp[i], d * g * s, (kExpError + std::abs(g) * kEpsilon) * std::abs(d * g * s) + 1e-35);
-        const double h = 1e-5, silu = (g + h) * sigmoid(g + h) - (g - h) * sigmoid(g - h);
-        CHECK_NEAR(dGate[i], d * u * silu / (2 * h), 1e-4 * (std::abs(d * u) + 1e-30));
+      for (const Gate& of : kGates) {
+        const auto backward = kernels.gatedTimesBackward[static_cast<size_t>(of.activation)];
+        check::Random random(3);
+        const std::vector<float> gate = wideRange(random, n), up = random.floats(n), dy = random.floats(n);
+        std::vector<float> dGate(gate.size()), dUp(gate.size());
+        backward(gate.data(), up.data(), dy.data(), n, dGate.data(), dUp.data());
+        for (size_t i = 0; i < dGate.size(); ++i) {
+          const double g = static_cast<double>(gate[i]), u = static_cast<double>(up[i]),
+                       d = static_cast<double>(dy[i]);
+          const double s = sigmoid(of.power(g)), rise = std::abs(of.rise(g)), rounds = of.roundings(g);
+          // The sigmoid's own error, times a slope of at most 1 + |rise|, whose terms are rounded too.
+          CHECK_NEAR(
+              dGate[i], d * u * s * (1 + of.rise(g) * (1 - s)),
+              (((4 + rounds) * (1 + rise) + 8) * kEpsilon * s + kLeastSigmoid * (1 + rise)) * std::abs(d * u) +
+                  1e-35);
+          CHECK_NEAR(dUp[i], d * of.value(g),
+                     (kExpError + rounds * kEpsilon) * std::abs(d * of.value(g)) + 1e-35);
+          const double h = 1e-5, difference = of.value(g + h) - of.value(g - h);
+          CHECK_NEAR(dGate[i], d * u * difference / (2 * h), 1e-4 * (std::abs(d * u) + 1e-30));
+        }
+        std::vector<float> inGate = gate, inUp = up;
+        backward(inGate.data(), inUp.data(), dy.data(), n, inGate.data(), inUp.data());
+        CHECK(sameBits(inGate, dGate) && sameBits(inUp, dUp));
       }
-      std::vector<float> inGate = gate, inUp = up;
-      kernels.siluTimesBackward(inGate.data(), inUp.data(), dy.data(), n, inGate.data(), inUp.data());
-      CHECK(sameBits(inGate, dGate) && sameBits(inUp, dUp));
     });
   });
 }
 
-TEST("add, axpy and silu: an element's result does not depend on its place") {
+TEST("add, axpy and gates: an element's result does not depend on its place") {
   forTargets([](const Kernels& kernels) {
     check::Random random(4);
     const int64_t n = 70;
     const std::vector<float> x = wideRange(random, n), y = random.floats(n);
-    std::vector<float> sum = x, scaled = y, gated(x.size());
+    std::vector<float> sum = x, scaled = y;
     kernels.add(y.data(), n, sum.data());
     kernels.axpy(0.3f, x.data(), n, scaled.data());
-    kernels.siluTimes(x.data(), y.data(), n, gated.data());
     for (size_t i = 0; i < x.size(); ++i) {
       CHECK_EQUAL(sum[i], x[i] + y[i]);
       const double exact = static_cast<double>(0.3f) * static_cast<double>(x[i]) + static_cast<double>(y[i]);
@@ -127,8 +160,15 @@ TEST("add, axpy and silu: an element's result does not depend on its place") {
       float one = y[i];
       kernels.axpy(0.3f, &x[i], 1, &one);
       CHECK_EQUAL(one, scaled[i]);
-      kernels.siluTimes(&x[i], &y[i], 1, &one);
-      CHECK_EQUAL(one, gated[i]);
+    }
+    for (const auto gatedTimes : kernels.gatedTimes) {
+      std::vector<float> gated(x.size());
+      gatedTimes(x.data(), y.data(), n, gated.data());
+      for (size_t i = 0; i < x.size(); ++i) {
+        float one = 0;
+        gatedTimes(&x[i], &y[i], 1, &one);
+        CHECK_EQUAL(one, gated[i]);
+      }
     }
   });
 }

@@ -132,6 +132,25 @@ namespace {
 
 std::string folderOf(const std::string& name) { return "test/fixtures/pytorch/" + name + "/"; }
 
+std::vector<int32_t> wholeNumbers(const Array& array) { return {array.values.begin(), array.values.end()}; }
+
+// What plain models do without.
+void readUnusual(const std::map<std::string, Array>& expected, flrc::ModelConfig& config) {
+  if (expected.count("config.windows")) config.slidingWindow = wholeNumbers(expected.at("config.windows"));
+  if (expected.count("config.layer_rope")) config.layerRope = wholeNumbers(expected.at("config.layer_rope"));
+  if (expected.count("config.scales")) {
+    float* const scales[] = {&config.embeddingScale, &config.queryScale, &config.residualScale,
+                             &config.logitScale};
+    for (size_t i = 0; i < 4; ++i) *scales[i] = static_cast<float>(expected.at("config.scales").values.at(i));
+  }
+  if (expected.count("config.kinds")) {
+    const std::vector<int32_t> kinds = wholeNumbers(expected.at("config.kinds"));
+    config.activation = static_cast<flrc::Activation>(kinds.at(0));
+    config.outputNorms = kinds.at(1) != 0;
+    config.normOffset = static_cast<float>(kinds.at(2));
+  }
+}
+
 flrc::ModelConfig config(const std::map<std::string, Array>& expected) {
   const std::vector<double>& values = expected.at("config.integers").values;
   size_t i = 0;
@@ -152,9 +171,15 @@ flrc::ModelConfig config(const std::map<std::string, Array>& expected) {
   config.qkNorm = next() != 0;
   config.slidingWindow.assign(static_cast<size_t>(config.layers), static_cast<int32_t>(next()));
   config.eps = static_cast<float>(expected.at("config.eps").values.at(0));
-  config.ropeFrequencies = expected.at("config.rope").values;
-  config.ropeScale = static_cast<float>(config.ropeFrequencies.back());
-  config.ropeFrequencies.pop_back();
+  config.layerRope.assign(static_cast<size_t>(config.layers), 0);
+  for (const char* name : {"config.rope", "config.rope.1"}) {
+    if (!expected.count(name)) continue;
+    flrc::Rope rope{expected.at(name).values};
+    rope.scale = static_cast<float>(rope.frequencies.back());
+    rope.frequencies.pop_back();
+    config.ropes.push_back(rope);
+  }
+  readUnusual(expected, config);
   return config;
 }
 

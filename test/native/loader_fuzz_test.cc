@@ -34,8 +34,8 @@ int64_t strange(check::Random& random, int64_t value) {
 void mutateConfig(check::Random& random, flrc::ModelConfig& config) {
   int64_t* const sizes[] = {&config.layers,  &config.hidden,       &config.heads, &config.kvHeads,
                             &config.headDim, &config.intermediate, &config.vocab, &config.context};
-  bool* const flags[] = {&config.tieEmbeddings, &config.qkvBias, &config.outputBias, &config.mlpBias,
-                         &config.qkNorm};
+  bool* const flags[] = {&config.tieEmbeddings, &config.qkvBias, &config.outputBias,
+                         &config.mlpBias,       &config.qkNorm,  &config.outputNorms};
   if (random.below(2) == 0) {
     int64_t& size = *sizes[random.below(std::size(sizes))];
     size = strange(random, size);

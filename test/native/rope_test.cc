@@ -21,19 +21,23 @@ TEST("rope: any number of pairs of a head is turned as fp64 has it, the rest sta
     check::Random random(static_cast<uint64_t>(pairs));
     ModelConfig config;
     config.headDim = headDim;
-    config.ropeScale = 1.25f;
-    for (int i = 0; i < pairs; ++i) config.ropeFrequencies.push_back(std::pow(0.3, i));
+    // Another one besides, which is not asked for.
+    config.ropes = {{{1.0}}, {{}, 1.25f}};
+    std::vector<double>& frequencies = config.ropes[1].frequencies;
+    for (int i = 0; i < pairs; ++i) frequencies.push_back(std::pow(0.3, i));
     RopeTable table;
     table.grow(config, 5);
     table.grow(config, kPosition + 1);
     for (const bool back : {false, true}) {
       const std::vector<float> x = random.floats(kHeads * headDim);
       std::vector<float> y = x;
-      table.rotate(y.data(), kHeads, kPosition, back);
+      table.rotate(-1, y.data(), kHeads, kPosition, back);
+      CHECK(y == x);
+      table.rotate(1, y.data(), kHeads, kPosition, back);
       for (int64_t h = 0; h < kHeads; ++h) {
         const float *from = x.data() + h * headDim, *to = y.data() + h * headDim;
         for (int i = 0; i < pairs; ++i) {
-          const double angle = (back ? -kPosition : kPosition) * config.ropeFrequencies[static_cast<size_t>(i)];
+          const double angle = (back ? -kPosition : kPosition) * frequencies[static_cast<size_t>(i)];
           const double c = 1.25 * std::cos(angle), s = 1.25 * std::sin(angle);
           const double a = static_cast<double>(from[i]), b = static_cast<double>(from[i + pairs]);
           const double tolerance = 4 * 0x1p-24 * 1.25 * (std::abs(a) + std::abs(b));
@@ -52,10 +56,10 @@ namespace {
 // rows in another order, in which all pairs are turned, the others by nothing.
 std::shared_ptr<const flrc::Model> onePair(bool whole) {
   flrc::ModelSpec spec = fixture::spec("llama", 2);
-  const double frequency = 0.7;
-  spec.config.ropeFrequencies = {frequency};
+  std::vector<double>& frequencies = spec.config.ropes.front().frequencies;
+  frequencies = {0.7};
   if (whole) {
-    spec.config.ropeFrequencies.resize(static_cast<size_t>(spec.config.headDim / 2));
+    frequencies.resize(static_cast<size_t>(spec.config.headDim / 2));
     for (flrc::TensorSource& source : spec.tensors) {
       if (source.name.find("q_proj") != std::string::npos) source.interleavedHeads = spec.config.heads;
       if (source.name.find("k_proj") != std::string::npos) source.interleavedHeads = spec.config.kvHeads;

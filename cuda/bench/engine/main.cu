@@ -88,11 +88,12 @@ class Model {
     }
     ranks_.resize(std::max<size_t>(1, shares.size()));
     for (int64_t l = 0; l < kLayers; ++l) {
-      flrc::BackendLayer layer{norm_.data(), norm_.data(), nullptr, nullptr, 0, {}};
+      flrc::BackendLayer layer{norm_.data(), norm_.data(), nullptr, nullptr, nullptr, nullptr, 0, 0, {}};
       for (int p = 0; p < flrc::kBackendProjections; ++p) add(layer.projections[p], kShapes[p], shares);
       layers_.push_back(layer);
     }
     for (const auto& level : ranks_) levels_.push_back(level.data());
+    rope_ = {kHeadDim / 2, frequencies_.data(), 1};
   }
 
   flrc::BackendModel describe() const {
@@ -106,8 +107,11 @@ class Model {
             kVocab,
             kContext,
             1e-5f,
-            kHeadDim / 2,
-            frequencies_.data(),
+            &rope_,
+            1,
+            flrc::Activation::silu,
+            1,
+            1,
             1,
             rowsOf(embedding_),
             rowsOf(embedding_),
@@ -192,6 +196,7 @@ class Model {
   Dtype dtype_;
   std::vector<float> norm_;
   std::vector<double> frequencies_;
+  flrc::BackendRope rope_{};
   flrc::RowMatrix embedding_;
   std::vector<std::unique_ptr<flrc::RowMatrix>> dense_;
   std::vector<std::unique_ptr<flrc::BackendRows>> denseRows_;

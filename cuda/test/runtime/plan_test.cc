@@ -128,7 +128,9 @@ TEST("cuda runtime: the bytes of weights are known before any are copied, and li
   model.layers = 1;
   model.hidden = kInputs;
   model.headDim = 8;
-  model.ropePairs = 4;
+  flrc::BackendRope rope{4, nullptr, 1};
+  model.ropes = &rope;
+  model.ropeCount = 1;
   model.embedding = model.head = rowsOf(embedding);
   model.layer = &layer;
   const LinearWeights weights(factors.linear);
@@ -139,16 +141,16 @@ TEST("cuda runtime: the bytes of weights are known before any are copied, and li
     for (const auto* indices : {&block.pivot, &block.rest, &block.gather}) held += indices->bytes();
   }
   const RowWeights table(model.embedding);
-  const uint64_t norms = (2 * kInputs + 2 * 8) * sizeof(float);
+  const uint64_t norms = (4 * kInputs + 2 * 8) * sizeof(float);
   CHECK_EQUAL(bytesOf(model), 7 * held + table.data.bytes() + norms);
   CHECK_EQUAL(limitOf(model), "");
 
   model.headDim = 12;
   CHECK(limitOf(model).find("heads of 8 to 256") != std::string::npos);
   model.headDim = 8;
-  model.ropePairs = 3;
+  rope.pairs = 3;
   CHECK(limitOf(model).find("an even number of pairs") != std::string::npos);
-  model.ropePairs = 4;
+  rope.pairs = 4;
   const Factors many(std::vector<int64_t>(9, 2), true, Dtype::bf16);
   layer.projections[3] = many.linear;
   CHECK(limitOf(model).find("up to 8 levels, and layer 0 has 9") != std::string::npos);

@@ -50,7 +50,7 @@ class RandomModel {
     ranks_.resize(levels());
     for (int64_t l = 0; l < shape.layers; ++l) {
       const float* heads = shape.extras ? headNorm_.data() : nullptr;
-      flrc::BackendLayer layer{norm_.data(), norm_.data(), heads, heads, shape.window, {}};
+      flrc::BackendLayer layer{norm_.data(), norm_.data(), heads, heads, nullptr, nullptr, shape.window, 0, {}};
       for (int p = 0; p < flrc::kBackendProjections; ++p) {
         // Of some projections of plain factors the lower level is nothing at all.
         const bool dense = shape.storage == Storage::dense || (shape.mixed && (p == 1 || p == 4));
@@ -59,6 +59,7 @@ class RandomModel {
       layers_.push_back(layer);
     }
     for (const auto& level : ranks_) levels_.push_back(level.data());
+    rope_ = {shape.headDim / 2, frequencies_.data(), 1};
     description = {sizeof(flrc::BackendModel),
                    shape.layers,
                    shape.hidden,
@@ -69,8 +70,11 @@ class RandomModel {
                    kVocab,
                    kContext,
                    1e-5f,
-                   shape.headDim / 2,
-                   frequencies_.data(),
+                   &rope_,
+                   1,
+                   flrc::Activation::silu,
+                   1,
+                   1,
                    1,
                    rowsOf(*embedding_),
                    rowsOf(*embedding_),
@@ -161,6 +165,7 @@ class RandomModel {
   Rows embedding_;
   std::vector<float> norm_, headNorm_;
   std::vector<double> frequencies_;
+  flrc::BackendRope rope_{};
   std::vector<Rows> rows_;
   std::vector<std::unique_ptr<flrc::PanelMatrix>> panels_;
   std::vector<std::unique_ptr<flrc::BackendRows>> dense_;
@@ -301,10 +306,22 @@ TEST("step: rows of many strips, whose slices are uneven and take several copies
       {3});
 }
 
-TEST("step: other ways where the weights, the chip or the length are not for it") {
+TEST("step: other ways where the weights, the layers, the chip or the length are not for it") {
   const RandomModel random({});
   flrc::DeviceModel model(random.description, kNever);
   CHECK(StepProgram::serves(model));
+  model.activation = flrc::Activation::geluTanh;
+  CHECK(!StepProgram::serves(model));
+  model.activation = flrc::Activation::silu;
+  model.residualScale = 0.5f;
+  CHECK(!StepProgram::serves(model));
+  model.residualScale = 1;
+  model.layers[1].rope = -1;
+  CHECK(!StepProgram::serves(model));
+  model.layers[1].rope = 0;
+  model.layers[1].attentionOutputNorm = Buffer<float>(1);
+  CHECK(!StepProgram::serves(model));
+  model.layers[1].attentionOutputNorm = {};
   model.limits.sharedBytes = 48 * 1024;
   CHECK(!StepProgram::serves(model));
   model.limits = currentDevice();
@@ -352,7 +369,10 @@ TEST("barriers: a step in one launch") {
                               sine = floats((kPosition + 1) * model.headDim / 2), logits(kVocab);
           const StepBuffers buffers(model, kPosition + 1);
           const StepProgram program(model, 0, buffers,
-                                    {rows.read(), x.read(), cosine.read(), sine.read(), logits.global()});
+                                    {rows.read(),
+                                     x.read(),
+                                     {cosine.read(), sine.read(), static_cast<int>(model.headDim / 2)},
+                                     logits.global()});
           // Twice: what the first leaves in shared memory and in buffers is none of the second's business.
           std::string all;
           for (int i = 0; i < 2; ++i) {
