@@ -7,7 +7,7 @@ import { checkRanks, flrcHeader } from './format/flrc-header.js'
 import { separated } from './format/fused.js'
 import { type GgufFile, ggufTypes, readGguf } from './format/gguf.js'
 import { configFromGguf, ggufArchitecture, isGgufType } from './format/gguf-config.js'
-import { huggingFaceName, isInterleaved } from './format/gguf-names.js'
+import { ggufExcess, huggingFaceName, isInterleaved } from './format/gguf-names.js'
 import { tokenizerFromGguf } from './format/gguf-tokenizer.js'
 import { licenseOfDirectory, licenseOfGguf } from './format/license.js'
 import { isModelTensor } from './format/projections.js'
@@ -107,8 +107,9 @@ async function directoryTensors(directory: string): Promise<StoredTensors> {
   )
 }
 
-/** Files without the usual prefix come from saving the inner model alone. */
-function canonicalName(name: string): string {
+/** Files without the usual prefix come from saving the inner model alone; another one is of models that also see. */
+function canonicalName(stored: string): string {
+  const name = stored.replace(/^(model\.language_model|language_model\.model)\./, 'model.')
   return /^(layers\.\d+|embed_tokens|norm)\./.test(name) ? `model.${name}` : name
 }
 
@@ -197,8 +198,10 @@ function ggufSources(gguf: GgufFile, config: ModelConfig): Map<string, TensorSou
     const interleavedHeads = !isInterleaved(architecture, ggml)
       ? {}
       : { interleavedHeads: name.includes('.q_proj.') ? config.heads : config.kvHeads }
+    const excess = ggufExcess(architecture, ggml)
     const place = { file: gguf.file, offset, byteLength, type, shape }
-    sources.push({ name, storedName: ggml, ...place, ...interleavedHeads })
+    const form = { ...interleavedHeads, ...(excess === 0 ? {} : { excess }) }
+    sources.push({ name, storedName: ggml, ...place, ...form })
   }
   return separated(sources, config, gguf.file)
 }

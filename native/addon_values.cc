@@ -116,6 +116,7 @@ TensorSource tensorSource(const Napi::Value& value) {
   source.type = sourceType(text(from, "type"));
   source.shape = list(from.Get("shape"), "shape", [](const Napi::Value& v) { return integer(v, "an extent"); });
   if (from.Get("interleavedHeads").IsNumber()) source.interleavedHeads = integer(from, "interleavedHeads");
+  if (from.Get("excess").IsNumber()) source.excess = number(from, "excess");
   return source;
 }
 

@@ -204,6 +204,74 @@ test('sliding windows by layer', () => {
   assert.equal(windows({ ...qwen, model_type: 'qwen3', layer_types }), [0, 0, 0])
 })
 
+test('smollm3: layers whose heads nothing turns, by interval or by list, and windows for them alone', () => {
+  const config = parse({ model_type: 'smollm3', num_hidden_layers: 5 })
+  assert.equal(config.layerRope, [0, 0, 0, -1, 0])
+  assert.is(config.ropes[0]?.frequencies[1], Math.fround(2e6 ** -0.25))
+  assert.equal(
+    [config.tieEmbeddings, parse({ model_type: 'smollm3', num_key_value_heads: undefined }).kvHeads],
+    [true, 4],
+  )
+  const of = (more: object) => parse({ model_type: 'smollm3', ...more })
+  assert.equal(of({ no_rope_layer_interval: 2 }).layerRope, [0, -1, 0])
+  const listed = { no_rope_layer_interval: 2, no_rope_layers: [0, 1, 1, 0] }
+  assert.equal(of(listed).layerRope, [-1, 0, 0])
+  assert.equal(of({ ...listed, sliding_window: 8 }).slidingWindow, [0, 0, 0])
+  assert.equal(of({ ...listed, sliding_window: 8, use_sliding_window: true }).slidingWindow, [8, 0, 0])
+})
+
+const gemma = { model_type: 'gemma3_text', hidden_act: undefined, head_dim: 16, sliding_window: 8 }
+
+test('gemma3: norms, activation and scales of its own, and what a config may leave out', () => {
+  const config = parse(gemma)
+  assert.equal(
+    [config.qkNorm, config.outputNorms, config.normOffset, config.activation, config.tieEmbeddings],
+    [true, true, 1, 'gelu-tanh', true],
+  )
+  assert.equal(
+    [config.embeddingScale, config.queryScale, config.residualScale, config.logitScale],
+    [Math.sqrt(32), 0.25, 1, 1],
+  )
+  assert.is(parse({ ...gemma, query_pre_attn_scalar: 4 }).queryScale, 2)
+  const { headDim, kvHeads, contextLength } = parse({
+    ...gemma,
+    ...{ head_dim: undefined, num_key_value_heads: undefined, max_position_embeddings: undefined },
+  })
+  assert.equal([headDim, kvHeads, contextLength], [256, 4, 131_072])
+})
+
+test('gemma3: most layers slide, and turn by another base; scaling is for the others', () => {
+  const seven = parse({ ...gemma, num_hidden_layers: 7 })
+  assert.equal(seven.slidingWindow, [8, 8, 8, 8, 8, 0, 8])
+  assert.equal(seven.layerRope, [1, 1, 1, 1, 1, 0, 1])
+  assert.equal(parse({ ...gemma, sliding_window_pattern: 2 }).layerRope, [1, 0, 1])
+  const layer_types = ['full_attention', 'sliding_attention', 'full_attention']
+  assert.equal(parse({ ...gemma, layer_types, sliding_window: null }).layerRope, [0, 1, 0])
+
+  const second = (more: object) =>
+    parse({ ...gemma, head_dim: 4, ...more }).ropes.map(({ frequencies }) => frequencies[1])
+  assert.equal(second({}), [Math.fround(1e-3), Math.fround(1e-2)])
+  const rope_scaling = { rope_type: 'linear', factor: 8 }
+  const published = { rope_theta: 1e4, rope_local_base_freq: 100, rope_scaling }
+  const expected = [Math.fround(1e-2 / 8), Math.fround(0.1)]
+  assert.equal(second(published), expected)
+  const sliding_attention = { rope_type: 'default', rope_theta: 100 }
+  const rope_parameters = { full_attention: { ...rope_scaling, rope_theta: 1e4 }, sliding_attention }
+  assert.equal(second({ rope_parameters }), expected)
+})
+
+test('granite: multipliers, 1 where it names none', () => {
+  const of = (more: object) => {
+    const { embeddingScale, queryScale, residualScale, logitScale } = parse({ model_type: 'granite', ...more })
+    return [embeddingScale, queryScale, residualScale, logitScale]
+  }
+  assert.equal(of({}), [1, Math.sqrt(8), 1, 1])
+  assert.equal(
+    of({ embedding_multiplier: 12, attention_multiplier: 0.125, residual_multiplier: 0.22, logits_scaling: 8 }),
+    [12, Math.sqrt(8) / 8, 0.22, 1 / 8],
+  )
+})
+
 test('end tokens: a number or a list, generation_config first', () => {
   assert.equal(parse({ eos_token_id: 5 }).eosTokenIds, [5])
   assert.equal(parse({ eos_token_id: [5, 7, 5] }).eosTokenIds, [5, 7])
@@ -236,6 +304,43 @@ const bad: [what: string, more: object, code: string, message: RegExp][] = [
   ['too wide heads', { num_attention_heads: 4096, head_dim: 1024 }, 'E_MODEL_FORMAT', /many/],
   ['eps 0', { rms_norm_eps: 0 }, 'E_MODEL_FORMAT', /rms_norm_eps/],
   ['gelu', { hidden_act: 'gelu' }, 'E_UNSUPPORTED_ARCH', /gelu.*silu/],
+  [
+    'soft caps of logits',
+    { ...gemma, final_logit_softcapping: 30 },
+    'E_UNSUPPORTED_ARCH',
+    /final_logit_softcapping 30/,
+  ],
+  [
+    'soft caps of scores',
+    { ...gemma, attn_logit_softcapping: 50 },
+    'E_UNSUPPORTED_ARCH',
+    /attn_logit_softcapping 50/,
+  ],
+  [
+    'gemma that sees ahead',
+    { ...gemma, use_bidirectional_attention: true },
+    'E_UNSUPPORTED_ARCH',
+    /bidirectional/,
+  ],
+  [
+    'a multiplier of 0',
+    { model_type: 'granite', residual_multiplier: 0 },
+    'E_MODEL_FORMAT',
+    /residual_multiplier/,
+  ],
+  ['too few rope layers', { model_type: 'smollm3', no_rope_layers: [1] }, 'E_MODEL_FORMAT', /no_rope_layers/],
+  [
+    'rope layers of 2',
+    { model_type: 'smollm3', no_rope_layers: [1, 2, 1] },
+    'E_MODEL_FORMAT',
+    /no_rope_layers/,
+  ],
+  [
+    'rope of a kind that is no object',
+    { ...gemma, rope_parameters: { full_attention: 1 } },
+    'E_MODEL_FORMAT',
+    /full_attention/,
+  ],
   ['a negative end token', { eos_token_id: -1 }, 'E_MODEL_FORMAT', /eos_token_id/],
   ['rope_theta 0', { rope_theta: 0 }, 'E_MODEL_FORMAT', /rope_theta/],
   ['another scaling', { rope_scaling: { type: 'ntk', factor: 2 } }, 'E_UNSUPPORTED_ARCH', /ntk.*dynamic.*yarn/],
@@ -312,7 +417,7 @@ const variants = readdirSync(fixture(), { withFileTypes: true })
 
 test('there are fixture models of every architecture', () => {
   for (const name of ['llama3-scaled', 'llama-yarn', 'llama-linear', 'phi3-longrope', ...architectures]) {
-    assert.ok(variants.includes(name), name)
+    assert.ok(variants.includes(name.replace('_text', '')), name)
   }
 })
 
@@ -333,7 +438,12 @@ for (const variant of variants) {
     ])
     for (let layer = 0; layer < config.layers; layer++) {
       const prefix = `model.layers.${layer}`
-      for (const norm of ['input_layernorm', 'post_attention_layernorm']) {
+      const outputs = ['pre_feedforward_layernorm', 'post_feedforward_layernorm']
+      for (const norm of [
+        'input_layernorm',
+        'post_attention_layernorm',
+        ...(config.outputNorms ? outputs : []),
+      ]) {
         expected.set(`${prefix}.${norm}.weight`, [config.hiddenSize])
       }
       if (!config.qkNorm) continue

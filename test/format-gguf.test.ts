@@ -218,7 +218,7 @@ test('names go to Hugging Face and back', () => {
   ] as const
   for (const [ggml, name] of pairs) {
     assert.is(huggingFaceName('llama', ggml), name)
-    assert.is(ggufName(name), ggml)
+    assert.is(ggufName('llama', name), ggml)
   }
   for (const strange of [
     'rope_freqs.weight',
@@ -229,6 +229,15 @@ test('names go to Hugging Face and back', () => {
   ]) {
     assert.is(huggingFaceName('llama', strange), undefined)
   }
+  const ofGemma = [
+    ['blk.3.post_attention_norm.weight', 'model.layers.3.post_attention_layernorm.weight'],
+    ['blk.3.ffn_norm.weight', 'model.layers.3.pre_feedforward_layernorm.weight'],
+    ['blk.3.post_ffw_norm.weight', 'model.layers.3.post_feedforward_layernorm.weight'],
+  ] as const
+  for (const [ggml, name] of ofGemma) {
+    assert.is(huggingFaceName('gemma3', ggml), name)
+    assert.is(ggufName('gemma3', name), ggml)
+  }
 })
 
 test('phi3 has several in one', () => {
@@ -237,12 +246,14 @@ test('phi3 has several in one', () => {
   assert.is(huggingFaceName('phi3', 'blk.3.ffn_down.weight'), 'model.layers.3.mlp.down_proj.weight')
 })
 
-test('only q and k of llama are interleaved, weights and biases', () => {
+test('only q and k of llama and its kin are interleaved, weights and biases', () => {
   assert.ok(isInterleaved('llama', 'blk.0.attn_q.weight'))
   assert.ok(isInterleaved('llama', 'blk.7.attn_k.bias'))
   assert.not(isInterleaved('llama', 'blk.0.attn_v.weight'))
   assert.not(isInterleaved('llama', 'blk.0.attn_q_norm.weight'))
   assert.not(isInterleaved('phi3', 'blk.0.attn_q.weight'))
+  assert.ok(isInterleaved('granite', 'blk.0.attn_q.weight') && isInterleaved('smollm3', 'blk.0.attn_k.weight'))
+  assert.not(isInterleaved('gemma3', 'blk.0.attn_q.weight'))
   assert.not(isInterleaved('qwen2', 'blk.0.attn_q.weight'))
   assert.not(isInterleaved('qwen3', 'blk.0.attn_k.weight'))
 })
@@ -312,6 +323,72 @@ test('qwen3: head norms and a head dimension of its own', async () => {
   })
   assert.equal([config.headDim, config.qkNorm], [6, true])
   assert.ok(tensors.has('model.layers.0.self_attn.k_norm.weight'))
+})
+
+const norm = (name: string, width = 8) => ({ name: `blk.0.${name}.weight`, dimensions: [width] })
+
+test('gemma3: norms of outputs, norms that hold 1 + w, and what llama.cpp knows by itself', async () => {
+  const { config, tensors } = await openTiny({
+    architecture: 'gemma3',
+    metadata: [
+      ['gemma3.attention.sliding_window', 'u32', 16],
+      ['gemma3.rope.freq_base', 'f32', 100],
+      ['gemma3.rope.scaling.type', 'string', 'linear'],
+      ['gemma3.rope.scaling.factor', 'f32', 8],
+    ],
+    tensors: [
+      norm('post_attention_norm'),
+      norm('post_ffw_norm'),
+      norm('attn_q_norm', 4),
+      norm('attn_k_norm', 4),
+    ],
+  })
+  assert.equal([config.architecture, config.slidingWindow, config.layerRope], ['gemma3_text', [16], [1]])
+  assert.equal(
+    config.ropes.map(({ frequencies }) => frequencies),
+    [
+      [1 / 8, Math.fround(0.1 / 8)],
+      [1, Math.fround(0.01)],
+    ],
+  )
+  assert.equal([config.activation, config.queryScale, config.tieEmbeddings], ['gelu-tanh', 1, true])
+  const excess = [...tensors.values()].filter((tensor) => tensor.excess === 1).map(({ name }) => name)
+  assert.equal(excess.sort(), [
+    'model.layers.0.input_layernorm.weight',
+    'model.layers.0.post_attention_layernorm.weight',
+    'model.layers.0.post_feedforward_layernorm.weight',
+    'model.layers.0.pre_feedforward_layernorm.weight',
+    'model.layers.0.self_attn.k_norm.weight',
+    'model.layers.0.self_attn.q_norm.weight',
+    'model.norm.weight',
+  ])
+  assert.equal(config.source.architectures, ['Gemma3ForCausalLM'])
+})
+
+test('granite: its scales, and q and k interleaved', async () => {
+  const { config, tensors } = await openTiny({
+    architecture: 'granite',
+    metadata: [
+      ['granite.embedding_scale', 'f32', 12],
+      ['granite.attention.scale', 'f32', 0.125],
+      ['granite.residual_scale', 'f32', 0.25],
+      ['granite.logit_scale', 'f32', 8],
+    ],
+  })
+  const { embeddingScale, queryScale, residualScale, logitScale } = config
+  assert.equal([embeddingScale, queryScale, residualScale, logitScale], [12, 0.25, 0.25, 0.125])
+  assert.is(tensors.get('model.layers.0.self_attn.q_proj.weight')?.interleavedHeads, 2)
+})
+
+test('granite without rotary embedding is refused', () =>
+  throwsFlrcError(
+    () => openTiny({ architecture: 'granite', metadata: [['granite.rope.scaling.finetuned', 'bool', false]] }),
+    { code: 'E_UNSUPPORTED_ARCH', message: /without rotary/ },
+  ))
+
+test('smollm3: every fourth layer is not turned', async () => {
+  const { config } = await openTiny({ architecture: 'smollm3', metadata: [['smollm3.block_count', 'u32', 5]] })
+  assert.equal(config.layerRope, [0, 0, 0, -1, 0])
 })
 
 test('a window makes a llama file a Mistral', async () => {
@@ -411,7 +488,7 @@ const badModels: [what: string, options: TinyGgufOptions, expected: ExpectedErro
   [
     'another architecture',
     { metadata: [['general.architecture', 'string', 'gemma2']] },
-    { code: 'E_UNSUPPORTED_ARCH', message: /gemma2.*llama, phi3, qwen2, qwen3/ },
+    { code: 'E_UNSUPPORTED_ARCH', message: /gemma2.*gemma3, granite, llama, phi3, qwen2, qwen3, smollm3/ },
   ],
   [
     'no architecture',

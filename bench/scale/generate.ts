@@ -54,11 +54,14 @@ function tensorsOf(config: ModelConfig): RandomTensor[] {
   // Logits of unit scale, and outputs of every projection of the scale of its inputs.
   const matrix = (name: string, rows: number, columns: number) =>
     tensor(name, [rows, columns], 1 / Math.sqrt(columns))
-  const { qkvBias, outputBias, mlpBias, qkNorm } = config
+  const { qkvBias, outputBias, mlpBias, qkNorm, outputNorms } = config
   const biased = (kind: string) => ('qkv'.includes(kind) ? qkvBias : kind === 'o' ? outputBias : mlpBias)
   const layers = Array.from({ length: config.layers }, (_, i) => [
     tensor(`model.layers.${i}.input_layernorm.weight`, [hiddenSize]),
     tensor(`model.layers.${i}.post_attention_layernorm.weight`, [hiddenSize]),
+    ...(outputNorms ? ['pre', 'post'] : []).map((place) =>
+      tensor(`model.layers.${i}.${place}_feedforward_layernorm.weight`, [hiddenSize]),
+    ),
     ...(qkNorm ? ['q', 'k'] : []).map((kind) =>
       tensor(`model.layers.${i}.self_attn.${kind}_norm.weight`, [headDim]),
     ),

@@ -75,7 +75,7 @@ async function tensors(file: string, config: Config): Promise<GgufTensorSpec[]> 
   try {
     const specs: GgufTensorSpec[] = []
     for (const { name, shape, offset, byteLength } of stored.tensors.values()) {
-      const ggml = ggufName(name)
+      const ggml = ggufName(architecture, name)
       if (ggml === undefined) throw new Error(`${name} has no name in GGUF`)
       const data = Buffer.alloc(byteLength)
       await handle.read(data, 0, byteLength, offset)

@@ -1,11 +1,15 @@
 import * as v from 'valibot'
 import { FlrcError } from '../errors.js'
 import { issueText } from './files.js'
+import { type LayerRopes, oneRope, ropePerKind } from './layer-ropes.js'
 import { type RopeOfPositions, type RopeShape, ropeConfigEntries, ropeOf } from './rope.js'
-import type { Architecture, ModelConfig } from './types.js'
+import { textConfig } from './text-config.js'
+import type { Activation, Architecture, ModelConfig } from './types.js'
 
 export const architectures: readonly Architecture[] = [
   'cwm',
+  'gemma3_text',
+  'granite',
   'internlm3',
   'iquestcoder',
   'llama',
@@ -15,32 +19,47 @@ export const architectures: readonly Architecture[] = [
   'qwen2',
   'qwen3',
   'seed_oss',
+  'smollm3',
 ]
 
+const plain = {
+  kvHeads: undefined,
+  headDim: undefined,
+  context: 2048,
+  window: undefined,
+  eps: 1e-6,
+  theta: 10_000,
+  tied: false,
+}
 /** What a published config may leave out, as transformers' configuration classes fill it in. */
 const defaults = {
-  cwm: { kvHeads: 8, headDim: 128, context: 131_072, window: 8192, eps: 1e-5 },
-  internlm3: { kvHeads: 2, headDim: 128, context: 32_768, window: undefined, eps: 1e-5 },
-  iquestcoder: { kvHeads: 8, headDim: 128, context: 131_072, window: undefined, eps: 1e-5 },
-  llama: { kvHeads: undefined, headDim: undefined, context: 2048, window: undefined, eps: 1e-6 },
-  ministral: { kvHeads: 8, headDim: undefined, context: 131_072, window: 4096, eps: 1e-6 },
-  mistral: { kvHeads: 8, headDim: undefined, context: 131_072, window: 4096, eps: 1e-6 },
-  phi3: { kvHeads: undefined, headDim: undefined, context: 4096, window: undefined, eps: 1e-5 },
-  qwen2: { kvHeads: 32, headDim: undefined, context: 32_768, window: 4096, eps: 1e-6 },
-  qwen3: { kvHeads: 32, headDim: 128, context: 32_768, window: 4096, eps: 1e-6 },
-  seed_oss: { kvHeads: 8, headDim: 128, context: 524_288, window: undefined, eps: 1e-6 },
+  cwm: { ...plain, kvHeads: 8, headDim: 128, context: 131_072, window: 8192, eps: 1e-5, theta: 1_000_000 },
+  gemma3_text: {
+    ...{ kvHeads: 4, headDim: 256, context: 131_072, window: 4096 },
+    ...{ eps: 1e-6, theta: 1_000_000, tied: true },
+  },
+  granite: plain,
+  internlm3: { ...plain, kvHeads: 2, headDim: 128, context: 32_768, eps: 1e-5 },
+  iquestcoder: { ...plain, kvHeads: 8, headDim: 128, context: 131_072, eps: 1e-5 },
+  llama: plain,
+  ministral: { ...plain, kvHeads: 8, context: 131_072, window: 4096 },
+  mistral: { ...plain, kvHeads: 8, context: 131_072, window: 4096 },
+  phi3: { ...plain, context: 4096, eps: 1e-5 },
+  qwen2: { ...plain, kvHeads: 32, context: 32_768, window: 4096 },
+  qwen3: { ...plain, kvHeads: 32, headDim: 128, context: 32_768, window: 4096 },
+  seed_oss: { ...plain, kvHeads: 8, headDim: 128, context: 524_288 },
+  smollm3: { ...plain, kvHeads: 4, context: 32_768, theta: 2_000_000, tied: true },
 } as const satisfies Record<Architecture, unknown>
 
-/** How CwmConfig rotates unless told. */
-const cwmRope = {
-  theta: 1e6,
-  scaling: {
-    rope_type: 'llama3',
-    factor: 16,
-    low_freq_factor: 1,
-    high_freq_factor: 4,
-    original_max_position_embeddings: 8192,
-  },
+const activations: Record<string, Activation> = { silu: 'silu', swish: 'silu', gelu_pytorch_tanh: 'gelu-tanh' }
+
+/** How CwmConfig scales rotations unless told. */
+const cwmScaling = {
+  rope_type: 'llama3',
+  factor: 16,
+  low_freq_factor: 1,
+  high_freq_factor: 4,
+  original_max_position_embeddings: 8192,
 }
 
 /** Phi3Config trains at 4096 positions unless told, and takes these older names for longrope. */
@@ -51,6 +70,7 @@ const upTo = (limit: number) => v.pipe(v.number(), v.safeInteger(), v.minValue(1
 const tokenId = v.pipe(v.number(), v.safeInteger(), v.minValue(0))
 const tokenIds = v.nullish(v.union([tokenId, v.array(tokenId)]))
 const flag = v.nullish(v.boolean())
+const factor = v.nullish(v.pipe(v.number(), v.finite(), v.gtValue(0)))
 
 const configSchema = v.object({
   vocab_size: upTo(1 << 24),
@@ -63,6 +83,7 @@ const configSchema = v.object({
   max_position_embeddings: v.nullish(upTo(2 ** 31 - 1)),
   rms_norm_eps: v.optional(v.pipe(v.number(), v.finite(), v.gtValue(0), v.maxValue(1))),
   hidden_act: v.nullish(v.string()),
+  hidden_activation: v.nullish(v.string()),
   tie_word_embeddings: flag,
   attention_bias: flag,
   attention_out_bias: flag,
@@ -75,6 +96,19 @@ const configSchema = v.object({
   layer_types: v.nullish(v.array(v.string())),
   bos_token_id: tokenIds,
   eos_token_id: tokenIds,
+  // How many layers there are from one that attends to everything, or that nothing turns, to the next.
+  sliding_window_pattern: v.nullish(upTo(1024)),
+  no_rope_layer_interval: v.nullish(upTo(1024)),
+  no_rope_layers: v.nullish(v.array(v.picklist([0, 1]))),
+  rope_local_base_freq: factor,
+  query_pre_attn_scalar: factor,
+  embedding_multiplier: factor,
+  attention_multiplier: factor,
+  residual_multiplier: factor,
+  logits_scaling: factor,
+  attn_logit_softcapping: v.nullish(v.number()),
+  final_logit_softcapping: v.nullish(v.number()),
+  use_bidirectional_attention: flag,
   ...ropeConfigEntries,
 })
 type HuggingFaceConfig = v.InferOutput<typeof configSchema>
@@ -115,18 +149,46 @@ function layerTypes({ layer_types: types, num_hidden_layers: layers }: HuggingFa
   return types
 }
 
+/** Whether each layer's heads are turned. [layers] */
+function turnedLayers(architecture: Architecture, config: HuggingFaceConfig, file: string): boolean[] {
+  const layers = config.num_hidden_layers
+  if (architecture !== 'smollm3') return new Array<boolean>(layers).fill(true)
+  const use = config.no_rope_layers
+  const interval = config.no_rope_layer_interval ?? 4
+  if (!use) return Array.from({ length: layers }, (_, i) => (i + 1) % interval !== 0)
+  if (use.length < layers) throw malformed(file, `${use.length} no_rope_layers for ${layers} layers`)
+  return use.slice(0, layers).map((turned) => turned === 1)
+}
+
+/** Whether each layer attends within a sliding window, where models have both kinds. [layers] */
+function slidingLayers(architecture: Architecture, config: HuggingFaceConfig, file: string): boolean[] {
+  const types = layerTypes(config, file)
+  if (types) return types.map((type) => type === 'sliding_attention')
+  const turned = turnedLayers(architecture, config, file)
+  const pattern = config.sliding_window_pattern ?? 6
+  const first = config.max_window_layers ?? 28
+  return turned.map((isTurned, i) => {
+    switch (architecture) {
+      case 'cwm':
+        return i % 4 !== 0
+      case 'gemma3_text':
+        return (i + 1) % pattern !== 0
+      case 'smollm3':
+        return !isTurned
+      case 'ministral':
+        return true
+      default:
+        return i >= first
+    }
+  })
+}
+
 /** Window of each layer in tokens, 0 for full attention. [layers] */
 function slidingWindows(architecture: Architecture, config: HuggingFaceConfig, file: string): number[] {
   const layers = config.num_hidden_layers
   const window = config.sliding_window === undefined ? defaults[architecture].window : config.sliding_window
-  const byLayer = (active: number, usual: (layer: number) => boolean) => {
-    const types = layerTypes(config, file)
-    return Array.from({ length: layers }, (_, i) => {
-      const slides = types ? types[i] === 'sliding_attention' : usual(i)
-      return slides ? active : 0
-    })
-  }
   switch (architecture) {
+    case 'granite':
     case 'internlm3':
     case 'iquestcoder':
     case 'llama':
@@ -136,14 +198,62 @@ function slidingWindows(architecture: Architecture, config: HuggingFaceConfig, f
     case 'phi3':
       return new Array<number>(layers).fill(window ?? 0)
     case 'cwm':
-      return byLayer(window ?? 0, (layer) => layer % 4 !== 0)
+    case 'gemma3_text':
     case 'ministral':
-      return byLayer(window ?? 0, () => true)
     case 'qwen2':
-    case 'qwen3': {
-      const first = config.max_window_layers ?? 28
-      return byLayer(config.use_sliding_window ? (window ?? 0) : 0, (layer) => layer >= first)
+    case 'qwen3':
+    case 'smollm3': {
+      const optional = ['qwen2', 'qwen3', 'smollm3'].includes(architecture)
+      const active = !optional || config.use_sliding_window ? (window ?? 0) : 0
+      return slidingLayers(architecture, config, file).map((slides) => (slides ? active : 0))
     }
+  }
+}
+
+function activationOf(architecture: Architecture, config: HuggingFaceConfig, file: string): Activation {
+  const [field, name] =
+    architecture === 'gemma3_text'
+      ? ['hidden_activation', config.hidden_activation ?? 'gelu_pytorch_tanh']
+      : ['hidden_act', config.hidden_act ?? 'silu']
+  const known = activations[name]
+  if (known) return known
+  throw unsupported(
+    file,
+    `${field} ${JSON.stringify(name)} is not supported; supported are ${Object.keys(activations).join(', ')}`,
+  )
+}
+
+type Scales = Pick<ModelConfig, 'embeddingScale' | 'queryScale' | 'residualScale' | 'logitScale'>
+
+function scales(architecture: Architecture, config: HuggingFaceConfig, headDim: number): Scales {
+  const none = { embeddingScale: 1, queryScale: 1, residualScale: 1, logitScale: 1 }
+  switch (architecture) {
+    case 'gemma3_text':
+      return {
+        ...none,
+        embeddingScale: Math.sqrt(config.hidden_size),
+        queryScale: Math.sqrt(headDim / (config.query_pre_attn_scalar ?? 256)),
+      }
+    case 'granite':
+      return {
+        embeddingScale: config.embedding_multiplier ?? 1,
+        queryScale: (config.attention_multiplier ?? 1) * Math.sqrt(headDim),
+        residualScale: config.residual_multiplier ?? 1,
+        logitScale: 1 / (config.logits_scaling ?? 1),
+      }
+    default:
+      return none
+  }
+}
+
+/** What gemma's configurations may ask for beside what we compute. */
+function refuseUnusual(config: HuggingFaceConfig, file: string): void {
+  for (const field of ['attn_logit_softcapping', 'final_logit_softcapping'] as const) {
+    if (config[field] === null || config[field] === undefined) continue
+    throw unsupported(file, `${field} ${config[field]} is not supported; choose a model without soft caps`)
+  }
+  if (config.use_bidirectional_attention) {
+    throw unsupported(file, 'use_bidirectional_attention is not supported; choose a model that writes text')
   }
 }
 
@@ -151,8 +261,10 @@ function biases(architecture: Architecture, config: HuggingFaceConfig) {
   const attention = config.attention_bias ?? false
   const mlpBias = config.mlp_bias ?? false
   switch (architecture) {
+    case 'granite':
     case 'iquestcoder':
     case 'llama':
+    case 'smollm3':
       return { qkvBias: attention, outputBias: attention, mlpBias }
     case 'internlm3': {
       const all = config.qkv_bias ?? attention
@@ -170,6 +282,7 @@ function biases(architecture: Architecture, config: HuggingFaceConfig) {
       return { qkvBias: false, outputBias: false, mlpBias: false }
     case 'qwen2':
       return { qkvBias: true, outputBias: false, mlpBias: false }
+    case 'gemma3_text':
     case 'qwen3':
       return { qkvBias: attention, outputBias: attention, mlpBias: false }
   }
@@ -200,9 +313,8 @@ function ropeOfArchitecture(
 ): RopeOfPositions {
   switch (architecture) {
     case 'cwm': {
-      const { theta, scaling } = cwmRope
-      const own = config.rope_scaling ?? config.rope_parameters ?? scaling
-      return ropeOf({ ...config, rope_scaling: own, rope_theta: config.rope_theta ?? theta }, shape, file)
+      const own = config.rope_scaling ?? config.rope_parameters ?? cwmScaling
+      return ropeOf({ ...config, rope_scaling: own }, shape, file)
     }
     case 'phi3': {
       const { original, ...own } = phi3Rope
@@ -214,6 +326,20 @@ function ropeOfArchitecture(
   }
 }
 
+function layerRopes(
+  architecture: Architecture,
+  config: HuggingFaceConfig,
+  shape: RopeShape,
+  file: string,
+): LayerRopes {
+  const known = { ...config, rope_theta: config.rope_theta ?? defaults[architecture].theta }
+  if (architecture === 'gemma3_text') {
+    return ropePerKind(known, shape, slidingLayers(architecture, config, file), file)
+  }
+  const rope = ropeOfArchitecture(architecture, known, shape, file)
+  return oneRope(rope, turnedLayers(architecture, config, file))
+}
+
 const asList = (ids: v.InferOutput<typeof tokenIds>): number[] =>
   ids === null || ids === undefined ? [] : [ids].flat()
 
@@ -223,27 +349,27 @@ const asList = (ids: v.InferOutput<typeof tokenIds>): number[] =>
  * E_MODEL_FORMAT for values that cannot be right, E_UNSUPPORTED_ARCH for models we cannot run.
  */
 export function modelConfig(
-  source: Record<string, unknown>,
+  published: Record<string, unknown>,
   generation: Record<string, unknown> | undefined,
   file: string,
 ): ModelConfig {
+  const source = textConfig(published)
   const architecture = architectureOf(source, file)
   const parsed = v.safeParse(configSchema, source)
   if (!parsed.success) throw malformed(file, issueText(parsed.issues))
   const config = parsed.output
-  const activation = config.hidden_act ?? 'silu'
-  if (activation !== 'silu' && activation !== 'swish') {
-    throw unsupported(file, `hidden_act ${JSON.stringify(activation)} is not supported; only silu is`)
-  }
+  refuseUnusual(config, file)
+  const activation = activationOf(architecture, config, file)
   const ids = v.safeParse(generationSchema, generation ?? {})
   if (!ids.success) throw malformed(file, `generation config: ${issueText(ids.issues)}`)
 
   const { heads, kvHeads, headDim } = headShape(architecture, config, file)
   const maxPositions = config.max_position_embeddings ?? defaults[architecture].context
-  const rope = ropeOfArchitecture(architecture, config, { headDim, maxPositions }, file)
-  if (!rope.frequencies.every(Number.isFinite) || !Number.isFinite(rope.scale)) {
+  const { ropes, layerRope, positions } = layerRopes(architecture, config, { headDim, maxPositions }, file)
+  if (!ropes.every(({ frequencies, scale }) => [...frequencies, scale].every(Number.isFinite))) {
     throw malformed(file, 'rotary frequencies are not finite')
   }
+  const isGemma = architecture === 'gemma3_text'
   return {
     architecture,
     layers: config.num_hidden_layers,
@@ -253,21 +379,18 @@ export function modelConfig(
     headDim,
     intermediateSize: config.intermediate_size,
     vocabSize: config.vocab_size,
-    contextLength: rope.positions,
+    contextLength: positions,
     rmsNormEps: config.rms_norm_eps ?? defaults[architecture].eps,
-    tieEmbeddings: config.tie_word_embeddings ?? false,
+    tieEmbeddings: config.tie_word_embeddings ?? defaults[architecture].tied,
     ...biases(architecture, config),
-    qkNorm: architecture === 'qwen3',
-    outputNorms: false,
-    normOffset: 0,
-    activation: 'silu',
-    embeddingScale: 1,
-    queryScale: 1,
-    residualScale: 1,
-    logitScale: 1,
+    qkNorm: isGemma || architecture === 'qwen3',
+    outputNorms: isGemma,
+    normOffset: isGemma ? 1 : 0,
+    activation,
+    ...scales(architecture, config, headDim),
     slidingWindow: slidingWindows(architecture, config, file),
-    ropes: [{ frequencies: rope.frequencies, scale: rope.scale }],
-    layerRope: new Array<number>(config.num_hidden_layers).fill(0),
+    ropes,
+    layerRope,
     bosTokenId: asList(ids.output.bos_token_id ?? config.bos_token_id)[0],
     eosTokenIds: [...new Set(asList(ids.output.eos_token_id ?? config.eos_token_id))],
     source,

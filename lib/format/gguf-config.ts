@@ -1,17 +1,20 @@
 import { FlrcError } from '../errors.js'
 import { readBytes } from './files.js'
-import { type GgufFile, ggufNumber, ggufRequired, ggufString, ggufStrings, ggufTypes } from './gguf.js'
+import { type GgufFile, ggufFlag, ggufNumber, ggufRequired, ggufString, ggufStrings, ggufTypes } from './gguf.js'
 import { longropeScale, ropeOf } from './rope.js'
 
-const supported = ['llama', 'phi3', 'qwen2', 'qwen3'] as const
+const supported = ['gemma3', 'granite', 'llama', 'phi3', 'qwen2', 'qwen3', 'smollm3'] as const
 type GgufArchitecture = (typeof supported)[number]
 
 const classes = {
+  gemma3_text: 'Gemma3ForCausalLM',
+  granite: 'GraniteForCausalLM',
   llama: 'LlamaForCausalLM',
   mistral: 'MistralForCausalLM',
   phi3: 'Phi3ForCausalLM',
   qwen2: 'Qwen2ForCausalLM',
   qwen3: 'Qwen3ForCausalLM',
+  smollm3: 'SmolLM3ForCausalLM',
 } as const
 
 interface Rotation {
@@ -189,6 +192,7 @@ function publishedType(gguf: GgufFile): string {
 
 /** Which Hugging Face architecture computes what the file describes. */
 function modelType(gguf: GgufFile, arch: GgufArchitecture, window: number | undefined): keyof typeof classes {
+  if (arch === 'gemma3') return 'gemma3_text'
   if (arch !== 'llama') return arch
   if (window) return 'mistral'
   // Llama's attention_bias puts a bias on the output projection too; Qwen2 is Llama with q, k and v's alone.
@@ -209,6 +213,42 @@ function phi3Fields(gguf: GgufFile, context: number): Record<string, unknown> {
     // Files of models without a window say 0.
     sliding_window: ggufNumber(gguf, 'phi3.attention.sliding_window') || null,
     pad_token_id: ggufNumber(gguf, 'tokenizer.ggml.padding_token_id') ?? null,
+  }
+}
+
+/** llama.cpp's own numbers where files have none: every sixth layer attends to everything, and the 27B model, which it tells
+ * by its 62 layers, scales queries by hidden / heads. */
+function gemmaFields(gguf: GgufFile, headDim: number, share: number): Record<string, unknown> {
+  const softCap = ggufNumber(gguf, 'gemma3.final_logit_softcapping')
+  return {
+    hidden_activation: 'gelu_pytorch_tanh',
+    query_pre_attn_scalar: ggufRequired(gguf, 'gemma3.block_count') === 62 ? share : headDim,
+    sliding_window: ggufRequired(gguf, 'gemma3.attention.sliding_window'),
+    sliding_window_pattern: ggufNumber(gguf, 'gemma3.attention.sliding_window_pattern') ?? 6,
+    rope_local_base_freq: ggufNumber(gguf, 'gemma3.rope.freq_base_swa') ?? 10_000,
+    ...(softCap ? { final_logit_softcapping: softCap } : {}),
+  }
+}
+
+function graniteFields(gguf: GgufFile, headDim: number): Record<string, unknown> {
+  // llama.cpp's switch for models whose heads nothing turns.
+  if (ggufFlag(gguf, 'granite.rope.scaling.finetuned') === false) {
+    throw unsupported(gguf, 'granite without rotary embedding is not supported; choose another model')
+  }
+  return {
+    embedding_multiplier: ggufNumber(gguf, 'granite.embedding_scale') ?? 1,
+    attention_multiplier: ggufNumber(gguf, 'granite.attention.scale') ?? 1 / Math.sqrt(headDim),
+    residual_multiplier: ggufNumber(gguf, 'granite.residual_scale') ?? 1,
+    logits_scaling: ggufNumber(gguf, 'granite.logit_scale') ?? 1,
+  }
+}
+
+/** Files do not say it: every fourth layer has no rotation. */
+function smollm3Fields(layers: number): Record<string, unknown> {
+  const interval = 4
+  return {
+    no_rope_layer_interval: interval,
+    no_rope_layers: Array.from({ length: layers }, (_, i) => ((i + 1) % interval === 0 ? 0 : 1)),
   }
 }
 
@@ -245,7 +285,6 @@ export async function configFromGguf(gguf: GgufFile): Promise<Record<string, unk
     num_attention_heads: heads,
     num_key_value_heads: ggufNumber(gguf, `${arch}.attention.head_count_kv`) ?? heads,
     head_dim: headDim,
-    hidden_act: 'silu',
     max_position_embeddings: context,
     rms_norm_eps: ggufRequired(gguf, `${arch}.attention.layer_norm_rms_epsilon`),
     rope_theta: theta,
@@ -257,7 +296,10 @@ export async function configFromGguf(gguf: GgufFile): Promise<Record<string, unk
     mlp_bias: gguf.tensors.has('blk.0.ffn_down.bias'),
     ...(type === 'mistral' ? { sliding_window: window } : {}),
     ...(type === 'phi3' ? phi3Fields(gguf, context) : {}),
-    ...(type === 'qwen2' || type === 'qwen3' ? { use_sliding_window: false } : {}),
+    ...(type === 'qwen2' || type === 'qwen3' || type === 'smollm3' ? { use_sliding_window: false } : {}),
+    ...(type === 'gemma3_text' ? gemmaFields(gguf, headDim, hidden / heads) : { hidden_act: 'silu' }),
+    ...(type === 'granite' ? graniteFields(gguf, headDim) : {}),
+    ...(type === 'smollm3' ? smollm3Fields(ggufRequired(gguf, `${arch}.block_count`)) : {}),
     ...(bos === undefined ? {} : { bos_token_id: bos }),
     ...(ends.length === 0 ? {} : { eos_token_id: ends.length === 1 ? ends[0] : ends }),
     torch_dtype: publishedType(gguf),

@@ -24,11 +24,24 @@ const fused: [ggml: string, huggingFace: string][] = [
   ['ffn_up', 'mlp.gate_up_proj'],
 ]
 
+/** Of gemma3, whose outputs have norms of their own. */
+const withOutputNorms: [ggml: string, huggingFace: string][] = [
+  ['post_attention_norm', 'post_attention_layernorm'],
+  ['ffn_norm', 'pre_feedforward_layernorm'],
+  ['post_ffw_norm', 'post_feedforward_layernorm'],
+]
+
 const outerFromGgml = new Map(outer)
 const layerFromGgml = new Map(inLayer)
 const phi3LayerFromGgml = new Map([...inLayer, ...fused])
+const gemma3LayerFromGgml = new Map([...inLayer, ...withOutputNorms])
 const outerToGgml = new Map(outer.map(([ggml, name]) => [name, ggml]))
-const layerToGgml = new Map(inLayer.map(([ggml, name]) => [name, ggml]))
+
+const layersFromGgml = new Map([
+  ['gemma3', gemma3LayerFromGgml],
+  ['phi3', phi3LayerFromGgml],
+])
+const inLayersOf = (ggmlArchitecture: string) => layersFromGgml.get(ggmlArchitecture) ?? layerFromGgml
 
 /**
  * `blk.0.attn_q.weight` -> `model.layers.0.self_attn.q_proj.weight`; undefined for tensors with no such name in models of
@@ -38,23 +51,30 @@ export function huggingFaceName(ggmlArchitecture: string, ggml: string): string 
   const match = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(ggml)
   if (!match) return undefined
   const [, layer, stem = '', kind] = match
-  const inLayers = ggmlArchitecture === 'phi3' ? phi3LayerFromGgml : layerFromGgml
-  const name = layer === undefined ? outerFromGgml.get(stem) : inLayers.get(stem)
+  const name = layer === undefined ? outerFromGgml.get(stem) : inLayersOf(ggmlArchitecture).get(stem)
   if (name === undefined) return undefined
   return layer === undefined ? `${name}.${kind}` : `model.layers.${Number(layer)}.${name}.${kind}`
 }
 
 /** The other way round, for tensors that are not fused. */
-export function ggufName(huggingFace: string): string | undefined {
+export function ggufName(ggmlArchitecture: string, huggingFace: string): string | undefined {
   const match = /^(?:model\.layers\.(\d+)\.)?(.+)\.(weight|bias)$/.exec(huggingFace)
   if (!match) return undefined
   const [, layer, stem = '', kind] = match
-  const name = layer === undefined ? outerToGgml.get(stem) : layerToGgml.get(stem)
+  const inLayers = [...inLayersOf(ggmlArchitecture)].map(([ggml, name]) => [name, ggml] as const)
+  const name = (layer === undefined ? outerToGgml : new Map(inLayers)).get(stem)
   if (name === undefined) return undefined
   return layer === undefined ? `${name}.${kind}` : `blk.${layer}.${name}.${kind}`
 }
 
-/** Whether llama.cpp stores this tensor with each head's rows as interleaved pairs: q and k of `llama`. */
+const interleaving = ['granite', 'llama', 'smollm3']
+
+/** Whether llama.cpp stores this tensor with each head's rows as interleaved pairs: q and k of `llama` and its kin. */
 export function isInterleaved(ggmlArchitecture: string, ggml: string): boolean {
-  return ggmlArchitecture === 'llama' && /^blk\.\d+\.attn_[qk]\.(weight|bias)$/.test(ggml)
+  return interleaving.includes(ggmlArchitecture) && /^blk\.\d+\.attn_[qk]\.(weight|bias)$/.test(ggml)
+}
+
+/** What llama.cpp stores this tensor with beyond its published values: gemma's norms as what they multiply by. */
+export function ggufExcess(ggmlArchitecture: string, ggml: string): number {
+  return ggmlArchitecture === 'gemma3' && ggml.endsWith('_norm.weight') ? 1 : 0
 }

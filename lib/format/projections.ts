@@ -80,7 +80,7 @@ const embedding = /^model\.embed_tokens\.weight(\.(q|scale|zero))?$/
 const head = /^lm_head\.weight(\.(q|scale|zero))?$/
 const layerTensor = /^model\.layers\.(\d+)\.(.+)$/
 const layerParts =
-  /^(input_layernorm\.weight|post_attention_layernorm\.weight|self_attn\.[qk]_norm\.weight|(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\..+)$/
+  /^(input_layernorm\.weight|post_attention_layernorm\.weight|(pre|post)_feedforward_layernorm\.weight|self_attn\.[qk]_norm\.weight|(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\..+)$/
 
 /** Whether the forward pass reads a tensor of this Hugging Face name, fused or not. */
 export function isModelTensor(

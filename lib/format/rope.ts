@@ -100,13 +100,7 @@ function llama3(base: number[], parameters: Parameters, original: number, file: 
 }
 
 /** NTK-by-parts interpolation, YaRN (Peng et al. 2023, arXiv 2309.00071), as transformers computes it. */
-function yarn(
-  base: number[],
-  theta: number,
-  parameters: Parameters,
-  original: number,
-  shape: Rotated,
-): Rope {
+function yarn(base: number[], theta: number, parameters: Parameters, original: number, shape: Rotated): Rope {
   const factor = parameters.factor ?? shape.maxPositions / original
   const { mscale, mscale_all_dim: mscaleAllDim, attention_factor: attentionFactor } = parameters
   const magnitude = (m: number) => (factor <= 1 ? 1 : 0.1 * m * Math.log(factor) + 1)
@@ -163,7 +157,13 @@ function longrope(
   }
 }
 
-function scaled(parameters: Parameters, theta: number, config: RopeConfig, shape: Rotated, file: string): RopeOfPositions {
+function scaled(
+  parameters: Parameters,
+  theta: number,
+  config: RopeConfig,
+  shape: Rotated,
+  file: string,
+): RopeOfPositions {
   const { dimension, maxPositions: positions } = shape
   // An odd dimension is rounded up to pairs, whose exponents are still its own.
   const base = Array.from({ length: Math.ceil(dimension / 2) }, (_, i) => theta ** ((-2 * i) / dimension))

@@ -33,10 +33,14 @@ export interface TensorSource {
    * the number of heads to undo it over.
    */
   interleavedHeads?: number
+  /** What the file's values have beyond Hugging Face's: 1 for the norms of GGUF gemma files. */
+  excess?: number
 }
 
 export type Architecture =
   | 'cwm'
+  | 'gemma3_text'
+  | 'granite'
   | 'internlm3'
   | 'iquestcoder'
   | 'llama'
@@ -46,6 +50,7 @@ export type Architecture =
   | 'qwen2'
   | 'qwen3'
   | 'seed_oss'
+  | 'smollm3'
 
 /** What an MLP does to the gate before it multiplies `up`; GeLU is approximated by tanh. */
 export type Activation = 'silu' | 'gelu-tanh'
@@ -76,11 +81,11 @@ export interface ModelConfig {
   qkvBias: boolean
   outputBias: boolean
   mlpBias: boolean
-  /** RMS norm over each head of q and k (qwen3). */
+  /** RMS norm over each head of q and k (gemma3, qwen3). */
   qkNorm: boolean
-  /** RMS norms over what attention and the MLP put out, before it joins the hidden states. */
+  /** RMS norms over what attention and the MLP put out, before it joins the hidden states (gemma3). */
   outputNorms: boolean
-  /** What norms multiply by beyond the weights that are stored. */
+  /** What norms multiply by beyond the weights that are stored: 1 in gemma3. */
   normOffset: number
   activation: Activation
   /** Factors on embeddings; on queries, whose scores are divided by sqrt(headDim) besides; on what a layer adds; on logits. */

@@ -139,6 +139,8 @@ void TensorReader::readRows(int64_t begin, int64_t count, float* out, std::vecto
   const int64_t values = count * source_.cols();
   toFloat(source_.type, bytes.data(), values, out);
   if (!allFinite<uint32_t>(out, values, 0x7f800000)) notFinite();
+  if (source_.excess == 0) return;
+  for (int64_t i = 0; i < values; ++i) out[i] -= static_cast<float>(source_.excess);
 }
 
 void TensorReader::expectType(SourceType type) const {

@@ -47,6 +47,7 @@ struct TensorSource {
   SourceType type = SourceType::f32;
   std::vector<int64_t> shape;    // outermost first
   int64_t interleavedHeads = 0;  // rows are llama.cpp's rotary pairs over this many heads; 0: as they are
+  double excess = 0;             // what the file's values have beyond Hugging Face's
 
   int64_t rows() const;  // product of all but the last dimension
   int64_t cols() const;  // last dimension, 1 for a scalar

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import calibration_reference
 import gguf_fixture
+import gguf_models
 
 SEQUENCES, LENGTH, GREEDY = 4, 40, 12
 
@@ -143,6 +144,53 @@ VARIANTS = {
         "max_window_layers": 2,
         "tie_word_embeddings": False,
     },
+    # The fourth layer has no rotary embedding, as GGUF files take for granted.
+    "smollm3": {
+        **COMMON,
+        "architectures": ["SmolLM3ForCausalLM"],
+        "model_type": "smollm3",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "intermediate_size": 40,
+        "no_rope_layer_interval": 4,
+        "no_rope_layers": [1, 1, 1, 0],
+        "num_hidden_layers": 4,
+        "pad_token_id": 0,
+        "rope_scaling": None,
+        "sliding_window": None,
+        "use_sliding_window": False,
+    },
+    # Every second layer attends to everything, with a rotation of its own.
+    "gemma3": {
+        **{k: v for k, v in COMMON.items() if k != "hidden_act"},
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "attention_bias": False,
+        "attn_logit_softcapping": None,
+        "bos_token_id": 2,
+        "final_logit_softcapping": None,
+        "head_dim": 16,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "pad_token_id": 0,
+        "query_pre_attn_scalar": 16,
+        "rms_norm_eps": 1e-6,
+        "rope_local_base_freq": 20.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "sliding_window": 8,
+        "sliding_window_pattern": 2,
+    },
+    "granite": {
+        **COMMON,
+        "architectures": ["GraniteForCausalLM"],
+        "model_type": "granite",
+        "attention_bias": False,
+        "attention_multiplier": 0.2,
+        "embedding_multiplier": 2.0,
+        "logits_scaling": 1.5,
+        "mlp_bias": False,
+        "residual_multiplier": 0.7,
+        "rope_scaling": None,
+    },
 }
 
 
@@ -205,26 +253,37 @@ SEEDS = {
     "phi3-partial": 3,
     "qwen2": 2,
     "qwen3": 1,
+    "smollm3": 2,
+    "gemma3": 7,
+    "granite": 2,
 }
 LOOKALIKE_SEEDS = {"cwm": 1, "internlm3": 2, "iquestcoder": 2, "ministral": 2, "seed_oss": 1}
 # Written as a GGUF file, too.
 GGUF = {"phi3-longrope", "phi3-partial"}
 
 
+def norm_offset(model):
+    """What a norm adds to its weights."""
+    return 1.0 if model.config.model_type.startswith("gemma") else 0.0
+
+
 def randomise(model, generator):
     """Random weights that leave no term trivial: peaked logits, uneven norm weights, non-zero biases."""
+    offset = norm_offset(model)
     for name, tensor in model.named_parameters():
         noise = torch.randn(tensor.shape, generator=generator)
         if name == "model.norm.weight":
-            tensor.data = noise  # of either sign, or a tied model would mostly repeat its last token
+            tensor.data = noise - offset  # of either sign, or a tied model would mostly repeat its last token
         elif name.endswith("norm.weight"):
-            tensor.data = 1 + 0.3 * noise
+            tensor.data = 1 + 0.3 * noise - offset
         elif name.endswith("bias"):
             tensor.data = 0.3 * noise
         elif name.endswith("proj.weight"):
             tensor.data = 1.2 * noise / math.sqrt(tensor.shape[1])
         else:
             tensor.data = 0.8 * noise  # embedding and lm_head
+        if offset and name.endswith("norm.weight"):
+            tensor.data = tensor.data.bfloat16().float()  # as published: 1 + w is exact then
 
 
 def round_to_blocks(model):
@@ -238,11 +297,22 @@ def norm_forward(module, x):
     return module.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + module.variance_epsilon))
 
 
-def rotary_forward(module, x, position_ids):
+def offset_norm_forward(module, x):
+    return (1 + module.weight) * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + module.eps))
+
+
+def rotary_forward(module, x, position_ids, layer_type=None):
     """cos and sin [B, T, head_dim] in x's own precision; frequencies as rounded by transformers (float32)."""
-    angles = position_ids[..., None].to(x.dtype) * module.inv_freq.to(x.dtype)
+    inv_freq, scaling = rotation(module, layer_type)
+    angles = position_ids[..., None].to(x.dtype) * inv_freq.to(x.dtype)
     angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos() * module.attention_scaling, angles.sin() * module.attention_scaling
+    return angles.cos() * scaling, angles.sin() * scaling
+
+
+def rotation(module, layer_type):
+    """Frequencies and the factor on cos and sin, of a kind of layer where they have their own."""
+    prefix = f"{layer_type}_" if hasattr(module, f"{layer_type}_inv_freq") else ""
+    return getattr(module, f"{prefix}inv_freq"), getattr(module, f"{prefix}attention_scaling")
 
 
 def in_float64(model):
@@ -252,7 +322,8 @@ def in_float64(model):
     for module in model.modules():
         kind = type(module).__name__
         if kind.endswith("RMSNorm"):
-            module.forward = norm_forward.__get__(module)
+            forward = offset_norm_forward if norm_offset(model) else norm_forward
+            module.forward = forward.__get__(module)
         elif kind.endswith("RotaryEmbedding"):
             module.forward = rotary_forward.__get__(module)
     return model
@@ -365,11 +436,37 @@ def native_config(model):
     if config.model_type.startswith("qwen") and not config.use_sliding_window:
         integers[-1] = 0
     rotary = model.model.rotary_emb
+    kinds = list(dict.fromkeys(reversed(config.layer_types))) if config.model_type == "gemma3_text" else [None]
+    ropes = [torch.cat([f.double(), torch.tensor([s], dtype=torch.float64)]) for f, s in (rotation(rotary, k) for k in kinds)]
     return {
         "config.integers": torch.tensor([int(i) for i in integers], dtype=torch.int32),
         "config.eps": torch.tensor([config.rms_norm_eps], dtype=torch.float64),
-        "config.rope": torch.cat([rotary.inv_freq.double(), torch.tensor([rotary.attention_scaling], dtype=torch.float64)]),
+        "config.rope": ropes[0],
+        **unusual_config(config, kinds, ropes),
     }
+
+
+def unusual_config(config, kinds, ropes):
+    """What plain models do without."""
+    match config.model_type:
+        case "smollm3":
+            return {"config.layer_rope": torch.tensor([use - 1 for use in config.no_rope_layers], dtype=torch.int32)}
+        case "gemma3_text":
+            windows = [config.sliding_window if kind == "sliding_attention" else 0 for kind in config.layer_types]
+            query = math.sqrt(config.head_dim / config.query_pre_attn_scalar)
+            return {
+                "config.windows": torch.tensor(windows, dtype=torch.int32),
+                "config.layer_rope": torch.tensor([kinds.index(kind) for kind in config.layer_types], dtype=torch.int32),
+                "config.rope.1": ropes[1],
+                "config.scales": torch.tensor([math.sqrt(config.hidden_size), query, 1, 1], dtype=torch.float64),
+                # GeLU, norms of what a block puts out, what a norm adds to its weights
+                "config.kinds": torch.tensor([1, 1, 1], dtype=torch.int32),
+            }
+        case "granite":
+            query = config.attention_multiplier * math.sqrt(config.hidden_size // config.num_attention_heads)
+            scales = [config.embedding_multiplier, query, config.residual_multiplier, 1 / config.logits_scaling]
+            return {"config.scales": torch.tensor(scales, dtype=torch.float64)}
+    return {}
 
 
 def random_model(name, config, generator):
@@ -444,6 +541,8 @@ def make_variant(name, config, directory, seed):
     write_model(directory, config, weights, expected)
     if name in GGUF:
         gguf_fixture.write(directory / "model.gguf", config, weights)
+    if config["model_type"] in gguf_models.ARCHITECTURES:
+        gguf_models.write(directory / "model.gguf", config, weights)
     facts = {
         "seed": seed,
         "loss": expected["loss"].item(),

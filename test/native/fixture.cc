@@ -202,7 +202,8 @@ std::vector<flrc::TensorSource> sources(const std::string& path) {
 }
 
 std::vector<std::string> names() {
-  return {"llama", "llama3-scaled", "llama-linear", "llama-yarn", "mistral", "qwen2", "qwen3"};
+  return {"llama", "llama3-scaled", "llama-linear", "llama-yarn", "mistral",
+          "qwen2", "qwen3",         "smollm3",      "gemma3",     "granite"};
 }
 
 flrc::ModelSpec spec(const std::string& name, int threads) {

@@ -107,6 +107,15 @@ TEST("source: interleaved rotary rows come back in halves, head by head") {
   CHECK(bias == expectedBias);
 }
 
+TEST("source: what a file's values have beyond the published ones is taken off") {
+  const FloatFile file(counting(6));
+  TensorSource source = file.reader({6}).source();
+  source.excess = 1;
+  std::vector<float> values(6);
+  TensorReader(source, std::make_shared<SourceFile>(file.path())).readRows(0, 1, values.data());
+  CHECK(values == (std::vector<float>{-1, 0, 1, 2, 3, 4}));
+}
+
 TEST("source: a range of rows is read where it lies") {
   const FloatFile file(counting(12));
   std::vector<float> rows(6);
