@@ -34,7 +34,7 @@ export interface SensitivityOptions extends TaskOptions {
  * A search over all projections is kept in the calibration, one a storage, for every later compression.
  *
  * Errors: E_USAGE for projections that do not exist, E_CALIBRATION for windows that the model cannot read, E_NUMERIC
- * for a non-finite logit, E_DISPOSED, E_ABORTED.
+ * for a non-finite logit, E_BUSY where another search has the state, E_DISPOSED, E_ABORTED.
  */
 export async function sensitivitySearch(
   calibration: Calibration,
@@ -48,19 +48,23 @@ export async function sensitivitySearch(
   const total = chosen.length * sensitivityRatios.length
   const kept = await keptSearch(calibration, options, { storage, windows, chosen })
   const projections: Sensitivity['projections'] = [...(kept?.found ?? [])]
-  for (const index of chosen.slice(projections.length)) {
-    const shape = model.projections[index] as (typeof model.projections)[number]
-    const beginOne = performance.now()
-    const before = projections.length * sensitivityRatios.length
-    onProgress?.({ stage: 'search', done: before, total })
-    const ranks = Int32Array.from(sensitivityRatios, (ratio) => rankAtRatio(shape, ratio, storage))
-    const cuts = { projection: index, ranks, storage }
-    const losses = await meanLosses(calibration, cuts, windows, options.signal, (share) =>
-      onProgress?.({ stage: 'search', done: before + Math.floor(share * ranks.length), total }),
-    )
-    const found = { name: shape.name, losses, seconds: (performance.now() - beginOne) / 1000 }
-    projections.push(found)
-    await kept?.add(found)
+  try {
+    for (const index of chosen.slice(projections.length)) {
+      const shape = model.projections[index] as (typeof model.projections)[number]
+      const beginOne = performance.now()
+      const before = projections.length * sensitivityRatios.length
+      onProgress?.({ stage: 'search', done: before, total })
+      const ranks = Int32Array.from(sensitivityRatios, (ratio) => rankAtRatio(shape, ratio, storage))
+      const cuts = { projection: index, ranks, storage }
+      const losses = await meanLosses(calibration, cuts, windows, options.signal, (share) =>
+        onProgress?.({ stage: 'search', done: before + Math.floor(share * ranks.length), total }),
+      )
+      const found = { name: shape.name, losses, seconds: (performance.now() - beginOne) / 1000 }
+      projections.push(found)
+      await kept?.add(found)
+    }
+  } finally {
+    kept?.release()
   }
   onProgress?.({ stage: 'search', done: total, total })
   const found: Sensitivity = {
@@ -78,7 +82,7 @@ export async function sensitivitySearch(
 /** What an interrupted search of just this kind has measured, where a state is wanted. */
 async function keptSearch(
   { model, hashes, options }: Calibration,
-  { state, resume = false }: SensitivityOptions,
+  { state, resume = false, signal }: SensitivityOptions,
   asked: { storage: FactorStorage; windows: readonly Int32Array[]; chosen: readonly number[] },
 ): Promise<SearchState | undefined> {
   if (state === undefined) return undefined
@@ -87,7 +91,7 @@ async function keptSearch(
     ...{ dtype: model.dtype, device: model.device },
     ...{ ...asked, windows: asked.windows.map((window) => Array.from(window)) },
   }
-  return SearchState.open(state, key, resume)
+  return SearchState.open({ prefix: state, key, resume }, signal)
 }
 
 function windowsOf(calibration: Calibration, asked: SensitivityOptions['windows']): readonly Int32Array[] {

@@ -1,4 +1,4 @@
-import { mkdir, rm } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { tmpdir, totalmem } from 'node:os'
 import type { FactorStorage, Sensitivity } from './allocate.js'
 import { packageVersion } from './binding.js'
@@ -9,7 +9,7 @@ import { type CalibrationWindows, calibrationWindows } from './calibration/windo
 import { checkOneOf, checkRange, checkText, checkWhole } from './check.js'
 import { ioError } from './checkpoint/io.js'
 import { sha256OfFiles } from './checkpoint/plan.js'
-import { statePath } from './checkpoint/state.js'
+import { OpenState } from './checkpoint/state.js'
 import { availableMemory } from './memory.js'
 import {
   type CalibrationData,
@@ -289,17 +289,17 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
   // wrong with them is told after it.
   const hashed = sha256OfFiles(weightFiles(model), options.signal)
   hashed.catch(() => undefined)
-  const state =
-    options.state === undefined
-      ? undefined
-      : await calibrationState(options.state, options.resume ?? false, {
-          ...{ version: packageVersion, model: await hashed, config: model.config },
-          ...{ dtype: model.dtype, device: model.device },
-          ...{ labels, seed, whitening, shrinkage, curves, inputMoments },
-          windows: windows.map((window) => Array.from(window)),
-        })
+  const state = await calibrationState(options, async () => ({
+    ...{ version: packageVersion, model: await hashed, config: model.config },
+    ...{ dtype: model.dtype, device: model.device },
+    ...{ labels, seed, whitening, shrinkage, curves, inputMoments },
+    windows: windows.map((window) => Array.from(window)),
+  }))
+  const kept = state && { state: state.path, lock: state.lock }
   // The native side unlinks its scratch file as soon as it is open, so no way of ending leaves one.
-  const { figures, handle } = await model.calibrate({ ...settings, state, scratch: tmpdir() }, options)
+  const { figures, handle } = await model
+    .calibrate({ ...settings, ...kept, scratch: tmpdir() }, options)
+    .finally(() => state?.release())
   const modelHash = await hashed.catch((error: unknown) => {
     handle.dispose()
     throw error
@@ -315,16 +315,23 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
   })
 }
 
-/** The folder that the native side keeps its layers in, empty unless there is something to go on from. E_IO. */
-async function calibrationState(prefix: string, resume: boolean, key: unknown): Promise<string> {
-  const folder = statePath(prefix, key)
+/**
+ * Where a state is wanted, the folder that the native side keeps its layers in, empty unless there is something to go
+ * on from. E_BUSY, E_IO, E_ABORTED.
+ */
+async function calibrationState(
+  { state: prefix, resume = false, signal }: CalibrateOptions,
+  keyOf: () => Promise<unknown>,
+): Promise<OpenState | undefined> {
+  if (prefix === undefined) return undefined
+  const state = await OpenState.open({ prefix, key: await keyOf(), resume }, signal)
   try {
-    if (!resume) await rm(folder, { recursive: true, force: true })
-    await mkdir(folder, { recursive: true })
+    await mkdir(state.path, { recursive: true })
   } catch (error) {
-    throw ioError(error, folder)
+    state.release()
+    throw ioError(error, state.path)
   }
-  return folder
+  return state
 }
 
 function weightFiles(model: LoadedModel): string[] {

@@ -32,7 +32,8 @@ const usualSamples = 64
 /**
  * Compresses a model: calibrates it (unless a calibration is given), finds the keep where a target is given, shares
  * the rank out, cuts the factors. The model given stays as it was. Errors: E_USAGE (also for a target that no keep
- * reaches, naming the nearest), E_CALIBRATION, E_CHAT_TEMPLATE, E_CONTEXT, E_NUMERIC, E_DISPOSED, E_ABORTED.
+ * reaches, naming the nearest), E_CALIBRATION, E_CHAT_TEMPLATE, E_CONTEXT, E_NUMERIC, E_BUSY where another run has the
+ * state, E_DISPOSED, E_ABORTED.
  */
 export async function compress(model: LoadedModel, options: CompressOptions): Promise<Model> {
   checkModel(model)

@@ -10,6 +10,7 @@ export const errorCodes = [
   'E_ABORTED',
   'E_DEVICE',
   'E_EXISTS',
+  'E_BUSY',
   'E_NOT_FOUND',
   'E_HUB',
   'E_IO',

@@ -8,6 +8,7 @@ declare const modelBrand: unique symbol
 declare const sessionBrand: unique symbol
 declare const calibrationBrand: unique symbol
 declare const recoveryBrand: unique symbol
+declare const lockBrand: unique symbol
 
 /** Handles. Native memory is freed on release, or when JavaScript forgets the handle. */
 export interface NativeModel {
@@ -21,6 +22,9 @@ export interface NativeCalibration {
 }
 export interface NativeRecovery {
   readonly [recoveryBrand]: true
+}
+export interface NativeFileLock {
+  readonly [lockBrand]: true
 }
 
 /**
@@ -189,6 +193,8 @@ export interface NativeCalibrationOptions {
   keepInputMoments: boolean
   /** Folder, of this calibration alone, where finished layers are kept and from which it goes on. */
   state?: string
+  /** Of that folder; held until nothing is written there any more. */
+  lock?: NativeFileLock
 }
 
 /** One projection cut in several ways, one at a time. */
@@ -295,6 +301,12 @@ export interface NativeBinding {
   probePlugin(file: string): NativeTask<NativePlugin>
   /** Bytes per second that a plugin's device reads from its memory. */
   pluginBandwidth(file: string): NativeTask<number>
+  /**
+   * Makes a file that this handle alone holds, of all processes, until it is released or its process ends; null where
+   * another does. E_IO. Releasing it removes the file.
+   */
+  lockFile(path: string): NativeFileLock | null
+  releaseLock(lock: NativeFileLock): void
   loadModel(spec: NativeModelSpec, onProgress?: NativeProgress): NativeTask<NativeModel>
   modelInfo(model: NativeModel): NativeModelInfo
   /** Frees the weights once the last session and task that use them end; the handle is dead at once. */

@@ -104,7 +104,7 @@ export function recover(
   const { seed } = options
   const key = {
     ...{ version: packageVersion, hashes, config: model.config, options },
-    ...{ minutes, storage, dtype, levelWeights },
+    ...{ device: model.device, minutes, storage, dtype, levelWeights },
     levels: levels.map((ranks) => Array.from(ranks)),
     windows: windows.map((window) => Array.from(window)),
   }

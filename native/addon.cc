@@ -7,6 +7,17 @@
 namespace flrc {
 namespace {
 
+// null where another has it.
+Napi::Value lockFile(const Napi::CallbackInfo& call) {
+  const std::string path = call[0].ToString().Utf8Value();
+  auto lock = std::make_shared<platform::FileLock>(path);
+  if (lock->state() == platform::FileLock::State::taken) return call.Env().Null();
+  if (lock->state() == platform::FileLock::State::failed) {
+    throw Error(code::io, path + " cannot be made: " + platform::lastError(), path);
+  }
+  return Handle<platform::FileLock>::wrap(call.Env(), lock, 0);
+}
+
 Napi::Object initialise(Napi::Env env, Napi::Object object) {
   platform::stayLoaded();
   Environment::attach(env);
@@ -15,6 +26,8 @@ Napi::Object initialise(Napi::Env env, Napi::Object object) {
   addSessionFunctions(exports);
   addCalibrationFunctions(exports);
   addRecoveryFunctions(exports);
+  exports.add<lockFile>("lockFile");
+  exports.add<release<platform::FileLock>>("releaseLock");
   return object;
 }
 

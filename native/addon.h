@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "model/model.h"
 #include "model/session.h"
+#include "platform/file.h"
 #include "recover/recover.h"
 #include "worker.h"
 
@@ -75,6 +76,8 @@ template <>
 inline const napi_type_tag Handle<const Calibration>::tag = {0x6f1c2d9a54b34e03, 0x9d3a7f6612c84e13};
 template <>
 inline const napi_type_tag Handle<Recovery>::tag = {0x6f1c2d9a54b34e04, 0x9d3a7f6612c84e14};
+template <>
+inline const napi_type_tag Handle<platform::FileLock>::tag = {0x6f1c2d9a54b34e05, 0x9d3a7f6612c84e15};
 
 inline Napi::Value wrapModel(Napi::Env env, const std::shared_ptr<const Model>& model) {
   return Handle<const Model>::wrap(env, model, static_cast<int64_t>(model->bytes()));

@@ -90,10 +90,16 @@ Napi::Value calibrationMemory(const Napi::CallbackInfo& call) {
 
 Napi::Value startCalibrate(const Napi::CallbackInfo& call) {
   const auto model = Handle<const Model>::get(call[0]);
-  const CalibrationOptions options = calibrationOptions(object(call[1], "options"));
+  const Napi::Object from = object(call[1], "options");
+  const CalibrationOptions options = calibrationOptions(from);
+  // Held until nothing writes to the state any more, which is after an aborted call has ended.
+  const Napi::Value lock = from.Get("lock");
+  const auto held = lock.IsObject() ? Handle<platform::FileLock>::get(lock) : nullptr;
   return startWork<std::shared_ptr<const Calibration>>(
       call.Env(), call[2],
-      [=](const Job& job) { return std::shared_ptr<const Calibration>(calibrate(model, options, job)); },
+      [model, options, held](const Job& job) {
+        return std::shared_ptr<const Calibration>(calibrate(model, options, job));
+      },
       calibrationResult);
 }
 

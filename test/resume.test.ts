@@ -14,7 +14,7 @@ import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { sensitivityRatios } from '#lib/allocate.js'
-import { removeStates } from '#lib/checkpoint/state.js'
+import { OpenState, removeStates } from '#lib/checkpoint/state.js'
 import {
   type CalibrateOptions,
   type Calibration,
@@ -23,7 +23,7 @@ import {
   compress,
   Model,
 } from '#lib/index.js'
-import { cli, runCli, tinyModel } from './support/child.js'
+import { cli, runCli, runModule, tinyModel } from './support/child.js'
 import { type ExpectedError, throwsFlrcError } from './support/flrc-error.js'
 import { temporaryDirectory } from './support/paths.js'
 
@@ -69,7 +69,8 @@ async function interrupted(options: Partial<CalibrateOptions> = {}): Promise<str
 }
 
 function folderOf(state: string): string {
-  const [name, ...others] = readdirSync(path.dirname(state))
+  // Aborted work holds its lock until it has seen that.
+  const [name, ...others] = readdirSync(path.dirname(state)).filter((entry) => !entry.endsWith('.lock'))
   assert.equal(others, [])
   assert.match(name ?? '', /^\.out\.calibration-[0-9a-f]{16}$/)
   return path.join(path.dirname(state), name ?? '')
@@ -178,6 +179,56 @@ resuming('a place where nothing can be kept: E_IO, before the work', async () =>
   await throwsFlrcError(() => calibrate(model, { ...looks, state }), { code: 'E_IO' })
 })
 
+const locking = suite('resume: one run at a time')
+
+locking('a state that one has, another is told of, and may have it afterwards', async () => {
+  const prefix = path.join(newFolder(), '.out.calibration')
+  const options = { prefix, key: 'all that decides', resume: true }
+  const held = await OpenState.open(options)
+  writeFileSync(held.path, 'kept')
+  await throwsFlrcError(() => OpenState.open(options), {
+    ...{ code: 'E_BUSY', file: held.path, message: /another run is at this very work.*wait for it/ },
+    within: 20_000,
+  })
+  const interrupt = new AbortController()
+  const waiting = OpenState.open(options, interrupt.signal)
+  interrupt.abort()
+  await throwsFlrcError(() => waiting, { code: 'E_ABORTED' })
+  await removeStates(prefix)
+  assert.is(readFileSync(held.path, 'utf8'), 'kept', 'whoever is done leaves what another run has')
+  const other = await OpenState.open({ ...options, key: 'something else' })
+  const next = OpenState.open(options)
+  held.release()
+  ;(await next).release()
+  other.release()
+  assert.equal(readdirSync(path.dirname(prefix)), [path.basename(held.path)])
+  await removeStates(prefix)
+  assert.equal(readdirSync(path.dirname(prefix)), [])
+})
+
+locking('of a run that is killed nothing is left that would hold up the next', async () => {
+  const prefix = path.join(newFolder(), 'state')
+  const source = `
+    import { OpenState } from '#lib/checkpoint/state.js'
+    await OpenState.open({ prefix: ${JSON.stringify(prefix)}, key: 1, resume: true })
+    console.log('open')
+    setInterval(() => undefined, 1000)`
+  const onStart = (child: ChildProcess) => child.stdout?.on('data', () => child.kill('SIGKILL'))
+  assert.is((await runModule(source, { onStart })).signal, 'SIGKILL')
+  assert.is(readdirSync(path.dirname(prefix)).length, 1, 'the lock itself, which nobody holds')
+  const begin = performance.now()
+  ;(await OpenState.open({ prefix, key: 1, resume: true })).release()
+  assert.ok(performance.now() - begin < 2000)
+})
+
+locking('two calibrations at once: each has all of it', async () => {
+  const state = path.join(newFolder(), '.out.calibration')
+  const twice = [0, 1].map(() => calibrate(model, { ...looks, state, resume: true }))
+  for (const calibration of await Promise.all(twice)) await assertWhole(calibration)
+  await removeStates(state)
+  assert.equal(readdirSync(path.dirname(state)), [])
+})
+
 const searching = suite('resume: the search of method asvd')
 
 searching('goes on after the last projection that is measured, to the same losses', async () => {
@@ -228,7 +279,7 @@ function killWhen(directory: string, layer: string, kept: string[]) {
   return (child: ChildProcess) => {
     const look = setInterval(() => {
       const [state] = existsSync(directory)
-        ? readdirSync(directory).filter((name) => /calibration-/.test(name))
+        ? readdirSync(directory).filter((name) => /calibration-[0-9a-f]{16}$/.test(name))
         : []
       if (state === undefined || !existsSync(path.join(directory, state, layer))) return
       child.kill('SIGKILL')
@@ -236,7 +287,7 @@ function killWhen(directory: string, layer: string, kept: string[]) {
     }, 1)
     child.on('exit', () => {
       clearInterval(look)
-      for (const name of readdirSync(directory).filter((entry) => /calibration-/.test(entry))) {
+      for (const name of readdirSync(directory).filter((entry) => /calibration-[0-9a-f]{16}$/.test(entry))) {
         kept.push(...keptIn(path.join(directory, name)))
       }
     })
@@ -383,4 +434,4 @@ commands('a recovery goes on after a calibration that is kept', async () => {
   assert.ok(Math.min(...calibrating) > layers, 'no forward pass, all layers are kept')
 })
 
-for (const tests of [resuming, searching, commands]) tests.run()
+for (const tests of [resuming, locking, searching, commands]) tests.run()

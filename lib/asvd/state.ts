@@ -1,10 +1,8 @@
-import { mkdir, rm } from 'node:fs/promises'
-import { dirname } from 'node:path'
 import * as v from 'valibot'
 import { type Sensitivity, sensitivityRatios } from '../allocate.js'
-import { ioError, replaceFile } from '../checkpoint/io.js'
+import { replaceFile } from '../checkpoint/io.js'
 import { sha256OfText } from '../checkpoint/plan.js'
-import { statePath } from '../checkpoint/state.js'
+import { OpenState, type StateOptions } from '../checkpoint/state.js'
 import { FlrcError } from '../errors.js'
 import { readJsonObject, statIfThere } from '../format/files.js'
 
@@ -26,35 +24,34 @@ const stateLimit = 100_000_000
 
 /** What an interrupted sensitivity search goes on from: `PREFIX-<hash>`, a file of the projections that are measured. */
 export class SearchState {
-  readonly #file: string
+  readonly #state: OpenState
   readonly found: Found
 
-  private constructor(file: string, found: Found) {
-    this.#file = file
+  private constructor(state: OpenState, found: Found) {
+    this.#state = state
     this.found = found
   }
 
-  /**
-   * @param key all that decides the result
-   * @param resume whether to go on from what is there
-   * @throws E_MODEL_FORMAT for a damaged one, E_IO
-   */
-  static async open(prefix: string, key: unknown, resume: boolean): Promise<SearchState> {
-    const file = statePath(prefix, key)
+  /** E_MODEL_FORMAT for a damaged one, E_BUSY, E_IO, E_ABORTED. */
+  static async open(options: StateOptions, signal: AbortSignal | undefined): Promise<SearchState> {
+    const state = await OpenState.open(options, signal)
     try {
-      await mkdir(dirname(file), { recursive: true })
-      if (!resume) await rm(file, { force: true })
+      return new SearchState(state, (await statIfThere(state.path)) ? await read(state.path) : [])
     } catch (error) {
-      throw ioError(error, file)
+      state.release()
+      throw error
     }
-    return new SearchState(file, (await statIfThere(file)) ? await read(file) : [])
   }
 
   /** Keeps the next one. E_IO. */
   async add(one: Found[number]): Promise<void> {
     this.found.push(one)
     const found = this.found.map(({ name, losses, seconds }) => ({ name, losses: Array.from(losses), seconds }))
-    await replaceFile(this.#file, JSON.stringify({ found, sha256: hashOf(found) }))
+    await replaceFile(this.#state.path, JSON.stringify({ found, sha256: hashOf(found) }))
+  }
+
+  release(): void {
+    this.#state.release()
   }
 }
 

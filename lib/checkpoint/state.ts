@@ -1,27 +1,106 @@
-import { readdir, rm } from 'node:fs/promises'
+import { mkdir, readdir, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
+import { callNative } from '../binding.js'
+import { abortedError, FlrcError } from '../errors.js'
+import type { NativeFileLock } from '../native-types.js'
 import { ioError } from './io.js'
 import { sha256OfText } from './plan.js'
 
-/**
- * Where an interrupted run leaves what it goes on from: `PREFIX-<hash>`, by a hash of all that decides the result, so
- * that a run of other inputs, options or version finds nothing.
- */
-export function statePath(prefix: string, key: unknown): string {
-  return `${prefix}-${sha256OfText(JSON.stringify(key)).slice(0, 16)}`
+export interface StateOptions {
+  /** A path that `-<hash>` is added to. */
+  prefix: string
+  /** All that decides the result. */
+  key: unknown
+  /** Whether to go on from a state that is there; without it that is removed. */
+  resume: boolean
 }
 
-/** Removes every state with this prefix, whatever run it is of. E_IO. */
+/**
+ * How long to wait for another's lock. What was aborted in this process holds its own until native work has seen that;
+ * another run's lasts for as long as that run, and waiting for it would only lead to a target that exists.
+ */
+const lockMs = 5000
+
+/**
+ * What an interrupted run leaves to go on from: a file or folder `PREFIX-<hash>`, by a hash of all that decides the
+ * result, so that a run of other inputs, options or version finds nothing. One run at a time has it: it holds
+ * `PREFIX-<hash>.lock`, which the system lets go of where a run is killed.
+ */
+export class OpenState {
+  readonly path: string
+  readonly lock: NativeFileLock
+
+  private constructor(path: string, lock: NativeFileLock) {
+    this.path = path
+    this.lock = lock
+  }
+
+  /** E_BUSY where another run has it, E_IO, E_ABORTED. The folder that it lies in is made. */
+  static async open({ prefix, key, resume }: StateOptions, signal?: AbortSignal): Promise<OpenState> {
+    const path = `${prefix}-${sha256OfText(JSON.stringify(key)).slice(0, 16)}`
+    try {
+      await mkdir(dirname(path), { recursive: true })
+    } catch (error) {
+      throw ioError(error, path)
+    }
+    const state = new OpenState(path, await lockOf(path, signal))
+    try {
+      if (!resume) await rm(path, { recursive: true, force: true })
+    } catch (error) {
+      state.release()
+      throw ioError(error, path)
+    }
+    return state
+  }
+
+  /** Lets others have it. */
+  release(): void {
+    callNative((addon) => addon.releaseLock(this.lock))
+  }
+}
+
+async function lockOf(path: string, signal: AbortSignal | undefined): Promise<NativeFileLock> {
+  const end = performance.now() + lockMs
+  for (;;) {
+    if (signal?.aborted) throw abortedError()
+    const lock = tryLock(path)
+    if (lock) return lock
+    if (performance.now() > end) {
+      throw new FlrcError(
+        'E_BUSY',
+        `${path}: another run is at this very work and keeps its state there; wait for it, or write to another place`,
+        { file: path },
+      )
+    }
+    await setTimeout(50)
+  }
+}
+
+function tryLock(path: string): NativeFileLock | null {
+  return callNative((addon) => addon.lockFile(`${path}.lock`))
+}
+
+/** Removes every state with this prefix that no run has, whatever run it is of. E_IO. */
 export async function removeStates(prefix: string): Promise<void> {
   const parent = dirname(prefix)
   const name = `${basename(prefix)}-`
   const entries = await readdir(parent).catch(() => [])
-  const states = entries.filter(
-    (entry) => entry.startsWith(name) && /^[0-9a-f]{16}(\.part)?$/.test(entry.slice(name.length)),
-  )
+  const hashes = entries.flatMap((entry) => {
+    const hash = /^([0-9a-f]{16})(\.part|\.lock)?$/.exec(entry.startsWith(name) ? entry.slice(name.length) : '')
+    return hash?.[1] === undefined ? [] : [hash[1]]
+  })
+  await Promise.all([...new Set(hashes)].map((hash) => remove(join(parent, `${name}${hash}`))))
+}
+
+async function remove(path: string): Promise<void> {
+  const lock = tryLock(path)
+  if (lock === null) return
   try {
-    await Promise.all(states.map((entry) => rm(join(parent, entry), { recursive: true, force: true })))
+    for (const each of [path, `${path}.part`]) await rm(each, { recursive: true, force: true })
   } catch (error) {
-    throw ioError(error, prefix)
+    throw ioError(error, path)
+  } finally {
+    callNative((addon) => addon.releaseLock(lock))
   }
 }

@@ -1,34 +1,43 @@
-import { mkdir, rm, stat } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { rm, stat } from 'node:fs/promises'
 import { ioError, move, systemCode } from '../checkpoint/io.js'
-import { statePath } from '../checkpoint/state.js'
+import { OpenState, type StateOptions } from '../checkpoint/state.js'
 import { FlrcError } from '../errors.js'
 import type { RecoveryHandle } from './handle.js'
 
 /** Writing the state takes at most one part in so many of the time. */
 const timeShare = 20
 
-export interface StateOptions {
-  /** A path that `-<hash>` is added to. */
-  prefix: string
-  /** All that decides the result. */
-  key: unknown
-  /** Whether to go on from a state that is there. */
-  resume: boolean
+export interface RecoveryStateOptions extends StateOptions {
   /** Least milliseconds between two writings; a minute by default. */
   interval?: number
 }
 
-/** The file that an interrupted recovery goes on from: `PREFIX-<hash>`, by a hash of all that decides the result. */
+/** The file that an interrupted recovery goes on from. */
 export class RecoveryState {
-  readonly file: string
+  readonly #state: OpenState
   readonly #interval: number
   #next: number
 
-  constructor({ prefix, key, interval = 60_000 }: StateOptions) {
-    this.file = statePath(prefix, key)
+  private constructor(state: OpenState, interval: number) {
+    this.#state = state
     this.#interval = interval
     this.#next = performance.now() + interval
+  }
+
+  /** E_BUSY, E_IO, E_ABORTED. */
+  static async open(
+    { interval = 60_000, ...options }: RecoveryStateOptions,
+    signal: AbortSignal | undefined,
+  ): Promise<RecoveryState> {
+    return new RecoveryState(await OpenState.open(options, signal), interval)
+  }
+
+  get file(): string {
+    return this.#state.path
+  }
+
+  release(): void {
+    this.#state.release()
   }
 
   async exists(): Promise<boolean> {
@@ -52,7 +61,6 @@ export class RecoveryState {
   async save(handle: RecoveryHandle, note: unknown): Promise<void> {
     const part = `${this.file}.part`
     try {
-      await mkdir(dirname(this.file), { recursive: true })
       await handle.save(part, JSON.stringify(note))
       await move(part, this.file)
     } catch (error) {

@@ -3,7 +3,7 @@ import type { LoadedModel, ModelParts, TaskOptions } from '../model.js'
 import type { RecoveryHandle } from './handle.js'
 import type { RecoveryPoint, RecoveryReport } from './report.js'
 import { batchOf, heldOutOf, levelOf, rateAt, weightsOf } from './schedule.js'
-import { RecoveryState, type StateOptions } from './state.js'
+import { RecoveryState, type RecoveryStateOptions } from './state.js'
 
 /** Adam's averages, and its longest step, relative to the root mean square of a row of weights. */
 const adam = { beta1: 0.9, beta2: 0.99, rate: 1e-2 }
@@ -35,7 +35,7 @@ export interface TrainingSettings extends TaskOptions {
   /** Most of its KL that a step may change to first order, when the rate is highest. */
   change?: number
   /** Where the state is written for an interrupted run to go on from; nowhere by default. */
-  state?: StateOptions
+  state?: RecoveryStateOptions
 }
 
 interface Note {
@@ -51,7 +51,7 @@ interface Note {
  * KL(dense || compressed), a level drawn for every step, on the windows that are not held out. Of all factors that
  * were evaluated on the held-out windows the best are taken, so the result is never worse there than `start`,
  * which is released. Errors: E_NUMERIC where training diverges, E_IO where the state cannot be written,
- * E_MODEL_FORMAT for a damaged one, E_ABORTED.
+ * E_MODEL_FORMAT for a damaged one, E_BUSY where another run has it, E_ABORTED.
  */
 export async function train(
   dense: LoadedModel,
@@ -60,11 +60,14 @@ export async function train(
 ): Promise<{ parts: ModelParts; report: RecoveryReport }> {
   const { windows, dtype, memory, scratch, signal } = settings
   const handle = await dense.createRecovery(start.native, { windows, dtype, memory, scratch }, signal)
+  let state: RecoveryState | undefined
   try {
-    const report = await new Training(handle, settings).run()
+    state = settings.state && (await RecoveryState.open(settings.state, signal))
+    const report = await new Training(handle, state, settings).run()
     return { parts: { ...start, native: await handle.finish(), dtype }, report }
   } finally {
     handle.dispose()
+    state?.release()
   }
 }
 
@@ -87,8 +90,8 @@ class Training {
   #curve: RecoveryPoint[] = []
   #best: RecoveryPoint | undefined
 
-  constructor(handle: RecoveryHandle, settings: TrainingSettings) {
-    const { windows, levels, levelWeights, state, batch, change = defaultChange } = settings
+  constructor(handle: RecoveryHandle, state: RecoveryState | undefined, settings: TrainingSettings) {
+    const { windows, levels, levelWeights, batch, change = defaultChange } = settings
     this.#handle = handle
     this.#settings = settings
     this.#weights = weightsOf(levels, levelWeights)
@@ -101,11 +104,11 @@ class Training {
         callNative((addon) => addon.info().cores),
       )
     this.#change = change
-    this.#state = state && new RecoveryState(state)
+    this.#state = state
   }
 
   async run(): Promise<RecoveryReport> {
-    if (this.#settings.state?.resume && (await this.#state?.exists())) await this.#resume()
+    if (await this.#state?.exists()) await this.#resume()
     if (this.#curve.length === 0) await this.#evaluate()
     let nextEvaluation = this.#afterEvaluation()
     let share = this.#share()

@@ -40,6 +40,31 @@ class File {
   intptr_t handle_;
 };
 
+// A file that one owner at a time holds, of all processes and within one. The system lets go of it however its
+// owner ends; ending well, the owner removes it. Paths are UTF-8.
+class FileLock {
+ public:
+  enum class State {
+    held,
+    taken,   // another has it
+    failed,  // the file cannot be made; lastError() says why
+  };
+
+  // Makes the file where it is missing. Held, too, where the file system knows no locks: nothing else is there
+  // then.
+  explicit FileLock(const std::string& path);
+  ~FileLock();
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+
+  State state() const { return state_; }
+
+ private:
+  std::string path_;
+  State state_ = State::failed;
+  intptr_t handle_ = -1;  // as of File
+};
+
 // Puts a file in the place of another, which nobody has open, in one step, and removes one; false where that
 // fails.
 bool replaceFile(const std::string& from, const std::string& to);

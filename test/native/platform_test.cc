@@ -1,9 +1,12 @@
 // What the systems must have in common: files, memory, libraries, cores.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -122,6 +125,50 @@ TEST("platform: scratch files keep what is written, do not meet, and leave nothi
   }
   CHECK(entries(folder.name.place).empty());
   CHECK(!File::scratch(folder.name.path + "/no/such/folder").isOpen());
+}
+
+TEST("platform: a lock is one's alone, also within a process, and leaves nothing") {
+  using flrc::platform::FileLock;
+  using State = FileLock::State;
+  const Folder folder;
+  const std::string path = folder.name.path + "/größe.lock";
+  {
+    auto first = std::make_unique<FileLock>(path);
+    CHECK(first->state() == State::held);
+    CHECK(FileLock(path).state() == State::taken);
+    CHECK(FileLock(path).state() == State::taken);
+    first.reset();
+    CHECK(FileLock(path).state() == State::held);
+  }
+  CHECK(entries(folder.name.place).empty());
+  // Left by a run that was killed.
+  std::ofstream(std::filesystem::path(folder.name.place) / u8"größe.lock") << "";
+  CHECK(FileLock(path).state() == State::held);
+  CHECK(entries(folder.name.place).empty());
+  CHECK(FileLock(folder.name.path + "/no/such/folder").state() == State::failed);
+  CHECK(!flrc::platform::lastError().empty());
+}
+
+TEST("platform: of many that want a lock at once, one has it at a time") {
+  using flrc::platform::FileLock;
+  const Folder folder;
+  const std::string path = folder.name.path + "/lock";
+  std::atomic<int> inside{0}, most{0}, had{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 500; ++i) {
+        const FileLock lock(path);
+        if (lock.state() != FileLock::State::held) continue;
+        most = std::max(most.load(), ++inside);
+        ++had;
+        --inside;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  CHECK_EQUAL(most.load(), 1);
+  CHECK(had.load() > 0);
 }
 
 TEST("platform: fresh pages are zeros that can be written") {

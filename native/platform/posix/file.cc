@@ -1,6 +1,7 @@
 #include "platform/file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -74,6 +75,35 @@ bool File::write(int64_t offset, const void* data, int64_t bytes) {
 }
 
 bool File::flush() { return fsync(descriptor(handle_)) == 0; }
+
+FileLock::FileLock(const std::string& path) : path_(path) {
+  for (;;) {
+    const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0) return;
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      close(fd);
+      state_ = State::taken;
+      return;
+    }
+    // Whoever held it may have removed it since it was opened here, and another made it anew.
+    struct stat opened {
+    }, there{};
+    const bool same = fstat(fd, &opened) == 0 && stat(path.c_str(), &there) == 0 &&
+                      opened.st_dev == there.st_dev && opened.st_ino == there.st_ino;
+    if (same) {
+      handle_ = fd;
+      state_ = State::held;
+      return;
+    }
+    close(fd);
+  }
+}
+
+FileLock::~FileLock() {
+  if (state_ != State::held) return;
+  unlink(path_.c_str());
+  close(descriptor(handle_));
+}
 
 bool replaceFile(const std::string& from, const std::string& to) {
   return rename(from.c_str(), to.c_str()) == 0;

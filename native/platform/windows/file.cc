@@ -93,6 +93,21 @@ bool File::write(int64_t offset, const void* data, int64_t bytes) {
 
 bool File::flush() { return FlushFileBuffers(handle(handle_)) != 0; }
 
+FileLock::FileLock(const std::string& path) : path_(path) {
+  constexpr DWORD kFlags = FILE_ATTRIBUTE_NORMAL | FILE_FLAG_DELETE_ON_CLOSE;
+  // What is opened for nobody to share is a lock already.
+  handle_ = reinterpret_cast<intptr_t>(CreateFileW(widePath(path).c_str(), GENERIC_READ | GENERIC_WRITE, 0,
+                                                   nullptr, OPEN_ALWAYS, kFlags, nullptr));
+  if (handle(handle_) != INVALID_HANDLE_VALUE) state_ = State::held;
+  // Refused is also what is just being removed.
+  else if (GetLastError() == ERROR_SHARING_VIOLATION || GetLastError() == ERROR_ACCESS_DENIED)
+    state_ = State::taken;
+}
+
+FileLock::~FileLock() {
+  if (state_ == State::held) CloseHandle(handle(handle_));
+}
+
 bool replaceFile(const std::string& from, const std::string& to) {
   constexpr DWORD kFlags = MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH;
   return MoveFileExW(widePath(from).c_str(), widePath(to).c_str(), kFlags) != 0;
