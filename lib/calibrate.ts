@@ -5,7 +5,7 @@ import { packageVersion } from './binding.js'
 import type { CalibrationHandle } from './calibration/handle.js'
 import type { CalibrationText, UsedSource } from './calibration/sources.js'
 import { loadCalibration, type SaveCalibrationOptions, saveCalibration } from './calibration/stored.js'
-import { type CalibrationWindows, calibrationWindows } from './calibration/windows.js'
+import { type CalibrationWindows, calibrationWindows, usualSamples } from './calibration/windows.js'
 import { checkOneOf, checkRange, checkText, checkWhole } from './check.js'
 import { ioError } from './checkpoint/io.js'
 import { sha256OfFiles } from './checkpoint/plan.js'
@@ -138,6 +138,8 @@ export class Calibration {
   > & {
     readonly shrinkage: Shrinkage
     readonly samples: number
+    /** Windows that were asked for; `samples` is fewer where the sources had no more. */
+    readonly samplesAsked: number
     readonly seqLen: number
     readonly tokens: number
   }
@@ -309,7 +311,8 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
     ...{ handle, figures, made },
     options: {
       ...{ labels, seed, whitening, shrinkage, inputMoments },
-      ...{ samples: windows.length, seqLen, tokens: tokens.length },
+      ...{ samples: windows.length, samplesAsked: options.samples ?? usualSamples, seqLen },
+      tokens: tokens.length,
     },
     hashes: { model: modelHash, calibration: sha256 },
   })

@@ -1,7 +1,7 @@
 import { levelBudgets, type Sensitivity } from './allocate.js'
 import { packageVersions } from './binding.js'
 import { Calibration, calibrate, usualWhitening } from './calibrate.js'
-import { windowLength } from './calibration/windows.js'
+import { usualSamples, windowLength } from './calibration/windows.js'
 import { checkObject } from './check.js'
 import type { CompressionPlan } from './checkpoint/plan.js'
 import { checkFit, checkMoments, isQuantised, roundsAgainstMoments } from './compress/fit.js'
@@ -27,7 +27,6 @@ export {
 
 /** Of the windows to calibrate on, the share that a target of perplexity is measured on beside them. */
 const heldOutShare = 1 / 8
-const usualSamples = 64
 
 /**
  * Compresses a model: calibrates it (unless a calibration is given), finds the keep where a target is given, shares

@@ -3,6 +3,8 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, truncateSync,
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import type { UsedSource } from '#lib/calibration/sources.js'
+import { sameWindows } from '#lib/calibration/windows.js'
 import { Calibration, type CompressOptions, calibrate, compress, Model, sensitivitySearch } from '#lib/index.js'
 import { train } from '#lib/recover/training.js'
 import { recoveryWindows } from '#lib/recover.js'
@@ -99,6 +101,53 @@ equality('what was cut lives on after it, and another loading of the model takes
   small.dispose()
   other.dispose()
   await throwsFlrcError(() => Calibration.load(other, file('whole')), { code: 'E_DISPOSED' })
+})
+
+const counting = suite('a stored calibration: how many windows are asked for')
+
+counting('where the text had no more, more of them are the same', async () => {
+  const short = text.slice(0, 2000)
+  const all = await calibrate(model, { calibration: [short], samples: 64, seqLen: 64 })
+  const { samples } = all.options
+  assert.ok(samples > 3 && samples < 60, `${samples} windows`)
+  await all.save(file('short'))
+  const stored = await Calibration.load(model, file('short'))
+  for (const calibration of [all, stored]) {
+    for (const same of [samples, samples + 1, 64, 100]) {
+      ;(await compress(model, { keep: 0.8, calibration, samples: same })).dispose()
+    }
+    await throwsFlrcError(() => compress(model, { keep: 0.8, calibration, samples: samples - 1 }), {
+      ...{ code: 'E_USAGE', message: /samples/ },
+    })
+  }
+  for (const calibration of [all, stored]) calibration.dispose()
+})
+
+counting('of several sources each is to have given its share, or all it had', () => {
+  const used = (windows: number, kind: 'text' | 'self' | 'windows' = 'text') => ({
+    ...{ kind, windows, sha256: '' },
+    ...(kind === 'windows' ? {} : { weight: 1 }),
+  })
+  const cases: [UsedSource[], asked: number, wanted: number, same: boolean][] = [
+    [[used(8)], 8, 8, true],
+    [[used(8)], 8, 9, false],
+    [[used(5)], 8, 9, true],
+    [[used(5)], 8, 6, true],
+    [[used(5)], 8, 4, false],
+    [[used(8), used(8)], 16, 16, true],
+    [[used(3), used(8)], 16, 16, true],
+    [[used(3), used(8)], 16, 18, false],
+    [[used(3), used(7)], 16, 18, true],
+    [[used(3), used(7)], 16, 4, false],
+    [[used(3), used(8, 'self')], 16, 18, false],
+    [[used(1, 'windows'), used(1, 'windows'), used(4)], 8, 8, true],
+    [[used(1, 'windows'), used(1, 'windows')], 8, 2, true],
+    [[used(1, 'windows'), used(1, 'windows')], 8, 1, false],
+    [[used(1, 'windows'), used(0, 'windows')], 1, 2, false],
+  ]
+  for (const [sources, asked, wanted, same] of cases) {
+    assert.is(sameWindows(sources, asked, wanted), same, JSON.stringify([sources, asked, wanted]))
+  }
 })
 
 const fitting = suite('a stored calibration: options that it does not fit')

@@ -58,6 +58,8 @@ const recordSchema = v.object({
     shrinkage: v.object({ inputs: share, gradients: share }),
     inputMoments: v.boolean(),
     samples: positive,
+    // Not known of a calibration by an earlier version.
+    samplesAsked: v.exactOptional(positive),
     seqLen: positive,
     tokens: positive,
   }),

@@ -95,7 +95,7 @@ export async function loadCalibration(
   return {
     handle,
     figures: { ...figures, ...recorded, seconds },
-    options,
+    options: { ...options, samplesAsked: options.samplesAsked ?? options.samples },
     hashes: { model: record.model.sha256, calibration: calibration.sha256 },
     made: { windows, heldOut, sources: calibration.sources, seconds: windowSeconds },
     sensitivities,

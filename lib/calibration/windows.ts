@@ -28,6 +28,8 @@ export interface WindowOptions extends TaskOptions {
   memory?: number
 }
 
+export const usualSamples = 64
+
 export interface CalibrationWindows {
   windows: Int32Array[]
   /** Windows of the same sources that are not among `windows`, from behind them. */
@@ -56,7 +58,7 @@ export async function calibrationWindows(
   model: LoadedModel,
   options: WindowOptions,
 ): Promise<CalibrationWindows> {
-  const { calibration = [{ self: true }], samples = 64, signal, onProgress } = options
+  const { calibration = [{ self: true }], samples = usualSamples, signal, onProgress } = options
   const { seed = 0, memory = Number.MAX_SAFE_INTEGER, heldOut = 0, mustHoldOut = false } = options
   const seqLen = windowLength(model, options.seqLen)
   checkWhole('samples', samples, 1)
@@ -226,6 +228,26 @@ export function shareOut(total: number, weights: readonly number[]): number[] {
     shares[shares.indexOf(0)] = 1
   }
   return shares
+}
+
+/**
+ * Whether `wanted` windows of the same sources are those that `asked` ones came to: each source's share is what it gave,
+ * or it gave all that it had.
+ */
+export function sameWindows(sources: readonly UsedSource[], asked: number, wanted: number): boolean {
+  const ready = sources.filter(({ kind }) => kind === 'windows')
+  const others = sources.filter(({ kind }) => kind !== 'windows')
+  const usedReady = ready.reduce((sum, { windows }) => sum + windows, 0)
+  if (usedReady !== Math.min(ready.length, wanted)) return false
+  const weights = others.map(({ weight = 1 }) => weight)
+  const [before, now] = [asked, wanted].map((total) =>
+    shareOut(Math.max(0, total - ready.length), weights),
+  ) as [number[], number[]]
+  return others.every(({ kind, windows }, index) => {
+    const share = now[index] ?? 0
+    const gaveAll = kind !== 'self' && windows < (before[index] ?? 0)
+    return share === windows || (gaveAll && share > windows)
+  })
 }
 
 /** SHA-256 of the windows' ids as int32, little-endian, one window after another. */

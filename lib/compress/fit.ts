@@ -1,4 +1,5 @@
 import type { CalibrateOptions, Calibration, Shrinkage } from '../calibrate.js'
+import { sameWindows } from '../calibration/windows.js'
 import { FlrcError } from '../errors.js'
 import type { StorageDtype } from '../format/types.js'
 import type { AllocateOptions } from './options.js'
@@ -29,7 +30,11 @@ export function checkFit(
   recovers: boolean,
 ): void {
   const { options: has, hasCurves } = calibration
-  for (const name of ['labels', 'seed', 'whitening', 'samples', 'seqLen'] as const) {
+  const { samples } = options
+  if (samples !== undefined && !sameWindows(calibration.sources, has.samplesAsked, samples)) {
+    throw differs('samples', has.samples, samples)
+  }
+  for (const name of ['labels', 'seed', 'whitening', 'seqLen'] as const) {
     const wanted = options[name]
     if (wanted === undefined || wanted === has[name]) continue
     throw differs(name, has[name], wanted)
