@@ -352,7 +352,9 @@ export interface NativeBinding {
    * A session of its own that begins with what this one holds: cache and logits; or with the first `length` positions,
    * without logits where that is not all.
    */
-  forkSession(session: NativeSession, length?: number): NativeSession
+  forkSession(session: NativeSession, length?: number): NativeTask<NativeSession>
+  /** Lets a session's working memory go until it decodes again; keeps it where a call on it is under way. */
+  restSession(session: NativeSession): void
   /** What a session's cache and working memory take; of the device's memory where it decodes on one. */
   sessionBytes(session: NativeSession): number
   /** Goes on with another model's weights, on what the session holds; both on the CPU, with caches of one shape. */

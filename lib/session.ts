@@ -138,14 +138,20 @@ export class Session {
   }
 
   /** A session of its own that begins with what this one holds, or with the first `length` positions of it. */
-  fork(length?: number): Session {
-    const native = this.#handle()
-    return new Session(
-      callNative((addon) => addon.forkSession(native, length)),
-      this.#modelLifetime,
-      this.#sources,
-      this.#model,
+  async fork(length?: number, signal?: AbortSignal): Promise<Session> {
+    const model = this.#model
+    const native = await this.#run(
+      (addon, own) => addon.forkSession(own, length),
+      signal,
+      (late) => callNative((addon) => addon.releaseSession(late)),
     )
+    return new Session(native, this.#modelLifetime, this.#sources, model)
+  }
+
+  /** Lets working memory go until it is needed again. */
+  rest(): void {
+    const native = this.#handle()
+    callNative((addon) => addon.restSession(native))
   }
 
   /** Forgets all positions from `length` on. */
@@ -177,9 +183,10 @@ export class Session {
   #run<T>(
     start: (addon: NativeBinding, native: NativeSession) => NativeTask<T>,
     signal?: AbortSignal,
+    releaseLate?: (result: T) => void,
   ): Promise<T> {
     const native = this.#handle()
-    return runTask((addon) => start(addon, native), [signal, this.#modelLifetime])
+    return runTask((addon) => start(addon, native), [signal, this.#modelLifetime], releaseLate)
   }
 
   #handle(): NativeSession {

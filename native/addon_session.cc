@@ -177,10 +177,21 @@ Napi::Value decodeEach(const Napi::CallbackInfo& call) {
       });
 }
 
-Napi::Value forkSession(const Napi::CallbackInfo& call) {
+Napi::Value startFork(const Napi::CallbackInfo& call) {
+  const auto session = Handle<Session>::get(call[0]);
   const auto length = call[1].IsUndefined() ? std::nullopt : std::optional(integer(call[1], "length"));
-  const auto fork = Handle<Session>::get(call[0])->fork(length);
-  return Handle<Session>::wrap(call.Env(), fork, static_cast<int64_t>(fork->bytes()));
+  return startWork<std::shared_ptr<Session>>(
+      call.Env(), call.Env().Undefined(), [=](const Job&) { return session->fork(length); },
+      [](Napi::Env env, std::shared_ptr<Session>& fork) {
+        return Handle<Session>::wrap(env, fork, static_cast<int64_t>(fork->bytes()));
+      });
+}
+
+Napi::Value restSession(const Napi::CallbackInfo& call) {
+  const auto session = Handle<Session>::get(call[0]);
+  session->rest();
+  updateExternal(call.Env(), Handle<Session>::from(call[0]).external, *session);
+  return call.Env().Undefined();
 }
 
 Napi::Value moveSession(const Napi::CallbackInfo& call) {
@@ -227,7 +238,8 @@ void addSessionFunctions(Exports& exports) {
   exports.add<decode>("decode");
   exports.add<speculate>("speculate");
   exports.add<decodeEach>("decodeEach");
-  exports.add<forkSession>("forkSession");
+  exports.add<startFork>("forkSession");
+  exports.add<restSession>("restSession");
   exports.add<moveSession>("moveSession");
   exports.add<startDivergences>("divergences");
   exports.add<sessionBytes>("sessionBytes");

@@ -179,7 +179,7 @@ agreements('shares and divergences are those of the model reading the referenceâ
       tokens++
       // Of the two events "this token" and "another", a divergence that the whole one cannot be below.
       const p = Math.exp(reference.logprob)
-      const fork = session.fork()
+      const fork = await session.fork()
       const [logprob = 0] = await fork.logprobs(Int32Array.of(token), level)
       fork.release()
       const q = Math.exp(logprob)

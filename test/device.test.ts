@@ -133,7 +133,7 @@ devices('a plugin computes, the better of two, behind sessions, forks, batches a
     const session = model.createSession()
     assert.equal(await session.prefill(Int32Array.from({ length: 40 }, (_, i) => i), 0), 40)
     assert.deepEqual(session.sample(sampling), { tokenId: 40, logprob: -0.5, entropy: 0.25 })
-    const fork = session.fork()
+    const fork = await session.fork()
     assert.equal((await session.decode(70, 0, sampling)).tokenId, 71)
     assert.equal(fork.sample(sampling).tokenId, 40)
     const { constructor: Session } = session

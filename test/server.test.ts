@@ -648,7 +648,7 @@ caching('the least recently used go first, and what another holds too', async ()
   const batch = new DecodeBatch(model, { waitsFor: 'none' })
   const tokensOf = (first: number, length: number) => Array.from({ length }, (_, index) => first + index)
   const made = async (caches: PromptCaches, tokens: readonly number[]) => {
-    const cached = caches.take(tokens)
+    const cached = await caches.take(tokens)
     const held = cached.tokens.length
     await cached.session.prefill(Int32Array.from(tokens.slice(held)), 0)
     cached.tokens.push(...tokens.slice(held))
@@ -657,6 +657,7 @@ caching('the least recently used go first, and what another holds too', async ()
   }
   const one = batch.open()
   await one.prefill(Int32Array.from(tokensOf(100, 64)), 0)
+  one.rest()
   const caches = new PromptCaches(batch, 2.5 * one.bytes)
   one.release()
   assert.is(await made(caches, tokensOf(100, 64)), 0)
@@ -670,6 +671,55 @@ caching('the least recently used go first, and what another holds too', async ()
   assert.is(await made(caches, [...tokensOf(500, 15), ...tokensOf(700, 40)]), 0)
   caches.clear()
   assert.is(await made(caches, tokensOf(100, 64)), 0)
+  caches.clear()
+})
+
+caching('what cannot be gone on with stays as it was', async () => {
+  const tokens = Array.from({ length: 64 }, (_, index) => 100 + index)
+  const refuse = () => {
+    throw new Error('no')
+  }
+  for (const [fails, wanted] of [
+    ['rewind', [...tokens, 7]],
+    ['fork', [...tokens.slice(0, 32), 7]],
+  ] as const) {
+    const caches = new PromptCaches(new DecodeBatch(model, { waitsFor: 'none' }), 1e9)
+    const cached = await caches.take(tokens)
+    await cached.session.prefill(Int32Array.from(tokens), 0)
+    cached.tokens.push(...tokens)
+    caches.keep(cached)
+    const { [fails]: works } = cached.session
+    Object.assign(cached.session, { [fails]: refuse })
+    await caches.take(wanted).then(
+      () => assert.unreachable(),
+      (error: Error) => assert.is(error.message, 'no'),
+    )
+    Object.assign(cached.session, { [fails]: works })
+    assert.equal(cached.tokens, tokens)
+    const [one, other] = await Promise.all([caches.take(wanted), caches.take(wanted)])
+    assert.is(one.tokens.length, wanted.length - 1)
+    assert.is(other.tokens.length, fails === 'fork' ? wanted.length - 1 : 0, 'it is given once, or copied')
+    for (const { session } of [one, other]) session.release()
+    caches.clear()
+  }
+})
+
+caching('what lies idle holds its keys and values, and no working memory', async () => {
+  const caches = new PromptCaches(new DecodeBatch(model, { waitsFor: 'none' }), 1e9)
+  const tokens = Array.from({ length: 64 }, (_, index) => 100 + index)
+  const cached = await caches.take(tokens)
+  await cached.session.prefill(Int32Array.from(tokens), 0)
+  cached.tokens.push(...tokens)
+  const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, seed: 0, draw: 0 }
+  const before = await cached.session.decode(5, 0, sampling)
+  cached.session.rewind(64)
+  const working = cached.session.bytes
+  caches.keep(cached)
+  const { layers, kvHeads, headDim, vocabSize } = model.config
+  // Keys and values in two bytes each, in blocks of 64 positions with a quarter more than were needed, and the logits.
+  assert.is(cached.session.bytes, 2 * layers * kvHeads * headDim * 2 * 128 + vocabSize * 4)
+  assert.ok(working > 2 * cached.session.bytes, `${working} bytes while it worked`)
+  assert.equal(await cached.session.decode(5, 0, sampling), before)
   caches.clear()
 })
 

@@ -109,15 +109,18 @@ class ForcedGroup {
     const ours = this.#model === this.#reference ? theirs : await this.#prefilled(this.#model, tokens)
     const reader = (session: Session): Reader => ({ id, session, level: 0, says: firstOf(id, session) })
     const reference = reader(theirs)
-    const followers = schedules.map((schedule) => ({
-      ...reader(this.#keep(ours.fork())),
-      ...{
-        reference,
-        schedule,
-        promptTokens: tokens.length,
-        run: { kl: [], agrees: [], entropy: [], levels: [] },
-      },
-    }))
+    const followers: Follower[] = []
+    for (const schedule of schedules) {
+      followers.push({
+        ...reader(this.#keep(await ours.fork())),
+        ...{
+          reference,
+          schedule,
+          promptTokens: tokens.length,
+          run: { kl: [], agrees: [], entropy: [], levels: [] },
+        },
+      })
+    }
     this.#prompts.push({ reference, followers })
   }
 

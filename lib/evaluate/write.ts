@@ -34,7 +34,7 @@ export async function writeEach(
     const sessions: BatchSession[] = [first]
     try {
       await first.prefill(Int32Array.from(tokens), 0, stopped)
-      for (const _ of schedules.slice(1)) sessions.push(first.fork())
+      for (const _ of schedules.slice(1)) sessions.push(await first.fork())
       // A session that ended must not keep the others waiting.
       const ends = await Promise.allSettled(
         options.map(async (own, index) => {

@@ -16,9 +16,11 @@ export interface BatchSession extends DecodingSession {
   /** Of its cache and working memory. */
   readonly bytes: number
   /** Another one, which begins with what this one holds, or with the first `length` positions of it. */
-  fork(length?: number): BatchSession
+  fork(length?: number): Promise<BatchSession>
   /** Forgets all positions from `length` on. */
   rewind(length: number): void
+  /** Lets its working memory go until it decodes again. */
+  rest(): void
   release(): void
 }
 
@@ -68,8 +70,9 @@ export class DecodeBatch {
       get bytes() {
         return session.bytes
       },
-      fork: (length) => this.#join(session.fork(length)),
+      fork: async (length) => this.#join(await session.fork(length)),
       rewind: (length) => session.rewind(length),
+      rest: () => session.rest(),
       release: () => {
         if (released) return
         released = true

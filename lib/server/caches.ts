@@ -21,6 +21,7 @@ export class PromptCaches {
   readonly #mostBytes: number
   /** The most recently used last. */
   #idle: CachedPrompt[] = []
+  #taken: Promise<unknown> = Promise.resolve()
 
   constructor(batch: DecodeBatch, mostBytes: number) {
     this.#batch = batch
@@ -36,15 +37,24 @@ export class PromptCaches {
    * A session that holds as much of the beginning of `tokens` as any cache has, but for the last, whose logits are
    * wanted. A cache of which much would be lost is copied, and stays.
    */
-  take(tokens: readonly number[]): CachedPrompt {
+  take(tokens: readonly number[]): Promise<CachedPrompt> {
+    // One after another: what is being copied cannot be gone on with meanwhile.
+    const result = this.#taken.then(() => this.#take(tokens))
+    this.#taken = result.catch(() => undefined)
+    return result
+  }
+
+  async #take(tokens: readonly number[]): Promise<CachedPrompt> {
     const [found, shared] = this.#longest(tokens)
     if (found === undefined || shared < leastShared) return this.empty()
-    this.#idle = this.#idle.filter((cached) => cached !== found)
+    const others = () => this.#idle.filter((cached) => cached !== found)
     if (found.tokens.length - shared > Math.max(leastShared, shared * lossShare)) {
-      this.#idle.push(found)
-      return { session: found.session.fork(shared), tokens: found.tokens.slice(0, shared) }
+      const session = await found.session.fork(shared)
+      if (this.#idle.includes(found)) this.#idle = [...others(), found]
+      return { session, tokens: found.tokens.slice(0, shared) }
     }
     found.session.rewind(shared)
+    this.#idle = others()
     found.tokens.length = shared
     return found
   }
@@ -53,6 +63,7 @@ export class PromptCaches {
   keep(cached: CachedPrompt): void {
     // What another holds of the same beginning is of no use beside it.
     const superseded = this.#idle.filter(({ tokens }) => sharedLength(tokens, cached.tokens) === tokens.length)
+    cached.session.rest()
     this.#idle.push(cached)
     this.#release(superseded)
     let bytes = this.#idle.reduce((sum, { session }) => sum + session.bytes, 0)

@@ -125,7 +125,7 @@ export class Engine {
     started: Started,
     signal: AbortSignal,
   ): PieceGenerator {
-    const cached = reuse ? this.#caches.take(tokens) : this.#caches.empty()
+    const cached = reuse ? await this.#caches.take(tokens) : this.#caches.empty()
     const { session, tokens: held } = cached
     const reused = held.length
     started.cachedTokens = reused

@@ -135,6 +135,16 @@ std::shared_ptr<Session> Session::fork(std::optional<int64_t> length) {
   return other;
 }
 
+void Session::rest() {
+  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (!lock) return;
+  pass_.reset();
+  draftChoices_ = std::vector<Choices>();
+  verifiedLogits_ = std::vector<float>();
+  scratch_ = std::vector<double>();
+  countBytes();
+}
+
 void Session::moveTo(std::shared_ptr<const Model> model) {
   std::lock_guard<std::mutex> lock(mutex_);
   checkSameCache(*model_, *model);

@@ -72,6 +72,9 @@ class Session {
   // overflow the context.
   SpeculationRound speculate(int32_t token, const DraftOptions& options, const Sampling& sampling,
                              const Job& job);
+  // Lets the working memory go until it is needed again: what a pass takes is more than a short prompt's cache.
+  // Keeps it where a call is under way.
+  void rest();
   // Forgets positions from `length` on; the logits are gone with them.
   void rewind(int64_t length);
   int64_t length() const { return length_; }

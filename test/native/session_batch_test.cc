@@ -170,6 +170,27 @@ TEST("sessions: a fork goes its own way from the same place") {
   CHECK(fork->logits() == session.logits());
 }
 
+TEST("sessions: one that has rested goes on as if it had not") {
+  for (const auto& name : fixture::names()) {
+    const auto of = fixture::load(name, 2);
+    Session session(of.model), rested(of.model);
+    for (Session* each : {&session, &rested}) each->append(of.tokens.data(), 5, 0, Job());
+    const size_t before = rested.bytes();
+    rested.rest();
+    CHECK(rested.bytes() < before);
+    CHECK(rested.logits() == session.logits());
+    const auto fork = rested.fork();
+    const flrc::DraftOptions drafts = {0, 2, 0, {}};
+    for (Session* each : {&session, &rested, fork.get()}) {
+      each->speculate(3, drafts, {}, Job());
+      each->rest();
+      each->append(of.tokens.data(), 1, 0, Job());
+    }
+    CHECK(rested.logits() == session.logits());
+    CHECK(fork->logits() == session.logits());
+  }
+}
+
 TEST("sessions: a fork of the first positions is as if no others had been there") {
   for (const flrc::Dtype dtype : {flrc::Dtype::f32, flrc::Dtype::bf16}) {
     flrc::ModelSpec spec = fixture::spec(fixture::names().front(), 2);
