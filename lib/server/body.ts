@@ -19,10 +19,33 @@ export async function readJson({ headers, body }: Request, most: number): Promis
   }
   if (size > most)
     throw new RequestFailure(413, 'body_too_large', `the body has more than the ${most} bytes allowed`)
+  const value = parse(Buffer.concat(parts).toString('utf8'))
+  checkDepth(value)
+  return value
+}
+
+function parse(text: string): unknown {
   try {
-    return JSON.parse(Buffer.concat(parts).toString('utf8'))
+    return JSON.parse(text)
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
     throw new RequestFailure(400, 'E_USAGE', `the body is not valid JSON (${reason})`)
+  }
+}
+
+/** Nothing that a request may hold is nested deeper; what goes through it level by level would run out of stack. */
+const mostLevels = 64
+
+function checkDepth(value: unknown): void {
+  let level = [value]
+  for (let depth = 0; level.length > 0; depth++) {
+    if (depth > mostLevels) {
+      throw new RequestFailure(
+        400,
+        'E_USAGE',
+        `the body is nested deeper than the ${mostLevels} levels allowed`,
+      )
+    }
+    level = level.flatMap((one) => (typeof one === 'object' && one !== null ? Object.values(one) : []))
   }
 }
