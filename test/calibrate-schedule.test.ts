@@ -137,6 +137,16 @@ test('what cannot be chosen', async () => {
   await throwsFlrcError(() => calibrateSchedule(small, dialogues, late), { code: 'E_ABORTED' })
 })
 
+/** Its tables fit a terminal of 80 columns. */
+function assertNarrow(text: string): void {
+  const tables = text.split('\n').filter((line) => / {2}/.test(line))
+  assert.ok(tables.length > 2)
+  assert.equal(
+    tables.filter((line) => line.length > 80),
+    [],
+  )
+}
+
 const run = (directory: string, ...args: string[]) =>
   runCli(['calibrate-schedule', directory, '--data', data, '--max-tokens', '8', '--limit', '3', ...args])
 
@@ -153,12 +163,17 @@ test('the program stores what it chose, and says the frontier', async () => {
   const plain = await run(checkpoint, '--budget', '.7', '--reference', tinyModel)
   assert.is(plain.code, 0, plain.stderr)
   assert.match(plain.stdout, /schedule +budget +KL[\s\S]* \*[\s\S]*is stored in/)
+  assertNarrow(plain.stdout)
 })
 
 test('the program chooses for a loss of ROUGE-L', async () => {
   const ended = await run(checkpoint, '--rouge-loss', '.02')
   assert.is(ended.code, 0, ended.stderr)
-  assert.match(ended.stdout, /schedule +budget +KL.*ROUGE-L +lost of it\n[\s\S]* \*[\s\S]*is stored in/)
+  assert.match(
+    ended.stdout,
+    /schedule +budget +KL[\s\S]* \*[\s\S]*schedule +ROUGE-L +lost of it\n[\s\S]* \*[\s\S]*is stored in/,
+  )
+  assertNarrow(ended.stdout)
   // No summary has a word of the texts, so nothing is lost at the lowest level.
   assert.match((await inspect(checkpoint)).schedule ?? '', /^constant:0\.4/)
 })

@@ -69,6 +69,18 @@ usage('unknown commands, flags and missing arguments exit 2', async () => {
   await fails(2, 'E_USAGE', ['inspect', tinyModel, 'another'])
 })
 
+usage('where a command is missing, that is what is said', async () => {
+  for (const [args, message] of [
+    [[], /^no command given; see flrc --help/],
+    [['eval'], /^no command given; see flrc eval --help/],
+    [['bench'], /^no command given; see flrc bench --help/],
+    [['--frobnicate'], /unknown option '--frobnicate'/],
+    [['help', 'frobnicate'], /^unknown command 'frobnicate'/],
+  ] as const) {
+    assert.match((await fails(2, 'E_USAGE', [...args])).message, message)
+  }
+})
+
 usage('a keep outside (0, 1] exits 2 and writes nothing', async () => {
   for (const keep of ['0', '-0.5', '1.01', 'NaN', '12abc', '', '0x1', 'Infinity']) {
     await fails(2, 'E_USAGE', ['compress', tinyModel, '-o', file('none'), '--keep', keep, ...quick])

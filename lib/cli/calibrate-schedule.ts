@@ -88,22 +88,26 @@ function describe(
   directory: string,
   { schedule, frontier, samples, tokens, candidates }: CalibratedSchedule,
 ): string {
-  const rows = frontier.map((point) => [
-    `${point.schedule}${point.schedule === schedule ? ' *' : ''}`,
+  const named = ({ schedule: name }: MeasuredSchedule) => `${name}${name === schedule ? ' *' : ''}`
+  const losses = frontier.map((point) => [
+    named(point),
     point.budget.toFixed(4),
     withInterval(point.kl, point.interval),
     `${(100 * point.agreement).toFixed(1)}%`,
-    point.predictedKl.toFixed(4),
-    ...rougeCells(point),
   ])
+  const tables = [formatTable(['schedule', 'budget', 'KL', 'agree'], losses)]
   const [first] = frontier
   const scores = [
     ...(first?.rougeL === undefined ? [] : ['ROUGE-L']),
     ...(first?.rougeLoss === undefined ? [] : ['lost of it']),
   ]
-  const table = formatTable(['schedule', 'budget', 'KL', 'agreement', 'predicted KL', ...scores], rows)
+  // Beside the losses they would not fit a terminal's 80 columns.
+  if (scores.length > 0) {
+    const rows = frontier.map((point) => [named(point), ...rougeCells(point)])
+    tables.push(formatTable(['schedule', ...scores], rows))
+  }
   return (
-    `${table}\n${candidates} schedules compared over ${tokens} tokens of ${counted(samples, 'sample')}\n` +
+    `${tables.join('\n\n')}\n${candidates} schedules compared over ${tokens} tokens of ${counted(samples, 'sample')}\n` +
     `${schedule} (*) is stored in ${directory}: --schedule calibrated\n`
   )
 }

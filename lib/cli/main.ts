@@ -108,13 +108,32 @@ function calledCommands(root: Command | undefined, words: readonly string[]): Co
   return found
 }
 
-function usageError(error: CommanderError, root: Command | undefined, words: readonly string[]): FlrcError {
-  const called = calledCommands(root, words)
-  const message = error.message
+function errorText({ message }: CommanderError): string {
+  return message
     .replace(/^error: /, '')
     .replaceAll('\n', ' ')
     .replace(/\.$/, '')
-  const text = error.code === 'commander.help' ? 'no command given' : message
+}
+
+/** What is wrong where a command is missing, or is none of those there; undefined where something else is. */
+function withoutCommand(
+  { code }: CommanderError,
+  called: readonly Command[],
+  words: readonly string[],
+): string | undefined {
+  const [next, afterNext] = words.slice(called.length - 1)
+  if (code === 'commander.help') {
+    const asked = next === 'help' ? afterNext : undefined
+    return asked === undefined ? 'no command given' : `unknown command '${asked}'`
+  }
+  // An option of every command, and of none of their groups.
+  const isGroup = (called.at(-1)?.commands.length ?? 0) > 0
+  return code === 'commander.unknownOption' && isGroup && next === '--json' ? 'no command given' : undefined
+}
+
+function usageError(error: CommanderError, root: Command | undefined, words: readonly string[]): FlrcError {
+  const called = calledCommands(root, words)
+  const text = withoutCommand(error, called, words) ?? errorText(error)
   // An option of several values has taken the argument for one of them.
   const greedy = called.at(-1)?.options.find(({ variadic, long }) => variadic && words.includes(long ?? ''))
   const missing = error.code === 'commander.missingArgument' && greedy !== undefined
