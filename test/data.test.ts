@@ -1,9 +1,13 @@
+import { writeFileSync } from 'node:fs'
+import path from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { readTextFile } from '#lib/cli/files.js'
 import { parseChoices } from '#lib/data/choices.js'
 import { parseDialogues, summaryPrompt } from '#lib/data/dialogues.js'
 import { parseOutputs } from '#lib/data/outputs.js'
 import { throwsFlrcError } from './support/flrc-error.js'
+import { temporaryDirectory } from './support/paths.js'
 
 const lines = (...values: unknown[]) => values.map((value) => JSON.stringify(value)).join('\n')
 
@@ -23,6 +27,12 @@ test('dialogues with one summary or several, and chats', () => {
   ]
   assert.equal(parseDialogues(text, 'd.jsonl'), expected)
   assert.equal(parseDialogues(`\ufeff${text.replaceAll('\n', '\r\n\r\n')}\n`, 'd.jsonl'), expected)
+})
+
+test('what some editors put before a text is none of it', async () => {
+  const file = path.join(temporaryDirectory(), 'text.txt')
+  writeFileSync(file, '\ufeffA text,\r\n\ufeffand more.')
+  assert.is(await readTextFile(file), 'A text,\r\n\ufeffand more.')
 })
 
 test('the prompt is the one that results are published with', () => {

@@ -260,7 +260,7 @@ test('says what it looked for where nothing is', async () => {
   await throwsFlrcError(() => openModelSource(join(modelDirectory(), 'model.safetensors')), { code: 'E_USAGE' })
   await throwsFlrcError(() => openModelSource(join(modelDirectory(), 'config.json')), {
     code: 'E_MODEL_FORMAT',
-    message: /magic/,
+    message: /magic number\); give a \.gguf file, a Hugging Face directory or an FLRC directory/,
   })
   await throwsFlrcError(() => openModelSource('/dev/null'), { code: 'E_MODEL_FORMAT', message: /regular/ })
 })

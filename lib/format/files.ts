@@ -92,7 +92,8 @@ export async function readTextFile(file: string, { limit, code }: TextFileOption
   if (!isUtf8(bytes)) {
     throw new FlrcError(code, `${file}: not UTF-8 text; convert it, with iconv for instance`, { file })
   }
-  return bytes.toString('utf8')
+  // What some editors put before a text to say that it is UTF-8 is none of it.
+  return bytes.toString('utf8').replace(/^\ufeff/, '')
 }
 
 /** What valibot found wrong, on one line. */

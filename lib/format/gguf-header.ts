@@ -32,6 +32,9 @@ export interface GgufHeader {
 /** The header contradicts itself or the file. */
 export class GgufHeaderError extends Error {}
 
+/** Of a file that is of another kind, or of none. */
+export class NotGgufError extends GgufHeaderError {}
+
 /** More bytes of the file are needed. */
 class OutOfBytes extends Error {}
 
@@ -170,7 +173,7 @@ function fixedType(type: number, key: string): [size: number, decode: Decode] {
 function parseHeader(bytes: Buffer, fileBytes: number): GgufHeader {
   const cursor = new Cursor(bytes, 0, true)
   if (bytes.toString('latin1', 0, 4) !== 'GGUF') {
-    throw new GgufHeaderError('not a GGUF file (wrong magic number)')
+    throw new NotGgufError('not a GGUF file (wrong magic number)')
   }
   cursor.take(4)
   const version = cursor.uint32()

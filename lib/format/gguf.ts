@@ -4,6 +4,7 @@ import {
   type GgufArray,
   GgufHeaderError,
   type GgufScalar,
+  NotGgufError,
   type RawTensor,
   readGgufHeader,
 } from './gguf-header.js'
@@ -158,6 +159,10 @@ async function headerOf(file: string, fileBytes: number) {
   try {
     return await readGgufHeader(file, fileBytes)
   } catch (error) {
+    if (error instanceof NotGgufError && !/\.gguf$/i.test(file)) {
+      const models = 'give a .gguf file, a Hugging Face directory or an FLRC directory'
+      throw new FlrcError('E_MODEL_FORMAT', `${file}: ${error.message}; ${models}`, { file, cause: error })
+    }
     throw error instanceof GgufHeaderError ? malformed(file, error.message, { cause: error }) : error
   }
 }
