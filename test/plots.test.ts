@@ -47,6 +47,20 @@ test('series: a line, symbols, intervals and a name each, and names of the refer
   assert.is(root.querySelectorAll('[aria-label=dot] circle').length, 3)
 })
 
+test('labels of points stand where they have room', async () => {
+  const label = 'as it was loaded'
+  const points = [0, 1, 2].map((x) => ({ x, y: x, label: `${label} ${x}` }))
+  const series = [{ name: 'one', points, scattered: true }]
+  const root = parsed(await seriesPlot({ ...text, names: 'top', x: { label: 'x' }, y: { label: 'y' }, series }))
+  const anchors = points.map(({ label: own }) =>
+    [...root.querySelectorAll('text')]
+      .find((element) => element.textContent === own)
+      ?.closest('[text-anchor]')
+      ?.getAttribute('text-anchor'),
+  )
+  assert.equal(anchors, ['start', 'start', 'end'])
+})
+
 test('series named above the plot wrap into rows', async () => {
   const many = Array.from({ length: 8 }, (_, index) => ({
     name: `a method with a long name ${index}`,

@@ -60,6 +60,8 @@ const gap = 14
 /** Between a legend and the plot, whose highest symbol reaches its edge. */
 const underLegend = 6
 const margins = { left: 58, bottom: 40, right: 20, top: 26 }
+/** Between a point and its label. */
+const besideDot = 7
 /** Values beyond so many in a line are drawn without symbols. */
 const mostSymbols = 40
 
@@ -87,6 +89,11 @@ export async function seriesPlot(figure: SeriesPlot): Promise<string> {
   const toPixel = plot.scale({
     y: { type: yType, domain: yDomain, range: [height - margins.bottom, marginTop] },
   }).apply
+  const toLeft = plot.scale({
+    x: { type: xType, domain: xDomain, range: [margins.left, width - marginRight] },
+  }).apply
+  const fits = ({ x, label = '' }: SeriesPoint) => toLeft(x) + besideDot + textWidth(label) <= width
+  const curve = figure.curve ?? 'linear'
   return draw(figure, {
     width,
     height,
@@ -111,7 +118,7 @@ export async function seriesPlot(figure: SeriesPlot): Promise<string> {
       ...references.map((reference) =>
         plot.ruleY([reference.y], { stroke: colour('muted'), strokeDasharray: '2,4', strokeWidth: 1.2 }),
       ),
-      ...series.flatMap((one, index) => seriesMarks(plot, one, styleOf(one, index), figure.curve ?? 'linear')),
+      ...series.flatMap((one, index) => seriesMarks(plot, one, { style: styleOf(one, index), curve, fits })),
       ...endLabels(plot, names === 'end' ? series : [], references, (value) => toPixel(value) - marginTop, {
         lowest: 0,
         highest: height - margins.bottom - marginTop,
@@ -190,7 +197,14 @@ function symbolOf(style: number) {
   return { symbol: symbols[shifted % symbols.length] ?? 'circle', fill: seriesColour(style) }
 }
 
-function seriesMarks(plot: PlotLibrary, series: Series, style: number, curve: CurveName): Markish[] {
+interface Drawn {
+  style: number
+  curve: CurveName
+  /** Whether a point's label has room on its right. */
+  fits: (point: SeriesPoint) => boolean
+}
+
+function seriesMarks(plot: PlotLibrary, series: Series, { style, curve, fits }: Drawn): Markish[] {
   const { points, scattered = false, dashed = false } = series
   const at = { x: 'x', y: 'y' }
   const marks: Markish[] = []
@@ -204,9 +218,17 @@ function seriesMarks(plot: PlotLibrary, series: Series, style: number, curve: Cu
   )
   const shown = curve === 'linear' && !dashed && points.length <= mostSymbols
   if (shown || scattered) marks.push(plot.dot(points, { ...at, r: 3.5, ...symbolOf(style) }))
+  const beside = { ...at, text: 'label', dy: -besideDot, fontSize: 11, fill: seriesColour(style) }
   const labelled = points.filter(({ label }) => label !== undefined)
-  const beside = { textAnchor: 'start' as const, dx: 7, dy: -7, fontSize: 11, fill: seriesColour(style) }
-  marks.push(plot.text(labelled, { ...at, text: 'label', ...beside }))
+  const onRight = { ...beside, textAnchor: 'start' as const, dx: besideDot }
+  const onLeft = { ...beside, textAnchor: 'end' as const, dx: -besideDot }
+  marks.push(plot.text(labelled.filter(fits), onRight))
+  marks.push(
+    plot.text(
+      labelled.filter((point) => !fits(point)),
+      onLeft,
+    ),
+  )
   return marks
 }
 
