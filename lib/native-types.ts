@@ -307,6 +307,8 @@ export interface NativeBinding {
    */
   lockFile(path: string): NativeFileLock | null
   releaseLock(lock: NativeFileLock): void
+  /** What a user should know of how a plugin computes, found out so far; empty where there is nothing. */
+  pluginNotes(file: string): string
   loadModel(spec: NativeModelSpec, onProgress?: NativeProgress): NativeTask<NativeModel>
   modelInfo(model: NativeModel): NativeModelInfo
   /** Frees the weights once the last session and task that use them end; the handle is dead at once. */

@@ -57,6 +57,11 @@ Napi::Value startPluginBandwidth(const Napi::CallbackInfo& call) {
       [](Napi::Env env, double& bandwidth) { return toNumber(env, bandwidth); });
 }
 
+Napi::Value notesOfPlugin(const Napi::CallbackInfo& call) {
+  if (!call[0].IsString()) throw Error(code::internal, "file is not a string");
+  return Napi::String::New(call.Env(), pluginNotes(call[0].As<Napi::String>()));
+}
+
 Napi::Value load(const Napi::CallbackInfo& call) {
   const Napi::Object from = object(call[0], "spec");
   ModelSpec spec;
@@ -161,6 +166,7 @@ void addModelFunctions(Exports& exports) {
   exports.add<startReadBandwidth>("readBandwidth");
   exports.add<startProbePlugin>("probePlugin");
   exports.add<startPluginBandwidth>("pluginBandwidth");
+  exports.add<notesOfPlugin>("pluginNotes");
   exports.add<load>("loadModel");
   exports.add<modelInfo>("modelInfo");
   exports.add<release<const Model>>("releaseModel");

@@ -31,6 +31,11 @@ struct BackendFailure {
   char message[1024];
 };
 
+// What a user should know of how a table computes on its device, in sentences; empty where there is nothing.
+struct BackendNotes {
+  char text[1024];
+};
+
 // Asked between pieces of work of 50 ms at most.
 struct BackendCancel {
   void* context;
@@ -329,6 +334,10 @@ struct Backend {
   // QR with column pivoting, as pivotedQr of linalg/pivot.h. Numeric where u is not finite.
   BackendCode (*pivotedQr)(DeviceModel* model, const float* u, int64_t s, int64_t m, double* r, int32_t* column,
                            int64_t* rank, const BackendCancel* cancel, BackendFailure* failure);
+
+  // What has been found out so far while it computed, such as a way that is left out because it does not give
+  // what another one does.
+  void (*notes)(BackendNotes* out);
 };
 
 }  // namespace flrc

@@ -170,6 +170,18 @@ devices('the demo for a GPU machine tells where a plugin writes something else',
   assert.match(stderr, /compressed, keep 0.8, speculation: the GPU writes something else/)
 })
 
+devices('what a plugin finds out about its device is said beside the result, and only then', async () => {
+  const bench = (how: string) => {
+    const args = ['bench', 'decode', tinyModel, '--device', 'cuda', '--tokens', '2', '--rounds', '1', '--json']
+    return runCli(args, { env: { ...process.env, FLRC_BACKEND_PATH: counter, FAKE_PLUGIN: how } })
+  }
+  const noted = await bench('noted')
+  assert.is(noted.code, 0, noted.stderr)
+  assert.match(noted.stderr, /^note: it has counted, and found it slow$/m)
+  assert.ok(JSON.parse(noted.stdout))
+  assert.not.match((await bench('')).stderr, /note:/)
+})
+
 devices('a failure of the device reaches the caller with its code', async () => {
   const failures: [string, string, RegExp][] = [
     ['full', 'E_OUT_OF_MEMORY', /1 GB free of 2 GB/],

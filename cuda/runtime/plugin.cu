@@ -12,6 +12,7 @@
 #include "runtime/head_pass.h"
 #include "runtime/layer_pass.h"
 #include "runtime/moments.h"
+#include "runtime/notes.h"
 #include "runtime/pass.h"
 #include "runtime/pivoting.h"
 
@@ -213,19 +214,33 @@ BackendCode pivotedQr(DeviceModel*, const float* u, int64_t s, int64_t m, double
   return guarded(failure, [&] { *rank = pivotedQrOf(u, s, m, r, column, *cancel); });
 }
 
+void tell(BackendNotes* out) { std::snprintf(out->text, sizeof out->text, "%s", notes().c_str()); }
+
 }  // namespace
 }  // namespace flrc::gpu
 
 extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_backend() {
   using namespace flrc;
   using namespace flrc::gpu;
-  static const Backend table = {
-      sizeof(Backend), kBackendVersion, "cuda",         score,          describe,        gpu::readBandwidth,
-      createModel,     release,         createSequence, copySequence,   release,         sequenceBytes,
-      createPass,      release,         passBytes,      gpu::run,       gpu::logits,     keepLogits,
-      getLogits,       setLogits,       gpu::likeliest, gpu::sample,    createLayerPass, release,
-      layerForward,    layerBackward,   addsInPlace,    createHeadPass, release,         headGradient,
-      createMoments,   release,         addMoments,     finishMoments,  factorize,       createCurves,
-      release,         addCurves,       pivotedQr};
+  static const Backend table = {sizeof(Backend), kBackendVersion,
+                                "cuda",          score,
+                                describe,        gpu::readBandwidth,
+                                createModel,     release,
+                                createSequence,  copySequence,
+                                release,         sequenceBytes,
+                                createPass,      release,
+                                passBytes,       gpu::run,
+                                gpu::logits,     keepLogits,
+                                getLogits,       setLogits,
+                                gpu::likeliest,  gpu::sample,
+                                createLayerPass, release,
+                                layerForward,    layerBackward,
+                                addsInPlace,     createHeadPass,
+                                release,         headGradient,
+                                createMoments,   release,
+                                addMoments,      finishMoments,
+                                factorize,       createCurves,
+                                release,         addCurves,
+                                pivotedQr,       tell};
   return &table;
 }

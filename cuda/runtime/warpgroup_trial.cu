@@ -7,6 +7,7 @@
 #include "kernels/layout.h"
 #include "runtime/device_limits.h"
 #include "runtime/memory.h"
+#include "runtime/notes.h"
 #include "runtime/warpgroup_trial.h"
 
 namespace flrc::gpu {
@@ -95,15 +96,21 @@ bool agree(const Products& products, int warpgroups) {
   return true;
 }
 
+int trustedAt(const Products& products, int warpgroups) {
+  if (warpgroups == 0) return 0;
+  std::string why = "give other results";
+  try {
+    if (agree(products, warpgroups)) return warpgroups;
+  } catch (const std::exception& thrown) {
+    why = std::string("fail (") + thrown.what() + ")";
+  }
+  note("warpgroup products " + why +
+       " on this GPU and are left out, so that calibrating takes several times as long");
+  return 0;
+}
+
 int trustedWarpgroups() {
-  static const int trusted = [] {
-    const int warpgroups = currentDevice().warpgroups;
-    try {
-      return warpgroups > 0 && agree(made, warpgroups) ? warpgroups : 0;
-    } catch (const std::exception&) {
-      return 0;
-    }
-  }();
+  static const int trusted = trustedAt(made, currentDevice().warpgroups);
   return trusted;
 }
 

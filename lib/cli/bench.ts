@@ -4,7 +4,7 @@ import { benchDecode, type DecodeBench, type DecodeSubject } from '../bench/deco
 import { FlrcError } from '../errors.js'
 import type { Model } from '../public-model.js'
 import { parseSchedule, scheduleOn } from '../schedule.js'
-import { loadModel } from './load.js'
+import { loadModel, noteDevice } from './load.js'
 import {
   addCommonOptions,
   type CommonOptions,
@@ -49,6 +49,7 @@ export function registerBench(program: Command, signal: AbortSignal): void {
     const result = await step('decode', (onProgress) =>
       benchDecode(subjects, { tokens, promptTokens, rounds, signal, onProgress }),
     )
+    noteDevice(subjects.map(({ model }) => model))
     if (json) await printJson(result)
     else await print(describe(result))
   })

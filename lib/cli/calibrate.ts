@@ -12,7 +12,7 @@ import {
   readSources,
   resumeHelp,
 } from './calibration.js'
-import { loadModel } from './load.js'
+import { loadModel, noteDevice } from './load.js'
 import { tellMemory } from './memory.js'
 import { addCommonOptions, type CommonOptions } from './options.js'
 import { formatBytes, print, printJson } from './output.js'
@@ -61,6 +61,7 @@ async function run(path: string, flags: CalibrateFlags, signal: AbortSignal): Pr
       ...(resume ? { state, resume } : {}),
     }),
   )
+  noteDevice([model])
   const saveBegin = performance.now()
   await step(`save ${output}`, (onProgress) => made.save(output, { overwrite, signal, onProgress }))
   seconds.save = elapsed(saveBegin)

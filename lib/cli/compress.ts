@@ -26,7 +26,7 @@ import {
   resumeHelp,
   storedCalibration,
 } from './calibration.js'
-import { loadModel } from './load.js'
+import { loadModel, noteDevice } from './load.js'
 import { tellMemory } from './memory.js'
 import {
   addCommonOptions,
@@ -173,6 +173,7 @@ async function run(path: string, flags: CompressFlags, given: Given, signal: Abo
       : // A recovery holds windows out for itself.
         { ...shared, calibration, heldOut: recover ? undefined : heldOutOf(flags) }
   const small = await step('compress', (onProgress) => compress(model, { ...how, onProgress }))
+  noteDevice([model])
   if (calibration instanceof Calibration) calibration.dispose()
   const saveBegin = performance.now()
   await step(`save ${output}`, (onProgress) => small.save(output, { overwrite, signal, onProgress }))

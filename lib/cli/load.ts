@@ -1,3 +1,4 @@
+import { callNative } from '../binding.js'
 import { Model } from '../public-model.js'
 import type { CommonOptions, ScheduleOptions } from './options.js'
 import { note } from './output.js'
@@ -10,6 +11,14 @@ export function loadModel(
   signal: AbortSignal,
 ): Promise<Model> {
   return step('load', (onProgress) => Model.load(path, { dtype, device, threads, below, signal, onProgress }))
+}
+
+/** Says what has been found out about the models' device while it computed, such as a faster way that it fails at. */
+export function noteDevice(models: readonly Pick<Model, 'plugin'>[]): void {
+  for (const file of new Set(models.map(({ plugin }) => plugin?.file))) {
+    const notes = file === undefined ? '' : callNative((addon) => addon.pluginNotes(file))
+    if (notes !== '') note(`note: ${notes}`)
+  }
 }
 
 /** Says so where a schedule can change nothing. */

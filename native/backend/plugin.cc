@@ -1,6 +1,7 @@
 #include "backend/plugin.h"
 
 #include <cstddef>
+#include <cstring>
 #include <map>
 #include <mutex>
 
@@ -53,6 +54,12 @@ const Backend& openPlugin(const std::string& file) {
   const Backend*& table = opened[file];
   if (!table) table = &open(file);
   return *table;
+}
+
+std::string pluginNotes(const std::string& file) {
+  BackendNotes notes{};
+  openPlugin(file).notes(&notes);
+  return {notes.text, strnlen(notes.text, sizeof notes.text)};
 }
 
 double pluginBandwidth(const std::string& file) {

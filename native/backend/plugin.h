@@ -23,6 +23,9 @@ struct PluginState {
 };
 PluginState probePlugin(const std::string& file);
 
+// What a user should know of how the plugin computes, found out so far (BackendNotes).
+std::string pluginNotes(const std::string& file);
+
 // Bytes per second that a plugin's device reads from its memory, measured. E_DEVICE.
 double pluginBandwidth(const std::string& file);
 

@@ -66,6 +66,8 @@ BackendCode describe(BackendDevice* out, BackendFailure*) {
   return BackendCode::ok;
 }
 
+void notes(BackendNotes* out) { *out = {}; }
+
 // From a buffer that no cache holds, on all cores.
 BackendCode readBandwidth(double* out, BackendFailure* failure) {
   constexpr int64_t kBytes = 256 << 20;
@@ -210,7 +212,8 @@ const Backend& cpuBackend() {
                                 cpuCreateCurves,
                                 cpuReleaseCurves,
                                 cpuAddCurves,
-                                cpuPivotedQr};
+                                cpuPivotedQr,
+                                notes};
   return table;
 }
 

@@ -179,6 +179,9 @@ BackendCode unable(Arguments... arguments) {
 }
 
 bool addsInPlace() { return false; }
+void notes(BackendNotes* out) {
+  std::snprintf(out->text, sizeof out->text, "%s", is("noted") ? "it has counted, and found it slow" : "");
+}
 void releaseNothing(DeviceLayerPass*) {}
 void releaseNothing(DeviceHeadPass*) {}
 void releaseNothing(DeviceMoments*) {}
@@ -196,7 +199,7 @@ extern "C" __attribute__((visibility("default"))) const flrc::Backend* flrc_back
       getLogits,       setLogits,       likeliest,      sample,       unable,          releaseNothing,
       unable,          unable,          addsInPlace,    unable,       releaseNothing,  unable,
       unable,          releaseNothing,  unable,         unable,       unable,          unable,
-      releaseNothing,  unable,          unable};
+      releaseNothing,  unable,          unable,         notes};
   if (is("absent")) return nullptr;
   if (is("newer")) table.version = kBackendVersion + 1;
   if (is("short")) table.size = sizeof(Backend) - 1;

@@ -1,9 +1,12 @@
 // Whether warpgroups are trusted.
 
 #include <cmath>
+#include <stdexcept>
+#include <string>
 
 #include "check.h"
 #include "runtime/device_limits.h"
+#include "runtime/notes.h"
 #include "runtime/warpgroup_trial.h"
 
 using namespace flrc::gpu;
@@ -19,6 +22,24 @@ TEST("trial: products agree up to rounding, and not where one value is wrong or 
   CHECK(!agreeWith({{1, -3, 2}, {1.1e-8}, {}}));
   CHECK(!agreeWith({{1, NAN, 2}, {1e-8}, {}}));
   CHECK(!agreeWith({{1, -INFINITY, 2}, {1e-8}, {}}));
+}
+
+TEST("trial: who is not trusted is told about, once") {
+  const Products exact = [](int) { return std::vector<std::vector<double>>{{1, 2}}; };
+  const Products wrong = [](int warpgroups) {
+    return std::vector<std::vector<double>>{{1, warpgroups > 0 ? 3.0 : 2.0}};
+  };
+  const Products failing = [](int) -> std::vector<std::vector<double>> { throw std::runtime_error("lost"); };
+  CHECK_EQUAL(trustedAt(exact, 5), 5);
+  CHECK_EQUAL(trustedAt(wrong, 0), 0);
+  CHECK_EQUAL(notes(), "");
+  CHECK_EQUAL(trustedAt(wrong, 5), 0);
+  const std::string told = notes();
+  CHECK(told.find("warpgroup products give other results") == 0);
+  CHECK_EQUAL(trustedAt(wrong, 5), 0);
+  CHECK_EQUAL(notes(), told);
+  CHECK_EQUAL(trustedAt(failing, 5), 0);
+  CHECK(notes().find("; warpgroup products fail (lost)") != std::string::npos);
 }
 
 TEST("trial: the emulator's warpgroups are trusted") {
