@@ -1,6 +1,14 @@
 import { FlrcError } from '../errors.js'
 import { readBytes } from './files.js'
-import { type GgufFile, ggufFlag, ggufNumber, ggufRequired, ggufString, ggufStrings, ggufTypes } from './gguf.js'
+import {
+  type GgufFile,
+  ggufFlag,
+  ggufNumber,
+  ggufRequired,
+  ggufString,
+  ggufStrings,
+  ggufTypes,
+} from './gguf.js'
 import { longropeScale, ropeOf } from './rope.js'
 
 const supported = ['gemma3', 'granite', 'llama', 'phi3', 'qwen2', 'qwen3', 'smollm3'] as const
