@@ -71,14 +71,14 @@ class Passes {
     });
   }
 
-  // 2 products there, 5 back, of which the kernels make 7; a product of two halves each is three of bf16.
+  // 2 products there, 5 back, of which the kernels make 7.
   void attention() {
     const Values q(*this, kTokens, kHidden), k(*this, kTokens, kKvWidth), v(*this, kTokens, kKvWidth),
         dOut(*this, kTokens, kHidden), out(*this, kTokens, kHidden), dq(*this, kTokens, kHidden),
         dk(*this, kTokens, kKvWidth), dv(*this, kTokens, kKvWidth), logSums(*this, kTokens, kHeads),
         dots(*this, kLength, kHeads), parts(*this, attentionParts(kLength, kHeads, kKvHeads, kHeadDim), 1);
-    Array<uint16_t> halves(static_cast<size_t>(attentionHalves(kLength, kHeads, kKvHeads, kHeadDim))),
-        slopes(size_t{2} * kLength * kHidden);
+    Array<uint16_t> rounded(static_cast<size_t>(attentionRounded(kLength, kHeads, kKvHeads, kHeadDim))),
+        slopes(size_t{1} * kLength * kHidden);
     const auto forward = [&](int64_t first) {
       return CausalAttentionParams{q.at() + first * kHidden,
                                    k.at() + first * kKvWidth,
@@ -90,7 +90,7 @@ class Passes {
                                    0,
                                    out.at() + first * kHidden,
                                    logSums.at() + first * kHeads,
-                                   halves.global()};
+                                   rounded.global()};
     };
     // Of one product of queries and the keys they see.
     constexpr double kFlops = 1.0 * kTokens * kLength * kHeads * kHeadDim;

@@ -5,7 +5,7 @@ namespace flrc::gpu {
 namespace {
 
 struct ForwardParams {
-  SplitMatrix q, k, v;
+  RoundedMatrix q, k, v;
   Global<float> out, logSums;
   int tokens, heads, sharing, headDim, window, first;
 };
@@ -15,12 +15,13 @@ struct ForwardParams {
 template <int kDim>
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kOwnThreads<kDim>, 2) forwardKernel(FLRC_PARAMS(ForwardParams) p) {
   constexpr int kRows = kOwnRows<kDim>, kThreads = kOwnThreads<kDim>;
-  using Tile = HalvesTile<kDim, kRows>;
+  using Tile = RoundedTile<kDim, kRows>;
   const Shared<uint16_t> queries = sharedMemory<uint16_t>(0), keys = queries + Tile::kValues,
                          values = keys + Tile::kValues;
   // Those with the most keys begin first.
   const int head = blockY(), row = p.first + (gridX() - 1 - blockX()) * kRows;
-  const SplitMatrix k = headOf(p.k, head / p.sharing, p.headDim), v = headOf(p.v, head / p.sharing, p.headDim);
+  const RoundedMatrix k = headOf(p.k, head / p.sharing, p.headDim),
+                      v = headOf(p.v, head / p.sharing, p.headDim);
   const int end = row + kRows < p.tokens ? row + kRows : p.tokens, begin = firstKey(row, p.window, kRows);
   Tile::template fetch<kThreads>(headOf(p.q, head, p.headDim), row, p.tokens, p.headDim, queries);
   Tile::template fetch<kThreads>(k, begin, end, p.headDim, keys);
@@ -62,15 +63,15 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kOwnThreads<kDim>, 2) forwardKernel(FLRC_PAR
 template <int kDim>
 void launchFor(Stream stream, const ForwardParams& params, const TokenRange& range) {
   LaunchShape shape = shapeOf<kDim>(range, params.heads);
-  shape.sharedBytes = size_t{3} * HalvesTile<kDim, kOwnRows<kDim>>::kValues * sizeof(uint16_t);
+  shape.sharedBytes = size_t{3} * RoundedTile<kDim, kOwnRows<kDim>>::kValues * sizeof(uint16_t);
   launch(stream, shape, forwardKernel<kDim>, params);
 }
 
 }  // namespace
 
 void launchCausalAttention(Stream stream, const CausalAttentionParams& params, const TokenRange& queries) {
-  const SequenceHalves halves = splitSequence(stream, queries, params);
-  const ForwardParams forward{halves.q,       halves.k,      halves.v,     params.out,
+  const RoundedSequence rounded = roundSequence(stream, queries, params);
+  const ForwardParams forward{rounded.q,      rounded.k,     rounded.v,    params.out,
                               params.logSums, params.tokens, params.heads, params.heads / params.kvHeads,
                               params.headDim, params.window, queries.first};
   if (params.headDim <= 64) return launchFor<64>(stream, forward, queries);

@@ -2,7 +2,7 @@
 
 #include "kernels/calibrate.h"
 #include "kernels/causal_attention.h"
-#include "kernels/halves_tiles.cuh"
+#include "kernels/rounded_tiles.cuh"
 
 // What attention of a sequence to itself and its way back have in common.
 
@@ -10,33 +10,29 @@ namespace flrc::gpu {
 
 inline constexpr float kLog2E = 1.44269504f;
 
-// Rows that a block has of its own, 16 a warp: what fits in 99 KB of shared memory with as many of two others.
+// Rows that a block has of its own, 16 a warp: so many that two blocks, each with as many of two others, fit in
+// 100 KB of shared memory.
 template <int kDim>
 inline constexpr int kOwnRows = kDim <= 128 ? kAttentionTokens : kAttentionTokens / 2;
 template <int kDim>
 inline constexpr int kOwnThreads = kOwnRows<kDim> * 2;
 
-struct SequenceHalves {
-  SplitMatrix q, k, v;
+struct RoundedSequence {
+  RoundedMatrix q, k, v;
 };
 
-// [tokens][width] values in halves at `to`, where the first range of a sequence brings them.
-inline SplitMatrix splitSequence(Stream stream, const TokenRange& range, Global<const float> values, int tokens,
-                                 int64_t width, Global<uint16_t> to) {
-  const int64_t count = tokens * width;
-  if (range.first == 0) {
-    launchSplit(stream, {values, tokens, static_cast<int>(width), width, to, to + count});
-  }
-  return {to, count, width};
-}
-
-inline SequenceHalves splitSequence(Stream stream, const TokenRange& range, const CausalAttentionParams& p) {
+// q, k and v in bf16, where the first range of a sequence brings them.
+inline RoundedSequence roundSequence(Stream stream, const TokenRange& range, const CausalAttentionParams& p) {
   const int64_t width = static_cast<int64_t>(p.heads) * p.headDim,
                 kvWidth = static_cast<int64_t>(p.kvHeads) * p.headDim;
-  const Global<uint16_t> k = p.halves + 2 * p.tokens * width, v = k + 2 * p.tokens * kvWidth;
-  return {splitSequence(stream, range, p.q, p.tokens, width, p.halves),
-          splitSequence(stream, range, p.k, p.tokens, kvWidth, k),
-          splitSequence(stream, range, p.v, p.tokens, kvWidth, v)};
+  const Global<uint16_t> k = p.rounded + p.tokens * width, v = k + p.tokens * kvWidth;
+  const auto round = [&](Global<const float> values, int64_t across, Global<uint16_t> to) {
+    if (range.first == 0) {
+      launchSplit(stream, {values, p.tokens, static_cast<int>(across), across, to, nullptr});
+    }
+    return RoundedMatrix{to, across};
+  };
+  return {round(p.q, width, p.rounded), round(p.k, kvWidth, k), round(p.v, kvWidth, v)};
 }
 
 // Blocks of the range's tokens for each head.
@@ -49,8 +45,8 @@ LaunchShape shapeOf(const TokenRange& range, int heads) {
   return shape;
 }
 
-FLRC_DEVICE SplitMatrix headOf(const SplitMatrix& all, int head, int headDim) {
-  return {all.high + head * headDim, all.low, all.ld};
+FLRC_DEVICE RoundedMatrix headOf(const RoundedMatrix& all, int head, int headDim) {
+  return {all.values + head * headDim, all.ld};
 }
 
 // The first key, a multiple of `step`, that one of the queries from `query` on sees.

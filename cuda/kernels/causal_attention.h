@@ -1,8 +1,8 @@
 #pragma once
 
-// Attention of a whole sequence to itself, forward and backward, for passes that need f32's exactness: on
-// tensor cores, each factor as two bf16 values whose sum it is to 2^-18 of it. Nothing of tokens x tokens is
-// stored (Dao et al., FlashAttention, 2022; Dao, FlashAttention-2, 2023). Nothing is added up by atomics.
+// Attention of a whole sequence to itself, forward and backward: on tensor cores, each factor of a product
+// rounded to bf16, softmax and sums in f32. Nothing of tokens x tokens is stored (Dao et al., FlashAttention,
+// 2022; Dao, FlashAttention-2, 2023). Nothing is added up by atomics.
 
 #include "kernels/device.cuh"
 
@@ -17,8 +17,8 @@ struct CausalAttentionParams {
   int tokens, heads, kvHeads, headDim, window;
   Global<float> out;      // [tokens][heads * headDim]
   Global<float> logSums;  // [tokens][heads]: log2 of the sum of e^score, for the way back
-  // Working memory, [attentionHalves()], of which a launch uses what the one before it left: q, k and v.
-  Global<uint16_t> halves;
+  // Working memory, [attentionRounded()], of which a launch uses what the one before it left: q, k and v.
+  Global<uint16_t> rounded;
 };
 
 // The tokens of one launch: a multiple of kAttentionTokens, and as many or, up to the end, any. A long sequence
@@ -28,18 +28,18 @@ struct TokenRange {
   int first, count;
 };
 
-inline int64_t attentionHalves(int64_t tokens, int64_t heads, int64_t kvHeads, int64_t headDim) {
-  return 2 * tokens * (heads + 2 * kvHeads) * headDim;
+inline int64_t attentionRounded(int64_t tokens, int64_t heads, int64_t kvHeads, int64_t headDim) {
+  return tokens * (heads + 2 * kvHeads) * headDim;
 }
 void launchCausalAttention(Stream stream, const CausalAttentionParams& params, const TokenRange& queries);
 
 // dq, dk and dv from dOut: the gradients at the range's tokens, as queries and as keys.
 struct CausalAttentionBackwardParams {
-  CausalAttentionParams forward;  // out and logSums are what it left; halves is working memory, as below
+  CausalAttentionParams forward;  // out and logSums are what it left; rounded is working memory, as below
   Global<const float> dOut;       // [tokens][heads * headDim]
   Global<float> dq;               // [tokens][heads * headDim]
   Global<float> dk, dv;           // [tokens][kvHeads * headDim]
-  Global<uint16_t> halves;        // [2 * tokens * heads * headDim]
+  Global<uint16_t> rounded;       // [tokens * heads * headDim]
   Global<float> dots;             // [tokens][heads]
   Global<float> parts;            // [attentionParts()], or null where that is 0
 };

@@ -1,3 +1,4 @@
+#include "kernels/block.cuh"
 #include "kernels/causal_attention.cuh"
 
 // FlashAttention-2's way back, in two kernels that share their source, so that nothing is added up by atomics:
@@ -10,7 +11,7 @@ namespace {
 constexpr int kThreads = 256;
 
 struct BackwardParams {
-  SplitMatrix q, dOut, k, v;
+  RoundedMatrix q, dOut, k, v;
   Global<const float> logSums, dots;  // [tokens][heads]
   // Of queries: dq. Of keys: dk and dv of each query head, [tokens][heads * headDim].
   Global<float> first, second;
@@ -30,8 +31,8 @@ template <int kDim, bool kByKeys>
 struct Backward {
   static constexpr int kRows = kOwnRows<kDim>, kColumns = kComing<kDim>;
   static constexpr int kOut = kByKeys ? kOutDims<kDim> : kDim;
-  using Own = HalvesTile<kDim, kRows>;
-  using Coming = HalvesTile<kDim, kColumns>;
+  using Own = RoundedTile<kDim, kRows>;
+  using Coming = RoundedTile<kDim, kColumns>;
   static constexpr size_t kTileBytes = size_t{2} * (Own::kValues + Coming::kValues) * sizeof(uint16_t);
   static constexpr size_t kSharedBytes = kTileBytes + (kByKeys ? 2 * kColumns * sizeof(float) : 0);
 
@@ -73,8 +74,8 @@ struct Backward {
     const Shared<uint16_t> ownFirst = sharedMemory<uint16_t>(0), ownSecond = ownFirst + Own::kValues,
                            first = ownSecond + Own::kValues, second = first + Coming::kValues;
     const int kvHead = head / p.sharing;
-    const SplitMatrix q = headOf(p.q, head, p.headDim), dOut = headOf(p.dOut, head, p.headDim),
-                      k = headOf(p.k, kvHead, p.headDim), v = headOf(p.v, kvHead, p.headDim);
+    const RoundedMatrix q = headOf(p.q, head, p.headDim), dOut = headOf(p.dOut, head, p.headDim),
+                        k = headOf(p.k, kvHead, p.headDim), v = headOf(p.v, kvHead, p.headDim);
     const auto fetchFirst = [&](int column) {
       Coming::template fetch<kOwn>(kByKeys ? q : k, column, end, p.headDim, first);
       if (kByKeys && threadIndex() < 2 * kColumns) {
@@ -156,6 +157,33 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kOwnThreads<kDim>, 2) keysKernel(FLRC_PARAMS
   Backward<kDim, true>{p, blockY(), row, row, row + (p.window > 0 && seen < left ? seen : left)}.run();
 }
 
+struct SlopeParams {
+  Global<const float> dOut, out;  // [rows][headDim]
+  Global<uint16_t> rounded;       // [rows][headDim]
+  Global<float> dots;             // [rows]
+  int rows, headDim;
+};
+
+// dOut in bf16, and its dot products with what it is the gradient of: as it is rounded, for what is subtracted
+// from dP must be its mean. A warp has a head of a token.
+FLRC_KERNEL void slopesKernel(FLRC_PARAMS(SlopeParams) p) {
+  const int64_t row = static_cast<int64_t>(blockX()) * (kThreads / 32) + warpIndex();
+  if (row >= p.rows) return;
+  const Global<const Float2> slopes = pointerCast<const Float2>(p.dOut + row * p.headDim),
+                             outs = pointerCast<const Float2>(p.out + row * p.headDim);
+  const Global<uint32_t> to = pointerCast<uint32_t>(p.rounded + row * p.headDim);
+  float sum = 0;
+  for (int i = laneIndex(); i < p.headDim / 2; i += 32) {
+    const Float2 slope = slopes[i], out = outs[i];
+    const uint32_t pair = roundHalves(slope.x, slope.y);
+    to[i] = pair;
+    sum = fusedMultiplyAdd(bitsToFloat(pair << 16), out.x, sum);
+    sum = fusedMultiplyAdd(bitsToFloat(pair & 0xffff0000u), out.y, sum);
+  }
+  sum = warpSum(sum);
+  if (laneIndex() == 0) p.dots[row] = sum;
+}
+
 struct GatherParams {
   Global<const float> parts;  // [2][tokens][heads * headDim]
   Global<float> dk, dv;       // [tokens][kvHeads * headDim]
@@ -198,11 +226,19 @@ void launchCausalAttentionBackward(Stream stream, const CausalAttentionBackwardP
   const CausalAttentionParams& p = params.forward;
   const int sharing = p.heads / p.kvHeads;
   const int64_t width = static_cast<int64_t>(p.heads) * p.headDim;
-  const SequenceHalves halves = splitSequence(stream, tokens, p);
-  const SplitMatrix dOut = splitSequence(stream, tokens, params.dOut, p.tokens, width, params.halves);
-  if (tokens.first == 0) launchDots(stream, {params.dOut, p.out, p.tokens * p.heads, p.headDim, params.dots});
-  const BackwardParams backward{halves.q, dOut,     halves.k, halves.v, p.logSums, params.dots, params.dq,
-                                nullptr,  p.tokens, p.heads,  sharing,  p.headDim, p.window,    tokens.first};
+  const RoundedSequence rounded = roundSequence(stream, tokens, p);
+  const RoundedMatrix dOut{params.rounded, width};
+  if (tokens.first == 0) {
+    const int rows = p.tokens * p.heads;
+    LaunchShape shape;
+    shape.gridX = static_cast<unsigned>((rows + kThreads / 32 - 1) / (kThreads / 32));
+    shape.threads = kThreads;
+    launch(stream, shape, slopesKernel,
+           SlopeParams{params.dOut, p.out, params.rounded, params.dots, rows, p.headDim});
+  }
+  const BackwardParams backward{rounded.q,   dOut,      rounded.k, rounded.v,   p.logSums,
+                                params.dots, params.dq, nullptr,   p.tokens,    p.heads,
+                                sharing,     p.headDim, p.window,  tokens.first};
   const bool apart = sharing > 1;
   const Global<float> dk = apart ? params.parts : params.dk,
                       dv = apart ? params.parts + p.tokens * width : params.dv;

@@ -19,7 +19,7 @@ DeviceHeadPass::DeviceHeadPass(DeviceModel& model) : model_(model) {
   band_ = head.dtype == Dtype::bf16 ? head.rows : std::min(kBand, head.rows);
   const double values = static_cast<double>(kPositions * (model.vocab + 3 * model.hidden));
   gpu::checkRoom("the logits of a pass", 4 * values + gpu::WeightHalves::bytesOf(head, band_) +
-                                             gpu::SplitRows::bytesOf(kPositions, model.vocab + model.hidden));
+                                             gpu::RoundedRows::bytesOf(kPositions, model.vocab + model.hidden));
   const auto hidden = static_cast<size_t>(kPositions * model.hidden);
   for (gpu::Buffer<float>* buffer : {&x_, &normed_, &dx_}) *buffer = gpu::Buffer<float>(hidden);
   logits_ = gpu::Buffer<float>(static_cast<size_t>(kPositions * model.vocab));
@@ -60,19 +60,18 @@ void DeviceHeadPass::gradient(gpu::Pieces& pieces, const int32_t* ids, int64_t t
   gpu::launchNorm(pieces.stream(),
                   {x_.global(), nullptr, model_.finalNorm.read(), normed_.global(), model_.eps, width}, rows,
                   false);
-  normedHalves_.split(pieces, normed_.read(), count, hidden);
+  rounded_.round(pieces, normed_.read(), count, hidden);
   forBands(pieces, [&](int64_t band, int64_t words, const gpu::Halves& weights) {
-    multiply(pieces, {normedHalves_.halves(), weights, count, words, logits_.global() + band, vocab});
+    multiply(pieces, {rounded_.halves(), weights, count, words, logits_.global() + band, vocab});
   });
   gpu::launchLabelLosses(
       pieces.stream(),
       {logits_.global(), rows, static_cast<int>(vocab), next_.read(), true, labels.drawn, labels.seed,
        labels.firstDraw + static_cast<uint64_t>(first), losses_.global(), total_.global()});
-  logitHalves_.split(pieces, logits_.read(), count, vocab);
+  roundedLogits_.round(pieces, logits_.read(), count, vocab);
   forBands(pieces, [&](int64_t band, int64_t words, const gpu::Halves& weights) {
-    gpu::Halves logits = logitHalves_.halves();
+    gpu::Halves logits = roundedLogits_.halves();
     logits.high.data = logits.high.data + band;
-    logits.low = logits.low + band;
     logits.high.width = static_cast<int>(words);
     multiply(pieces, {logits, weights, count, hidden, normed_.global(), hidden, true, band > 0});
   });

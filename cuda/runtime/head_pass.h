@@ -25,7 +25,7 @@ struct DeviceHeadPass {
   int64_t band_;      // rows of the head at a time
   std::mutex mutex_;  // of all below
   gpu::WeightHalves weights_;
-  gpu::SplitRows normedHalves_, logitHalves_;
+  gpu::RoundedRows rounded_, roundedLogits_;
   gpu::Buffer<float> x_, normed_, logits_, dx_;
   gpu::Buffer<int32_t> next_;
   gpu::Buffer<double> losses_, total_;

@@ -13,8 +13,8 @@ namespace flrc::gpu {
 namespace {
 
 // Bytes of bf16 that attention has of a token, there and back.
-int64_t attentionHalfBytes(const DeviceModel& model) {
-  return 2 * (attentionHalves(1, model.heads, model.kvHeads, model.headDim) + 2 * model.queryWidth());
+int64_t attentionRoundedBytes(const DeviceModel& model) {
+  return 2 * (attentionRounded(1, model.heads, model.kvHeads, model.headDim) + model.queryWidth());
 }
 
 // The widest input and output of a projection.
@@ -74,16 +74,17 @@ std::vector<LayerSteps::Part> LayerSteps::partsOf(const PassedLayer& layer) {
 double LayerSteps::bytesOf(const PassedLayer& layer, int64_t longest) {
   int64_t width = 0;
   for (const Part& part : partsOf(layer)) width += part.width;
-  return static_cast<double>(longest * (4 * width + attentionHalfBytes(layer.model))) +
-         3 * SplitRows::bytesOf(longest, widest(layer.model));
+  return static_cast<double>(longest * (4 * width + attentionRoundedBytes(layer.model))) +
+         2 * RoundedRows::bytesOf(longest, widest(layer.model)) +
+         SplitRows::bytesOf(longest, widest(layer.model));
 }
 
 LayerSteps::LayerSteps(const PassedLayer& layer, int64_t longest)
     : layer_(layer),
       model_(layer.model),
-      attentionHalves_(
-          static_cast<size_t>(attentionHalves(longest, model_.heads, model_.kvHeads, model_.headDim))),
-      backHalves_(static_cast<size_t>(2 * longest * model_.queryWidth())),
+      attentionRounded_(
+          static_cast<size_t>(attentionRounded(longest, model_.heads, model_.kvHeads, model_.headDim))),
+      backRounded_(static_cast<size_t>(longest * model_.queryWidth())),
       input_(longest, widest(model_)),
       output_(longest, widest(model_)),
       rows_(longest, widest(model_)),
@@ -140,8 +141,8 @@ void LayerSteps::forward(const Call& call) {
   apply(call, kV, v_);
   turn(call, queryNorm ? qRaw_ : q_, q_, weights.queryNorm, model_.heads, model_.queryScale);
   turn(call, keyNorm ? kRaw_ : k_, k_, weights.keyNorm, model_.kvHeads, 1);
-  // Scores and sums of values, of the halves' products three or four each.
-  attend(call, 16, [&](const TokenRange& range) {
+  // Scores and sums of values.
+  attend(call, 4, [&](const TokenRange& range) {
     launchCausalAttention(call.pieces.stream(), attentionOf(call.tokens), range);
   });
   take(call, kO, attended_);
@@ -176,8 +177,8 @@ void LayerSteps::backward(const Call& call) {
   passBack(call, kO, leaveBlock(call, weights.attentionOutputNorm, attentionOutput_), passed_);
   const CausalAttentionBackwardParams attention{
       attentionOf(call.tokens), passed_.read(), dq_.global(),   dk_.global(), dv_.global(),
-      backHalves_.global(),     dots_.global(), parts_.global()};
-  attend(call, 40, [&](const TokenRange& range) {
+      backRounded_.global(),    dots_.global(), parts_.global()};
+  attend(call, 14, [&](const TokenRange& range) {
     launchCausalAttentionBackward(call.pieces.stream(), attention, range);
   });
   turnBack(call, qRaw_, dq_, weights.queryNorm, model_.heads, model_.queryScale);
@@ -202,7 +203,7 @@ CausalAttentionParams LayerSteps::attentionOf(int64_t tokens) const {
           static_cast<int>(layer_.weights.window),
           attended_.global(),
           logSums_.global(),
-          attentionHalves_.global()};
+          attentionRounded_.global()};
 }
 
 template <typename Launch>
@@ -290,7 +291,7 @@ void LayerSteps::add(const Call& call, const Buffer<float>& from, const Buffer<f
 }
 
 void LayerSteps::take(const Call& call, int p, const Buffer<float>& input) {
-  input_.split(call.pieces, input.read(), call.tokens, layer_.weights.projections[p].inputs);
+  input_.round(call.pieces, input.read(), call.tokens, layer_.weights.projections[p].inputs);
 }
 
 void LayerSteps::apply(const Call& call, int p, const Buffer<float>& y, bool biased) const {
@@ -306,7 +307,7 @@ void LayerSteps::passBack(const Call& call, int p, const Buffer<float>& g, const
   const int64_t m = linear.outputs, n = linear.inputs;
   const Buffer<float>* inputs[kBackendProjections] = {
       &attentionInput_, &attentionInput_, &attentionInput_, &attended_, &mlpInput_, &mlpInput_, &product_};
-  output_.split(call.pieces, g.read(), call.tokens, m);
+  output_.round(call.pieces, g.read(), call.tokens, m);
   if (call.scored) score(call, p);
   clip(call, p, g);
   leave(call, BackendTape::input, p, *inputs[p], n);
@@ -357,8 +358,8 @@ void LayerSteps::score(const Call& call, int p) {
   const LinearWeights& linear = layer_.weights.projections[p];
   const Dtype dtype = linear.dense.dtype;
   FisherParams params{};
-  params.x = input_.high();
-  params.g = output_.high();
+  params.x = input_.rows();
+  params.g = output_.rows();
   params.passage = {1, static_cast<int>(call.tokens)};
   params.weights = linear.dense.data.read();
   call.pieces.grow(partial_, static_cast<size_t>(fisherPartials(params)));

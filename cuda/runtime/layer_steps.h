@@ -98,8 +98,9 @@ class LayerSteps {
   // where that is another; at a norm's result; what a projection passes back, or on; of attention.
   Buffer<float> gradient_, outputGradient_, dNormed_, passed_, dq_, dk_, dv_, dots_, parts_;
   Buffer<float> factors_;  // that clip a projection's gradients
-  Buffer<uint16_t> attentionHalves_, backHalves_;
-  SplitRows input_, output_, rows_;  // of one projection: x, and g; what a moment sums
+  Buffer<uint16_t> attentionRounded_, backRounded_;
+  RoundedRows input_, output_;  // of one projection: x, and g
+  SplitRows rows_;              // what a moment sums
   Buffer<double> partial_, scores_;
   HostBuffer<float> staged_;  // what comes and goes, one thing after another; two inputs at once
 };

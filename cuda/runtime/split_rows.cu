@@ -15,6 +15,21 @@ int64_t stagedRows(int64_t rows, int64_t width) {
 
 }  // namespace
 
+double RoundedRows::bytesOf(int64_t rows, int64_t width) {
+  return 2 * static_cast<double>(rows) * static_cast<double>(wholeOctets(width));
+}
+
+RoundedRows::RoundedRows(int64_t rows, int64_t width)
+    : values_(static_cast<size_t>(rows * wholeOctets(width))) {}
+
+void RoundedRows::round(Pieces& pieces, Global<const float> from, int64_t rows, int64_t width) {
+  width_ = width;
+  ld_ = wholeOctets(width);
+  pieces.grow(values_, static_cast<size_t>(rows * ld_));
+  launchSplit(pieces.stream(),
+              {from, static_cast<int>(rows), static_cast<int>(width), ld_, values_.global(), nullptr, nullptr});
+}
+
 double SplitRows::bytesOf(int64_t rows, int64_t width) {
   return 4 * static_cast<double>(rows) * static_cast<double>(wholeOctets(width));
 }
@@ -63,7 +78,9 @@ void SplitRows::launch(Pieces& pieces, Global<const float> from, int64_t first, 
 
 void multiply(Pieces& pieces, const HalvesProduct& product) {
   constexpr int64_t kTile = 128;
-  const double perToken = 6.0 * static_cast<double>(product.x.high.width) * static_cast<double>(product.rows);
+  const int products = 1 + (product.x.low != nullptr) + (product.factors.low != nullptr);
+  const double perToken =
+      2.0 * products * static_cast<double>(product.x.high.width) * static_cast<double>(product.rows);
   pieces.multiplyEach(product.tokens, kTile, perToken, [&](int64_t first, int64_t count) {
     const Halves x = product.x.from(first);
     launchThinProduct(pieces.stream(),

@@ -15,7 +15,28 @@ struct Halves {
   }
 };
 
-// f32 rows as bf16 ones on the device.
+// f32 rows rounded to bf16, as the products of passes take them.
+class RoundedRows {
+ public:
+  // Bytes of so many.
+  static double bytesOf(int64_t rows, int64_t width);
+
+  RoundedRows() = default;
+  // With room for so many.
+  RoundedRows(int64_t rows, int64_t width);
+
+  // [rows, width] from the device.
+  void round(Pieces& pieces, Global<const float> from, int64_t rows, int64_t width);
+
+  Activations rows() const { return {values_.read(), ld_, static_cast<int>(width_)}; }
+  Halves halves() const { return {rows(), nullptr}; }
+
+ private:
+  int64_t width_ = 0, ld_ = 0;
+  Buffer<uint16_t> values_;
+};
+
+// f32 rows as two bf16 ones on the device.
 class SplitRows {
  public:
   // Bytes of so many.
@@ -35,10 +56,7 @@ class SplitRows {
   void split(Pieces& pieces, Global<const float> from, int64_t rows, int64_t width,
              Global<const float> factors = nullptr);
 
-  Halves halves() const { return {high(), low_.read()}; }
-  // Rounded to the first half.
-  Activations high() const { return {high_.read(), ld_, static_cast<int>(width_)}; }
-  Global<const uint16_t> low() const { return low_.read(); }
+  Halves halves() const { return {{high_.read(), ld_, static_cast<int>(width_)}, low_.read()}; }
 
  private:
   void prepare(Pieces& pieces, int64_t rows, int64_t width);

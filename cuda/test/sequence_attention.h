@@ -33,8 +33,8 @@ struct SequenceAttention {
     for (const auto& range : ranges) {
       launchCausalAttentionBackward(
           device.stream(),
-          {params(), slopes.read(), dq.global(), dk.global(), dv.global(), slopeHalves.global(), dots.global(),
-           shape.heads > shape.kvHeads ? parts.global() : nullptr},
+          {params(), slopes.read(), dq.global(), dk.global(), dv.global(), roundedSlopes.global(),
+           dots.global(), shape.heads > shape.kvHeads ? parts.global() : nullptr},
           range);
     }
   }
@@ -52,16 +52,16 @@ struct SequenceAttention {
   }
 
   flrc::gpu::CausalAttentionParams params() {
-    return {queries.read(), keys.read(),  values.read(), shape.tokens,     shape.heads,    shape.kvHeads,
-            shape.headDim,  shape.window, out.global(),  logSums.global(), halves.global()};
+    return {queries.read(), keys.read(),  values.read(), shape.tokens,     shape.heads,     shape.kvHeads,
+            shape.headDim,  shape.window, out.global(),  logSums.global(), rounded.global()};
   }
 
   Array<float> queries{q}, keys{k}, values{v}, slopes{dOut}, dots{logSums.download().size()},
       parts{static_cast<size_t>(
           flrc::gpu::attentionParts(shape.tokens, shape.heads, shape.kvHeads, shape.headDim) + 1)};
-  Array<uint16_t> halves{
-      static_cast<size_t>(flrc::gpu::attentionHalves(shape.tokens, shape.heads, shape.kvHeads, shape.headDim))},
-      slopeHalves{2 * shape.queries()};
+  Array<uint16_t> rounded{static_cast<size_t>(
+      flrc::gpu::attentionRounded(shape.tokens, shape.heads, shape.kvHeads, shape.headDim))},
+      roundedSlopes{shape.queries()};
 };
 
 }  // namespace test

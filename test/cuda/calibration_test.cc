@@ -427,6 +427,8 @@ namespace {
 // passes of two layers and the head are off by, one behind the other, at either side, of inputs and of
 // gradients.
 constexpr double kMoments = 4 * (40 * kUlp + 3 * emulated::kPass);
+// As parts of what they are, squares of products of an input and a gradient.
+constexpr double kProducts = 4 * emulated::kPass;
 
 double square(double value) { return value * value; }
 
@@ -462,13 +464,13 @@ void checkCalibration(const emulated::Pair& pair, const CalibrationOptions& opti
                  pair.cpu, options, Job(),
                  [&](int64_t layer, const LayerMoments&of) { moments[static_cast<size_t>(layer)] = of; }),
              cuda = calibrate(pair.cuda, options, Job());
-  CHECK_NEAR(cuda->meanLoss, cpu->meanLoss, 0x1p-14 * cpu->meanLoss);
+  CHECK_NEAR(cuda->meanLoss, cpu->meanLoss, emulated::kPass * cpu->meanLoss);
   for (size_t i = 0; i < cpu->scores.size(); ++i) {
     const auto &got = cuda->scores[i], &expected = cpu->scores[i];
-    // Products of two rounded numbers, squared.
-    CHECK_NEAR(got.weighted, expected.weighted, 0x1p-6 * expected.weighted);
-    CHECK_NEAR(got.gradient, expected.gradient, 0x1p-6 * expected.gradient);
-    CHECK_NEAR(got.taylor, expected.taylor, 0x1p-7 * expected.taylor);
+    // Products of two numbers that passes leave, squared.
+    CHECK_NEAR(got.weighted, expected.weighted, kProducts * expected.weighted);
+    CHECK_NEAR(got.gradient, expected.gradient, kProducts * expected.gradient);
+    CHECK_NEAR(got.taylor, expected.taylor, kProducts / 2 * expected.taylor);
     CHECK_EQUAL(cuda->ranks[i], cpu->ranks[i]);
     for (size_t j = 0; j < cpu->singular[i].size(); ++j) {
       CHECK_NEAR(square(cuda->singular[i][j]), square(cpu->singular[i][j]),
@@ -478,8 +480,8 @@ void checkCalibration(const emulated::Pair& pair, const CalibrationOptions& opti
     // At rank 0 there may be nothing: what is normed afterwards does not depend on W's scale.
     const double most = *std::max_element(cpu->curves[i].begin(), cpu->curves[i].end());
     for (size_t r = 0; r < cpu->curves[i].size(); ++r) {
-      // Where neighbouring singular values are nearly as large, factors differ by more than moments do.
-      CHECK_NEAR(cuda->curves[i][r], cpu->curves[i][r], 0x1p-8 * most);
+      // Of such products, too, and of factors.
+      CHECK_NEAR(cuda->curves[i][r], cpu->curves[i][r], 2 * kProducts * most);
     }
     const auto p = static_cast<int>(i % kProjections);
     if (options.whitening != Whitening::input || inputSeenThrough(pair.cpu->config, p)) continue;
@@ -525,6 +527,11 @@ TEST("emulated CUDA: calibrations of other architectures, by labels of the text 
   for (const auto& [name, labels] : {std::pair{"mistral", Labels::data}, {"qwen3", Labels::model}}) {
     CalibrationOptions options = optionsOf(Whitening::twoSided);
     options.labels = labels;
+    if (labels == Labels::model) {
+      // So few that rounding leaves each of them the label that the CPU draws.
+      options.lengths = {12, 9};
+      options.tokens.resize(21);
+    }
     checkCalibration(models(*plugin, name), options);
   }
 }
