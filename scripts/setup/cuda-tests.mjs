@@ -39,6 +39,7 @@ const headers = [
   'native/linalg/clipping.h',
   'native/platform/memory.h',
   'native/backend.h',
+  'native/model/activation.h',
 ]
 const folder = 'build/cuda-tests'
 

@@ -19,6 +19,7 @@ const cmake = `${toolchain}/cmake/data/bin/cmake`
 const sources = [
   'cuda',
   'native/backend.h',
+  'native/model/activation.h',
   'native/tensor/dtype.h',
   'native/platform/linux/addon/unwind.cc',
   requirements,
