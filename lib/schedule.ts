@@ -44,12 +44,9 @@ export function constant(budget: number): Schedule {
  *
  * @throws E_USAGE for budgets outside (0, 1] or a number of steps that is not whole or below 1
  */
-export function progressive({
-  from,
-  to,
-  over,
-  shape = 'linear',
-}: FallOptions & { shape?: ScheduleShape }): Schedule {
+export function progressive(options: FallOptions & { shape?: ScheduleShape }): Schedule {
+  // From JavaScript they may be missing, which is told as a missing budget is.
+  const { from, to, over, shape = 'linear' } = Object(options) as typeof options
   checkBudget(from)
   checkBudget(to)
   if (!Number.isSafeInteger(over) || over < 1) {

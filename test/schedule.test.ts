@@ -177,6 +177,9 @@ test('the factories refuse budgets and steps that mean nothing', () => {
   usage(() => linear({ from: 0.9, to: 0.5, over: 0 }))
   usage(() => linear({ from: 0.9, to: 0.5, over: 1.5 }))
   usage(() => progressive({ from: 0.9, to: 0.5, over: 4, shape: 'sine' as ScheduleShape }))
+  for (const none of [undefined, null]) {
+    for (const make of [progressive, step, linear, adaptive]) usage(() => make(none as never))
+  }
 })
 
 test('a schedule written above what the model keeps is refused', () => {

@@ -51,17 +51,17 @@ function existsError(file: string, { overwrite }: NewFileOptions): FlrcError {
  * that may not be written to.
  */
 export async function checkNewFile(file: string, options: NewFileOptions = {}): Promise<void> {
-  const there = await format.statIfThere(file)
-  if (there && !(options.overwrite === true && there.isFile())) throw existsError(file, options)
   const folder = path.dirname(path.resolve(file))
   if (!(await format.statIfThere(folder))?.isDirectory()) {
     throw new FlrcError('E_NOT_FOUND', `${folder}: no such folder; make it, or give another path`, { file })
   }
   try {
-    await access(folder, constants.W_OK)
+    await access(folder, constants.W_OK | constants.X_OK)
   } catch (error) {
     throw ioError(error, file)
   }
+  const there = await format.statIfThere(file)
+  if (there && !(options.overwrite === true && there.isFile())) throw existsError(file, options)
 }
 
 /** Writes a new file, whole or not at all. Throws what `checkNewFile` does, and E_IO. */

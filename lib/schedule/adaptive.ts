@@ -31,7 +31,9 @@ export function countsAsSure(entropy: number, before: boolean, { sure, unsure }:
  *
  * @throws E_USAGE for budgets outside (0, 1] or thresholds that are no entropies or in the wrong order
  */
-export function adaptive({ from, to, thresholds = { sure: 0.5, unsure: 1.5 } }: AdaptiveOptions): Schedule {
+export function adaptive(options: AdaptiveOptions): Schedule {
+  // From JavaScript they may be missing, which is told as a missing budget is.
+  const { from, to, thresholds = { sure: 0.5, unsure: 1.5 } } = Object(options) as AdaptiveOptions
   checkBudget(from)
   checkBudget(to)
   const { sure, unsure } = thresholds

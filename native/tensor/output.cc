@@ -30,7 +30,9 @@ class OutputFile {
 
  private:
   [[noreturn]] void fail(const char* what) const {
-    throw Error(code::io, path_ + " " + what + ": " + platform::lastError() + "; nothing was kept of it",
+    throw Error(code::io,
+                path_ + " " + what + ": " + platform::lastError() +
+                    "; nothing was kept of it: free some space, or choose an output on another disk",
                 path_);
   }
   std::string path_;
