@@ -11,11 +11,15 @@ import {
 import { levelBudget, type ProducedToken, type SamplingAt, ScheduledSteps } from './generate/steps.js'
 import { type Held, StopFilter } from './generate/stop.js'
 import type { LoadedModel } from './model.js'
+import type { NativeStep } from './native-types.js'
 import { full, type Schedule, type ScheduleChoice, scheduleOn } from './schedule.js'
 import type { Session } from './session.js'
 
 export type { PenaltyOptions } from './generate/penalties.js'
 export type { SpeculateOptions } from './generate/speculation.js'
+
+/** As many as OpenAI's API gives. */
+export const mostTopLogprobs = 20
 
 export interface GenerateOptions extends PenaltyOptions {
   /** Tokens to generate at most; 64 by default. */
@@ -41,6 +45,11 @@ export interface GenerateOptions extends PenaltyOptions {
   minP?: number
   /** Equal seeds give equal samples; 0 by default. */
   seed?: number
+  /**
+   * How many of the likeliest tokens each piece names beside its own, 20 at most; 0 by default. Not together with
+   * `speculate`.
+   */
+  topLogprobs?: number
   /** Generation ends before the first of these strings. */
   stop?: string | readonly string[]
   /** Ends the iterator with E_ABORTED. */
@@ -63,6 +72,16 @@ export interface Piece {
    */
   activeBudget: number
   /** Natural log of the token's probability under the model, before temperature. */
+  logprob: number
+  /** The likeliest tokens in its place, the likeliest first, where `topLogprobs` asks for them. */
+  topLogprobs?: readonly TokenLogprob[]
+}
+
+export interface TokenLogprob {
+  tokenId: number
+  /** Its own; where it is but a part of a character, with the sign of a missing one. */
+  text: string
+  /** As of a piece. */
   logprob: number
 }
 
@@ -192,9 +211,10 @@ export async function* decode(
   const filter = new StopFilter<Omit<Piece, 'text'>>(stop)
   const penalties = Penalties.of(options, tokens)
   const sampling: SamplingAt = (draw) => {
-    const { temperature, topK, topP, minP, seed } = options
+    const { temperature, topK, topP, minP, seed, topLogprobs } = options
     const penalised = penalties && { penalties: penalties.native() }
-    return { temperature, topK, topP, minP, seed, draw, ...penalised }
+    const beside = topLogprobs > 0 ? { alternatives: topLogprobs } : {}
+    return { temperature, topK, topP, minP, seed, draw, ...penalised, ...beside }
   }
   const source = speculation
     ? new SpeculativeSteps(model, session, sampling, speculation, maxTokens)
@@ -210,14 +230,14 @@ export async function* decode(
   const first = { ...session.sample(sampling(0)), level: 0, activeBudget: levelBudget(model, 0) }
   let produced: ProducedToken[] = [first]
   for (let step = 1; ; ) {
-    for (const { tokenId, level, activeBudget, logprob } of produced) {
+    for (const { tokenId, level, activeBudget, logprob, likeliest } of produced) {
       if (endTokens.has(tokenId)) {
         yield* asPieces(filter.finish())
         return end('stop')
       }
       penalties?.push(tokenId)
       const last = step === maxTokens
-      const piece = { tokenId, level, activeBudget, logprob }
+      const piece = { tokenId, level, activeBudget, logprob, ...named(likeliest, model) }
       yield* asPieces(filter.push(piece, stream.push(tokenId) + (last ? stream.flush() : '')))
       if (filter.stopped) return end('stop')
       if (last) {
@@ -230,6 +250,12 @@ export async function* decode(
     for (const token of advance.cached) onCached?.(token)
     produced = advance.produced
   }
+}
+
+function named(likeliest: NativeStep['likeliest'], { tokenizer }: LoadedModel): Pick<Piece, 'topLogprobs'> {
+  if (likeliest === undefined) return {}
+  const textOf = (tokenId: number) => tokenizer.decode([tokenId], { skipSpecial: false })
+  return { topLogprobs: likeliest.map((token) => ({ ...token, text: textOf(token.tokenId) })) }
 }
 
 function asPieces(held: readonly Held<Omit<Piece, 'text'>>[]): Piece[] {
@@ -250,11 +276,14 @@ export function checkOptions(options: GenerateOptions, model: LoadedModel): Omit
     repeatPenalty = 1,
     frequencyPenalty = 0,
     presencePenalty = 0,
+    topLogprobs = 0,
   } = options
   const stop = typeof options.stop === 'string' ? [options.stop] : (options.stop ?? [])
   checkWhole('maxTokens', maxTokens, 0)
   checkWhole('topK', topK, 0)
   checkWhole('seed', seed, 0)
+  checkWhole('topLogprobs', topLogprobs, 0)
+  if (topLogprobs > mostTopLogprobs) refuse('topLogprobs', topLogprobs, `${mostTopLogprobs} at most`)
   checkRange('temperature', temperature, 0, Number.MAX_VALUE, 'a number from 0')
   checkRange('minP', minP, 0, 1, 'a number from 0 to 1')
   checkRange('topP', topP, Number.MIN_VALUE, 1, 'a number above 0, at most 1')
@@ -282,7 +311,14 @@ export function checkOptions(options: GenerateOptions, model: LoadedModel): Omit
       'speculation draws several tokens at once, so it goes with no penalty; leave one of the two out',
     )
   }
-  return { maxTokens, schedule: running, speculation, temperature, topK, topP, minP, seed, ...penalties, stop }
+  if (speculation && topLogprobs > 0) {
+    throw new FlrcError(
+      'E_USAGE',
+      'speculation draws several tokens at once and names none beside them; leave topLogprobs or speculate out',
+    )
+  }
+  const sampling = { temperature, topK, topP, minP, seed, topLogprobs }
+  return { maxTokens, schedule: running, speculation, ...sampling, ...penalties, stop }
 }
 
 /** The token ids of a prompt; the begin token where it is empty. E_USAGE for ids that there are not. */

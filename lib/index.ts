@@ -53,6 +53,7 @@ export {
   type GenerationEnd,
   type Piece,
   type SpeculateOptions,
+  type TokenLogprob,
 } from './generate.js'
 export { type InspectedProjection, type Inspection, inspect } from './inspect.js'
 export type { ModelLevel, Progress, Projection, TaskOptions } from './model.js'

@@ -107,6 +107,13 @@ export interface NativeSampling {
   draw: number
   /** Not for `speculate`. */
   penalties?: NativePenalties
+  /** How many of the likeliest tokens the step names; none by default. Not for `speculate`. */
+  alternatives?: number
+}
+
+export interface NativeTokenLogprob {
+  tokenId: number
+  logprob: number
 }
 
 /**
@@ -125,6 +132,8 @@ export interface NativeStep {
   logprob: number
   /** Entropy of the distribution in nats. */
   entropy: number
+  /** The likeliest first, where the sampling asks for them. */
+  likeliest?: NativeTokenLogprob[]
 }
 
 /** How a round of self-speculation drafts. */

@@ -44,11 +44,30 @@ std::vector<Penalty> penalties(const Napi::Value& value) {
   return all;
 }
 
-Napi::Value step(Napi::Env env, const Sampled& sampled) {
+// How many of the likeliest tokens a step names beside its own.
+int64_t alternatives(const Napi::Value& value) {
+  const Napi::Object from = object(value, "sampling");
+  return from.Get("alternatives").IsUndefined() ? 0 : integer(from, "alternatives");
+}
+
+struct Step {
+  Sampled sampled;
+  std::vector<TokenLogprob> likeliest;
+};
+
+Napi::Value step(Napi::Env env, const Step& from) {
   Napi::Object to = Napi::Object::New(env);
-  to.Set("tokenId", toNumber(env, sampled.token));
-  to.Set("logprob", toNumber(env, sampled.logprob));
-  to.Set("entropy", toNumber(env, sampled.entropy));
+  to.Set("tokenId", toNumber(env, from.sampled.token));
+  to.Set("logprob", toNumber(env, from.sampled.logprob));
+  to.Set("entropy", toNumber(env, from.sampled.entropy));
+  if (!from.likeliest.empty()) {
+    to.Set("likeliest", toList(env, from.likeliest, [&](const TokenLogprob& one) {
+             Napi::Object token = Napi::Object::New(env);
+             token.Set("tokenId", toNumber(env, one.token));
+             token.Set("logprob", toNumber(env, one.logprob));
+             return token;
+           }));
+  }
   return to;
 }
 
@@ -89,7 +108,9 @@ Napi::Value logprobs(const Napi::CallbackInfo& call) {
 }
 
 Napi::Value sample(const Napi::CallbackInfo& call) {
-  return step(call.Env(), Handle<Session>::get(call[0])->sample(sampling(call[1]), penalties(call[1])));
+  const auto session = Handle<Session>::get(call[0]);
+  const Sampled sampled = session->sample(sampling(call[1]), penalties(call[1]));
+  return step(call.Env(), {sampled, session->likeliest(alternatives(call[1]))});
 }
 
 Napi::Value decode(const Napi::CallbackInfo& call) {
@@ -99,15 +120,17 @@ Napi::Value decode(const Napi::CallbackInfo& call) {
   const int64_t level = integer(call[2], "level");
   const Sampling how = sampling(call[3]);
   const auto penalised = penalties(call[3]);
-  return startWork<Sampled>(
+  const int64_t wanted = alternatives(call[3]);
+  return startWork<Step>(
       call.Env(), call.Env().Undefined(),
-      [=](const Job& job) {
+      [=](const Job& job) -> Step {
         session->append(&token, 1, level, job);
-        return session->sample(how, penalised);
+        const Sampled sampled = session->sample(how, penalised);
+        return {sampled, session->likeliest(wanted)};
       },
-      [=](Napi::Env env, Sampled& sampled) {
+      [=](Napi::Env env, Step& made) {
         updateExternal(env, external, *session);
-        return step(env, sampled);
+        return step(env, made);
       });
 }
 
@@ -125,7 +148,9 @@ Napi::Value speculate(const Napi::CallbackInfo& call) {
       [=](Napi::Env env, SpeculationRound& round) {
         updateExternal(env, external, *session);
         Napi::Object to = Napi::Object::New(env);
-        to.Set("steps", toList(env, round.tokens, [&](const Sampled& sampled) { return step(env, sampled); }));
+        to.Set("steps", toList(env, round.tokens, [&](const Sampled& sampled) {
+                 return step(env, {sampled, {}});
+               }));
         to.Set("drafted", toNumber(env, static_cast<double>(round.drafted)));
         to.Set("draftSeconds", toNumber(env, round.draftSeconds));
         return to;
@@ -154,10 +179,11 @@ Napi::Value decodeEach(const Napi::CallbackInfo& call) {
   const auto tokens = integers(call[1], "tokens"), levels = integers(call[2], "levels");
   const auto how = list(call[3], "samplings", sampling);
   const auto penalised = list(call[3], "samplings", penalties);
+  const auto wanted = list(call[3], "samplings", alternatives);
   if (tokens.size() != group.size() || levels.size() != group.size() || how.size() != group.size()) {
     throw Error(code::internal, "one token, level and sampling per session is expected");
   }
-  return startWork<std::vector<Sampled>>(
+  return startWork<std::vector<Step>>(
       call.Env(), call.Env().Undefined(),
       [=](const Job& job) {
         std::vector<NextToken> next;
@@ -167,12 +193,18 @@ Napi::Value decodeEach(const Napi::CallbackInfo& call) {
           draws.push_back({group.sessions[i].get(), how[i], penalised[i]});
         }
         Session::appendEach(next, job);
-        return Session::sampleEach(draws);
+        std::vector<Step> steps;
+        for (const Sampled& sampled : Session::sampleEach(draws)) {
+          const size_t i = steps.size();
+          const int64_t beside = sampled.token < 0 ? 0 : wanted[i];
+          steps.push_back({sampled, group.sessions[i]->likeliest(beside)});
+        }
+        return steps;
       },
-      [=](Napi::Env env, std::vector<Sampled>& all) {
+      [=](Napi::Env env, std::vector<Step>& steps) {
         group.tell(env);
-        return toList(env, all, [&](const Sampled& sampled) {
-          return sampled.token < 0 ? toJavaScript(env, notFinite()) : step(env, sampled);
+        return toList(env, steps, [&](const Step& made) {
+          return made.sampled.token < 0 ? toJavaScript(env, notFinite()) : step(env, made);
         });
       });
 }

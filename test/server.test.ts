@@ -10,6 +10,7 @@ import {
   compress,
   Model,
   type ModelServer,
+  type Piece,
   type Schedule,
   type ServedRequest,
   type ServeOptions,
@@ -42,6 +43,13 @@ interface Choice {
   delta?: { role?: string; content?: string }
   logprobs: Record<string, unknown[]> | null
   finish_reason: string | null
+}
+
+interface SaidToken {
+  token: string
+  logprob: number
+  bytes: number[] | null
+  top_logprobs: Omit<SaidToken, 'top_logprobs'>[]
 }
 
 interface Answer {
@@ -161,12 +169,42 @@ endpoints('greedy texts are those of the API, from text and from token ids', () 
   }),
 )
 
+endpoints('as many of the likeliest tokens as are asked for stand beside each', () =>
+  serving(async ({ url }) => {
+    const sampling = { max_tokens: 8, temperature: 0, cache_prompt: false }
+    const own: Piece[] = []
+    await complete(model.generate(prompt, { maxTokens: 8, topLogprobs: 4 }), (piece) => own.push(piece))
+    // Side by side they go through one pass.
+    const [written, , spoken, none] = await Promise.all([
+      ask(url + completions, { ...sampling, prompt, logprobs: 4 }),
+      ask(url + completions, { ...sampling, prompt, logprobs: 2 }),
+      ask(url + chats, { ...sampling, messages, logprobs: true, top_logprobs: 4 }),
+      ask(url + chats, { ...sampling, messages, logprobs: true }),
+    ])
+    const expected = own.map(({ topLogprobs = [] }) =>
+      Object.fromEntries(topLogprobs.toReversed().map(({ text, logprob }) => [text, logprob])),
+    )
+    assert.equal(written.choices[0].logprobs?.top_logprobs, expected)
+    const said = (answer: Answer) => (answer.choices[0].logprobs?.content ?? []) as SaidToken[]
+    assert.is(said(spoken).length, 8)
+    for (const { token, logprob, top_logprobs: top } of said(spoken)) {
+      assert.is(top.length, 4)
+      assert.is(top[0]?.logprob, logprob)
+      assert.ok(top[0]?.token.endsWith(token.trimStart()))
+      assert.ok(top.every(({ token: text, bytes }) => bytes === null || Buffer.from(bytes).toString() === text))
+    }
+    assert.ok(said(none).every(({ top_logprobs: top }) => top.length === 0))
+  }),
+)
+
 endpoints('a stream says what the whole answer does', () =>
   serving(async ({ url }) => {
     const sampling = { max_tokens: 24, seed: 5, cache_prompt: false }
     for (const [endpoint, body] of [
       [completions, { ...sampling, prompt, logprobs: 0 }],
       [chats, { ...sampling, messages, logprobs: true, top_logprobs: 0 }],
+      [completions, { ...sampling, prompt, logprobs: 3 }],
+      [chats, { ...sampling, messages, logprobs: true, top_logprobs: 3 }],
     ] as const) {
       const whole = await ask(url + endpoint, body)
       const events = await eventsOf(
@@ -280,7 +318,9 @@ refusals('what is not supported is said, and what changes nothing is not', () =>
       [chats, 'repeat_penalty', { repeat_penalty: 0 }],
       [chats, 'logit_bias', { logit_bias: { 5: 1 } }],
       [chats, 'response_format', { response_format: { type: 'json_object' } }],
-      [chats, 'top_logprobs', { logprobs: true, top_logprobs: 3 }],
+      [chats, 'top_logprobs', { logprobs: true, top_logprobs: 21 }],
+      [chats, 'top_logprobs', { logprobs: true, top_logprobs: '3' }],
+      [chats, 'top_logprobs', { top_logprobs: 3 }],
       [chats, 'mirostat', { mirostat: 2 }],
       [chats, 'temperature', { temperature: -1 }],
       [chats, 'temperature', { temperature: '1' }],
@@ -305,7 +345,8 @@ refusals('what is not supported is said, and what changes nothing is not', () =>
       [completions, 'best_of', { best_of: 3 }],
       [completions, 'echo', { echo: true }],
       [completions, 'suffix', { suffix: 'end' }],
-      [completions, 'logprobs', { logprobs: 5 }],
+      [completions, 'logprobs', { logprobs: -1 }],
+      [completions, 'logprobs', { logprobs: true }],
     ]
     for (const [endpoint, param, fields] of wrong) {
       const good = endpoint === chats ? { messages } : { prompt }

@@ -274,6 +274,7 @@ usage('what means nothing is E_USAGE, with the remedy', async () => {
     { speculate: speculate(4, 1.2) },
     { speculate: speculate(4), schedule: constant(0.7) },
     { speculate: speculate(4), schedule: () => 1 },
+    { speculate: speculate(4), topLogprobs: 1 },
   ]
   for (const options of wrong) await rejects(run(options), 'E_USAGE')
   assert.match((await rejects(run({ speculate: speculate(4, 0.9) }), 'E_USAGE')).message, '0.6')

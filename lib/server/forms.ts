@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import type { Completion, GenerationEnd, Piece } from '../generate.js'
+import type { Completion, GenerationEnd, Piece, TokenLogprob } from '../generate.js'
 import type { Started } from './engine.js'
 
 type Fields = Record<string, unknown>
@@ -28,11 +28,15 @@ export const chatForm: AnswerForm = {
   partChoice: (content, logprobs) => ({ delta: { content }, logprobs }),
   closing: { delta: {}, logprobs: null },
   logprobs: (pieces) => ({
-    content: pieces.map(({ text, logprob }) => ({
+    content: pieces.map(({ text, logprob, topLogprobs = [] }) => ({
       token: text,
       logprob,
       bytes: [...Buffer.from(text)],
-      top_logprobs: [],
+      top_logprobs: topLogprobs.map((token) => ({
+        token: token.text,
+        logprob: token.logprob,
+        bytes: bytesOf(token),
+      })),
     })),
     refusal: null,
   }),
@@ -55,10 +59,20 @@ export const completionForm: AnswerForm = {
     return {
       tokens: pieces.map(({ text }) => text),
       token_logprobs: pieces.map(({ logprob }) => logprob),
-      top_logprobs: null,
+      top_logprobs: pieces.some(({ topLogprobs }) => topLogprobs) ? pieces.map(byText) : null,
       text_offset: offsets,
     }
   },
+}
+
+/** Unknown where a token is but a part of a character. */
+function bytesOf({ text }: TokenLogprob): number[] | null {
+  return text.includes('\ufffd') ? null : [...Buffer.from(text)]
+}
+
+/** The likelier one where two have the same text. */
+function byText({ topLogprobs = [] }: Piece): Fields {
+  return Object.fromEntries(topLogprobs.toReversed().map(({ text, logprob }) => [text, logprob]))
 }
 
 /** What is known of a request from the start, and stands in its answer. */

@@ -2,7 +2,7 @@ import { randomInt } from 'node:crypto'
 import * as v from 'valibot'
 import type { ChatMessage } from '../chat-template.js'
 import { isObject, issueText } from '../format/files.js'
-import type { GenerateOptions } from '../generate.js'
+import { type GenerateOptions, mostTopLogprobs } from '../generate.js'
 import { RequestFailure } from './failure.js'
 
 /** What a request asks for, with the server's defaults filled in. */
@@ -23,6 +23,7 @@ export interface Wanted {
 const usual = { temperature: 0.8, topK: 40, topP: 0.95, minP: 0.05 }
 
 const mostStops = 4
+const topLogprobsWanted = `must be a whole number from 0 to ${mostTopLogprobs}`
 const seeds = 2 ** 32
 
 const whole = (from: number) => {
@@ -88,6 +89,13 @@ const common = {
   prompt_cache_retention: ignored,
 }
 
+const topLogprobs = v.pipe(
+  v.number(topLogprobsWanted),
+  v.safeInteger(topLogprobsWanted),
+  v.minValue(0, topLogprobsWanted),
+  v.maxValue(mostTopLogprobs, topLogprobsWanted),
+)
+
 const textPart = v.strictObject({
   type: v.literal('text', 'only parts of type "text" are supported'),
   text: v.string('must be a text'),
@@ -119,7 +127,7 @@ const chatRequest = v.strictObject({
   messages: v.pipe(v.array(message, 'must be a list of messages'), v.minLength(1, 'must hold a message')),
   max_completion_tokens: v.nullish(whole(-1)),
   logprobs: flag,
-  top_logprobs: only(0),
+  top_logprobs: v.nullish(topLogprobs),
   tools: only([]),
   tool_choice: only('none', 'auto'),
   parallel_tool_calls: ignored,
@@ -140,7 +148,7 @@ const listOfOne = v.pipe(
 const completionRequest = v.strictObject({
   ...common,
   prompt: v.union([onePrompt, listOfOne], 'must be one text, or the token ids of one'),
-  logprobs: v.nullish(v.pipe(v.unknown(), v.literal(0, 'only 0 is supported: that of the chosen token'))),
+  logprobs: v.nullish(topLogprobs),
   best_of: only(1),
   echo: only(false),
   suffix: only(''),
@@ -156,14 +164,16 @@ export function readChatRequest(body: unknown): Wanted {
     ...(name === undefined ? {} : { name }),
   }))
   const maxTokens = request.max_completion_tokens ?? request.max_tokens
-  return { ...wanted(request), prompt: { messages }, maxTokens: limit(maxTokens), logprobs: request.logprobs }
+  const { logprobs, top_logprobs: top } = request
+  if (top && !logprobs) throw refusal('top_logprobs', 'goes only with logprobs: true')
+  return { ...wanted(request, top), prompt: { messages }, maxTokens: limit(maxTokens), logprobs }
 }
 
 /** @throws a RequestFailure that names the first field at fault */
 export function readCompletionRequest(body: unknown): Wanted {
   const request = parse(completionRequest, body)
   return {
-    ...wanted(request),
+    ...wanted(request, request.logprobs),
     prompt: { text: request.prompt },
     maxTokens: limit(request.max_tokens),
     logprobs: typeof request.logprobs === 'number',
@@ -172,7 +182,10 @@ export function readCompletionRequest(body: unknown): Wanted {
 
 type Common = v.InferOutput<ReturnType<typeof v.strictObject<typeof common, undefined>>>
 
-function wanted(request: Common): Omit<Wanted, 'prompt' | 'maxTokens' | 'logprobs'> {
+function wanted(
+  request: Common,
+  topLogprobs: number | null | undefined,
+): Omit<Wanted, 'prompt' | 'maxTokens' | 'logprobs'> {
   const { temperature, top_k: topK, min_p: minP, seed, stop, stream } = request
   if (request.stream_options && !stream) throw refusal('stream_options', 'goes only with stream: true')
   return {
@@ -186,6 +199,7 @@ function wanted(request: Common): Omit<Wanted, 'prompt' | 'maxTokens' | 'logprob
       frequencyPenalty: request.frequency_penalty,
       presencePenalty: request.presence_penalty,
       seed: seed < 0 ? randomInt(seeds) : seed,
+      topLogprobs: topLogprobs ?? 0,
       stop,
     },
     schedule: request.schedule ?? undefined,

@@ -13,10 +13,7 @@ namespace {
 
 using cpu::LogitSums;
 
-struct Candidate {
-  int32_t token;
-  double logprob;
-};
+using Candidate = TokenLogprob;
 
 bool likelier(const Candidate& a, const Candidate& b) {
   return a.logprob != b.logprob ? a.logprob > b.logprob : a.token < b.token;
@@ -130,6 +127,14 @@ Choices choicesOf(const float* logits, int64_t vocab, const Sampling& sampling) 
   }
   choices.total = std::accumulate(choices.weights.begin(), choices.weights.end(), 0.0);
   return choices;
+}
+
+std::vector<TokenLogprob> likeliestTokens(const float* logits, int64_t vocab, int64_t count) {
+  if (count <= 0) return {};
+  const LogitSums sums = sumsOf(logits, vocab);
+  Sampling all;
+  all.topK = count;
+  return filtered(logits, vocab, sums.best, logits[sums.best] + std::log(sums.sum), all);
 }
 
 Sampled sampleToken(const float* logits, int64_t vocab, const Sampling& sampling,

@@ -52,6 +52,16 @@ Sampled sampleFinite(const float* logits, int64_t vocab, const Sampling& samplin
 // when it picks it. E_NUMERIC if a logit is not finite.
 double tokenLogprob(const float* logits, int64_t vocab, int32_t token);
 
+// A token, and the natural log of its probability.
+struct TokenLogprob {
+  int32_t token = 0;
+  double logprob = 0;
+};
+
+// The `count` likeliest tokens by softmax(logits [vocab]), or all where that is more; the likeliest first, the
+// lowest id of equals. E_NUMERIC if a logit is not finite.
+std::vector<TokenLogprob> likeliestTokens(const float* logits, int64_t vocab, int64_t count);
+
 // KL(softmax(reference) || softmax(logits)), nats, both [vocab]. E_NUMERIC if a logit is not finite.
 double klDivergence(const float* reference, const float* logits, int64_t vocab);
 

@@ -162,6 +162,13 @@ Sampled Session::sample(const Sampling& sampling, const std::vector<Penalty>& pe
   return sampled;
 }
 
+std::vector<TokenLogprob> Session::likeliest(int64_t count) {
+  if (count <= 0) return {};
+  std::lock_guard<std::mutex> lock(mutex_);
+  checkLogits();
+  return likeliestTokens(logits().data(), model_->config.vocab, count);
+}
+
 Sampled Session::samplePenalised(const Sampling& sampling, const std::vector<Penalty>& penalties) const {
   const int64_t vocab = model_->config.vocab;
   for (const Penalty& penalty : penalties) {

@@ -64,6 +64,8 @@ class Session {
   static double divergence(Session& reference, Session& of);
   // With penalties on the host, whatever the backend. E_NUMERIC if a logit is not finite.
   Sampled sample(const Sampling& sampling, const std::vector<Penalty>& penalties = {});
+  // The likeliest tokens by the kept logits, `count` at most. E_NUMERIC if a logit is not finite.
+  std::vector<TokenLogprob> likeliest(int64_t count);
   // One round of self-speculation from `token`, which comes next: drafts on from it at a lower level, runs it
   // and the drafts through level 0 in one pass and keeps what the rejection rule accepts, and one token more.
   // Draw `sampling.draw` + i is token i's. The cache then holds `token` and the accepted drafts as level 0

@@ -136,6 +136,25 @@ TEST(
   }
 }
 
+TEST("sampler: the likeliest tokens are those that sorting all gives") {
+  using flrc::likeliestTokens;
+  const std::vector<float> logits = {1, 3, -2, 3, 0.5f, 2};
+  const std::vector<int32_t> order = {1, 3, 5, 0, 4, 2};
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
+  for (const int64_t count : {0, 1, 2, 5, 6, 9}) {
+    const auto found = likeliestTokens(logits.data(), 6, count);
+    CHECK_EQUAL(found.size(), static_cast<size_t>(std::min<int64_t>(count, 6)));
+    for (size_t i = 0; i < found.size(); ++i) {
+      CHECK_EQUAL(found[i].token, order[i]);
+      CHECK_NEAR(found[i].logprob, logits[static_cast<size_t>(order[i])] - std::log(sum), 1e-6);
+    }
+  }
+  std::vector<float> bad = logits;
+  bad[4] = std::nanf("");
+  CHECK_THROWS("E_NUMERIC", likeliestTokens(bad.data(), 6, 2));
+}
+
 TEST("sampler: a draw depends on seed and draw number alone") {
   Sampling sampling;
   sampling.temperature = 1;
