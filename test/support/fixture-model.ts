@@ -46,7 +46,7 @@ export async function distribution(model: LoadedModel, tokens: Int32Array): Prom
   await session.prefill(tokens, 0)
   const all = new Float64Array(model.config.vocabSize)
   for (let token = 0; token < all.length; token++) {
-    const fork = session.fork()
+    const fork = await session.fork()
     const [value = Number.NaN] = await fork.logprobs(Int32Array.of(token), 0)
     all[token] = value
     fork.release()
