@@ -40,13 +40,13 @@ TypeLayout typeLayout(SourceType type);
 // Where one tensor lies, as told by TypeScript and checked again here.
 struct TensorSource {
   std::string name;
-  std::string storedName;  // what the file calls it, where that is another name
   std::string file;
   int64_t offset = 0;
   int64_t byteLength = 0;
   SourceType type = SourceType::f32;
   std::vector<int64_t> shape;    // outermost first
   int64_t interleavedHeads = 0;  // rows are llama.cpp's rotary pairs over this many heads; 0: as they are
+  std::string storedName;        // what the file calls it, where that is another name
   double excess = 0;             // what the file's values have beyond Hugging Face's
 
   int64_t rows() const;  // product of all but the last dimension
