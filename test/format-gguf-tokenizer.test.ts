@@ -411,6 +411,17 @@ if (existsSync(llama2c)) {
   console.log('skipped: SentencePiece against llama2.c, missing ../shared/models/stories260K')
 }
 
+test('other SentencePiece models keep white space behind their tokens', async () => {
+  const tokenizer = await tokenizerOf([
+    ['general.architecture', 'string', 'llama'],
+    ['tokenizer.ggml.model', 'string', 'llama'],
+    ['tokenizer.ggml.tokens', 'strings', ['<unk>', '<s>', '</s>', '<|user|>', '\u2581', 'a']],
+    ['tokenizer.ggml.token_type', 'i32s', [2, 3, 3, 3, 1, 1]],
+    ['tokenizer.ggml.scores', 'f32s', [0, 0, 0, 0, -1, -2]],
+  ])
+  assert.equal(Array.from(tokenizer.encode('<|user|> a', { addSpecial: false })), [3, 4, 4, 5])
+})
+
 test('Phi-3 drops white space behind its own tokens, as its published tokenizer does', async () => {
   const gguf = await readGguf(fixture('phi3-longrope', 'model.gguf'))
   const tokenizer = new Tokenizer(tokenizerFromGguf(gguf), { file })
