@@ -15,7 +15,7 @@ namespace flrc {
 
 // Raised with every change of a struct or of a function's meaning. Functions may be added at the table's end
 // without: `size` tells which are there.
-inline constexpr uint32_t kBackendVersion = 7;
+inline constexpr uint32_t kBackendVersion = 8;
 // `extern "C" const flrc::Backend* flrc_backend()`, valid for as long as the process lives.
 inline constexpr const char* kBackendEntry = "flrc_backend";
 using BackendEntry = const struct Backend* (*)();
@@ -194,6 +194,11 @@ struct BackendSums {
   DeviceMoments* moments;         // or null
   const BackendMomentRows* rows;  // of each of its sums, in order
   int64_t count;
+  // Rows whose columns' squares are summed, of gradients times their token's clipFactors, to squares[i] [width]
+  // on the host. Gradients are of projections that a moment sums as well.
+  const BackendMomentRows* squared;
+  double* const* squares;
+  int64_t squareCount;
   DeviceCurves* curves[kBackendInputs];  // or null: of the projections that have the input
   double* const* out[kBackendInputs];    // of each of these projections, as addCurves has it
 };

@@ -165,6 +165,19 @@ FLRC_KERNEL void scaleKernel(FLRC_PARAMS(ScaleParams) p) {
   forQuad(p.count, quad, [&](int64_t i) { p.y[i] = p.x[i] * p.factor; });
 }
 
+// A thread has a column.
+FLRC_KERNEL void columnSquaresKernel(FLRC_PARAMS(ColumnSquaresParams) p) {
+  const int64_t column = int64_t{blockX()} * kThreads + threadIndex();
+  if (column >= p.width) return;
+  double sum = 0;
+  for (int64_t t = 0; t < p.tokens; ++t) {
+    const double factor = p.factors != nullptr ? static_cast<double>(p.factors[t]) : 1.0;
+    const double value = factor * static_cast<double>(p.x[t * p.width + column]);
+    sum = fusedMultiplyAdd(value, value, sum);
+  }
+  p.sums[column] = sum;
+}
+
 template <typename Params>
 void launchBlocks(Stream stream, int64_t items, int64_t each, void (*kernel)(Params), const Params& params) {
   LaunchShape shape;
@@ -204,6 +217,10 @@ void launchAdd(Stream stream, const AddParams& params) {
 
 void launchScale(Stream stream, const ScaleParams& params) {
   launchBlocks(stream, params.count, 4 * kThreads, scaleKernel, params);
+}
+
+void launchColumnSquares(Stream stream, const ColumnSquaresParams& params) {
+  launchBlocks(stream, params.width, kThreads, columnSquaresKernel, params);
 }
 
 }  // namespace flrc::gpu

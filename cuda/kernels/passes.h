@@ -63,6 +63,15 @@ struct AddParams {
 };
 void launchAdd(Stream stream, const AddParams& params);
 
+// sums [width] of (factor_t x_tk)^2 over tokens t, in fp64 and in order; factors null for 1.
+struct ColumnSquaresParams {
+  Global<const float> x;        // [tokens][width]
+  Global<const float> factors;  // [tokens] or null
+  Global<double> sums;
+  int tokens, width;
+};
+void launchColumnSquares(Stream stream, const ColumnSquaresParams& params);
+
 // y = factor * x, which y may be.
 struct ScaleParams {
   Global<const float> x;

@@ -22,12 +22,16 @@ int64_t widest(const DeviceModel& model) {
   return std::max({model.hidden, model.queryWidth(), model.intermediate});
 }
 
-// Which moment sums it, -1 for none.
-int64_t momentOf(const BackendSums* sums, BackendTape tape, int p) {
-  for (int64_t i = 0; sums && i < sums->count; ++i) {
-    if (sums->rows[i].tape == tape && sums->rows[i].projection == p) return i;
+// Which of `count` sums is of these rows, -1 for none.
+int64_t placeOf(const BackendMomentRows* rows, int64_t count, BackendTape tape, int p) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (rows[i].tape == tape && rows[i].projection == p) return i;
   }
   return -1;
+}
+
+int64_t momentOf(const BackendSums* sums, BackendTape tape, int p) {
+  return sums ? placeOf(sums->rows, sums->count, tape, p) : -1;
 }
 
 bool isWanted(const BackendTapes* tapes, const BackendSums* sums, BackendTape tape, int p) {
@@ -76,6 +80,7 @@ double LayerSteps::bytesOf(const PassedLayer& layer, int64_t longest) {
   for (const Part& part : partsOf(layer)) width += part.width;
   return static_cast<double>(longest * (4 * width + attentionRoundedBytes(layer.model))) +
          2 * RoundedRows::bytesOf(longest, widest(layer.model)) +
+         static_cast<double>(widest(layer.model) * static_cast<int64_t>(sizeof(double))) +
          SplitRows::bytesOf(longest, widest(layer.model));
 }
 
@@ -89,6 +94,7 @@ LayerSteps::LayerSteps(const PassedLayer& layer, int64_t longest)
       output_(longest, widest(model_)),
       rows_(longest, widest(model_)),
       scores_(3 * kBackendProjections),
+      squares_(static_cast<size_t>(widest(model_))),
       staged_(static_cast<size_t>(longest * std::max(widest(model_), 2 * model_.hidden))) {
   // All that either way takes, so that neither ends for want of it halfway.
   for (const Part& part : partsOf(layer_)) {
@@ -337,11 +343,26 @@ void LayerSteps::clip(const Call& call, int p, const Buffer<float>& g) {
 
 void LayerSteps::leave(const Call& call, BackendTape tape, int p, const Buffer<float>& values, int64_t width) {
   if (isWanted(call.tapes, nullptr, tape, p)) put(call, tape, p, values, width);
+  if (!call.sums) return;
+  const bool clipped = tape == BackendTape::gradient || tape == BackendTape::passedBack;
+  const Global<const float> factors = clipped ? factors_.read() : nullptr;
+  addSquares(call, tape, p, values, width, factors);
   const int64_t moment = momentOf(call.sums, tape, p);
   if (moment < 0) return;
-  const bool clipped = tape == BackendTape::gradient || tape == BackendTape::passedBack;
-  rows_.split(call.pieces, values.read(), call.tokens, width, clipped ? factors_.read() : nullptr);
+  rows_.split(call.pieces, values.read(), call.tokens, width, factors);
   call.sums->moments->add(call.pieces, static_cast<size_t>(moment), rows_.halves(), call.tokens);
+}
+
+void LayerSteps::addSquares(const Call& call, BackendTape tape, int p, const Buffer<float>& values,
+                            int64_t width, Global<const float> factors) {
+  const int64_t place = placeOf(call.sums->squared, call.sums->squareCount, tape, p);
+  if (place < 0) return;
+  launchColumnSquares(call.pieces.stream(), {values.read(), factors, squares_.global(),
+                                             static_cast<int>(call.tokens), static_cast<int>(width)});
+  std::vector<double> sums(static_cast<size_t>(width));
+  call.pieces.download(squares_, 0, sums.data(), sums.size());
+  double* to = call.sums->squares[place];
+  for (size_t i = 0; i < sums.size(); ++i) to[i] += sums[i];
 }
 
 void LayerSteps::addCurve(const Call& call, int p, const Buffer<float>& input, const Buffer<float>& g) const {

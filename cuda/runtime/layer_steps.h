@@ -83,6 +83,8 @@ class LayerSteps {
   // What it leaves: to the host, and to the moment that sums it.
   void leave(const Call& call, BackendTape tape, int p, const Buffer<float>& values, int64_t width);
   void put(const Call& call, BackendTape tape, int p, const Buffer<float>& values, int64_t width) const;
+  void addSquares(const Call& call, BackendTape tape, int p, const Buffer<float>& values, int64_t width,
+                  Global<const float> factors);
   void addCurve(const Call& call, int p, const Buffer<float>& input, const Buffer<float>& g) const;
   // To factors_, where moments sum gradients.
   void clip(const Call& call, int p, const Buffer<float>& g);
@@ -101,7 +103,7 @@ class LayerSteps {
   Buffer<uint16_t> attentionRounded_, backRounded_;
   RoundedRows input_, output_;  // of one projection: x, and g
   SplitRows rows_;              // what a moment sums
-  Buffer<double> partial_, scores_;
+  Buffer<double> partial_, scores_, squares_;
   HostBuffer<float> staged_;  // what comes and goes, one thing after another; two inputs at once
 };
 

@@ -85,6 +85,33 @@ TEST("passes: back through a norm") {
   }
 }
 
+TEST("passes: squares of columns, of any width and number of tokens, with factors and without") {
+  for (const int width : {1, 100, 256, 300}) {
+    for (const int tokens : {1, 37}) {
+      for (const bool scaled : {false, true}) {
+        check::Random random(static_cast<uint64_t>(width + tokens));
+        const std::vector<float> x = random.floats(tokens * width), factors = random.floats(tokens);
+        Array<float> xs(x), scales(factors);
+        Array<double> sums(static_cast<size_t>(width));
+        Device device(2);
+        launchColumnSquares(device.stream(),
+                            {xs.read(), scaled ? scales.read() : nullptr, sums.global(), tokens, width});
+        device.synchronise();
+        const std::vector<double> got = sums.download();
+        for (int i = 0; i < width; ++i) {
+          double sum = 0;
+          for (int t = 0; t < tokens; ++t) {
+            const double factor = scaled ? static_cast<double>(factors[static_cast<size_t>(t)]) : 1.0;
+            sum += std::pow(factor * static_cast<double>(x[static_cast<size_t>(t * width + i)]), 2);
+          }
+          // Two roundings a product and one for what it is added to.
+          CHECK_NEAR(got[static_cast<size_t>(i)], sum, 4 * tokens * 0x1p-53 * sum);
+        }
+      }
+    }
+  }
+}
+
 TEST("passes: heads normed and turned, and back") {
   struct Shape {
     int tokens, heads, headDim, pairs;

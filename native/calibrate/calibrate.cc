@@ -222,13 +222,19 @@ class Run {
     SumsInPlace sums;
     sums.moments = &moments.sums;
     sums.rows = moments.rows;
-    const LayerPass pass(*work_, layer, l, longest_);
-    inOrder(l, !options_.curves, [&](int64_t s, const float* x, const float* dy, float* dx) {
-      std::array<FisherScore, kProjections> scores;
-      pass.backward(x, length(s), dy, dx, &scores, sums);
-      addScores(l, scores);
-    });
-    return sums_->take(moments);
+    sums.squared = moments.squared;
+    for (std::vector<double>& of : moments.squares) {
+      if (!of.empty()) sums.squares.push_back(of.data());
+    }
+    {
+      const LayerPass pass(*work_, layer, l, longest_);
+      inOrder(l, !options_.curves, [&](int64_t s, const float* x, const float* dy, float* dx) {
+        std::array<FisherScore, kProjections> scores;
+        pass.backward(x, length(s), dy, dx, &scores, sums);
+        addScores(l, scores);
+      });
+    }
+    return sums_->take(layer, moments);
   }
 
   // pass(s, x, dy, dx) for one sequence after another: sums have one order.

@@ -104,6 +104,9 @@ void LayerPass::backward(const float* x, int64_t tokens, const float* dy, float*
   if (to.moments) sums.moments = to.moments->get();
   sums.rows = to.rows.data();
   sums.count = std::ssize(to.rows);
+  sums.squared = to.squared.data();
+  sums.squares = to.squares.data();
+  sums.squareCount = std::ssize(to.squared);
   for (size_t i = 0; i < kInputs; ++i) {
     if (to.curves[i]) sums.curves[i] = to.curves[i]->get();
     sums.out[i] = to.out[i].data();

@@ -86,6 +86,8 @@ struct TapeKeeper {
 struct SumsInPlace {
   MomentSums* moments = nullptr;
   std::vector<BackendMomentRows> rows;          // of each of the moments
+  std::vector<BackendMomentRows> squared;       // whose columns' squares are summed
+  std::vector<double*> squares;                 // to these [width]
   std::array<const Curves*, kInputs> curves{};  // of the projections with each input
   std::array<std::vector<double*>, kInputs> out;
 };

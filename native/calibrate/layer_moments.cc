@@ -45,43 +45,54 @@ LayerMoments LayerMomentSums::of(const WideLayer& layer, const std::vector<int>&
   std::vector<PackedSymmetric> sums = sum(kinds);
   for (size_t i = 0; i < kinds.size(); ++i) {
     const int kind = kinds[i];
-    const int p = owner(kind);
-    const auto& [ofInputs, ofGradients] = options_.shrinkage;
-    shrink(layer.projections[static_cast<size_t>(p)], p, kind, kind < kInputs ? ofInputs : ofGradients,
-           sums[i]);
+    const bool wide = shareOf(kind) != 0 && isSeen(kind);
+    shrink(layer, kind, wide ? squares(kind) : std::vector<double>(), sums[i]);
     placeOf(moments, kind) = std::move(sums[i]);
   }
   return moments;
 }
 
-// Shrinking, scales and a moment that is kept but not summed anyway are made of tapes.
+// Scales, and a moment that is kept but not summed anyway, are made of tapes.
 bool LayerMomentSums::withoutTapes() const {
-  const auto& [ofInputs, ofGradients] = options_.shrinkage;
   bool kept = !options_.keepInputMoments;
   if (options_.keepInputMoments) kept = inputWhole(kO) && inputWhole(kDown);
-  return kept && options_.whitening != Whitening::scaled && ofInputs == 0 && ofGradients == 0;
+  return kept && options_.whitening != Whitening::scaled;
+}
+
+double LayerMomentSums::shareOf(int kind) const {
+  const auto& [ofInputs, ofGradients] = options_.shrinkage;
+  return kind < kInputs ? ofInputs : ofGradients;
+}
+
+bool LayerMomentSums::isSeen(int kind) const {
+  return kind < kInputs ? inputSeen(owner(kind)) : tall(owner(kind));
 }
 
 LayerMomentSums::InPlace LayerMomentSums::inPlace() const {
   std::vector<int> all(kProjections);
   std::iota(all.begin(), all.end(), 0);
   const std::vector<int> kinds = kindsOf(all);
-  std::vector<BackendMomentRows> rows;
-  for (int kind : kinds) {
-    const int p = owner(kind);
-    if (kind < kInputs) {
-      rows.push_back({inputSeen(p) ? BackendTape::passedOn : BackendTape::input, p});
-    } else {
-      rows.push_back({tall(p) ? BackendTape::passedBack : BackendTape::gradient, p});
-    }
+  InPlace to{MomentSums(work_, sizesOf(kinds)), kinds, {}, {}, std::vector<std::vector<double>>(kinds.size())};
+  for (size_t i = 0; i < kinds.size(); ++i) {
+    const int kind = kinds[i], p = owner(kind);
+    const BackendTape whole = kind < kInputs ? BackendTape::input : BackendTape::gradient;
+    const BackendTape seen = kind < kInputs ? BackendTape::passedOn : BackendTape::passedBack;
+    to.rows.push_back({isSeen(kind) ? seen : whole, p});
+    if (!isSeen(kind) || shareOf(kind) == 0) continue;
+    const Shape shape = projectionShape(config_, p);
+    to.squared.push_back({whole, p});
+    to.squares[i].resize(static_cast<size_t>(std::max(shape.rows, shape.cols)));
   }
-  return {MomentSums(work_, sizesOf(kinds)), kinds, rows};
+  return to;
 }
 
-LayerMoments LayerMomentSums::take(InPlace& from) const {
+LayerMoments LayerMomentSums::take(const WideLayer& layer, InPlace& from) const {
   LayerMoments moments;
   std::vector<PackedSymmetric> sums = from.sums.take();
-  for (size_t i = 0; i < sums.size(); ++i) placeOf(moments, from.kinds[i]) = std::move(sums[i]);
+  for (size_t i = 0; i < sums.size(); ++i) {
+    shrink(layer, from.kinds[i], from.squares[i], sums[i]);
+    placeOf(moments, from.kinds[i]) = std::move(sums[i]);
+  }
   return moments;
 }
 
@@ -124,22 +135,23 @@ std::vector<PackedSymmetric> LayerMomentSums::sum(const std::vector<int>& kinds)
 // M becomes (1 - share) M + share diag(M). Of a moment seen through W the diagonal is that of the wide side's
 // own, seen through W like the rest: W^T D W or W D W^T, the sum over channels of D_k w_k w_k^T, summed like
 // tokens.
-void LayerMomentSums::shrink(const WideLinear& projection, int p, int kind, double share,
-                             PackedSymmetric& moment) {
+void LayerMomentSums::shrink(const WideLayer& layer, int kind, const std::vector<double>& diagonal,
+                             PackedSymmetric& moment) const {
+  const double share = shareOf(kind);
   if (share == 0) return;
   const int64_t n = moment.n;
-  const bool seen = kind < kInputs ? inputSeen(p) : tall(p);
+  const int p = owner(kind);
+  const bool seen = isSeen(kind);
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < (seen ? i + 1 : i); ++j)
       moment.values[static_cast<size_t>(i * (i + 1) / 2 + j)] *= 1 - share;
   }
   if (!seen) return;
-  const std::vector<double> diagonal = squares(p, kind);
   const auto wide = std::ssize(diagonal);
   std::vector<float> rows(static_cast<size_t>(wide * n));
   ThreadPool::shared().parallelFor(wide, threads_, [&](int64_t k) {
     const auto scale = static_cast<float>(std::sqrt(share * diagonal[static_cast<size_t>(k)]));
-    const float* w = projection.dense.values.data() + (tall(p) ? k * n : k);
+    const float* w = layer.projections[static_cast<size_t>(p)].dense.values.data() + (tall(p) ? k * n : k);
     const int64_t step = tall(p) ? 1 : wide;
     for (int64_t i = 0; i < n; ++i) rows[static_cast<size_t>(k * n + i)] = scale * w[i * step];
   });
@@ -150,7 +162,8 @@ void LayerMomentSums::shrink(const WideLinear& projection, int p, int kind, doub
 }
 
 // The diagonal of the wide side's own moment: of the inputs' squares, or of the clipped gradients'.
-std::vector<double> LayerMomentSums::squares(int p, int kind) {
+std::vector<double> LayerMomentSums::squares(int kind) {
+  const int p = owner(kind);
   const Shape shape = projectionShape(config_, p);
   std::vector<double> sums(static_cast<size_t>(std::max(shape.rows, shape.cols)));
   auto work = scratch_.take();

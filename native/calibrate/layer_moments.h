@@ -62,14 +62,15 @@ class LayerMomentSums {
   LayerMoments of(const WideLayer& layer, const std::vector<int>& projections);
   // Whether all that is asked for can be summed as it is computed, from no tapes.
   bool withoutTapes() const;
-  // Where passes add up the moments of all projections, and these, when all have passed.
+  // Where passes add up the moments of all projections, and these, shrunk, when all have passed.
   struct InPlace {
     MomentSums sums;
     std::vector<int> kinds;
-    std::vector<BackendMomentRows> rows;
+    std::vector<BackendMomentRows> rows, squared;
+    std::vector<std::vector<double>> squares;  // [kinds]: the wide side's diagonal, where shrinking takes it
   };
   InPlace inPlace() const;
-  LayerMoments take(InPlace& from) const;
+  LayerMoments take(const WideLayer& layer, InPlace& from) const;
   // A of p's input, whatever the whitening.
   PackedSymmetric input(int p);
   // Frees working memory.
@@ -86,8 +87,12 @@ class LayerMomentSums {
   std::vector<int> kindsOf(const std::vector<int>& projections) const;
   std::vector<int64_t> sizesOf(const std::vector<int>& kinds) const;
   std::vector<PackedSymmetric> sum(const std::vector<int>& kinds);
-  void shrink(const WideLinear& projection, int p, int kind, double share, PackedSymmetric& moment);
-  std::vector<double> squares(int p, int kind);
+  double shareOf(int kind) const;
+  // Whether factors take the moment as W sees it.
+  bool isSeen(int kind) const;
+  void shrink(const WideLayer& layer, int kind, const std::vector<double>& diagonal,
+              PackedSymmetric& moment) const;
+  std::vector<double> squares(int kind);
   const float* rows(int64_t s, int kind, std::vector<float>& buffer);
   const float* clippedGradient(int64_t s, int p, std::vector<float>& buffer);
   LayerMoments scales(const std::vector<int>& projections);

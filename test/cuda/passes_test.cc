@@ -193,6 +193,18 @@ TEST("emulated CUDA: sums that passes add to in place are those of what they lea
   MomentSums expected(work, widths), got(work, widths);
   expected.add({rows[0].data(), rows[1].data(), rows[2].data(), rows[3].data()}, kTokens);
   in.moments = &got;
+  // Of a wide side each, with gradients that are clipped, and added to what is there.
+  in.squared = {{BackendTape::input, kDown}, {BackendTape::gradient, kUp}};
+  std::vector<std::vector<double>> squares(
+      2, std::vector<double>(static_cast<size_t>(model->config.intermediate), 1.0)),
+      squaresOf = squares;
+  for (size_t i = 0; i < squares.size(); ++i) {
+    const Values& of = left.tapes.at({in.squared[i].tape, in.squared[i].projection});
+    const int64_t width = std::ssize(squares[i]);
+    addSquares(of.data(), i == 0 ? Values() : clipFactors(of.data(), kTokens, width), kTokens, width,
+               squaresOf[i].data());
+    in.squares.push_back(squares[i].data());
+  }
 
   // Of gate and up, of fewer ranks than there are.
   const int64_t d = model->config.hidden, ff = model->config.intermediate, rank = 5;
@@ -217,6 +229,11 @@ TEST("emulated CUDA: sums that passes add to in place are those of what they lea
   CHECK(scores[kUp].weighted == left.scores[kUp].weighted);
   CHECK(curve[2] == curve[0]);
   CHECK(curve[3] == curve[1]);
+  for (size_t i = 0; i < squares.size(); ++i) {
+    // Factors that clip come of norms in another order of sums.
+    for (size_t k = 0; k < squares[i].size(); ++k)
+      CHECK_NEAR(squares[i][k], squaresOf[i][k], 0x1p-20 * squaresOf[i][k]);
+  }
   const std::vector<PackedSymmetric> sums = got.take(), of = expected.take();
   for (size_t i = 0; i < sums.size(); ++i) {
     // Norms that clip are summed in another order.
