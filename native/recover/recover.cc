@@ -79,7 +79,7 @@ void Recovery::eachWindow(const std::vector<int32_t>& windows, const Job& job, c
   });
 }
 
-void Recovery::teach(const std::vector<int32_t>& windows, const Job& job) {
+void Recovery::teach(const std::vector<int32_t>& windows, bool rounds, const Job& job) {
   std::vector<int32_t> wanted;
   for (int32_t window : windows) {
     if (taught_.count(static_cast<size_t>(window)) == 0) wanted.push_back(window);
@@ -89,7 +89,8 @@ void Recovery::teach(const std::vector<int32_t>& windows, const Job& job) {
   std::vector<std::vector<float>> hidden(wanted.size());
   Recycled<std::vector<float>> outputs;
   for (int64_t l = 0; l < config.layers && !wanted.empty(); ++l) {
-    const WideLayer layer = flrc::widen(*teacher_, l, 0);
+    WideLayer layer = flrc::widen(*teacher_, l, 0);
+    if (rounds) roundToBf16(layer, teacher_->threads);
     eachWindow(wanted, job, [&](size_t i, int32_t window) {
       auto& x = hidden[i];
       if (l == 0) {
@@ -182,7 +183,7 @@ void Recovery::backward(Pass& pass, const Job& job) {
 RecoveryFigures Recovery::step(const RecoveryStep& step, const Job& job) {
   std::lock_guard<std::mutex> lock(mutex_);
   Pass pass = this->pass(step.windows, step.level, true);
-  teach(step.windows, job);
+  teach(step.windows, pass.rounds, job);
   forward(pass, job);
   RecoveryFigures figures = head(pass, job);
   backward(pass, job);
@@ -201,7 +202,7 @@ RecoveryFigures Recovery::step(const RecoveryStep& step, const Job& job) {
 RecoveryFigures Recovery::evaluate(const std::vector<int32_t>& windows, int64_t level, const Job& job) {
   std::lock_guard<std::mutex> lock(mutex_);
   Pass pass = this->pass(windows, level, false);
-  teach(windows, job);
+  teach(windows, pass.rounds, job);
   forward(pass, job);
   return head(pass, job);
 }

@@ -86,7 +86,7 @@ class Recovery {
   }
   int64_t length(int32_t window) const { return options_.lengths[static_cast<size_t>(window)]; }
   // The teacher's final hidden states of these windows, computed where they were not yet.
-  void teach(const std::vector<int32_t>& windows, const Job& job);
+  void teach(const std::vector<int32_t>& windows, bool rounds, const Job& job);
   void forward(Pass& pass, const Job& job);
   RecoveryFigures head(Pass& pass, const Job& job) const;
   void backward(Pass& pass, const Job& job);
