@@ -254,8 +254,7 @@ export async function* decode(
 
 function named(likeliest: NativeStep['likeliest'], { tokenizer }: LoadedModel): Pick<Piece, 'topLogprobs'> {
   if (likeliest === undefined) return {}
-  const textOf = (tokenId: number) => tokenizer.decode([tokenId], { skipSpecial: false })
-  return { topLogprobs: likeliest.map((token) => ({ ...token, text: textOf(token.tokenId) })) }
+  return { topLogprobs: likeliest.map((token) => ({ ...token, text: tokenizer.textOf(token.tokenId) })) }
 }
 
 function asPieces(held: readonly Held<Omit<Piece, 'text'>>[]): Piece[] {

@@ -155,6 +155,12 @@ export class Tokenizer {
     )
   }
 
+  /** A token's text inside a text: behind itself, so that a decoder that trims a text's first space leaves it its own. */
+  textOf(id: number): string {
+    const once = this.decode([id], { skipSpecial: false })
+    return this.decode([id, id], { skipSpecial: false }).slice(once.length)
+  }
+
   /** Decodes tokens one by one; `previous` are those before, whose text is not repeated. */
   stream(previous: ArrayLike<number> = []): TokenStream {
     return new TokenStream(this, previous)

@@ -368,6 +368,15 @@ if (existsSync(llama2c)) {
     assert.is([...rest].map((id) => fresh.push(id)).join('') + fresh.flush(), 'a time')
   })
 
+  test("SentencePiece: a token's own text keeps its space, where decoding it alone does not", async () => {
+    const tokenizer = await tokenizerOf(llama2cMetadata(llama2c))
+    const [once = 0, upon = 0] = tokenizer.encode('Once upon', { addSpecial: false })
+    assert.is(tokenizer.decode([upon]), 'upon')
+    assert.is(tokenizer.textOf(upon), ' upon')
+    assert.is(tokenizer.textOf(once), ' Once')
+    assert.is(tokenizer.textOf(1), '<s>')
+  })
+
   test('SentencePiece: without the space prefix nothing is added or taken away', async () => {
     const metadata: GgufField[] = [
       ...llama2cMetadata(llama2c),

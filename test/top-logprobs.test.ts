@@ -22,11 +22,12 @@ test('each piece names the likeliest tokens, and is what it is without', async (
     plain,
   )
   const tokens = Array.from(model.tokenizer.encode(prompt))
-  for (const { tokenId, logprob, topLogprobs = [] } of pieces) {
+  for (const { tokenId, text, logprob, topLogprobs = [] } of pieces) {
     assert.is(topLogprobs.length, 20)
     assert.is(new Set(topLogprobs.map((one) => one.tokenId)).size, 20)
     const [first] = topLogprobs
     assert.equal([first?.tokenId, first?.logprob], [tokenId, logprob], 'greedy takes the likeliest')
+    assert.ok(text === '' || first?.text === text)
     const values = topLogprobs.map((one) => one.logprob)
     assert.equal(
       values,
@@ -47,7 +48,7 @@ test('each piece names the likeliest tokens, and is what it is without', async (
     session.release()
     for (const one of topLogprobs) {
       assert.ok(Math.abs((all[one.tokenId] ?? 0) - one.logprob) < 1e-3)
-      assert.is(one.text, model.tokenizer.decode([one.tokenId], { skipSpecial: false }))
+      assert.is(one.text, model.tokenizer.textOf(one.tokenId))
     }
     const least = values.at(-1) ?? 0
     const others = all.filter((_, token) => !topLogprobs.some((one) => one.tokenId === token))

@@ -30,7 +30,8 @@ struct FisherParams {
   Global<double> sums;            // [3]
 };
 int fisherPartials(const FisherParams& params);
-// The part of so many rows of G from `first`, a multiple of 8, on; its partials are no more than the whole's.
+// The part of so many rows of G from `first`, a multiple of 8, on; of one sequence its partials are no more
+// than the whole's.
 FisherParams rowsOf(Dtype dtype, const FisherParams& params, int first, int count);
 // warpgroups: multiprocessors that have warpgroup products (DeviceLimits), here as below.
 void launchFisher(Stream stream, Dtype dtype, const FisherParams& params, int warpgroups);

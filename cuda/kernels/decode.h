@@ -41,8 +41,8 @@ struct NormParams {
 void launchNorm(Stream stream, const NormParams& params, int columns, bool dependent);
 
 // Norms of queries' and keys' heads where the model has them, rotation to the column's position, and keys and
-// values to the cache. Pairs are (i, i + pairs), as on the CPU;
-// `pairs` is even and at most headDim / 2.
+// values to the cache. Pairs are (i, i + pairs), as on the CPU; `pairs` is even and at
+// most headDim / 2.
 struct RotateParams {
   Global<float> q;
   Global<const float> k, v;

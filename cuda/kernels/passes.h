@@ -2,8 +2,8 @@
 
 // What the passes of a calibration do between their products, over all tokens of a sequence from position 0 on
 // (native/model/layer_pass.h has the CPU's). Everything is f32, row-major, at 16 bytes; each row's result is
-// bitwise the same whatever else there is. Norms of whole rows, x += and silu(gate) * up are launchNorm and
-// launchSwiglu (kernels/decode.h), which take any number of rows.
+// bitwise the same whatever else there is. Norms of whole rows, x += and activation(gate) * up are launchNorm
+// and launchGated (kernels/decode.h), which take any number of rows.
 
 #include "kernels/decode.h"
 

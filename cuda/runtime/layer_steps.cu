@@ -17,6 +17,19 @@ int64_t attentionRoundedBytes(const DeviceModel& model) {
   return 2 * (attentionRounded(1, model.heads, model.kvHeads, model.headDim) + model.queryWidth());
 }
 
+// What the largest scores need of one sequence.
+int64_t partialsOf(const LayerWeights& weights) {
+  int64_t most = 0;
+  for (const LinearWeights& linear : weights.projections) {
+    FisherParams params{};
+    params.x.width = static_cast<int>(linear.inputs);
+    params.g.width = static_cast<int>(linear.outputs);
+    params.passage = {1, 1};
+    most = std::max<int64_t>(most, fisherPartials(params));
+  }
+  return most;
+}
+
 // The widest input and output of a projection.
 int64_t widest(const DeviceModel& model) {
   return std::max({model.hidden, model.queryWidth(), model.intermediate});
@@ -80,7 +93,8 @@ double LayerSteps::bytesOf(const PassedLayer& layer, int64_t longest) {
   for (const Part& part : partsOf(layer)) width += part.width;
   return static_cast<double>(longest * (4 * width + attentionRoundedBytes(layer.model))) +
          2 * RoundedRows::bytesOf(longest, widest(layer.model)) +
-         static_cast<double>(widest(layer.model) * static_cast<int64_t>(sizeof(double))) +
+         static_cast<double>(sizeof(double)) *
+             static_cast<double>(widest(layer.model) + partialsOf(layer.weights)) +
          SplitRows::bytesOf(longest, widest(layer.model));
 }
 
@@ -93,6 +107,7 @@ LayerSteps::LayerSteps(const PassedLayer& layer, int64_t longest)
       input_(longest, widest(model_)),
       output_(longest, widest(model_)),
       rows_(longest, widest(model_)),
+      partial_(static_cast<size_t>(partialsOf(layer.weights))),
       scores_(3 * kBackendProjections),
       squares_(static_cast<size_t>(widest(model_))),
       staged_(static_cast<size_t>(longest * std::max(widest(model_), 2 * model_.hidden))) {
@@ -383,7 +398,6 @@ void LayerSteps::score(const Call& call, int p) {
   params.g = output_.rows();
   params.passage = {1, static_cast<int>(call.tokens)};
   params.weights = linear.dense.data.read();
-  call.pieces.grow(partial_, static_cast<size_t>(fisherPartials(params)));
   params.partial = partial_.global();
   params.sums = scores_.global() + 3 * p;
   // Squared is what is summed over all tokens: it is the rows that are divided.

@@ -46,8 +46,6 @@ class SplitRows {
   // With room for so many.
   SplitRows(int64_t rows, int64_t width);
 
-  // Makes room for so many.
-  void reserve(Pieces& pieces, int64_t rows, int64_t width);
   // [rows, width] from the host, a stretch after another, as f32 in `staged` first.
   void load(Pieces& pieces, Buffer<float>& staged, const float* from, int64_t rows, int64_t width);
   // Bytes that this needs there.
@@ -59,6 +57,8 @@ class SplitRows {
   Halves halves() const { return {{high_.read(), ld_, static_cast<int>(width_)}, low_.read()}; }
 
  private:
+  // Makes room for so many.
+  void reserve(Pieces& pieces, int64_t rows, int64_t width);
   void prepare(Pieces& pieces, int64_t rows, int64_t width);
   void launch(Pieces& pieces, Global<const float> from, int64_t first, int64_t count,
               Global<const float> factors);

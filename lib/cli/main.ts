@@ -128,7 +128,8 @@ function withoutCommand(
   }
   // An option of every command, and of none of their groups.
   const isGroup = (called.at(-1)?.commands.length ?? 0) > 0
-  return code === 'commander.unknownOption' && isGroup && next === '--json' ? 'no command given' : undefined
+  const isAlone = isGroup && next === '--json' && afterNext === undefined
+  return code === 'commander.unknownOption' && isAlone ? 'no command given' : undefined
 }
 
 function usageError(error: CommanderError, root: Command | undefined, words: readonly string[]): FlrcError {

@@ -70,9 +70,11 @@ function bytesOf({ text }: TokenLogprob): number[] | null {
   return text.includes('\ufffd') ? null : [...Buffer.from(text)]
 }
 
-/** The likelier one where two have the same text. */
-function byText({ topLogprobs = [] }: Piece): Fields {
-  return Object.fromEntries(topLogprobs.toReversed().map(({ text, logprob }) => [text, logprob]))
+/** The likelier one where two have the same text; the chosen token too, where it is none of the likeliest. */
+function byText({ tokenId, text, logprob, topLogprobs = [] }: Piece): Fields {
+  const isNamed = topLogprobs.some((token) => token.tokenId === tokenId)
+  const all = isNamed ? topLogprobs : [...topLogprobs, { text, logprob }]
+  return Object.fromEntries(all.toReversed().map((token) => [token.text, token.logprob]))
 }
 
 /** What is known of a request from the start, and stands in its answer. */

@@ -41,7 +41,8 @@ class Listing {
   }
 
   // What is stored of a norm, where the model has it. It stays f32: norms and biases are small, and bf16
-  // sources are restored exactly by rounding back.
+  // sources are restored exactly by rounding back, but for weights below 2^-15 that had an offset added to
+  // them.
   void norm(const std::string& name, const Vector& values) {
     if (!values) return;
     add(name, "F32", {static_cast<int64_t>(values->size())}, [values, offset = model_.config.normOffset] {

@@ -17,7 +17,8 @@ namespace {
 
 // Floats of one token's LayerActivations, about; latents are at most as wide as their projection.
 int64_t activationWidth(const ModelConfig& config) {
-  return 5 * config.hidden + 3 * config.queryWidth() + 4 * config.kvWidth() + 6 * config.intermediate;
+  return (config.outputNorms ? 7 : 5) * config.hidden + 3 * config.queryWidth() + 4 * config.kvWidth() +
+         6 * config.intermediate;
 }
 
 }  // namespace

@@ -521,6 +521,40 @@ TEST("emulated CUDA: a calibration finds what it finds on the CPU, by every whit
   checkCalibration(pair, options);
 }
 
+TEST("emulated CUDA: moments shrunk where passes add them up are those of what passes leave") {
+  const Backend* plugin = emulated::plugin();
+  if (!plugin) return;
+  const emulated::Pair pair = models(*plugin);
+  CalibrationOptions options = optionsOf(Whitening::twoSided);
+  options.shrinkage = {0.2, 0.1};
+  const auto momentsOf = [&](std::vector<LayerMoments>& all) {
+    all.resize(static_cast<size_t>(pair.cuda->config.layers));
+    return calibrate(pair.cuda, options, Job(), [&](int64_t layer, const LayerMoments& of) {
+      LayerMoments& to = all[static_cast<size_t>(layer)];
+      for (size_t i = 0; i < of.inputs.size(); ++i)
+        if (!of.inputs[i].values.empty()) to.inputs[i] = of.inputs[i];
+      for (size_t i = 0; i < of.gradients.size(); ++i)
+        if (!of.gradients[i].values.empty()) to.gradients[i] = of.gradients[i];
+    });
+  };
+  std::vector<LayerMoments> inPlace, left;
+  CHECK(momentsOf(inPlace)->seconds.moments == 0);
+  options.memory = 1;
+  CHECK(momentsOf(left)->seconds.moments > 0);
+  const auto check = [](const PackedSymmetric& got, const PackedSymmetric& expected) {
+    CHECK_EQUAL(got.values.size(), expected.values.size());
+    double most = 0;
+    for (const double value : expected.values) most = std::max(most, std::abs(value));
+    // Norms that clip, and squares of columns, are summed in another order.
+    for (size_t i = 0; i < expected.values.size(); ++i)
+      CHECK_NEAR(got.values[i], expected.values[i], 0x1p-17 * most);
+  };
+  for (size_t l = 0; l < left.size(); ++l) {
+    for (size_t i = 0; i < left[l].inputs.size(); ++i) check(inPlace[l].inputs[i], left[l].inputs[i]);
+    for (size_t i = 0; i < left[l].gradients.size(); ++i) check(inPlace[l].gradients[i], left[l].gradients[i]);
+  }
+}
+
 TEST("emulated CUDA: calibrations of other architectures, by labels of the text and of the model") {
   const Backend* plugin = emulated::plugin();
   if (!plugin) return;

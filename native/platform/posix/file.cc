@@ -77,7 +77,9 @@ bool File::write(int64_t offset, const void* data, int64_t bytes) {
 bool File::flush() { return fsync(descriptor(handle_)) == 0; }
 
 FileLock::FileLock(const std::string& path) : path_(path) {
-  for (;;) {
+  // As often as others may have it between two looks; where files have no lasting identity, it would never end.
+  constexpr int kTries = 100;
+  for (int i = 0; i < kTries; ++i) {
     const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (fd < 0) return;
     if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
@@ -97,6 +99,7 @@ FileLock::FileLock(const std::string& path) : path_(path) {
     }
     close(fd);
   }
+  state_ = State::taken;
 }
 
 FileLock::~FileLock() {
