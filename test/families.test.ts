@@ -7,7 +7,7 @@ import { readBytes } from '#lib/format/files.js'
 import { readSafetensors } from '#lib/format/safetensors.js'
 import { calibrate, complete, compress, exportModel, inspect, Model } from '#lib/index.js'
 import { openModelSource } from '#lib/model-source.js'
-import { distribution, expectedArrays, modelDirectory, normalised } from './support/fixture-model.js'
+import { assertLogits, expectedArrays, modelDirectory, windowsOf } from './support/fixture-model.js'
 import { fixture, temporaryDirectory } from './support/paths.js'
 import { safetensorsBytes } from './support/safetensors-writer.js'
 
@@ -22,15 +22,6 @@ const files = variants.flatMap((variant) => {
 })
 const directoryOf = (variant: string) => join(root, variant)
 
-/** The fixture's token sequences. */
-async function windowsOf(variant: string): Promise<Int32Array[]> {
-  const { shape, values } = await (await expectedArrays(variant))('tokens')
-  const [sequences = 0, length = 0] = shape
-  return Array.from({ length: sequences }, (_, s) =>
-    Int32Array.from(values.subarray(s * length, (s + 1) * length)),
-  )
-}
-
 const results = suite('against PyTorch')
 
 for (const { variant, file, kind } of files) {
@@ -38,23 +29,12 @@ for (const { variant, file, kind } of files) {
     const model = await Model.load(file, { dtype: 'f32' })
     const expected = await expectedArrays(variant)
     const windows = await windowsOf(variant)
-    const { values: logits } = await expected('logits')
-    const vocabulary = model.config.vocabSize
     const length = windows[0]?.length ?? 0
-    for (const [s, at] of [
+    await assertLogits(model, variant, [
       [0, 1],
       [1, 12],
       [3, length],
-    ] as const) {
-      const begin = (s * length + at - 1) * vocabulary
-      const wanted = normalised(logits.subarray(begin, begin + vocabulary))
-      const got = await distribution(model, windows[s]?.subarray(0, at) ?? new Int32Array())
-      got.forEach((value, token) => {
-        // Logits of unit scale, and some tens of terms each.
-        const off = Math.abs(value - (wanted[token] ?? Number.NaN))
-        assert.ok(off < 2e-4, `sequence ${s}, position ${at}, token ${token}: off by ${off}`)
-      })
-    }
+    ])
     const { values: greedy } = await expected('greedy')
     const options = { maxTokens: greedy.length, temperature: 0 }
     assert.equal((await complete(model.generate(windows[0] ?? [], options))).tokenIds, Array.from(greedy))

@@ -7,7 +7,13 @@ import { readBytes } from '#lib/format/files.js'
 import { readSafetensors } from '#lib/format/safetensors.js'
 import { calibrate, complete, compress, exportModel, Model } from '#lib/index.js'
 import { openModelSource } from '#lib/model-source.js'
-import { distribution, expectedArrays, modelDirectory, normalised } from './support/fixture-model.js'
+import {
+  assertLogits,
+  distribution,
+  expectedArrays,
+  modelDirectory,
+  windowsOf,
+} from './support/fixture-model.js'
 import { type ExpectedError, rejects, throwsFlrcError } from './support/flrc-error.js'
 import { type GgufTensorSpec, tinyGguf } from './support/gguf-writer.js'
 import { fixture, temporaryDirectory } from './support/paths.js'
@@ -33,28 +39,14 @@ for (const [what, variant, file] of [
   results(`${what}: logits, losses, greedy tokens, scores and curves`, async () => {
     const model = await Model.load(file ?? '', { dtype: 'f32' })
     const expected = await expectedArrays(variant)
-    const { shape, values: tokens } = await expected('tokens')
-    const [sequences = 0, length = 0] = shape
-    const windows = Array.from({ length: sequences }, (_, s) =>
-      Int32Array.from(tokens.subarray(s * length, (s + 1) * length)),
-    )
-    const { values: logits } = await expected('logits')
-    const vocabulary = model.config.vocabSize
-    for (const [s, at] of [
+    const windows = await windowsOf(variant)
+    const length = windows[0]?.length ?? 0
+    await assertLogits(model, variant, [
       [0, 1],
       [1, 12],
       [2, 25],
       [3, length],
-    ] as const) {
-      const begin = (s * length + at - 1) * vocabulary
-      const wanted = normalised(logits.subarray(begin, begin + vocabulary))
-      const got = await distribution(model, windows[s]?.subarray(0, at) ?? new Int32Array())
-      got.forEach((value, token) => {
-        // Logits of unit scale, and some tens of terms each.
-        const off = Math.abs(value - (wanted[token] ?? Number.NaN))
-        assert.ok(off < 2e-4, `sequence ${s}, position ${at}, token ${token}: off by ${off}`)
-      })
-    }
+    ])
 
     const { values: greedy } = await expected('greedy')
     const written = await complete(
@@ -63,7 +55,7 @@ for (const [what, variant, file] of [
     assert.equal(written.tokenIds, Array.from(greedy))
 
     const calibration = await calibrate(model, {
-      ...{ calibration: windows, samples: sequences, seqLen: length },
+      ...{ calibration: windows, samples: windows.length, seqLen: length },
       ...{ labels: 'data', shrinkage: { inputs: 0, gradients: 0 } },
     })
     const { values: loss } = await expected('loss')

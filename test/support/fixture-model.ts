@@ -1,5 +1,6 @@
 import { copyFileSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
+import * as assert from 'uvu/assert'
 import { readBytes } from '#lib/format/files.js'
 import { readSafetensors } from '#lib/format/safetensors.js'
 import type { LoadedModel } from '#lib/model.js'
@@ -40,6 +41,37 @@ export async function expectedArrays(variant: string): Promise<(name: string) =>
   }
 }
 
+/** The fixture's token sequences, all of one length. */
+export async function windowsOf(variant: string): Promise<Int32Array[]> {
+  const { shape, values } = await (await expectedArrays(variant))('tokens')
+  const [sequences = 0, length = 0] = shape
+  return Array.from({ length: sequences }, (_, s) =>
+    Int32Array.from(values.subarray(s * length, (s + 1) * length)),
+  )
+}
+
+/** That the model says what PyTorch does after the first tokens of some windows: [window, how many] each. */
+export async function assertLogits(
+  model: LoadedModel,
+  variant: string,
+  places: readonly (readonly [window: number, tokens: number])[],
+): Promise<void> {
+  const { values: logits } = await (await expectedArrays(variant))('logits')
+  const windows = await windowsOf(variant)
+  const vocabulary = model.config.vocabSize
+  const length = windows[0]?.length ?? 0
+  for (const [s, at] of places) {
+    const begin = (s * length + at - 1) * vocabulary
+    const wanted = normalised(logits.subarray(begin, begin + vocabulary))
+    const got = await distribution(model, windows[s]?.subarray(0, at) ?? new Int32Array())
+    got.forEach((value, token) => {
+      // Logits of unit scale, and some tens of terms each.
+      const off = Math.abs(value - (wanted[token] ?? Number.NaN))
+      assert.ok(off < 2e-4, `sequence ${s}, position ${at}, token ${token}: off by ${off}`)
+    })
+  }
+}
+
 /** Log-probabilities of every token after these, by the model's own `logprobs`. [vocabulary] */
 export async function distribution(model: LoadedModel, tokens: Int32Array): Promise<Float64Array> {
   const session = model.createSession()
@@ -56,7 +88,7 @@ export async function distribution(model: LoadedModel, tokens: Int32Array): Prom
 }
 
 /** log softmax */
-export function normalised(logits: ArrayLike<number>): Float64Array {
+function normalised(logits: ArrayLike<number>): Float64Array {
   const values = Float64Array.from(logits)
   const largest = Math.max(...values)
   const sum = values.reduce((total, value) => total + Math.exp(value - largest), 0)
