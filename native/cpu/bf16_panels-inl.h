@@ -15,12 +15,6 @@ namespace flrc::cpu::HWY_NAMESPACE {
 
 #if HWY_TARGET == HWY_AVX3
 
-// Up to a vector of values, with zeros behind the last.
-HWY_INLINE FloatVector loadPart(const float* x, int64_t count) {
-  if (count >= kLanes) return hn::LoadU(kFloats, x);
-  return hn::MaskedLoad(hn::FirstN(kFloats, static_cast<size_t>(count < 0 ? 0 : count)), kFloats, x);
-}
-
 // The words of up to kLanes neighbours in rows 2 `pair` and 2 `pair` + 1 of x, which has `rows` rows.
 HWY_INLINE WordVector pairOfRows(const float* x, int64_t ldx, int64_t rows, int64_t pair, int64_t count) {
   const float* first = x + 2 * pair * ldx;
@@ -49,8 +43,8 @@ void setPanelOfColumns(const float* w, int64_t ldw, int64_t index, Bf16Panels& t
                   words = to.pairs() - block < kLanes ? to.pairs() - block : kLanes;
     for (int64_t o = 0; o < width; ++o) {
       const float* from = w + (first + o) * ldw + 2 * block;
-      const FloatVector high = left > kLanes ? loadPart(from + kLanes, left - kLanes) : hn::Zero(kFloats);
-      hn::Store(roundedHalves(loadPart(from, left), high), hn::Repartition<uint32_t, FloatTag>(), turned[o]);
+      const WordVector halves = roundedHalves(loadPart(from, left), loadPart(from + kLanes, left - kLanes));
+      hn::Store(halves, hn::Repartition<uint32_t, FloatTag>(), turned[o]);
     }
     for (int64_t word = 0; word < words; ++word) {
       for (int64_t o = 0; o < kPanel; ++o) out[word * kPanel + o] = turned[o][word];

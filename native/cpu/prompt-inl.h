@@ -212,24 +212,20 @@ void panelsTimesPrompt(const PanelMatrix& w, int64_t panelBegin, int64_t panelEn
   if (w.dtype == Dtype::int4) panelsTimesPromptOf<Dtype::int4>(w, panelBegin, panelEnd, t, y, ldy);
 }
 
+// Up to a vector of values, with zeros behind the last.
+HWY_INLINE FloatVector loadPart(const float* x, int64_t count) {
+  if (count >= kLanes) return hn::LoadU(kFloats, x);
+  return hn::MaskedLoad(hn::FirstN(kFloats, static_cast<size_t>(count < 0 ? 0 : count)), kFloats, x);
+}
+
 void roundPrompt(const float* x, int64_t inputs, int64_t stride, uint32_t* words) {
   constexpr int64_t kValues = 2 * kPromptPairs;
   static_assert(kPromptPairs == kLanes);
   for (int64_t first = 0; first < inputs; first += kValues, words += stride) {
-    const int64_t left = inputs - first;
     const float* from = x + first;
-    FloatVector low, high;
-    if (left >= kValues) {
-      low = hn::LoadU(kFloats, from);
-      high = hn::LoadU(kFloats, from + kLanes);
-    } else {
-      const auto first = [&](int64_t count, const float* at) HWY_ATTR {
-        return hn::MaskedLoad(hn::FirstN(kFloats, static_cast<size_t>(count < 0 ? 0 : count)), kFloats, at);
-      };
-      low = first(left, from);
-      high = first(left - kLanes, from + kLanes);
-    }
-    hn::StoreU(roundedHalves(low, high), hn::Repartition<uint32_t, FloatTag>(), words);
+    const int64_t left = inputs - first;
+    const WordVector halves = roundedHalves(loadPart(from, left), loadPart(from + kLanes, left - kLanes));
+    hn::StoreU(halves, hn::Repartition<uint32_t, FloatTag>(), words);
   }
 }
 
