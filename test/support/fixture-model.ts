@@ -1,6 +1,7 @@
 import { copyFileSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import * as assert from 'uvu/assert'
+import type { Calibration } from '#lib/calibrate.js'
 import { readBytes } from '#lib/format/files.js'
 import { readSafetensors } from '#lib/format/safetensors.js'
 import type { LoadedModel } from '#lib/model.js'
@@ -69,6 +70,19 @@ export async function assertLogits(
       const off = Math.abs(value - (wanted[token] ?? Number.NaN))
       assert.ok(off < 2e-4, `sequence ${s}, position ${at}, token ${token}: off by ${off}`)
     })
+  }
+}
+
+/** That a calibration on the fixture's windows has PyTorch's three scores of every projection. */
+export async function assertScores(calibration: Calibration, variant: string): Promise<void> {
+  const expected = await expectedArrays(variant)
+  for (const { name } of calibration.model.projections) {
+    const { fisher = 0, gradient = 0, taylor = 0 } = calibration.scores[name] ?? {}
+    const { values: scores } = await expected(`${name}.scores`)
+    for (const [i, score] of [fisher, gradient, taylor].entries()) {
+      const wanted = scores[i] ?? Number.NaN
+      assert.ok(Math.abs(score - wanted) <= 1e-3 * wanted, `${name}, score ${i}: ${score} for ${wanted}`)
+    }
   }
 }
 
