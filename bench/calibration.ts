@@ -1,24 +1,25 @@
 /**
  * The first pass of calibration (forward, backward, Fisher scores, moments) in tokens per second:
- * `npm run bench -- calibration MODEL FILE [SEQUENCES]`. bench/pytorch_calibration.py times PyTorch's forward and
- * backward with weight gradients of the same shape on the same machine. Prints one JSON line. The share is that of the
- * rate at which sgemm multiplies squares on as many threads, just before and just after.
+ * `npm run bench -- calibration MODEL FILE [SEQUENCES] [DTYPE]`, held in bf16 unless told otherwise.
+ * bench/pytorch_calibration.py times PyTorch's forward and backward with weight gradients of the same shape on the same
+ * machine. Prints one JSON line. The share is that of the rate at which sgemm multiplies squares in f32 on as many
+ * threads, just before and just after.
  */
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
-import { calibrate, Model } from 'flrc'
+import { calibrate, Model, type StorageDtype } from 'flrc'
 import { packageRoot } from '#lib/binding.js'
 import { medianOf } from '#lib/statistics/median.js'
 import { outputOf } from './support/child.js'
 
-const [source, file, count = '8'] = process.argv.slice(2)
+const [source, file, count = '8', dtype = 'bf16'] = process.argv.slice(2)
 if (source === undefined || file === undefined) {
-  console.log('skipped: usage is npm run bench -- calibration MODEL FILE [SEQUENCES]')
+  console.log('skipped: usage is npm run bench -- calibration MODEL FILE [SEQUENCES] [DTYPE]')
   process.exit(0)
 }
 const sequences = Number(count)
 const seqLen = 512
-const model = await Model.load(source, { dtype: 'f32' })
+const model = await Model.load(source, { dtype: dtype as StorageDtype })
 const before = await sgemm()
 const calibration = await calibrate(model, {
   calibration: [await readFile(file, 'utf8')],
@@ -32,6 +33,7 @@ const peak = medianOf([...before, ...(await sgemm())])
 const rate = (operations() * sequences) / (forward + backward) / 1e9
 console.log(
   JSON.stringify({
+    dtype,
     sequences,
     seqLen,
     seconds,

@@ -1,4 +1,4 @@
-"""Time what a PyTorch user pays for Fisher information: fp32 forward and backward with weight gradients.
+"""Time what a PyTorch user pays for Fisher information: forward and backward with weight gradients.
 
 A Llama of SmolLM2-135M's shape with random weights, sequences of random tokens. Batches of one and of
 four sequences are tried on warm-up data first and the faster is timed. Prints one JSON line:
@@ -44,10 +44,11 @@ def main():
     parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
-    model = LlamaForCausalLM(LlamaConfig(**SHAPE)).train()
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE)).to(getattr(torch, args.dtype)).train()
     draw = lambda count: torch.randint(SHAPE["vocab_size"], (count, args.seq_len))
 
     timed_batch(model, draw(1))  # the first call allocates and initialises
@@ -64,6 +65,7 @@ def main():
     print(
         json.dumps(
             {
+                "dtype": args.dtype,
                 "sequences": args.sequences,
                 "seqLen": args.seq_len,
                 "seconds": round(seconds, 3),

@@ -13,6 +13,7 @@ int64_t packedBytes(int64_t n) { return n * (n + 1) / 2 * kDouble; }
 
 struct Needs {
   int64_t weights = 0;        // one layer as f32
+  int64_t rounded = 0;        // the same in bf16, both ways, while passes go on
   int64_t perSequence = 0;    // activations and gradients of one sequence
   int64_t moments = 0;        // of a whole layer, with the rows they are summed from
   int64_t keeping = 0;        // the largest moment to be kept, summed on its own
@@ -28,6 +29,7 @@ Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
     const auto [m, n] = projectionShape(config, p);
     const int64_t thin = std::min(m, n);
     needs.weights += m * n * kFloat;
+    needs.rounded += m * n * kFloat;
     needs.perProjection = std::max(needs.perProjection, factorBytes(m, n));
     needs.finished += thin * (m + n) * kFloat;
     outputs += m;
@@ -63,8 +65,9 @@ Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
 // All that goes on at once where there is room for it.
 int64_t roomForAll(const Needs& needs, int threads) {
   const int64_t factoring = needs.moments + std::min<int>(threads, kProjections) * needs.perProjection;
-  return std::max(needs.weights + threads * needs.perSequence + std::max(factoring, needs.keeping),
-                  threads * needs.perHeadPass);
+  return std::max(
+      needs.weights + threads * needs.perSequence + std::max({needs.rounded, factoring, needs.keeping}),
+      threads * needs.perHeadPass);
 }
 
 int atOnce(int64_t memory, int64_t each, int most) {
@@ -101,14 +104,14 @@ LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t lo
     return limits;
   }
   limits.shareMemory = false;
-  limits.sequences = std::min(atOnce(memory - needs.weights, needs.perSequence, threads),
+  limits.sequences = std::min(atOnce(memory - needs.weights - needs.rounded, needs.perSequence, threads),
                               atOnce(memory, needs.perHeadPass, threads));
   limits.oneInput = needs.weights + needs.moments + needs.perProjection > memory;
   // The moments of one input are at most a few of seven projections'; half stands for them.
   const int64_t moments = limits.oneInput ? needs.moments / 2 : needs.moments;
   limits.projections = atOnce(memory - needs.weights - moments, needs.perProjection, limits.projections);
   const int64_t visit =
-      needs.weights + std::max({limits.sequences * needs.perSequence,
+      needs.weights + std::max({needs.rounded + limits.sequences * needs.perSequence,
                                 moments + limits.projections * needs.perProjection, needs.keeping});
   limits.stores = std::max<int64_t>(0, memory - std::max(visit, limits.sequences * needs.perHeadPass));
   return limits;
@@ -117,7 +120,8 @@ LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t lo
 MemoryNeeds memoryNeeds(const ModelConfig& config, MomentKinds kinds, int64_t sequences, int64_t longest,
                         int threads) {
   const Needs needs = needsOf(config, kinds, longest);
-  const int64_t visit = std::max({needs.perSequence, needs.moments / 2 + needs.perProjection, needs.keeping});
+  const int64_t visit =
+      std::max({needs.rounded + needs.perSequence, needs.moments / 2 + needs.perProjection, needs.keeping});
   // Boundaries of all layers, gradients of one, its kept activations, and what is finished of all.
   const int64_t boundaries = sequences * longest * config.hidden * (config.layers + 1) * kFloat;
   const int64_t stores = boundaries + sequences * needs.perSequence + config.layers * needs.finished;

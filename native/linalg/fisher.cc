@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "linalg/bf16_gemm.h"
 #include "linalg/gemm.h"
 
 namespace flrc {
@@ -21,12 +22,19 @@ FisherScore& FisherScore::operator+=(const FisherScore& other) {
   return *this;
 }
 
-FisherScore fisherScore(const float* x, const float* g, const float* w, int64_t tokens, int64_t m, int64_t n) {
+FisherScore fisherScore(const float* x, const float* g, const float* w, int64_t tokens, int64_t m, int64_t n,
+                        bool rounds) {
+  cpu::Bf16Panels inputs;
+  if (rounds) setRows(x, n, tokens, n, inputs);
   std::vector<float> tile(static_cast<size_t>(std::min(kTileRows, m) * n));
   double sums[3] = {0, 0, 0};
   for (int64_t row = 0; row < m; row += kTileRows) {
     const int64_t rows = std::min(kTileRows, m - row);
-    gemm(true, false, rows, n, tokens, 1.0f, g + row, m, x, n, 0.0f, tile.data(), n);
+    if (rounds) {
+      bf16TransposedTimes(rows, g + row, m, inputs, false, tile.data(), n);
+    } else {
+      gemm(true, false, rows, n, tokens, 1.0f, g + row, m, x, n, 0.0f, tile.data(), n);
+    }
     cpu::kernels().fisherReduce(tile.data(), w + row * n, rows * n, sums);
   }
   return {sums[0], sums[1], sums[2]};

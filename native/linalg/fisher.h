@@ -14,6 +14,8 @@ struct FisherScore {
 };
 
 // x: [tokens, n], g: [tokens, m], w: [m, n]. G is formed in tiles of rows and reduced at once, never stored.
-FisherScore fisherScore(const float* x, const float* g, const float* w, int64_t tokens, int64_t m, int64_t n);
+// Where it `rounds`, x and g are rounded to bf16 (linalg/bf16_gemm.h).
+FisherScore fisherScore(const float* x, const float* g, const float* w, int64_t tokens, int64_t m, int64_t n,
+                        bool rounds);
 
 }  // namespace flrc

@@ -1,10 +1,13 @@
 #include "model/cpu_passes.h"
 
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "core/job.h"
 #include "core/recycled.h"
+#include "linalg/bf16_gemm.h"
 #include "linalg/fisher.h"
 #include "linalg/gemm.h"
 #include "model/guarded.h"
@@ -22,8 +25,11 @@ struct DeviceLayerPass {
 
   const ModelConfig& config;
   const WideLayer& layer;
+  std::optional<WideLayer> rounded;
   RopeTable rope;
   Recycled<Scratch> scratch;
+
+  const WideLayer& weights() const { return rounded ? *rounded : layer; }
 };
 
 struct DeviceHeadPass {
@@ -31,6 +37,14 @@ struct DeviceHeadPass {
 };
 
 namespace {
+
+// As PyTorch's own passes of such models do: weights are bf16 already, activations and gradients are rounded.
+bool rounds(Dtype dtype) { return dtype == Dtype::bf16 && multipliesBf16(); }
+
+bool rounds(const WideLayer& layer) {
+  return std::all_of(layer.projections.begin(), layer.projections.end(),
+                     [](const WideLinear& linear) { return rounds(linear.linear->dense->dtype); });
+}
 
 void putTapes(const BackendTapes& tapes, const WideLayer& layer, int64_t tokens,
               DeviceLayerPass::Scratch& work) {
@@ -65,9 +79,10 @@ void putTapes(const BackendTapes& tapes, const WideLayer& layer, int64_t tokens,
 BackendCode cpuCreateLayerPass(DeviceModel* model, int64_t, int64_t longest, const void* host,
                                DeviceLayerPass** out, BackendFailure* failure) {
   return guarded(failure, [&] {
+    const auto& layer = *static_cast<const WideLayer*>(host);
     const ModelConfig& config = modelOf(model).config;
-    std::unique_ptr<DeviceLayerPass> made(
-        new DeviceLayerPass{config, *static_cast<const WideLayer*>(host), {}, {}});
+    std::unique_ptr<DeviceLayerPass> made(new DeviceLayerPass{config, layer, {}, {}, {}});
+    if (rounds(layer)) made->rounded = roundedToBf16(layer, modelOf(model).threads);
     made->rope.grow(config, longest);
     *out = made.release();
   });
@@ -79,7 +94,7 @@ BackendCode cpuLayerForward(DeviceLayerPass* pass, const float* x, int64_t token
                             const BackendCancel*, BackendFailure* failure) {
   return guarded(failure, [&] {
     auto work = pass->scratch.take();
-    layerForward(pass->config, pass->layer, pass->rope, tokens, x, work->kept, y);
+    layerForward(pass->config, pass->weights(), pass->rope, tokens, x, work->kept, y);
   });
 }
 
@@ -88,15 +103,15 @@ BackendCode cpuLayerBackward(DeviceLayerPass* pass, const float* x, int64_t toke
                              const BackendCancel* cancel, BackendFailure* failure) {
   return guarded(failure, [&] {
     auto work = pass->scratch.take();
-    layerForward(pass->config, pass->layer, pass->rope, tokens, x, work->kept, nullptr);
-    layerBackward(pass->config, pass->layer, pass->rope, tokens, x, work->kept, dy, work->gradients, dx);
+    layerForward(pass->config, pass->weights(), pass->rope, tokens, x, work->kept, nullptr);
+    layerBackward(pass->config, pass->weights(), pass->rope, tokens, x, work->kept, dy, work->gradients, dx);
     for (int p = 0; p < kProjections; ++p) {
       jobOf(cancel).check();
       const auto at = static_cast<size_t>(p);
       const WideLinear& wide = pass->layer.projections[at];
       const FisherScore score =
           fisherScore(work->kept.input(p).data(), work->gradients.outputs[at].data(), wide.dense.values.data(),
-                      tokens, wide.linear->outputs, wide.linear->inputs);
+                      tokens, wide.linear->outputs, wide.linear->inputs, pass->rounded.has_value());
       scores[p][0] = score.weighted;
       scores[p][1] = score.gradient;
       scores[p][2] = score.taylor;
@@ -109,7 +124,11 @@ BackendCode cpuLayerBackward(DeviceLayerPass* pass, const float* x, int64_t toke
 bool cpuAddsInPlace() { return false; }
 
 BackendCode cpuCreateHeadPass(DeviceModel* model, DeviceHeadPass** out, BackendFailure* failure) {
-  return guarded(failure, [&] { *out = new DeviceHeadPass{HeadPass(modelOf(model))}; });
+  return guarded(failure, [&] {
+    HeadPass head(modelOf(model));
+    head.rounds = rounds(head.model->head->dtype);
+    *out = new DeviceHeadPass{head};
+  });
 }
 
 void cpuReleaseHeadPass(DeviceHeadPass* pass) { delete pass; }

@@ -48,7 +48,7 @@ void headLogits(const RowMatrix& head, const float* normed, int64_t rows, HeadBa
   const int64_t d = head.cols, vocab = head.rows;
   eachBand(head, band.weights, job, [&](int64_t begin, int64_t words, const float* weights) {
     if (band.rounds) {
-      setRows(weights, d, words, band.panels);
+      setRows(weights, words, d, words, band.panels);
       bf16Times(normed, d, rows, band.panels, false, logits + begin, vocab);
       return;
     }
@@ -84,6 +84,7 @@ double HeadPass::lossAndGradient(const float* x, const int32_t* tokens, int64_t 
       logits(static_cast<size_t>(kHeadPositions * vocab));
   std::vector<float> dNormed(dx ? static_cast<size_t>(kHeadPositions * d) : 0);
   HeadBand band;
+  band.rounds = dx && rounds;
   double total = 0;
   for (int64_t first = 0; first < count; first += kHeadPositions) {
     job.check();

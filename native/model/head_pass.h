@@ -32,6 +32,7 @@ void headBackward(const RowMatrix& head, const float* dLogits, int64_t rows, Hea
 // Final norm and lm_head over one sequence.
 struct HeadPass {
   const Model* model = nullptr;
+  bool rounds = false;  // whether gradients are made by products in bf16
 
   explicit HeadPass(const Model& of) : model(&of) {}
 

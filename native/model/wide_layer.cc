@@ -79,13 +79,28 @@ WideLayer widen(const Model& model, int64_t layerIndex, int64_t level) {
   return wide;
 }
 
-void roundToBf16(WideLayer& layer, int threads) {
-  std::vector<WideMatrix*> matrices;
-  for (WideLinear& linear : layer.projections) {
-    matrices.push_back(&linear.dense);
-    for (WideLinear::Block& block : linear.blocks) matrices.insert(matrices.end(), {&block.p, &block.c});
+WideLayer roundedToBf16(const WideLayer& layer, int threads) {
+  WideLayer rounded;
+  rounded.layer = layer.layer;
+  rounded.window = layer.window;
+  rounded.rope = layer.rope;
+  std::vector<Rounding> matrices;
+  for (size_t p = 0; p < layer.projections.size(); ++p) {
+    const WideLinear& from = layer.projections[p];
+    WideLinear& to = rounded.projections[p];
+    to.linear = from.linear;
+    to.blocks.resize(from.blocks.size());
+    matrices.push_back({&from.dense, &to.dense});
+    for (size_t b = 0; b < from.blocks.size(); ++b) {
+      const WideLinear::Block& block = from.blocks[b];
+      to.blocks[b].rank = block.rank;
+      to.blocks[b].stored = block.stored;
+      matrices.push_back({&block.p, &to.blocks[b].p});
+      matrices.push_back({&block.c, &to.blocks[b].c});
+    }
   }
   roundToBf16(matrices, threads);
+  return rounded;
 }
 
 void WideLinear::apply(const float* x, int64_t tokens, float* y, std::vector<float>& latent) const {

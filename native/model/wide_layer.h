@@ -43,8 +43,8 @@ struct WideLayer {
 
 // As f32.
 WideLayer widen(const Model& model, int64_t layer, int64_t level);
-// Rounds all of a layer's weights, spread over the pool.
-void roundToBf16(WideLayer& layer, int threads);
+// The same layer with all its weights rounded, spread over the pool.
+WideLayer roundedToBf16(const WideLayer& layer, int threads);
 // [rows, cols] as f32, spread over the pool.
 std::vector<float> widenRows(const RowMatrix& matrix, int threads);
 // The matrix in another type, spread over the pool; itself where it has that type already.

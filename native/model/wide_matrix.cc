@@ -23,30 +23,31 @@ void WideMatrix::backwards(const float* g, int64_t tokens, bool adds, float* dx)
   }
 }
 
-void roundToBf16(const std::vector<WideMatrix*>& matrices, int threads) {
+void roundToBf16(const std::vector<Rounding>& matrices, int threads) {
   struct Task {
-    WideMatrix* matrix;
+    Rounding matrix;
     bool back;
     int64_t panel;
   };
   std::vector<Task> tasks;
-  for (WideMatrix* matrix : matrices) {
-    if (matrix->rows == 0 || matrix->cols == 0) continue;
-    cpu::resize(matrix->forward, matrix->rows, matrix->cols);
-    cpu::resize(matrix->back, matrix->cols, matrix->rows);
-    for (int64_t i = 0; i < matrix->forward.panels(); ++i) tasks.push_back({matrix, false, i});
-    for (int64_t i = 0; i < matrix->back.panels(); ++i) tasks.push_back({matrix, true, i});
+  for (const Rounding& matrix : matrices) {
+    const auto [from, to] = matrix;
+    *to = {from->rows, from->cols, {}, {}, {}};
+    if (from->rows == 0 || from->cols == 0) continue;
+    cpu::resize(to->forward, from->rows, from->cols);
+    cpu::resize(to->back, from->cols, from->rows);
+    for (int64_t i = 0; i < to->forward.panels(); ++i) tasks.push_back({matrix, false, i});
+    for (int64_t i = 0; i < to->back.panels(); ++i) tasks.push_back({matrix, true, i});
   }
   ThreadPool::shared().parallelFor(std::ssize(tasks), threads, [&](int64_t i) {
     const auto& [matrix, back, panel] = tasks[static_cast<size_t>(i)];
-    const float* values = matrix->values.data();
+    const float* values = matrix.from->values.data();
     if (back) {
-      cpu::kernels().setPanelOfRows(values, matrix->cols, panel, matrix->back);
+      cpu::kernels().setPanelOfRows(values, matrix.from->cols, panel, matrix.to->back);
     } else {
-      cpu::kernels().setPanelOfColumns(values, matrix->cols, panel, matrix->forward);
+      cpu::kernels().setPanelOfColumns(values, matrix.from->cols, panel, matrix.to->forward);
     }
   });
-  for (WideMatrix* matrix : matrices) matrix->values = {};
 }
 
 }  // namespace flrc

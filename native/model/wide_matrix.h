@@ -21,8 +21,11 @@ struct WideMatrix {
   void backwards(const float* g, int64_t tokens, bool adds, float* dx) const;
 };
 
-// Rounds matrices of f32, each through its `forward` and `back`, spread over the pool; only where
-// multipliesBf16() (linalg/bf16_gemm.h) says so.
-void roundToBf16(const std::vector<WideMatrix*>& matrices, int threads);
+struct Rounding {
+  const WideMatrix* from;  // f32
+  WideMatrix* to;          // gets `forward` and `back`, and no `values`
+};
+// Spread over the pool; only where multipliesBf16() (linalg/bf16_gemm.h) says so.
+void roundToBf16(const std::vector<Rounding>& matrices, int threads);
 
 }  // namespace flrc

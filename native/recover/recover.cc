@@ -91,7 +91,7 @@ void Recovery::teach(const std::vector<int32_t>& windows, bool rounds, const Job
   Recycled<std::vector<float>> outputs;
   for (int64_t l = 0; l < config.layers && !wanted.empty(); ++l) {
     WideLayer layer = flrc::widen(*teacher_, l, 0);
-    if (rounds) roundToBf16(layer, teacher_->threads);
+    if (rounds) layer = roundedToBf16(layer, teacher_->threads);
     eachWindow(wanted, job, [&](size_t i, int32_t window) {
       auto& x = hidden[i];
       if (l == 0) {

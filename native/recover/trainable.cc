@@ -174,8 +174,7 @@ WideLayer TrainableFactors::widen(int64_t layer, int64_t level, bool rounds) con
     const Slice& slice = slices[static_cast<size_t>(i)];
     rounded(*slice.from, slice.begin, slice.end, frame_->dtype, slice.panels, slice.to);
   });
-  if (rounds) roundToBf16(wide, frame_->threads);
-  return wide;
+  return rounds ? roundedToBf16(wide, frame_->threads) : wide;
 }
 
 void TrainableFactors::gradients(int64_t layer, const WideLayer& wide, const std::vector<LayerTrace>& sequences,

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "check.h"
+#include "linalg/fisher.h"
 #include "model/wide_matrix.h"
 
 using namespace flrc;
@@ -43,7 +44,8 @@ TEST("bf16: x W by rows of W and by columns, of any shape, made anew or added") 
         const std::vector<float> w = random.floats(inputs * outputs), x = random.floats(columns * ldx);
         for (const bool byRows : {false, true}) {
           cpu::Bf16Panels panels;
-          byRows ? setRows(w.data(), inputs, outputs, panels) : setColumns(w.data(), outputs, inputs, panels);
+          byRows ? setRows(w.data(), outputs, inputs, outputs, panels)
+                 : setColumns(w.data(), outputs, inputs, panels);
           for (const bool adds : {false, true}) {
             std::vector<float> y(static_cast<size_t>(columns * ldy), kUntouched);
             bf16Times(x.data(), ldx, columns, panels, adds, y.data(), ldy);
@@ -85,15 +87,49 @@ TEST("bf16: A^T B of any shape, made anew or added") {
   }
 }
 
+TEST("bf16: scores are the sums over products of rounded inputs and gradients") {
+  if (!multipliesBf16()) return;
+  // More rows than are formed at once.
+  constexpr int64_t kRows = 300, kCols = 45, kTokens = 33;
+  check::Random random(11);
+  const std::vector<float> x = random.floats(kTokens * kCols), g = random.floats(kTokens * kRows),
+                           w = random.floats(kRows * kCols);
+  double expected[3] = {}, spread[3] = {};
+  for (int64_t r = 0; r < kRows; ++r) {
+    for (int64_t c = 0; c < kCols; ++c) {
+      double sum = 0, terms = 0;
+      for (int64_t t = 0; t < kTokens; ++t) {
+        const double term = rounded(g[t * kRows + r]) * rounded(x[t * kCols + c]);
+        sum += term;
+        terms += std::abs(term);
+      }
+      // As in checkSum, of one entry; a square moves by twice that times the entry.
+      const double error = static_cast<double>(2 * kTokens + 4) * 0x1p-24 * terms;
+      const double weight = std::abs(w[r * kCols + c]), size = std::abs(sum) + error;
+      const double values[] = {std::pow(sum * weight, 2), sum * sum, std::abs(sum) * weight};
+      const double errors[] = {2 * size * error * weight * weight, 2 * size * error, error * weight};
+      for (int i = 0; i < 3; ++i) {
+        expected[i] += values[i];
+        spread[i] += errors[i] + 4 * 0x1p-24 * values[i];
+      }
+    }
+  }
+  const FisherScore got = fisherScore(x.data(), g.data(), w.data(), kTokens, kRows, kCols, true);
+  CHECK_NEAR(got.weighted, expected[0], spread[0]);
+  CHECK_NEAR(got.gradient, expected[1], spread[1]);
+  CHECK_NEAR(got.taylor, expected[2], spread[2]);
+}
+
 TEST("bf16: a matrix multiplies both ways, rounded or not") {
   if (!multipliesBf16()) return;
   constexpr int64_t kRows = 45, kCols = 70, kTokens = 14;
   check::Random random(7);
   const std::vector<float> values = random.floats(kRows * kCols), x = random.floats(kTokens * kCols),
                            g = random.floats(kTokens * kRows);
-  WideMatrix wide{kRows, kCols, values, {}, {}}, half = wide, none;
-  roundToBf16({&half, &none}, 2);
-  CHECK(half.rounded() && !wide.rounded() && !none.rounded());
+  const WideMatrix wide{kRows, kCols, values, {}, {}}, none;
+  WideMatrix half, still;
+  roundToBf16({{&wide, &half}, {&none, &still}}, 2);
+  CHECK(half.rounded() && !wide.rounded() && !still.rounded());
   CHECK(half.values.empty());
   for (const bool back : {false, true}) {
     const int64_t outputs = back ? kCols : kRows, inputs = back ? kRows : kCols;

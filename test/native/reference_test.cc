@@ -7,8 +7,10 @@
 #include "check.h"
 #include "cpu/kernels.h"
 #include "fixture.h"
+#include "linalg/bf16_gemm.h"
 #include "linalg/factors.h"
 #include "model/session.h"
+#include "model/wide_layer.h"
 #include "model/window_losses.h"
 #include "temporary.h"
 
@@ -321,6 +323,42 @@ TEST("reference: randomised factors of few ranks start from the same E(0) and ar
     double left = errors[0] * errors[0];
     for (size_t r = 0; r < 6; ++r) left -= result->singular[at][r] * result->singular[at][r];
     CHECK_AT_MOST(std::sqrt(left), 1.01 * errors[6]);
+  }
+}
+
+TEST(
+    "reference: a model in bf16 is calibrated as one in f32 of the same values, but for what rounding leaves") {
+  for (const std::string& name : fixture::names()) {
+    const fixture::Fixture of = fixture::load(name, 2);
+    flrc::ModelSpec spec = fixture::spec(name, 2);
+    spec.dtype = flrc::Dtype::bf16;
+    const std::shared_ptr<const flrc::Model> half = flrc::loadModel(spec, Job());
+    const auto full = std::make_shared<flrc::Model>(*half);
+    const auto widen = [](const auto& matrix) { return flrc::converted(matrix, flrc::Dtype::f32, 2); };
+    full->embedding = widen(full->embedding);
+    full->head = widen(full->head);
+    for (flrc::Layer& layer : full->layers) {
+      for (flrc::Linear& linear : layer.projections) linear.dense = widen(linear.dense);
+    }
+    const CalibrationOptions how = options(of, Whitening::twoSided);
+    const auto got = flrc::calibrate(half, how, Job()), expected = flrc::calibrate(full, how, Job());
+    // A chain of products, each of which adds 2^-8 of its size at most: eight a layer forward and as many back,
+    // and those with the head. Squares are off by twice that.
+    const double tolerance = static_cast<double>(16 * full->config.layers + 4) * 0x1p-8;
+    CHECK_NEAR(got->meanLoss, expected->meanLoss, tolerance * expected->meanLoss);
+    double difference = 0;
+    for (size_t i = 0; i < got->scores.size(); ++i) {
+      const flrc::FisherScore &left = got->scores[i], &right = expected->scores[i];
+      CHECK_NEAR(left.weighted, right.weighted, 2 * tolerance * right.weighted);
+      CHECK_NEAR(left.gradient, right.gradient, 2 * tolerance * right.gradient);
+      CHECK_NEAR(left.taylor, right.taylor, tolerance * right.taylor);
+      // Where a norm takes back what scales a projection's output, what all ranks hold together cancels.
+      const std::vector<double>& curve = expected->curves[i];
+      const double most = *std::max_element(curve.begin(), curve.end());
+      for (size_t r = 0; r < curve.size(); ++r) CHECK_NEAR(got->curves[i][r], curve[r], 2 * tolerance * most);
+      difference += std::abs(left.weighted - right.weighted);
+    }
+    CHECK_EQUAL(difference > 0, flrc::multipliesBf16());
   }
 }
 
