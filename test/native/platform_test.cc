@@ -146,6 +146,7 @@ TEST("platform: a lock is one's alone, also within a process, and leaves nothing
   CHECK(FileLock(path).state() == State::held);
   CHECK(entries(folder.name.place).empty());
   CHECK(FileLock(folder.name.path + "/no/such/folder").state() == State::failed);
+  CHECK(FileLock(folder.name.path).state() == State::failed);
   CHECK(!flrc::platform::lastError().empty());
 }
 

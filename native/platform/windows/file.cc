@@ -41,6 +41,20 @@ OVERLAPPED placeAt(int64_t offset) {
   return place;
 }
 
+// Whether a file that may not be opened is one that is just being removed, which another has had until now. The
+// system says the same of a folder that may not be written, of a directory, and of a file that may only be
+// read.
+bool beingRemoved(const std::string& path) {
+  const DWORD attributes = GetFileAttributesW(widePath(path).c_str());
+  constexpr DWORD kNoLock = FILE_ATTRIBUTE_DIRECTORY | FILE_ATTRIBUTE_READONLY;
+  if (attributes != INVALID_FILE_ATTRIBUTES && (attributes & kNoLock) != 0) {
+    SetLastError(ERROR_ACCESS_DENIED);
+    return false;
+  }
+  const size_t end = path.find_last_of("\\/");
+  return File::scratch(end == std::string::npos ? "." : path.substr(0, end)).isOpen();
+}
+
 DWORD pieceOf(int64_t bytes) { return static_cast<DWORD>(std::min(bytes, kLongest)); }
 
 }  // namespace
@@ -98,10 +112,12 @@ FileLock::FileLock(const std::string& path) : path_(path) {
   // What is opened for nobody to share is a lock already.
   handle_ = reinterpret_cast<intptr_t>(CreateFileW(widePath(path).c_str(), GENERIC_READ | GENERIC_WRITE, 0,
                                                    nullptr, OPEN_ALWAYS, kFlags, nullptr));
-  if (handle(handle_) != INVALID_HANDLE_VALUE) state_ = State::held;
-  // Refused is also what is just being removed.
-  else if (GetLastError() == ERROR_SHARING_VIOLATION || GetLastError() == ERROR_ACCESS_DENIED)
+  const DWORD error = GetLastError();
+  if (handle(handle_) != INVALID_HANDLE_VALUE) {
+    state_ = State::held;
+  } else if (error == ERROR_SHARING_VIOLATION || (error == ERROR_ACCESS_DENIED && beingRemoved(path))) {
     state_ = State::taken;
+  }
 }
 
 FileLock::~FileLock() {
