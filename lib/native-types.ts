@@ -460,8 +460,11 @@ export interface NativeBinding {
   keepRecovery(recovery: NativeRecovery): NativeTask<void>
   /** The model of the factors kept. */
   finishRecovery(recovery: NativeRecovery): NativeTask<NativeModel>
-  /** The whole state and a note to a file, which is made or replaced, and back: resolves to the note. */
-  saveRecovery(recovery: NativeRecovery, file: string, note: string): NativeTask<void>
+  /**
+   * The whole state and a note to a file, which is made or replaced, and back: resolves to the note. The lock is held
+   * until nothing is written any more.
+   */
+  saveRecovery(recovery: NativeRecovery, file: string, note: string, lock: NativeFileLock): NativeTask<void>
   loadRecovery(recovery: NativeRecovery, file: string): NativeTask<string>
   releaseRecovery(recovery: NativeRecovery): void
 

@@ -64,8 +64,10 @@ Napi::Value startFinishRecovery(const Napi::CallbackInfo& call) {
 Napi::Value startSaveRecovery(const Napi::CallbackInfo& call) {
   const auto recovery = Handle<Recovery>::get(call[0]);
   const std::string file = call[1].ToString().Utf8Value(), note = call[2].ToString().Utf8Value();
+  // Held until nothing writes to the state any more, which is after an aborted call has ended.
+  const auto held = Handle<platform::FileLock>::get(call[3]);
   return startEffect(call.Env(), call.Env().Undefined(),
-                     [=](const Job& job) { recovery->save(file, note, job); });
+                     [recovery, file, note, held](const Job& job) { recovery->save(file, note, job); });
 }
 
 Napi::Value startLoadRecovery(const Napi::CallbackInfo& call) {

@@ -1,12 +1,24 @@
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import {
+  closeSync,
+  constants,
+  existsSync,
+  linkSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from 'node:fs'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { callNative } from '#lib/binding.js'
 import { type Calibration, calibrate } from '#lib/calibrate.js'
 import { calibrationWindows } from '#lib/calibration/windows.js'
-import { removeStates } from '#lib/checkpoint/state.js'
+import { OpenState, removeStates } from '#lib/checkpoint/state.js'
 import { compress, evaluate, Model } from '#lib/index.js'
 import { batchOf, heldOutOf, levelOf, rateAt, weightsOf } from '#lib/recover/schedule.js'
+import { RecoveryState } from '#lib/recover/state.js'
 import { type TrainingSettings, train } from '#lib/recover/training.js'
 import { recoveryWindows } from '#lib/recover.js'
 import { runCli, tinyModel } from './support/child.js'
@@ -162,6 +174,61 @@ training('an interrupted run goes on from its state as if never interrupted', as
   })
   await removeStates(state.prefix)
   assert.equal(readdirSync(folder), [])
+})
+
+/** A state that nothing keeps, and the recovery of a fresh cut. */
+async function opened(signal?: AbortSignal) {
+  const start = await calibration.factorize({ levels, storage: 'pivoted', dtype: 'bf16' }, 0.45, {})
+  const native = { windows, dtype: 'bf16', memory: 2 ** 30, scratch } as const
+  const options = { prefix: path.join(temporaryDirectory(), '.out.recovery'), key: 'a', resume: true }
+  const state = await RecoveryState.open(options, signal)
+  const handle = await calibration.model.createRecovery(start.native, native, signal)
+  return { options, state, handle }
+}
+
+training('an aborted save holds the lock for as long as it may write', async () => {
+  if (process.platform === 'win32')
+    return console.log('skipped: a save that cannot go on, which takes a named pipe of POSIX')
+  const interrupt = new AbortController()
+  const { options, state, handle } = await opened(interrupt.signal)
+  // Opening it to write waits until it is opened to read, here by its other name, as the first is removed.
+  const [part, other] = [`${state.file}.part`, `${state.file}.pipe`]
+  assert.is(spawnSync('mkfifo', [part]).status, 0)
+  linkSync(part, other)
+  const saving = state.save(handle, {})
+  interrupt.abort()
+  await throwsFlrcError(() => saving, { code: 'E_ABORTED' })
+  handle.dispose()
+  state.release()
+  const lock = callNative((addon) => addon.lockFile(`${state.file}.lock`))
+  const reader = openSync(other, constants.O_RDONLY | constants.O_NONBLOCK)
+  assert.is(lock, null)
+  ;(await OpenState.open(options)).release()
+  closeSync(reader)
+})
+
+training('a run that does not get the state holds no memory: it has made nothing yet', async () => {
+  const { options, state, handle } = await opened()
+  handle.dispose()
+  const model = Object.create(calibration.model, {
+    createRecovery: { value: () => assert.unreachable('made before the lock is held') },
+  })
+  const start = await calibration.factorize({ levels, storage: 'pivoted', dtype: 'bf16' }, 0.45, {})
+  const settings = { windows, minutes: 1, dtype: 'bf16', levels: 2, seed: 3, memory: 2 ** 30, scratch } as const
+  await throwsFlrcError(() => train(model, start, { ...settings, state: options }), {
+    code: 'E_BUSY',
+    within: 60_000,
+  })
+  state.release()
+  await throwsFlrcError(
+    () =>
+      calibration.model.createRecovery(
+        start.native,
+        { windows, dtype: 'bf16', memory: 2 ** 30, scratch },
+        undefined,
+      ),
+    { code: 'E_DISPOSED' },
+  )
 })
 
 training('a step that leaves the range of numbers is E_NUMERIC with a remedy', async () => {

@@ -2,6 +2,7 @@ import { callNative, runTask } from '../binding.js'
 import { FlrcError } from '../errors.js'
 import type {
   NativeBinding,
+  NativeFileLock,
   NativeModel,
   NativeRecovery,
   NativeRecoveryFigures,
@@ -39,8 +40,9 @@ export class RecoveryHandle {
     return this.#run((addon, native) => addon.finishRecovery(native), release)
   }
 
-  save(file: string, note: string): Promise<void> {
-    return this.#run((addon, native) => addon.saveRecovery(native, file, note))
+  /** The lock is held until nothing is written any more, even where the call is aborted. */
+  save(file: string, note: string, lock: NativeFileLock): Promise<void> {
+    return this.#run((addon, native) => addon.saveRecovery(native, file, note, lock))
   }
 
   /** Resolves to the note. */

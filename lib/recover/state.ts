@@ -61,7 +61,7 @@ export class RecoveryState {
   async save(handle: RecoveryHandle, note: unknown): Promise<void> {
     const part = `${this.file}.part`
     try {
-      await handle.save(part, JSON.stringify(note))
+      await handle.save(part, JSON.stringify(note), this.#state.lock)
       await move(part, this.file)
     } catch (error) {
       await rm(part, { force: true }).catch(() => undefined)

@@ -59,15 +59,18 @@ export async function train(
   settings: TrainingSettings,
 ): Promise<{ parts: ModelParts; report: RecoveryReport }> {
   const { windows, dtype, memory, scratch, signal } = settings
-  const handle = await dense.createRecovery(start.native, { windows, dtype, memory, scratch }, signal)
   let state: RecoveryState | undefined
+  let handle: RecoveryHandle | undefined
   try {
+    // First, so that a run which has to wait, or gives up, holds no memory meanwhile.
     state = settings.state && (await RecoveryState.open(settings.state, signal))
+    handle = await dense.createRecovery(start.native, { windows, dtype, memory, scratch }, signal)
     const report = await new Training(handle, state, settings).run()
     return { parts: { ...start, native: await handle.finish(), dtype }, report }
   } finally {
-    handle.dispose()
+    handle?.dispose()
     state?.release()
+    callNative((addon) => addon.releaseModel(start.native))
   }
 }
 
