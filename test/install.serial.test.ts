@@ -273,7 +273,10 @@ using("the README's program has the package's types, whatever finds them", async
   const [, imports = '', body = ''] = /^((?:import .*\n)+)([\s\S]*)$/.exec(code) ?? []
   const wrapped = `${imports}export async function main() {${body}}\n`
   const wrong = wrapped.replace('keep: 0.9', "keep: 'much'")
-  for (const [name, text] of Object.entries({ 'a.mts': code, 'a.cts': wrapped, 'b.mts': wrong })) {
+  const required =
+    "import flrc = require('flrc')\nexport const load: Promise<flrc.Model> = flrc.Model.load('x')\n"
+  const files = { 'a.mts': code, 'a.cts': wrapped, 'b.mts': wrong, 'c.cts': required }
+  for (const [name, text] of Object.entries(files)) {
     writeFileSync(path.join(project, name), text)
   }
   const tsc = (file: string, module: string, resolution: string) => [
@@ -282,7 +285,10 @@ using("the README's program has the package's types, whatever finds them", async
     ...['--module', module, '--moduleResolution', resolution, file],
   ]
   await works(process.execPath, tsc('a.mts', 'node16', 'node16'))
-  await works(process.execPath, tsc('a.cts', 'nodenext', 'nodenext'))
+  for (const resolution of ['node16', 'nodenext']) {
+    await works(process.execPath, tsc('a.cts', resolution, resolution))
+    await works(process.execPath, tsc('c.cts', resolution, resolution))
+  }
   await works(process.execPath, tsc('a.mts', 'esnext', 'bundler'))
   const refused = await runProgram(process.execPath, tsc('b.mts', 'node16', 'node16'))
   assert.match(refused.stdout, /b\.mts.*error TS2322: Type 'string' is not assignable to type 'number'/)

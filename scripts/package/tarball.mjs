@@ -13,6 +13,7 @@ const required = [
   'THIRD-PARTY-NOTICES.md',
   'dist/index.js',
   'dist/index.d.ts',
+  'index.d.cts',
   'dist/cli/main.js',
   'models/tiny/model.safetensors',
   'models/tiny/calibration.txt',
