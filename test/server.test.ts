@@ -377,7 +377,8 @@ refusals('what is not supported is said, and what changes nothing is not', () =>
 
 refusals('bodies that are no JSON, called something else, or too long', () =>
   serving(async ({ url }) => {
-    const deep = (levels: number) => `{"prompt": "x", "metadata": ${'['.repeat(levels)}${']'.repeat(levels)}}`
+    const deep = (levels: number) =>
+      `{"prompt": "x", "max_tokens": 1, "metadata": ${'['.repeat(levels)}${']'.repeat(levels)}}`
     assert.is((await post(url + completions, deep(50))).status, 200)
     for (const body of [deep(100), deep(200_000), `{"n": ${'['.repeat(200_000)}${']'.repeat(200_000)}}`]) {
       const { error } = await ask(url + completions, body, 400)
