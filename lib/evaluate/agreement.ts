@@ -1,6 +1,6 @@
 import { checkWhole } from '../check.js'
 import type { DialogueSample } from '../data/dialogues.js'
-import { checkOptions } from '../generate.js'
+import { checkOptions } from '../generate/options.js'
 import type { LoadedModel, TaskOptions } from '../model.js'
 import type { ScheduleChoice } from '../schedule.js'
 import { bootstrapMean } from '../statistics/bootstrap.js'

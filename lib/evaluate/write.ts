@@ -1,5 +1,6 @@
 import { type BatchSession, DecodeBatch } from '../generate/batch.js'
-import { type Completion, checkOptions, complete, decode } from '../generate.js'
+import { checkOptions } from '../generate/options.js'
+import { type Completion, complete, decode } from '../generate.js'
 import type { LoadedModel } from '../model.js'
 import type { ScheduleChoice } from '../schedule.js'
 import { inLanes, lanesFor } from './lanes.js'

@@ -1,15 +1,9 @@
 import { checkText } from '../check.js'
 import { FlrcError } from '../errors.js'
-import {
-  checkContext,
-  checkOptions,
-  decode,
-  type GenerateOptions,
-  type Generation,
-  LeavableGeneration,
-} from '../generate.js'
+import { decode, type GenerateOptions, type Generation, LeavableGeneration } from '../generate.js'
 import type { LoadedModel } from '../model.js'
 import type { Session } from '../session.js'
+import { checkContext, checkOptions } from './options.js'
 import { chatTokens, sharedLength } from './prompt.js'
 
 export interface ChatMessage {

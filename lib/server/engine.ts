@@ -2,16 +2,9 @@ import { toFlrcError } from '../binding.js'
 import { counted } from '../counted.js'
 import { FlrcError } from '../errors.js'
 import { DecodeBatch } from '../generate/batch.js'
+import { checkOptions, type DecodeOptions, promptTokens } from '../generate/options.js'
 import { chatTokens } from '../generate/prompt.js'
-import {
-  checkOptions,
-  type DecodeOptions,
-  decode,
-  type Generation,
-  LeavableGeneration,
-  type PieceGenerator,
-  promptTokens,
-} from '../generate.js'
+import { decode, type Generation, LeavableGeneration, type PieceGenerator } from '../generate.js'
 import type { LoadedModel } from '../model.js'
 import type { ScheduleChoice } from '../schedule.js'
 import { PromptCaches } from './caches.js'

@@ -2,7 +2,8 @@ import { randomInt } from 'node:crypto'
 import * as v from 'valibot'
 import type { ChatMessage } from '../chat-template.js'
 import { isObject, issueText } from '../format/files.js'
-import { type GenerateOptions, mostTopLogprobs } from '../generate.js'
+import { mostTopLogprobs } from '../generate/options.js'
+import type { GenerateOptions } from '../generate.js'
 import { RequestFailure } from './failure.js'
 
 /** What a request asks for, with the server's defaults filled in. */
