@@ -56,7 +56,8 @@ export {
   type TokenLogprob,
 } from './generate.js'
 export { type InspectedProjection, type Inspection, inspect } from './inspect.js'
-export type { ModelLevel, Progress, Projection, TaskOptions } from './model.js'
+export type { ModelLevel, Progress, TaskOptions } from './model.js'
+export type { Projection } from './projections.js'
 export {
   type CompressionReport,
   type LoadOptions,

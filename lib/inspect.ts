@@ -1,8 +1,9 @@
 import { denseParametersOf, type Rank } from './allocate.js'
 import { readPlan } from './checkpoint/read-plan.js'
 import type { ModelConfig, ModelSource, StorageDtype } from './format/types.js'
-import { projectionsOf, type TaskOptions } from './model.js'
+import type { TaskOptions } from './model.js'
 import { openModel } from './open-model.js'
+import { projectionsOf } from './projections.js'
 
 /** One projection of a model on disk. */
 export interface InspectedProjection {

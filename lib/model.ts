@@ -1,11 +1,9 @@
 import { setMaxListeners } from 'node:events'
-import type { ProjectionShape } from './allocate.js'
 import { callNative, runTask } from './binding.js'
 import { CalibrationHandle } from './calibration/handle.js'
 import { checkedListener, refuse } from './check.js'
 import type { ChosenPlugin, DeviceType } from './device.js'
 import { FlrcError } from './errors.js'
-import { type ProjectionKind, projectionNames } from './format/projections.js'
 import type { ModelConfig, ModelSource, StorageDtype, StoredLevel } from './format/types.js'
 import type {
   NativeBinding,
@@ -22,6 +20,7 @@ import type {
   NativeTask,
   NativeTensorEntry,
 } from './native-types.js'
+import { type Projection, projectionsOf, rankVector } from './projections.js'
 import { RecoveryHandle } from './recover/handle.js'
 import { type LevelSource, Session } from './session.js'
 import { concatenate } from './text.js'
@@ -41,12 +40,6 @@ export interface TaskOptions {
   /** Rejects the call with E_ABORTED within 100 ms. */
   signal?: AbortSignal
   onProgress?: (progress: Progress) => void
-}
-
-/** One of the seven linear layers of a block. */
-export interface Projection extends ProjectionShape {
-  layer: number
-  kind: ProjectionKind
 }
 
 /** A level as it decodes. */
@@ -79,30 +72,6 @@ export interface ModelParts {
  */
 export function cacheBytesPerPosition({ kvHeads, headDim }: ModelConfig, dtype: StorageDtype): number {
   return 2 * kvHeads * headDim * (dtype === 'f32' ? 4 : 2)
-}
-
-/** All projections of a model in the order of the native side: layer by layer, q k v o gate up down. */
-export function projectionsOf(config: ModelConfig): Projection[] {
-  return projectionNames(config).map(({ name, layer, kind, out, in: inputs }) => ({
-    name,
-    layer,
-    kind,
-    rows: out,
-    cols: inputs,
-  }))
-}
-
-/** A level's ranks by name as the native side takes them: in projection order, -1 for dense. */
-export function rankVector(ranks: StoredLevel['ranks'], projections: readonly Projection[]): Int32Array {
-  return Int32Array.from(projections, ({ name }) => {
-    const rank = ranks[name]
-    if (rank === undefined) {
-      throw new FlrcError('E_MODEL_FORMAT', `a level gives no rank for ${name}; write the checkpoint again`, {
-        tensor: name,
-      })
-    }
-    return rank === 'dense' ? -1 : rank
-  })
 }
 
 export function nativeConfig(config: ModelConfig): NativeConfig {

@@ -1,4 +1,4 @@
-import type { Projection } from '../model.js'
+import type { Projection } from '../projections.js'
 
 const marks = ' ▁▂▃▄▅▆▇█'
 /** Scores this many times smaller than the largest are drawn as nothing. */
