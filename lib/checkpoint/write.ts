@@ -44,13 +44,22 @@ async function writeModel(
   options: WriteOptions,
 ): Promise<WrittenWeights> {
   const { chatTemplate } = tokenizer
-  const tokenizerConfig =
-    chatTemplate === undefined ? tokenizer.config : { ...tokenizer.config, chat_template: chatTemplate }
+  const own = withoutCode(tokenizer.config)
+  const tokenizerConfig = chatTemplate === undefined ? own : { ...own, chat_template: chatTemplate }
   await createFile(join(directory, 'config.json'), json(config))
   await createFile(join(directory, 'tokenizer.json'), json(tokenizer.tokenizer))
   await createFile(join(directory, 'tokenizer_config.json'), json(tokenizerConfig))
   if (generation !== undefined) await createFile(join(directory, 'generation_config.json'), json(generation))
   return writeWeights(directory, entries, writeTensors, options)
+}
+
+/**
+ * A tokenizer's configuration without the code that auto_map names, which is not written here and without which
+ * transformers would refuse to load the rest. Its class goes too: all that it knows is in tokenizer.json.
+ */
+function withoutCode({ auto_map: code, ...config }: Record<string, unknown>): Record<string, unknown> {
+  const isOfCode = JSON.stringify(code ?? null).includes(`.${config.tokenizer_class}"`)
+  return isOfCode ? { ...config, tokenizer_class: 'PreTrainedTokenizerFast' } : config
 }
 
 /**
