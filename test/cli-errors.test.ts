@@ -69,6 +69,20 @@ usage('unknown commands, flags and missing arguments exit 2', async () => {
   await fails(2, 'E_USAGE', ['inspect', tinyModel, 'another'])
 })
 
+usage('the name of an option is no value of another, unless it is said to be', async () => {
+  const missing = "option '-p, --prompt <text>' argument missing; see flrc generate --help"
+  const json = await runCli(['generate', tinyModel, '-p', '--json'])
+  check(json, 2, 'E_USAGE')
+  assert.is(JSON.parse(json.stdout).error.message, missing)
+  for (const option of ['--max-tokens', '-f', '-h']) {
+    assert.is((await fails(2, 'E_USAGE', ['generate', tinyModel, '-p', option])).message, missing)
+  }
+  for (const prompt of [['-p', '-x'], ['--prompt=--json'], ['-p', '- --json'], ['-p', '--jso']]) {
+    const { code, stderr } = await runCli(['generate', tinyModel, ...prompt, '--max-tokens', '1'])
+    assert.is(code, 0, stderr)
+  }
+})
+
 usage('where a command is missing, that is what is said', async () => {
   for (const [args, message] of [
     [[], /^no command given; see flrc --help/],

@@ -57,6 +57,7 @@ async function main(args: string[]): Promise<number> {
   let root: Command | undefined
   try {
     root = await program(args[2])
+    checkValues(root, args.slice(2))
     await root.parseAsync(args)
     return interrupt.signal.aborted ? interruptCode : exitCodes.done
   } catch (error) {
@@ -106,6 +107,25 @@ function calledCommands(root: Command | undefined, words: readonly string[]): Co
     found.push(next)
   }
   return found
+}
+
+/**
+ * An option takes whatever follows as its value, so that a prompt may begin with a dash. What is just the name of an
+ * option is no value but the next option: whoever means it writes `--prompt=--json`.
+ */
+function checkValues(root: Command, words: readonly string[]): void {
+  const command = calledCommands(root, words).at(-1) ?? root
+  const options = command.createHelp().visibleOptions(command)
+  const named = (word = '') => options.find(({ short, long }) => word === short || word === long)
+  for (let i = 0; i < words.length && words[i] !== '--'; i++) {
+    const option = named(words[i])
+    if (!option?.required) continue
+    i++
+    if (named(words[i]) === undefined) continue
+    command.error(`error: option '${option.flags}' argument missing`, {
+      code: 'commander.optionMissingArgument',
+    })
+  }
 }
 
 function errorText({ message }: CommanderError): string {
