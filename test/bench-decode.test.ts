@@ -118,8 +118,15 @@ test('the program: the contract’s keys, models and schedules side by side', as
   )
   const keys = ['name', 'dtype', 'schedule', 'tokensPerSecond', 'spread', 'bytesPerToken']
   for (const key of [...keys, 'bandwidthShare', 'meanActiveBudget']) assert.ok(key in (rows[0] ?? {}), key)
-  const plain = await runCli([...bench, '--dtype', 'int8'], { cwd: folder })
-  assert.match(plain.stdout, /model +dtype[\s\S]*small +int8 +full[\s\S]*median of 1 rounds; reads/)
+  const long = ['--schedule', 'exponential:.8:.5:128']
+  const plain = await runCli([...bench, '--dtype', 'int8', ...long], { cwd: folder })
+  const lines = plain.stdout.split('\n')
+  assert.match(lines[0] ?? '', /^ +tokens\/s +spread +limit +share +a token +budget$/)
+  assert.equal(
+    lines.map((line) => / *[^ ]+/.exec(line)?.[0]).filter((begin) => /^ {2}[a-z]|,$/.test(begin ?? '')),
+    ['tiny,', '  full', 'small,', '  full', '  exponential:.8:.5:128'],
+  )
+  assert.ok(Math.max(...lines.map((line) => line.length)) <= 80, plain.stdout)
   const fails = async (code: string, exit: number, args: string[]) => {
     const failed = await runCli(args, { cwd: folder })
     assert.is(failed.code, exit, failed.stderr)

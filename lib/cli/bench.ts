@@ -76,24 +76,29 @@ function checkUse(schedules: readonly string[], subjects: readonly DecodeSubject
   )
 }
 
+/** A model's rows under its name, which may be long, so that lines keep to 80 characters. */
 function describe({ machine, rows, tokens, promptTokens, rounds }: DecodeBench): string {
   const perSecond = (bandwidth: number) => `${formatBytes(bandwidth)}/s`
+  const speed = (value: number) => value.toFixed(value < 100 ? 1 : 0)
   const [low, high] = machine.bandwidthSpread
+  const columns = ['', 'tokens/s', 'spread', 'limit', 'share', 'a token', 'budget']
   const lines = rows.map((row) => [
-    row.name,
-    row.dtype,
-    row.schedule,
-    row.tokensPerSecond.toFixed(1),
-    row.spread.map((speed) => speed.toFixed(1)).join(' to '),
-    row.ceiling.toFixed(1),
+    `  ${row.schedule}`,
+    speed(row.tokensPerSecond),
+    row.spread.map(speed).join(' to '),
+    speed(row.ceiling),
     `${(100 * row.bandwidthShare).toFixed(0)}%`,
     formatBytes(row.bytesPerToken),
     row.meanActiveBudget.toFixed(3),
   ])
-  const columns = ['model', 'dtype', 'schedule', 'tokens/s', 'spread', 'by bytes', 'share', 'a token', 'budget']
+  const [header, rule, ...body] = formatTable(columns, lines).split('\n')
+  // Each model's first row is that of level 0.
+  const titled = rows.flatMap(({ name, dtype, schedule }, i) =>
+    schedule === 'full' ? [`${name}, ${dtype}`, body[i]] : [body[i]],
+  )
   return (
-    `${formatTable(columns, lines)}\n` +
-    `${tokens} tokens after ${promptTokens}, median of ${rounds} rounds; reads ${perSecond(machine.bandwidth)} ` +
-    `(${perSecond(low)} to ${perSecond(high)}), which "by bytes" would use in full\n`
+    `${[header, rule, ...titled].join('\n')}\n` +
+    `${tokens} tokens after ${promptTokens}, median of ${rounds} rounds\n` +
+    `limit: what reading ${perSecond(machine.bandwidth)} (${perSecond(low)} to ${perSecond(high)}) allows\n`
   )
 }
