@@ -43,12 +43,32 @@ function portablePreTokenizer(value: unknown): unknown {
     }
     case 'Split': {
       const behavior = String(value.behavior)
-      if (behavior === 'Isolated' || behavior === 'Removed') return value
+      // Nothing is left out, so it is the same cut the other way round, which the library takes for Removed.
+      if (behavior === 'Isolated') return { ...value, invert: false }
+      if (behavior === 'Removed') return value
       throw new UnportableTokenizer(`Split with behavior ${behavior}`)
     }
     default:
       return value
   }
+}
+
+/**
+ * Without a Split at what the normalizer has replaced by then, which finds nothing: Gemma's is at spaces, and would come
+ * with a behavior that the library lacks.
+ */
+function withoutIdleSplit(json: Json): Json {
+  const { pre_tokenizer: split, normalizer } = json
+  if (!isObject(split) || split.type !== 'Split' || !isObject(split.pattern) || !isObject(normalizer))
+    return json
+  const { normalizers } = normalizer
+  const last: unknown = Array.isArray(normalizers) ? normalizers.at(-1) : normalizer
+  if (!isObject(last) || last.type !== 'Replace' || !isObject(last.pattern)) return json
+  const replaced = last.pattern.String
+  if (typeof replaced !== 'string' || replaced === '' || split.pattern.String !== replaced) return json
+  return String(last.content).includes(replaced) || split.invert === true
+    ? json
+    : { ...json, pre_tokenizer: null }
 }
 
 /**
@@ -99,14 +119,15 @@ function typedModel(model: unknown): unknown {
 
 /** tokenizer.json as @huggingface/tokenizers should be given it. Throws UnportableTokenizer. */
 export function portableTokenizer(json: Json): Json {
+  const needed = withoutIdleSplit(json)
   const filled: Json = {
     normalizer: null,
     post_processor: null,
     decoder: null,
     added_tokens: [],
-    ...json,
-    model: typedModel(json.model),
-    pre_tokenizer: portablePreTokenizer(json.pre_tokenizer ?? null),
+    ...needed,
+    model: typedModel(needed.model),
+    pre_tokenizer: portablePreTokenizer(needed.pre_tokenizer ?? null),
   }
   return splitAtSpaces(filled)
 }

@@ -1,7 +1,7 @@
 """Write test/fixtures/pytorch: what PyTorch, transformers and gguf say about small cases.
 
     python scripts/pytorch/make_fixtures.py                 everything
-    python scripts/pytorch/make_fixtures.py models rope     some of: models recover rope dequant smollm2 tiny spm
+    python scripts/pytorch/make_fixtures.py models rope     some of: models recover rope dequant published smollm2 tiny spm
 
 `smollm2` and `spm` read ../shared/models; `tiny` reads models/tiny, so run it after train_tiny.py.
 """
@@ -13,6 +13,7 @@ import torch
 
 import format_fixtures
 import model_fixtures
+import published_tokenizers
 import recover_fixture
 import tokenizer_fixtures
 
@@ -25,6 +26,7 @@ PARTS = {
     "recover": lambda: recover_fixture.make(OUT),  # after models
     "rope": lambda: format_fixtures.make_rope(OUT / "rope.json"),
     "dequant": lambda: format_fixtures.make_dequant(OUT / "dequant.json"),
+    "published": lambda: published_tokenizers.make_published(OUT / "published-tokens.json"),
     "smollm2": lambda: tokenizer_fixtures.make_smollm2(OUT / "smollm2-tokens.json", SHARED / "smollm2-135m-instruct"),
     "tiny": lambda: tokenizer_fixtures.make_tiny(OUT / "tiny-tokens.json", REPO / "models" / "tiny"),
     "spm": lambda: tokenizer_fixtures.make_spm(OUT / "spm-tokens.json", SHARED / "stories260K" / "tokenizer.bin"),
