@@ -4,6 +4,7 @@
 import { getHeapStatistics } from 'node:v8'
 import { parentPort, workerData } from 'node:worker_threads'
 import { Environment, Interpreter, Template } from '@huggingface/jinja'
+import { numberKeys } from './jinja-number-keys.js'
 
 /** What the thread is given, and what it answers. */
 export interface RenderRequest {
@@ -34,6 +35,8 @@ function render({
   maxHeapBytes,
 }: RenderRequest): string[] {
   const tooMany = new Error(`it makes a list of more than ${maxItems} items`)
+  // Python's strings go on behind a backslash at the end of a line; the library takes it for an unknown escape.
+  const whole = template.replaceAll(/\{[{%].*?[%}]\}/gs, (tag) => tag.split('\\\n').join(''))
   const check = (characters: number) => {
     if (characters > maxCharacters) throw new Error(`it makes more than ${maxCharacters} characters`)
   }
@@ -95,8 +98,9 @@ function render({
   // Every value passes here, so what one step may build on is bounded, and so is what all of them keep.
   let made = 0
   const evaluate = Interpreter.prototype.evaluate
+  const byNumber = numberKeys(evaluate)
   Interpreter.prototype.evaluate = function (statement: Statement, environment: Environment) {
-    const result = evaluate.call(this, statement, environment)
+    const result = byNumber(this, statement, environment) ?? evaluate.call(this, statement, environment)
     const value: unknown = result.value
     if (typeof value === 'string') {
       check(value.length)
@@ -112,7 +116,7 @@ function render({
     }
     return result
   }
-  const parsed = new Template(template)
+  const parsed = new Template(whole)
   let rendered = 0
   return chats.map((messages) => {
     const text = parsed.render({ ...variables, messages })

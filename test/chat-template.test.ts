@@ -46,6 +46,21 @@ test('strips blocks as transformers does', async () => {
   assert.is(await renderChat(template, hello), '    [hello]\n')
 })
 
+test('strings go on in the next line behind a backslash', async () => {
+  const template = '{%- set text = "one \\\ntwo\\n" %}{{ text + "th\\\nree" }} a\\\nb'
+  assert.is(await renderChat(template, hello), 'one two\nthree a\\\nb')
+})
+
+test('dictionaries may have numbers for keys', async () => {
+  const template = `{%- set budgets = { 16384: 1024, 0: 0, 512: 128 } -%}
+    {%- set ns = namespace(interval = None) -%}
+    {%- for k, v in budgets | dictsort -%}
+      {%- if ns.interval is none and 400 <= k -%}{%- set ns.interval = v -%}{%- endif -%}
+    {%- endfor -%}
+    {{ ns.interval }} {{ budgets[16384] }} {{ { 'a': 1 }['a'] }} {{ 'abc'[1:] }}{% for k, v in { 'b': 1, 'a': 2 } | dictsort %} {{ k }}{% endfor %}`
+  assert.is(await renderChat(template, hello), '128 1024 1 bc a b')
+})
+
 test('knows the date', async () => {
   assert.match(await renderChat('{{ strftime_now("%Y") }}', hello), /^20\d\d$/)
 })
