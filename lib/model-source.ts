@@ -46,14 +46,22 @@ function nothingThere(path: string): FlrcError {
   )
 }
 
-/** Chat template of a directory: its own file, as newer models have it, or the tokenizer config's field. */
+/**
+ * Chat template of a directory: its own file, as newer models have it, or the tokenizer config's field, or that of models that
+ * also see.
+ */
 async function directoryTemplate(
   directory: string,
   config: Record<string, unknown>,
 ): Promise<string | undefined> {
   const file = join(directory, 'chat_template.jinja')
   if (await isThere(file)) return readTextFile(file, { limit: templateFileLimit, code: 'E_CHAT_TEMPLATE' })
-  const field = config.chat_template
+  const processor = join(directory, 'chat_template.json')
+  const field =
+    config.chat_template ??
+    ((await isThere(processor))
+      ? (await readJsonObject(processor, { limit: templateFileLimit, code: 'E_CHAT_TEMPLATE' })).chat_template
+      : undefined)
   if (typeof field === 'string') return field
   if (!Array.isArray(field)) return undefined
   const named = field.filter(isObject).find(({ name }) => name === 'default')
@@ -107,9 +115,11 @@ async function directoryTensors(directory: string): Promise<StoredTensors> {
   )
 }
 
-/** Files without the usual prefix come from saving the inner model alone; another one is of models that also see. */
+/** Files without the usual prefix come from saving the inner model alone; others are of models that also see. */
 function canonicalName(stored: string): string {
-  const name = stored.replace(/^(model\.language_model|language_model\.model)\./, 'model.')
+  const name = stored
+    .replace(/^(model\.language_model|language_model\.model)\./, 'model.')
+    .replace(/^language_model\.lm_head\./, 'lm_head.')
   return /^(layers\.\d+|embed_tokens|norm)\./.test(name) ? `model.${name}` : name
 }
 
@@ -127,6 +137,15 @@ function directorySources(
     sources.push(name === source.name ? source : { ...source, name, storedName: source.name })
   }
   return separated(sources, config, path)
+}
+
+/**
+ * Models that also see say in two places whether their head is the embedding, and may mean neither: transformers goes by
+ * whether the files hold one.
+ */
+function withHeadAsStored(config: ModelConfig, stored: StoredTensors): ModelConfig {
+  const tied = ![...stored.tensors.keys()].some((name) => canonicalName(name) === 'lm_head.weight')
+  return { ...config, tieEmbeddings: tied, source: { ...config.source, tie_word_embeddings: tied } }
 }
 
 function refuseQuantised(config: Record<string, unknown>, file: string): void {
@@ -163,12 +182,13 @@ async function openDirectory(path: string): Promise<ModelSource> {
     flrc = header
     source = header.source
   }
-  const config = modelConfig(source, generation, file)
-  if (flrc) checkRanks(flrc, config, file)
+  const written = modelConfig(source, generation, file)
+  if (flrc) checkRanks(flrc, written, file)
   else refuseQuantised(own, file)
 
   const tokenizer = await directoryTokenizer(path)
   const stored = await directoryTensors(path)
+  const config = isObject(source.text_config) ? withHeadAsStored(written, stored) : written
   return {
     format: flrc ? 'flrc' : 'huggingface',
     path,

@@ -190,6 +190,18 @@ test('models that are Llama by another name, as their configurations leave it ou
   assert.equal(parse({ ...ministral, layer_types }).slidingWindow, [0, 8, 0])
 })
 
+test('ministral3: positions before its queries are scaled', () => {
+  const ministral3 = { model_type: 'ministral3', max_position_embeddings: undefined }
+  assert.is(parse(ministral3).contextLength, 16_384)
+  const own = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 32, rope_theta: 1e4 }
+  const positions = (more: object) =>
+    parse({ ...ministral3, max_position_embeddings: 128, rope_parameters: { ...own, ...more } }).contextLength
+  assert.equal(
+    [positions({ llama_4_scaling_beta: 0.1 }), positions({ llama_4_scaling_beta: 0 }), positions({})],
+    [32, 128, 128],
+  )
+})
+
 test('sliding windows by layer', () => {
   const windows = (more: object) => parse(more).slidingWindow
   assert.equal(windows({ model_type: 'mistral', sliding_window: 8 }), [8, 8, 8])
@@ -258,6 +270,10 @@ test('gemma3: most layers slide, and turn by another base; scaling is for the ot
   const sliding_attention = { rope_type: 'default', rope_theta: 100 }
   const rope_parameters = { full_attention: { ...rope_scaling, rope_theta: 1e4 }, sliding_attention }
   assert.equal(second({ rope_parameters }), expected)
+  const { full_attention, ...local } = rope_parameters
+  const both = { rope_parameters: { ...local, full_attention: { rope_theta: 1e4 } }, rope_scaling }
+  assert.equal(second(both), expected)
+  assert.equal(second({ rope_parameters: full_attention }), [Math.fround(1e-3), Math.fround(1e-2)])
 })
 
 test('granite: multipliers, 1 where it names none', () => {
@@ -286,7 +302,7 @@ const bad: [what: string, more: object, code: string, message: RegExp][] = [
     'gemma',
     { model_type: 'gemma2' },
     'E_UNSUPPORTED_ARCH',
-    /gemma2.*llama, ministral, mistral, phi3, qwen2, qwen3/,
+    /gemma2.*llama, ministral, ministral3, mistral, phi3, qwen2, qwen3/,
   ],
   ['no hidden_size', { hidden_size: undefined }, 'E_MODEL_FORMAT', /hidden_size/],
   ['hidden_size of text', { hidden_size: '32' }, 'E_MODEL_FORMAT', /hidden_size/],

@@ -8,7 +8,7 @@ import { temporaryDirectory } from './support/paths.js'
 
 const root = temporaryDirectory()
 
-for (const architecture of ['cwm', 'internlm3', 'iquestcoder', 'ministral', 'seed_oss']) {
+for (const architecture of ['cwm', 'internlm3', 'iquestcoder', 'ministral', 'ministral3', 'seed_oss']) {
   test(`${architecture}: logits and greedy tokens`, async () => {
     const model = await Model.load(modelDirectory(join(root, architecture), architecture), { dtype: 'f32' })
     assert.is(model.config.architecture, architecture)

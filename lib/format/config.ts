@@ -1,8 +1,9 @@
 import * as v from 'valibot'
 import { FlrcError } from '../errors.js'
+import { ropeOfArchitecture } from './architecture-rope.js'
 import { issueText } from './files.js'
 import { type LayerRopes, oneRope, ropePerKind } from './layer-ropes.js'
-import { type RopeOfPositions, type RopeShape, ropeConfigEntries, ropeOf } from './rope.js'
+import { type RopeShape, ropeConfigEntries } from './rope.js'
 import { textConfig } from './text-config.js'
 import type { Activation, Architecture, ModelConfig } from './types.js'
 
@@ -14,6 +15,7 @@ export const architectures: readonly Architecture[] = [
   'iquestcoder',
   'llama',
   'ministral',
+  'ministral3',
   'mistral',
   'phi3',
   'qwen2',
@@ -43,6 +45,7 @@ const defaults = {
   iquestcoder: { ...plain, kvHeads: 8, headDim: 128, context: 131_072, eps: 1e-5 },
   llama: plain,
   ministral: { ...plain, kvHeads: 8, context: 131_072, window: 4096 },
+  ministral3: { ...plain, kvHeads: 8, headDim: 128, context: 262_144, eps: 1e-5, theta: 1_000_000 },
   mistral: { ...plain, kvHeads: 8, context: 131_072, window: 4096 },
   phi3: { ...plain, context: 4096, eps: 1e-5 },
   qwen2: { ...plain, kvHeads: 32, context: 32_768, window: 4096 },
@@ -53,17 +56,8 @@ const defaults = {
 
 const activations: Record<string, Activation> = { silu: 'silu', swish: 'silu', gelu_pytorch_tanh: 'gelu-tanh' }
 
-/** How CwmConfig scales rotations unless told. */
-const cwmScaling = {
-  rope_type: 'llama3',
-  factor: 16,
-  low_freq_factor: 1,
-  high_freq_factor: 4,
-  original_max_position_embeddings: 8192,
-}
-
-/** Phi3Config trains at 4096 positions unless told, and takes these older names for longrope. */
-const phi3Rope = { original: 4096, partial: true, renamed: { su: 'longrope', yarn: 'longrope' } }
+/** The ids that CwmConfig has unless told. */
+const cwmIds = { bos_token_id: 128_000, eos_token_id: [128_001, 128_008, 128_009] }
 
 /** Bounds far above any published model, so low that no size computed from them can overflow. */
 const upTo = (limit: number) => v.pipe(v.number(), v.safeInteger(), v.minValue(1), v.maxValue(limit))
@@ -194,6 +188,7 @@ function slidingWindows(architecture: Architecture, config: HuggingFaceConfig, f
     case 'llama':
     case 'seed_oss':
       return new Array<number>(layers).fill(0)
+    case 'ministral3':
     case 'mistral':
     case 'phi3':
       return new Array<number>(layers).fill(window ?? 0)
@@ -277,6 +272,7 @@ function biases(architecture: Architecture, config: HuggingFaceConfig) {
     case 'cwm':
       return { qkvBias: false, outputBias: false, mlpBias }
     case 'ministral':
+    case 'ministral3':
     case 'mistral':
     case 'phi3':
       return { qkvBias: false, outputBias: false, mlpBias: false }
@@ -303,27 +299,6 @@ function headShape(architecture: Architecture, config: HuggingFaceConfig, file: 
   if (headDim % 2 !== 0) throw malformed(file, `head dimension ${headDim} is odd`)
   if (heads * headDim > 1 << 20) throw malformed(file, `${heads} heads of ${headDim} are too many`)
   return { heads, kvHeads, headDim }
-}
-
-function ropeOfArchitecture(
-  architecture: Architecture,
-  config: HuggingFaceConfig,
-  shape: RopeShape,
-  file: string,
-): RopeOfPositions {
-  switch (architecture) {
-    case 'cwm': {
-      const own = config.rope_scaling ?? config.rope_parameters ?? cwmScaling
-      return ropeOf({ ...config, rope_scaling: own }, shape, file)
-    }
-    case 'phi3': {
-      const { original, ...own } = phi3Rope
-      const trained = config.original_max_position_embeddings ?? original
-      return ropeOf({ ...config, original_max_position_embeddings: trained }, { ...shape, ...own }, file)
-    }
-    default:
-      return ropeOf(config, shape, file)
-  }
 }
 
 function layerRopes(
@@ -370,6 +345,11 @@ export function modelConfig(
     throw malformed(file, 'rotary frequencies are not finite')
   }
   const isGemma = architecture === 'gemma3_text'
+  const own = architecture === 'cwm' ? cwmIds : undefined
+  const idsOf = (kind: keyof typeof cwmIds) => {
+    const given = config[kind] === undefined ? own?.[kind] : config[kind]
+    return asList(ids.output[kind] ?? given)
+  }
   return {
     architecture,
     layers: config.num_hidden_layers,
@@ -391,8 +371,8 @@ export function modelConfig(
     slidingWindow: slidingWindows(architecture, config, file),
     ropes,
     layerRope,
-    bosTokenId: asList(ids.output.bos_token_id ?? config.bos_token_id)[0],
-    eosTokenIds: [...new Set(asList(ids.output.eos_token_id ?? config.eos_token_id))],
+    bosTokenId: idsOf('bos_token_id')[0],
+    eosTokenIds: [...new Set(idsOf('eos_token_id'))],
     source,
   }
 }

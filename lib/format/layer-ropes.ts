@@ -18,7 +18,7 @@ export function oneRope(rope: RopeOfPositions, use: readonly boolean[]): LayerRo
 
 /**
  * One rotation for layers that attend to everything and one for those with a sliding window, which no scaling applies to
- * unless rope_parameters names it there.
+ * unless rope_parameters names it there. As in transformers, rope_parameters that are not by kind say nothing.
  */
 export function ropePerKind(
   config: RopeConfig & { rope_local_base_freq?: number | null | undefined },
@@ -39,11 +39,9 @@ export function ropePerKind(
       },
     )
   }
-  const nested = rope_parameters && Object.keys(rope_parameters).some((key) => key.endsWith('_attention'))
-  const everywhere = nested ? of('full_attention') : rope_parameters
   const local = { rope_theta: rope_local_base_freq ?? 10_000, rope_parameters: of('sliding_attention') }
   const ropes = [
-    ropeOf({ ...rest, rope_scaling, rope_parameters: everywhere }, shape, file),
+    ropeOf({ ...rest, rope_parameters: { ...of('full_attention'), ...rope_scaling } }, shape, file),
     ropeOf(local, shape, file),
   ]
   return {

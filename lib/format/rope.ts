@@ -23,6 +23,7 @@ const parametersFields = v.looseObject({
   mscale: v.nullish(v.number()),
   mscale_all_dim: v.nullish(v.number()),
   truncate: v.nullish(v.boolean()),
+  llama_4_scaling_beta: v.nullish(v.number()),
   short_factor: v.nullish(v.array(positive)),
   long_factor: v.nullish(v.array(positive)),
 })

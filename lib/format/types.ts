@@ -45,6 +45,7 @@ export type Architecture =
   | 'iquestcoder'
   | 'llama'
   | 'ministral'
+  | 'ministral3'
   | 'mistral'
   | 'phi3'
   | 'qwen2'
@@ -73,7 +74,7 @@ export interface ModelConfig {
   headDim: number
   intermediateSize: number
   vocabSize: number
-  /** Positions offered: of longrope those before its factors change. */
+  /** Positions offered: of longrope those before its factors change, of ministral3 those before queries are scaled. */
   contextLength: number
   rmsNormEps: number
   tieEmbeddings: boolean

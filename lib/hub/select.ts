@@ -3,7 +3,13 @@ import type { HubFile } from './blob.js'
 import { type HubReference, referenceText } from './reference.js'
 
 /** Read where they are there. A checkpoint's plan is for `flrc inspect`. */
-const optional = ['generation_config.json', 'tokenizer_config.json', 'chat_template.jinja', 'flrc-plan.json']
+const optional = [
+  'generation_config.json',
+  'tokenizer_config.json',
+  'chat_template.jinja',
+  'chat_template.json',
+  'flrc-plan.json',
+]
 export const indexFile = 'model.safetensors.index.json'
 
 function lacks(reference: HubReference, problem: string, remedy: string): FlrcError {

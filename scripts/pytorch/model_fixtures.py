@@ -229,6 +229,26 @@ LOOKALIKES = {
         "layer_types": ["full_attention", "sliding_attention"],
         "sliding_window": 8,
     },
+    # Queries are scaled from the trained context on, which is beyond these positions.
+    "ministral3": {
+        **{k: v for k, v in COMMON.items() if k != "rope_theta"},
+        "architectures": ["Ministral3ForCausalLM"],
+        "model_type": "ministral3",
+        "head_dim": 16,
+        "rope_parameters": {
+            "beta_fast": 4.0,
+            "beta_slow": 1.0,
+            "factor": 2.0,
+            "llama_4_scaling_beta": 0.1,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "original_max_position_embeddings": 64,
+            "rope_theta": 100.0,
+            "rope_type": "yarn",
+            "type": "yarn",
+        },
+        "sliding_window": None,
+    },
     # attention_bias is true unless said.
     "seed_oss": {
         **COMMON,
@@ -257,7 +277,7 @@ SEEDS = {
     "gemma3": 7,
     "granite": 2,
 }
-LOOKALIKE_SEEDS = {"cwm": 1, "internlm3": 2, "iquestcoder": 2, "ministral": 2, "seed_oss": 1}
+LOOKALIKE_SEEDS = {"cwm": 1, "internlm3": 2, "iquestcoder": 2, "ministral": 2, "ministral3": 1, "seed_oss": 1}
 # Written as a GGUF file, too.
 GGUF = {"phi3-longrope", "phi3-partial"}
 
