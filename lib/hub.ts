@@ -1,6 +1,7 @@
 import path from 'node:path'
 import { abortedError, FlrcError } from './errors.js'
 import { statIfThere } from './format/files.js'
+import { ggufParts } from './format/gguf-split.js'
 import { shardNames } from './format/safetensors.js'
 import { fetchBlob, type HubFile } from './hub/blob.js'
 import { RepositoryCache } from './hub/cache.js'
@@ -64,9 +65,12 @@ async function download(reference: HubReference, place: Place, task: TaskOptions
   const folder = reference.file === undefined ? '.' : path.posix.dirname(reference.file)
   const files = await client.files(commit, folder === '.' ? '' : folder)
   if (reference.file !== undefined) {
-    const file = files.get(reference.file)
-    if (!file) throw noSuchFile(reference, files)
-    return fetchAll(place, 'download', [file], task)
+    const parts = (ggufParts(reference.file) ?? [reference.file]).map((name) => {
+      const file = files.get(name)
+      if (file) return file
+      throw noSuchFile({ ...reference, file: name }, files)
+    })
+    return fetchAll(place, 'download', parts, task)
   }
   const { small, weights } = selectFiles(reference, files)
   const sharded = weights.path === indexFile

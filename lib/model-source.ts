@@ -205,21 +205,21 @@ async function openDirectory(path: string): Promise<ModelSource> {
 function ggufSources(gguf: GgufFile, config: ModelConfig): Map<string, TensorSource> {
   const architecture = ggufArchitecture(gguf)
   const sources: TensorSource[] = []
-  for (const { name: ggml, type, shape, offset, byteLength } of gguf.tensors.values()) {
+  for (const { name: ggml, file, type, shape, offset, byteLength } of gguf.tensors.values()) {
     const name = huggingFaceName(architecture, ggml)
     if (name === undefined || !isModelTensor(name, config)) continue
     if (!isGgufType(type)) {
       throw new FlrcError(
         'E_UNSUPPORTED_TYPE',
-        `${gguf.file}: tensor ${ggml} is ${type}; supported are ${ggufTypes.join(', ')}; use a file of one of these types`,
-        { file: gguf.file, tensor: ggml },
+        `${file}: tensor ${ggml} is ${type}; supported are ${ggufTypes.join(', ')}; use a file of one of these types`,
+        { file, tensor: ggml },
       )
     }
     const interleavedHeads = !isInterleaved(architecture, ggml)
       ? {}
       : { interleavedHeads: name.includes('.q_proj.') ? config.heads : config.kvHeads }
     const excess = ggufExcess(architecture, ggml)
-    const place = { file: gguf.file, offset, byteLength, type, shape }
+    const place = { file, offset, byteLength, type, shape }
     const form = { ...interleavedHeads, ...(excess === 0 ? {} : { excess }) }
     sources.push({ name, storedName: ggml, ...place, ...form })
   }

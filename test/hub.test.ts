@@ -1,4 +1,4 @@
-import { lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import { lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -176,6 +176,28 @@ fetching('of GGUF files one must be named', () => {
       message: /no such file; it has a\.Q4_1\.gguf/,
     })
     assert.is(hub.downloads.length, 2)
+  })
+})
+
+fetching('of a split GGUF file all parts are brought', () => {
+  const parts = ['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf']
+  const split = Object.fromEntries(parts.map((name, i) => [name, Buffer.alloc(120_000, i)]))
+  return withHub({ files: { ...split, 'n-00001-of-00002.gguf': Buffer.alloc(9) } }, async (hub, repo) => {
+    const { path: file } = await fetchTiny('org/tiny/m-00001-of-00002.gguf')
+    assert.is(file, path.join(snapshot(repo), parts[0] ?? ''))
+    assert.equal(readdirSync(snapshot(repo)).sort(), parts)
+    assert.is(hub.downloads.length, 2)
+    await throwsFlrcError(() => fetchTiny('org/tiny/n-00001-of-00002.gguf'), {
+      code: 'E_NOT_FOUND',
+      message: /n-00002-of-00002\.gguf: the repository has no such file/,
+    })
+    process.env.HF_HUB_OFFLINE = '1'
+    assert.is(
+      (await fetchTiny('org/tiny/m-00002-of-00002.gguf')).path,
+      path.join(snapshot(repo), parts[1] ?? ''),
+    )
+    rmSync(path.join(snapshot(repo), parts[1] ?? ''))
+    await throwsFlrcError(() => fetchTiny('org/tiny/m-00001-of-00002.gguf'), { code: 'E_HUB' })
   })
 })
 

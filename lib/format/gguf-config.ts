@@ -1,23 +1,17 @@
 import { FlrcError } from '../errors.js'
-import { readBytes } from './files.js'
-import {
-  type GgufFile,
-  ggufFlag,
-  ggufNumber,
-  ggufRequired,
-  ggufString,
-  ggufStrings,
-  ggufTypes,
-} from './gguf.js'
+import { isObject, readBytes } from './files.js'
+import { type GgufFile, ggufFlag, ggufNumber, ggufRequired, ggufString, ggufTypes } from './gguf.js'
+import { endTokens } from './gguf-ends.js'
 import { longropeScale, ropeOf } from './rope.js'
 
-const supported = ['gemma3', 'granite', 'llama', 'phi3', 'qwen2', 'qwen3', 'smollm3'] as const
+const supported = ['gemma3', 'granite', 'llama', 'mistral3', 'phi3', 'qwen2', 'qwen3', 'smollm3'] as const
 type GgufArchitecture = (typeof supported)[number]
 
 const classes = {
   gemma3_text: 'Gemma3ForCausalLM',
   granite: 'GraniteForCausalLM',
   llama: 'LlamaForCausalLM',
+  ministral3: 'Ministral3ForCausalLM',
   mistral: 'MistralForCausalLM',
   phi3: 'Phi3ForCausalLM',
   qwen2: 'Qwen2ForCausalLM',
@@ -43,7 +37,7 @@ export function ggufArchitecture(gguf: GgufFile): GgufArchitecture {
   if (!known) {
     throw unsupported(
       gguf,
-      `architecture ${JSON.stringify(name ?? '')} is not supported; supported are ${supported.join(', ')} (mistral files say llama)`,
+      `architecture ${JSON.stringify(name ?? '')} is not supported; supported are ${supported.join(', ')} (older mistral files say llama)`,
     )
   }
   if ((ggufNumber(gguf, `${known}.expert_count`) ?? 0) > 0) {
@@ -65,7 +59,7 @@ async function ropeFactors(gguf: GgufFile, name: string, rotated: number): Promi
   if (tensor.type !== 'F32' || tensor.byteLength !== rotated * 2) {
     throw wrong(`${tensor.type} [${tensor.shape}] where F32 [${rotated / 2}] belongs`)
   }
-  const bytes = await readBytes(gguf.file, tensor.offset, tensor.byteLength)
+  const bytes = await readBytes(tensor.file, tensor.offset, tensor.byteLength)
   const factors = Array.from({ length: rotated / 2 }, (_, i) => bytes.readFloatLE(4 * i))
   if (!factors.every((factor) => Number.isFinite(factor) && factor > 0)) {
     throw wrong('factors that are not finite and positive')
@@ -192,6 +186,23 @@ function partialRotaryFactor(headDim: number, rotated: number): number {
   return Math.trunc(headDim * share) === rotated ? share : (rotated + 0.5) / headDim
 }
 
+/** How much Ministral 3's queries grow beyond the trained context; Mistral Small's don't, in files of the same architecture. */
+const queryGrowth = (gguf: GgufFile) => ggufNumber(gguf, 'mistral3.attention.temperature_scale') ?? 0
+
+/** All about positions in one, as Ministral3Config has it; attention is scaled by nothing but what these two give. */
+function ministral3Fields(gguf: GgufFile, theta: number, scaling: unknown): Record<string, unknown> {
+  return {
+    rope_parameters: {
+      ...(isObject(scaling) ? scaling : {}),
+      rope_theta: theta,
+      mscale: 1,
+      mscale_all_dim: ggufNumber(gguf, 'mistral3.rope.scaling.yarn_log_multiplier') ?? 1,
+      llama_4_scaling_beta: queryGrowth(gguf),
+    },
+    rope_scaling: undefined,
+  }
+}
+
 /** transformers loads the export in this type; quantised files come from models published in bf16. */
 function publishedType(gguf: GgufFile): string {
   const type = gguf.tensors.get('token_embd.weight')?.type
@@ -201,17 +212,12 @@ function publishedType(gguf: GgufFile): string {
 /** Which Hugging Face architecture computes what the file describes. */
 function modelType(gguf: GgufFile, arch: GgufArchitecture, window: number | undefined): keyof typeof classes {
   if (arch === 'gemma3') return 'gemma3_text'
+  if (arch === 'mistral3') return queryGrowth(gguf) ? 'ministral3' : 'mistral'
   if (arch !== 'llama') return arch
   if (window) return 'mistral'
   // Llama's attention_bias puts a bias on the output projection too; Qwen2 is Llama with q, k and v's alone.
   const { tensors } = gguf
   return tensors.has('blk.0.attn_q.bias') && !tensors.has('blk.0.attn_output.bias') ? 'qwen2' : arch
-}
-
-/** The token behind a turn, which files of Phi-3 need not name: llama.cpp knows it by its text. */
-function phi3TurnEnd(gguf: GgufFile): number[] {
-  const id = ggufStrings(gguf, 'tokenizer.ggml.tokens')?.indexOf('<|end|>') ?? -1
-  return id < 0 ? [] : [id]
 }
 
 /** What Phi3Config, or llama.cpp's converter, would otherwise take from elsewhere. */
@@ -224,16 +230,33 @@ function phi3Fields(gguf: GgufFile, context: number): Record<string, unknown> {
   }
 }
 
+/**
+ * Ollama's own converter named rotations otherwise, left out the norms' epsilon and the scaling that goes with long contexts,
+ * and wrote the soft cap of the generation before, which these models don't have.
+ */
+function ollamaGemma(gguf: GgufFile) {
+  const number = (key: string) => ggufNumber(gguf, `gemma3.${key}`)
+  const bases = { theta: number('rope.global.freq_base'), localTheta: number('rope.local.freq_base') }
+  const noEpsilon = number('attention.layer_norm_rms_epsilon') === undefined
+  return {
+    ...bases,
+    isIt: noEpsilon || bases.theta !== undefined,
+    scales: noEpsilon && (number('context_length') ?? 0) > 32_768,
+  }
+}
+
 /** llama.cpp's own numbers where files have none: every sixth layer attends to everything, and the 27B model, which it tells
  * by its 62 layers, scales queries by hidden / heads. */
 function gemmaFields(gguf: GgufFile, headDim: number, share: number): Record<string, unknown> {
-  const softCap = ggufNumber(gguf, 'gemma3.final_logit_softcapping')
+  const ollama = ollamaGemma(gguf)
+  const softCap = ollama.isIt ? undefined : ggufNumber(gguf, 'gemma3.final_logit_softcapping')
   return {
     hidden_activation: 'gelu_pytorch_tanh',
     query_pre_attn_scalar: ggufRequired(gguf, 'gemma3.block_count') === 62 ? share : headDim,
     sliding_window: ggufRequired(gguf, 'gemma3.attention.sliding_window'),
     sliding_window_pattern: ggufNumber(gguf, 'gemma3.attention.sliding_window_pattern') ?? 6,
-    rope_local_base_freq: ggufNumber(gguf, 'gemma3.rope.freq_base_swa') ?? 10_000,
+    rope_local_base_freq: ggufNumber(gguf, 'gemma3.rope.freq_base_swa') ?? ollama.localTheta ?? 10_000,
+    ...(ollama.scales ? { rope_scaling: { rope_type: 'linear', factor: 8 } } : {}),
     ...(softCap ? { final_logit_softcapping: softCap } : {}),
   }
 }
@@ -271,18 +294,17 @@ export async function configFromGguf(gguf: GgufFile): Promise<Record<string, unk
   const heads = ggufRequired(gguf, `${arch}.attention.head_count`)
   const context = ggufRequired(gguf, `${arch}.context_length`)
   const { headDim, rotated } = headDimensions(gguf, arch, hidden, heads)
-  const theta = ggufNumber(gguf, `${arch}.rope.freq_base`) ?? 10_000
+  const gemma = arch === 'gemma3'
+  const theta =
+    ggufNumber(gguf, `${arch}.rope.freq_base`) ?? (gemma ? (ollamaGemma(gguf).theta ?? 1_000_000) : 10_000)
   const window = ggufNumber(gguf, `${arch}.attention.sliding_window`)
   const rotation = { rotated, theta, context }
   const type = modelType(gguf, arch, window)
+  const scaling = (await longropeFields(gguf, arch, rotation)) ?? scalingFields(gguf, arch, context)
   const embedding = gguf.tensors.get('token_embd.weight')
   if (!embedding) throw missingTensor(gguf, 'token_embd.weight')
-  const eos = ['eos_token_id', 'eot_token_id', 'eom_token_id']
-    .map((key) => ggufNumber(gguf, `tokenizer.ggml.${key}`))
-    .filter((id) => id !== undefined)
-    .concat(type === 'phi3' ? phi3TurnEnd(gguf) : [])
   const bos = ggufNumber(gguf, 'tokenizer.ggml.bos_token_id')
-  const ends = [...new Set(eos)]
+  const ends = endTokens(gguf)
   return {
     architectures: [classes[type]],
     model_type: type,
@@ -294,15 +316,18 @@ export async function configFromGguf(gguf: GgufFile): Promise<Record<string, unk
     num_key_value_heads: ggufNumber(gguf, `${arch}.attention.head_count_kv`) ?? heads,
     head_dim: headDim,
     max_position_embeddings: context,
-    rms_norm_eps: ggufRequired(gguf, `${arch}.attention.layer_norm_rms_epsilon`),
+    rms_norm_eps: gemma
+      ? (ggufNumber(gguf, 'gemma3.attention.layer_norm_rms_epsilon') ?? 1e-6)
+      : ggufRequired(gguf, `${arch}.attention.layer_norm_rms_epsilon`),
     rope_theta: theta,
     ...(rotated === headDim ? {} : { partial_rotary_factor: partialRotaryFactor(headDim, rotated) }),
-    ...((await longropeFields(gguf, arch, rotation)) ?? scalingFields(gguf, arch, context)),
+    ...scaling,
     ...(await factorFields(gguf, rotation)),
     tie_word_embeddings: !gguf.tensors.has('output.weight'),
     attention_bias: gguf.tensors.has('blk.0.attn_q.bias'),
     mlp_bias: gguf.tensors.has('blk.0.ffn_down.bias'),
-    ...(type === 'mistral' ? { sliding_window: window } : {}),
+    ...(type === 'mistral' ? { sliding_window: window ?? null } : {}),
+    ...(type === 'ministral3' ? ministral3Fields(gguf, theta, scaling.rope_scaling) : {}),
     ...(type === 'phi3' ? phi3Fields(gguf, context) : {}),
     ...(type === 'qwen2' || type === 'qwen3' || type === 'smollm3' ? { use_sliding_window: false } : {}),
     ...(type === 'gemma3_text' ? gemmaFields(gguf, headDim, hidden / heads) : { hidden_act: 'silu' }),

@@ -12,6 +12,8 @@ export interface GgufArray {
   length: number
   /** Undefined for an array of arrays. */
   items(): GgufScalar[] | undefined
+  /** Where these texts are in an array of strings, none of the others decoded. */
+  places(texts: ReadonlySet<string>): [index: number, text: string][]
 }
 
 export interface RawTensor {
@@ -139,7 +141,7 @@ class Cursor {
     const begin = this.at
     if (type === valueType.array) {
       for (let i = 0; i < length; i++) this.#array(key, depth + 1)
-      return { length, items: () => undefined }
+      return { length, items: () => undefined, places: () => [] }
     }
     if (type === valueType.string) {
       for (let i = 0; i < length; i++) this.skipString()
@@ -150,7 +152,21 @@ class Cursor {
       length,
       items: () =>
         type === valueType.string ? this.#strings(begin, length) : this.#fixedItems(begin, length, type, key),
+      places: (texts) => (type === valueType.string ? this.#places(begin, length, texts) : []),
     }
+  }
+
+  #places(begin: number, length: number, texts: ReadonlySet<string>): [number, string][] {
+    const cursor = new Cursor(this.#bytes, begin, this.#wide)
+    const sizes = new Set(Array.from(texts, (text) => Buffer.byteLength(text)))
+    const found: [number, string][] = []
+    for (let i = 0; i < length; i++) {
+      const at = cursor.skipString()
+      if (!sizes.has(cursor.at - at)) continue
+      const text = this.#bytes.toString('utf8', at, cursor.at)
+      if (texts.has(text)) found.push([i, text])
+    }
+    return found
   }
 
   #strings(begin: number, length: number): string[] {

@@ -67,7 +67,7 @@ export function ggufName(ggmlArchitecture: string, huggingFace: string): string 
   return layer === undefined ? `${name}.${kind}` : `blk.${layer}.${name}.${kind}`
 }
 
-const interleaving = ['granite', 'llama', 'smollm3']
+const interleaving = ['granite', 'llama', 'mistral3', 'smollm3']
 
 /** Whether llama.cpp stores this tensor with each head's rows as interleaved pairs: q and k of `llama` and its kin. */
 export function isInterleaved(ggmlArchitecture: string, ggml: string): boolean {

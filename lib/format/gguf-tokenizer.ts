@@ -1,10 +1,8 @@
 import { FlrcError } from '../errors.js'
 import { type GgufFile, ggufFlag, ggufNumber, ggufNumbers, ggufString, ggufStrings } from './gguf.js'
+import { isEnd, tokenTypes } from './gguf-ends.js'
 import { mergesFromScores } from './spm-merges.js'
 import type { TokenizerSource } from './types.js'
-
-/** tokenizer.ggml.token_type */
-const tokenTypes = { normal: 1, unknown: 2, control: 3, userDefined: 4, byte: 6 } as const
 
 type Json = Record<string, unknown>
 
@@ -18,8 +16,8 @@ const byteLevel: Json = { type: 'ByteLevel', add_prefix_space: false, trim_offse
 
 const contractions = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 const gpt2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
-const words = (digits: string) =>
-  `${contractions}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`
+const words = (digits: string, lineEnds = '[\\r\\n]*') =>
+  `${contractions}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+${lineEnds}|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`
 const upper = '[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]'
 const lower = '[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]'
 const tekken = `[^\\r\\n\\p{L}\\p{N}]?${upper}*${lower}+|[^\\r\\n\\p{L}\\p{N}]?${upper}+${lower}*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`
@@ -37,6 +35,7 @@ interface PreTokenizer {
 const gpt2Kind: PreTokenizer = { splits: [gpt2] }
 const digitKind: PreTokenizer = { splits: ['\\p{N}', gpt2] }
 const llama3Kind: PreTokenizer = { splits: [words('\\p{N}{1,3}')], ignoreMerges: true, addBos: true }
+const gpt4oKind: PreTokenizer = { splits: [gpt4o] }
 const qwen2Kind: PreTokenizer = { splits: [words('\\p{N}')], normalizer: { type: 'NFC' } }
 
 /** By tokenizer.ggml.pre: how the published tokenizers of these names split text before merging. */
@@ -46,20 +45,33 @@ const preTokenizers = new Map<string, PreTokenizer>([
   ['gpt-2', gpt2Kind],
   ['mpt', gpt2Kind],
   ['olmo', gpt2Kind],
+  ['trillion', gpt2Kind],
+  ['a.x-4.0', gpt2Kind],
+  ['granite-docling', gpt2Kind],
   ['smollm', digitKind],
   ['starcoder', digitKind],
   ['refact', digitKind],
   ['command-r', digitKind],
+  ['minerva-7b', digitKind],
   ['llama3', llama3Kind],
   ['llama-v3', llama3Kind],
   ['llama-bpe', llama3Kind],
   ['falcon3', llama3Kind],
+  ['pixtral', llama3Kind],
+  ['midm-2.0', llama3Kind],
   ['smaug-bpe', { splits: llama3Kind.splits }],
   ['dbrx', { splits: llama3Kind.splits }],
-  ['gpt-4o', { splits: [gpt4o] }],
+  ['gpt-4o', gpt4oKind],
+  ['llama4', gpt4oKind],
+  ['kanana2', gpt4oKind],
   ['qwen2', qwen2Kind],
   ['deepseek-r1-qwen', qwen2Kind],
+  ['megrez', qwen2Kind],
+  ['kormo', qwen2Kind],
   ['stablelm2', { splits: qwen2Kind.splits }],
+  ['deepseek-coder', { splits: ['[\\r\\n]', '\\s?\\p{L}+', '\\s?\\p{P}+', '[一-龥ࠀ-一가-퟿]+', '\\p{N}'] }],
+  ['seed-coder', { splits: [words('\\p{N}', '')] }],
+  ['minicpm5', { splits: ['\\p{N}{1,3}', words('\\p{N}+')], ignoreMerges: true }],
   ['tekken', { splits: [tekken], ignoreMerges: true, addBos: true }],
 ])
 
@@ -78,7 +90,8 @@ function readVocabulary(gguf: GgufFile): Vocabulary {
   if (!tokens || tokens.length === 0) {
     throw failure(gguf, 'no vocabulary (tokenizer.ggml.tokens); use a file that holds its tokenizer')
   }
-  const types = ggufNumbers(gguf, 'tokenizer.ggml.token_type') ?? tokens.map(() => tokenTypes.normal)
+  const given = ggufNumbers(gguf, 'tokenizer.ggml.token_type') ?? tokens.map(() => tokenTypes.normal)
+  const types = given.map((type, id) => (isEnd(tokens[id] ?? '', type) ? tokenTypes.control : type))
   const scores = ggufNumbers(gguf, 'tokenizer.ggml.scores')
   for (const [what, list] of [
     ['token types', types],

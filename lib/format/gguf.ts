@@ -1,5 +1,5 @@
 import { FlrcError } from '../errors.js'
-import { regularFileSize } from './files.js'
+import { regularFileSize, statIfThere } from './files.js'
 import {
   type GgufArray,
   GgufHeaderError,
@@ -8,6 +8,7 @@ import {
   type RawTensor,
   readGgufHeader,
 } from './gguf-header.js'
+import { ggufParts } from './gguf-split.js'
 import type { TensorType } from './types.js'
 
 /** Numbers per block and bytes per block of every GGML type, by its number in the file. */
@@ -58,12 +59,18 @@ export const ggufTypes: readonly TensorType[] = [
   'Q4_K',
   'Q5_K',
   'Q6_K',
+  'Q2_K',
+  'Q3_K',
+  'IQ4_NL',
+  'IQ4_XS',
 ]
 
 /** One tensor of a file, whatever its type. */
 export interface GgufTensor {
   /** GGML name, such as `blk.0.attn_q.weight`. */
   name: string
+  /** Where it lies: of a split model, one of its parts. */
+  file: string
   /** GGML type name, or `type N` for a number unknown to us, whose byteLength is then unknown and 0. */
   type: string
   /** Row-major, outermost first: the file's dimensions reversed. */
@@ -74,7 +81,9 @@ export interface GgufTensor {
 }
 
 export interface GgufFile {
+  /** As given. */
   file: string
+  /** Of all parts. */
   fileBytes: number
   metadata: Map<string, GgufScalar | GgufArray>
   tensors: Map<string, GgufTensor>
@@ -128,7 +137,7 @@ function checkedTensor(
       { tensor: name },
     )
   }
-  return { name, type, shape, offset, byteLength }
+  return { name, file, type, shape, offset, byteLength }
 }
 
 function checkOverlaps(file: string, tensors: Iterable<GgufTensor>): void {
@@ -167,20 +176,9 @@ async function headerOf(file: string, fileBytes: number) {
   }
 }
 
-/**
- * Reads and checks a GGUF header; no weights are read. Throws E_NOT_FOUND, E_IO, or E_MODEL_FORMAT for a
- * header that lies about the file. Tensor types we cannot compute with pass here and fail where they are used.
- */
-export async function readGguf(file: string): Promise<GgufFile> {
+async function readPart(file: string): Promise<GgufFile> {
   const fileBytes = await regularFileSize(file)
   const { metadata, tensors: raws, end: headerEnd } = await headerOf(file, fileBytes)
-  if (Number(metadata.get('split.count') ?? 1) > 1) {
-    throw new FlrcError(
-      'E_MODEL_FORMAT',
-      `${file}: one part of a split GGUF file; join the parts with llama-gguf-split --merge`,
-      { file },
-    )
-  }
   const alignment = alignmentOf(file, metadata)
   const dataStart = Math.ceil(headerEnd / alignment) * alignment
   const tensors = new Map<string, GgufTensor>()
@@ -190,6 +188,57 @@ export async function readGguf(file: string): Promise<GgufFile> {
   }
   checkOverlaps(file, tensors.values())
   return { file, fileBytes, metadata, tensors }
+}
+
+const partsOf = ({ metadata }: GgufFile) => Number(metadata.get('split.count') ?? 1)
+
+/** The parts of a split model as one; the first has the metadata of all. */
+async function readParts(given: GgufFile): Promise<GgufFile> {
+  const { file } = given
+  const count = partsOf(given)
+  const names = ggufParts(file)
+  if (names?.length !== count) {
+    throw new FlrcError(
+      'E_MODEL_FORMAT',
+      `${file}: one part of ${count} of a split GGUF file, under a name that does not say so; name the parts as they were published (NAME-00001-of-${String(count).padStart(5, '0')}.gguf), or join them with llama-gguf-split --merge`,
+      { file },
+    )
+  }
+  const parts: GgufFile[] = []
+  const tensors: GgufFile['tensors'] = new Map()
+  for (const name of names) {
+    if (!(await statIfThere(name))) {
+      throw new FlrcError(
+        'E_NOT_FOUND',
+        `${name}: missing, one part of ${count} of a split GGUF file; put all parts into one folder`,
+        { file: name },
+      )
+    }
+    const part = name === file ? given : await readPart(name)
+    if (partsOf(part) !== count || part.metadata.get('split.no') !== parts.length) {
+      throw malformed(name, `no part ${parts.length + 1} of ${count} of a split GGUF file`)
+    }
+    for (const tensor of part.tensors.values()) {
+      if (tensors.has(tensor.name)) throw malformed(name, 'is in an earlier part too', { tensor: tensor.name })
+      tensors.set(tensor.name, tensor)
+    }
+    parts.push(part)
+  }
+  const metadata = parts[0]?.metadata ?? given.metadata
+  const total = metadata.get('split.tensors.count') ?? tensors.size
+  if (total !== tensors.size)
+    throw malformed(file, `${tensors.size} tensors in all parts, ${total} in its metadata`)
+  return { file, fileBytes: parts.reduce((sum, { fileBytes }) => sum + fileBytes, 0), metadata, tensors }
+}
+
+/**
+ * Reads and checks a GGUF header, of a split model those of all its parts; no weights are read. Throws E_NOT_FOUND, E_IO, or
+ * E_MODEL_FORMAT for a header that lies about the file. Tensor types we cannot compute with pass here and fail where they
+ * are used.
+ */
+export async function readGguf(file: string): Promise<GgufFile> {
+  const gguf = await readPart(file)
+  return partsOf(gguf) > 1 ? readParts(gguf) : gguf
 }
 
 function wrongKind(gguf: GgufFile, key: string, wanted: string): FlrcError {
@@ -240,6 +289,16 @@ export function ggufNumbers(gguf: GgufFile, key: string): number[] | undefined {
   if (list === undefined) return undefined
   if (!list.every((item) => typeof item === 'number')) throw wrongKind(gguf, key, wanted)
   return list
+}
+
+/** Where these texts are in a list of strings; none where there is no such list. */
+export function ggufPlaces(
+  gguf: GgufFile,
+  key: string,
+  texts: ReadonlySet<string>,
+): [index: number, text: string][] {
+  const value = gguf.metadata.get(key)
+  return typeof value === 'object' ? value.places(texts) : []
 }
 
 /** A number that must be there. */

@@ -15,6 +15,10 @@ export type TensorType =
   | 'Q4_K'
   | 'Q5_K'
   | 'Q6_K'
+  | 'Q2_K'
+  | 'Q3_K'
+  | 'IQ4_NL'
+  | 'IQ4_XS'
 
 /** Where one tensor lies. Offsets are absolute in the file, and already checked to lie inside it. */
 export interface TensorSource {

@@ -4,6 +4,7 @@ import { dirname, join, relative } from 'node:path'
 import { getRepoFolderName } from '@huggingface/hub'
 import { ioError, move, systemCode } from '../checkpoint/io.js'
 import { statIfThere } from '../format/files.js'
+import { ggufParts } from '../format/gguf-split.js'
 import { shardNames } from '../format/safetensors.js'
 import { commitPattern, type HubReference } from './reference.js'
 
@@ -69,7 +70,8 @@ export class RepositoryCache {
     const folder = this.snapshot(commit)
     const has = async (file: string) => (await statIfThere(join(folder, file))) !== undefined
     if (reference.file !== undefined) {
-      return (await has(reference.file)) ? { path: join(folder, reference.file), commit } : undefined
+      for (const part of ggufParts(reference.file) ?? [reference.file]) if (!(await has(part))) return undefined
+      return { path: join(folder, reference.file), commit }
     }
     if (!(await has('config.json')) || !(await has('tokenizer.json'))) return undefined
     const found = { path: folder, commit }

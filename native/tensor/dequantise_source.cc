@@ -142,6 +142,57 @@ void blockQ6_K(const uint8_t* b, float* out) {
   }
 }
 
+// 16 bytes of a four-bit scale and minimum, 64 bytes of bit pairs, d, dmin (f16).
+void blockQ2_K(const uint8_t* b, float* out) {
+  const float d = halfFloat(b + 80), dmin = halfFloat(b + 82);
+  for (int j = 0; j < 16; ++j) {
+    const float scale = d * static_cast<float>(b[j] & 15), low = dmin * static_cast<float>(b[j] >> 4);
+    const uint8_t* bytes = b + 16 + (j / 8) * 32 + (j % 2) * 16;
+    const int shift = (j % 8) / 2 * 2;
+    for (int i = 0; i < 16; ++i) {
+      out[j * 16 + i] = scale * static_cast<float>((bytes[i] >> shift) & 3) - low;
+    }
+  }
+}
+
+// 32 bytes of third bits, 64 bytes of bit pairs, 12 bytes of sixteen 6-bit scales (low nibbles, then high
+// pairs), d (f16).
+void blockQ3_K(const uint8_t* b, float* out) {
+  const float d = halfFloat(b + 108);
+  const uint8_t* packed = b + 96;
+  for (int j = 0; j < 16; ++j) {
+    const int nibble = j < 8 ? packed[j] & 15 : packed[j - 8] >> 4;
+    const int pair = (packed[8 + j % 4] >> (2 * (j / 4))) & 3;
+    const float scale = d * static_cast<float>((nibble | (pair << 4)) - 32);
+    const uint8_t* high = b + (j % 2) * 16;
+    const uint8_t* bytes = b + 32 + (j / 8) * 32 + (j % 2) * 16;
+    const int shift = (j % 8) / 2 * 2;
+    for (int i = 0; i < 16; ++i) {
+      const int below = (high[i] >> (j / 2)) & 1 ? 0 : 4;
+      out[j * 16 + i] = scale * static_cast<float>(((bytes[i] >> shift) & 3) - below);
+    }
+  }
+}
+
+// What the sixteen codes of IQ4_NL and IQ4_XS stand for.
+constexpr int8_t kUneven[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+void blockIQ4_NL(const uint8_t* b, float* out) {
+  const float d = halfFloat(b);
+  nibbles(b + 2, out, [&](int q, int) { return d * static_cast<float>(kUneven[q]); });
+}
+
+// d (f16), high pairs and low nibbles of eight 6-bit scales, then 16 bytes for each of eight groups.
+void blockIQ4_XS(const uint8_t* b, float* out) {
+  const float d = halfFloat(b);
+  for (int j = 0; j < 8; ++j) {
+    const int nibble = (b[4 + j / 2] >> (4 * (j % 2))) & 15;
+    const int pair = (half(b + 2) >> (2 * j)) & 3;
+    const float scale = d * static_cast<float>((nibble | (pair << 4)) - 32);
+    nibbles(b + 8 + j * 16, out + j * 32, [&](int q, int) { return scale * static_cast<float>(kUneven[q]); });
+  }
+}
+
 template <typename Block>
 void eachBlock(SourceType type, const uint8_t* bytes, int64_t count, float* out, Block block) {
   const TypeLayout layout = typeLayout(type);
@@ -204,6 +255,18 @@ void toFloat(SourceType type, const uint8_t* bytes, int64_t count, float* out) {
       break;
     case SourceType::q6_k:
       eachBlock(type, bytes, count, out, blockQ6_K);
+      break;
+    case SourceType::q2_k:
+      eachBlock(type, bytes, count, out, blockQ2_K);
+      break;
+    case SourceType::q3_k:
+      eachBlock(type, bytes, count, out, blockQ3_K);
+      break;
+    case SourceType::iq4_nl:
+      eachBlock(type, bytes, count, out, blockIQ4_NL);
+      break;
+    case SourceType::iq4_xs:
+      eachBlock(type, bytes, count, out, blockIQ4_XS);
       break;
   }
 }

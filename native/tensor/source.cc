@@ -12,14 +12,25 @@ constexpr struct {
   SourceType type;
   TypeLayout layout;
 } kTypes[] = {
-    {"F64", SourceType::f64, {1, 8}},       {"F32", SourceType::f32, {1, 4}},
-    {"F16", SourceType::f16, {1, 2}},       {"BF16", SourceType::bf16, {1, 2}},
-    {"I32", SourceType::i32, {1, 4}},       {"I8", SourceType::i8, {1, 1}},
-    {"U8", SourceType::u8, {1, 1}},         {"Q8_0", SourceType::q8_0, {32, 34}},
-    {"Q4_0", SourceType::q4_0, {32, 18}},   {"Q4_1", SourceType::q4_1, {32, 20}},
-    {"Q5_0", SourceType::q5_0, {32, 22}},   {"Q5_1", SourceType::q5_1, {32, 24}},
-    {"Q4_K", SourceType::q4_k, {256, 144}}, {"Q5_K", SourceType::q5_k, {256, 176}},
+    {"F64", SourceType::f64, {1, 8}},
+    {"F32", SourceType::f32, {1, 4}},
+    {"F16", SourceType::f16, {1, 2}},
+    {"BF16", SourceType::bf16, {1, 2}},
+    {"I32", SourceType::i32, {1, 4}},
+    {"I8", SourceType::i8, {1, 1}},
+    {"U8", SourceType::u8, {1, 1}},
+    {"Q8_0", SourceType::q8_0, {32, 34}},
+    {"Q4_0", SourceType::q4_0, {32, 18}},
+    {"Q4_1", SourceType::q4_1, {32, 20}},
+    {"Q5_0", SourceType::q5_0, {32, 22}},
+    {"Q5_1", SourceType::q5_1, {32, 24}},
+    {"Q4_K", SourceType::q4_k, {256, 144}},
+    {"Q5_K", SourceType::q5_k, {256, 176}},
     {"Q6_K", SourceType::q6_k, {256, 210}},
+    {"Q2_K", SourceType::q2_k, {256, 84}},
+    {"Q3_K", SourceType::q3_k, {256, 110}},
+    {"IQ4_NL", SourceType::iq4_nl, {32, 18}},
+    {"IQ4_XS", SourceType::iq4_xs, {256, 136}},
 };
 
 // Whether no value has all bits of its exponent set. Written so that compilers turn the loop into vectors.

@@ -25,7 +25,11 @@ enum class SourceType : int32_t {
   q5_1,
   q4_k,
   q5_k,
-  q6_k
+  q6_k,
+  q2_k,
+  q3_k,
+  iq4_nl,
+  iq4_xs
 };
 
 // Throws E_MODEL_FORMAT for a name that is none of them.

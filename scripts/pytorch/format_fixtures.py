@@ -132,6 +132,10 @@ SCALE_OFFSETS = {
     "Q4_K": [0, 2],
     "Q5_K": [0, 2],
     "Q6_K": [208],
+    "Q2_K": [80, 82],
+    "Q3_K": [108],
+    "IQ4_NL": [0],
+    "IQ4_XS": [0],
 }
 BLOCKS = 2
 PLAIN_VALUES = 32  # F16 and BF16 have no blocks

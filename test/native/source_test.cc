@@ -54,7 +54,8 @@ std::vector<float> counting(int count) {
 
 TEST("source: every GGUF type gives the gguf package's values") {
   const auto expected = fixture::arrays("test/fixtures/pytorch/dequant.safetensors");
-  for (const char* type : {"F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"}) {
+  for (const char* type : {"F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K",
+                           "Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS"}) {
     const auto& wide = expected.at(std::string(type) + ".bytes").values;
     const auto& values = expected.at(std::string(type) + ".values").values;
     const std::vector<uint8_t> bytes(wide.begin(), wide.end());

@@ -128,7 +128,7 @@ export function ggufBytes({ version = 3, metadata = [], tensors = [], alignment 
 }
 
 export interface TinyGgufOptions {
-  architecture?: 'gemma3' | 'granite' | 'llama' | 'phi3' | 'qwen2' | 'qwen3' | 'smollm3'
+  architecture?: 'gemma3' | 'granite' | 'llama' | 'mistral3' | 'phi3' | 'qwen2' | 'qwen3' | 'smollm3'
   /** Replaces entries of the same key. */
   metadata?: readonly GgufField[]
   /** Keys left out. */
