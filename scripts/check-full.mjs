@@ -7,6 +7,8 @@ import { ensureNode } from './setup/other-node.mjs'
 import { win32X64 } from './setup/targets.mjs'
 import { closingLine } from './test/counts.mjs'
 
+/** In the names of all test files, and of nothing else that `npm test` runs. */
+const typeScriptTests = '.test'
 const script = (name) => path.join(root, 'scripts', name)
 
 const jobs = [
@@ -19,8 +21,8 @@ const jobs = [
   ...onX64('linux-arm64, cross-built, under qemu', 'check:arm64'),
   ...onX64('win32-x64, cross-built, under Wine', 'check:win32', () => obstacleToCross(win32X64)),
   ...onX64('the CUDA plugin, compiled', 'build:cuda'),
-  { name: 'all tests on Node 22', run: () => onNode(22) },
-  { name: 'all tests on Node 24', run: () => onNode(24) },
+  { name: 'the TypeScript tests on Node 22', run: () => onNode(22) },
+  { name: 'the TypeScript tests on Node 24', run: () => onNode(24) },
 ]
 
 const total = { passed: 0, failed: 0, skipped: 0 }
@@ -59,7 +61,7 @@ function node(executable, args, env = {}) {
   )
 }
 
-/** The addon is the same one, built once against Node-API. */
+/** The addon is the same one, built once against Node-API; checks and programs in C++ know nothing of Node. */
 async function onNode(major) {
-  return node(await ensureNode(major), [script('test.mjs')])
+  return node(await ensureNode(major), [script('test.mjs'), typeScriptTests])
 }
