@@ -12,19 +12,10 @@ namespace {
 // Ends a thread of a launch that failed: its locals are destroyed as its stack unwinds.
 struct Abandoned {};
 
-Machine* machine = nullptr;
-Thread* running = nullptr;
 // Of the whole process: memory outlives a machine.
 uint32_t launches = 0, blocksStarted = 0;
 
 }  // namespace
-
-Thread& Machine::thread() {
-  if (running == nullptr) throw Fault("device code outside a kernel");
-  return *running;
-}
-
-Machine& Machine::current() { return *machine; }
 
 std::string Machine::place() {
   const Thread& at = thread();
@@ -41,6 +32,8 @@ void Machine::launch(const LaunchShape& shape, std::function<void()> body) {
   if (shape.cluster == 0 || shape.cluster > 16 || shape.gridX % shape.cluster != 0) {
     throw Fault("a grid that is not made of whole clusters");
   }
+  // Whoever comes from here on comes after all that was done.
+  if (Launch::all == 0) moments.forget();
   auto launch = std::make_unique<Launch>();
   launch->shape = shape;
   launch->body = std::move(body);
@@ -69,10 +62,8 @@ void Machine::admit() {
           launch.shape.dependent ? ahead.started() && ahead.untriggered == 0 : ahead.unfinished == 0;
       if (!may) return;
     }
-    size_t live = 0;
-    for (const auto& unit : launch.units) live += unit->running > 0;
     const size_t most = 1 + random_() % 3;
-    for (; live < most && launch.next < launch.order.size(); ++live) startUnit(launch);
+    while (launch.live < most && launch.next < launch.order.size()) startUnit(launch);
   }
 }
 
@@ -81,6 +72,8 @@ void Machine::startUnit(Launch& launch) {
   const uint32_t unitBlocks = static_cast<uint32_t>(
       shape.cooperative ? size_t{shape.gridX} * shape.gridY * shape.gridZ : shape.cluster);
   const uint32_t first = launch.order[launch.next++] * unitBlocks;
+  uint32_t ordered = launch.serial - 1;
+  while (ordered > 0 && !complete(ordered)) --ordered;
   auto unit = std::make_unique<Unit>();
   unit->clusters.resize(unitBlocks / shape.cluster);
   unit->clusterBarriers.resize(unit->clusters.size());
@@ -108,14 +101,15 @@ void Machine::startUnit(Launch& launch) {
       thread.warp = &block->warps[t / kWarpThreads];
       thread.index = t;
       thread.id = block->firstId + t;
+      thread.launchSerial = launch.serial;
       thread.known = launch.none;
-      thread.ordered = launch.serial - 1;
-      while (thread.ordered > 0 && !complete(thread.ordered)) --thread.ordered;
+      thread.ordered = ordered;
       ready_.push_back(&thread);
     }
     unit->blocks.push_back(std::move(block));
   }
   launch.units.push_back(std::move(unit));
+  ++launch.live;
 }
 
 void Machine::synchronise() {
@@ -201,7 +195,10 @@ void Machine::finish(Thread& thread) {
     }
     block.shared->assign(0);
   }
-  if (--block.unit->running == 0) block.unit->blocks.clear();
+  if (--block.unit->running == 0) {
+    --launch.live;
+    block.unit->blocks.clear();
+  }
 }
 
 void Machine::suspend(const char* what) {

@@ -47,6 +47,7 @@ struct Thread {
   Warp* warp = nullptr;
   uint32_t index = 0;  // in its block
   uint32_t id = 0;     // in its launch
+  uint32_t launchSerial = 0;
   uint32_t clock = 1;
   Clocks known;
   uint32_t ordered = 0;  // launches up to this one are complete for this thread
@@ -70,6 +71,19 @@ struct Thread {
     bool add, wide, rightDown;
   };
   std::vector<Product> products;  // of its warpgroup, not yet waited for
+
+  // What it does from here on is at another time.
+  void tick() {
+    ++clock;
+    moment_ = 0;
+  }
+  uint32_t moment() {
+    if (moment_ == 0) moment_ = moments.add({launchSerial, id, clock});
+    return moment_;
+  }
+
+ private:
+  uint32_t moment_ = 0;
 };
 
 struct Barrier {
@@ -80,7 +94,7 @@ struct Barrier {
 struct PhaseBarrier {
   uint32_t expected = 0, pending = 0;
   int64_t bytes = 0;
-  uint32_t phase = 0, copier = 0, copierClock = 0;
+  uint32_t phase = 0, copier = 0, copierClock = 0, launchSerial = 0;
   std::vector<uint32_t> known;  // of all who arrived, ever
 };
 
@@ -108,12 +122,21 @@ struct Unit {  // a cluster, or the whole grid of a cooperative launch
 };
 
 struct Launch {
+  // How many there are, queued or running, on all machines.
+  static inline size_t all = 0;
+  Launch() { ++all; }
+  ~Launch() { --all; }
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+
   LaunchShape shape;
   std::function<void()> body;
   uint32_t serial = 0;
   std::vector<uint32_t> order;  // of the units
   size_t next = 0, unfinished = 0, untriggered = 0;
   std::vector<std::unique_ptr<Unit>> units;
+  // Of `units`, those with blocks that run.
+  size_t live = 0;
   Clocks none;
   std::unordered_map<const void*, std::vector<uint32_t>> released;
 
@@ -143,8 +166,11 @@ class Machine {
   std::unordered_map<int, int> mostWaits;
 
   // For the running thread:
-  static Thread& thread();
-  static Machine& current();
+  static Thread& thread() {
+    if (running == nullptr) throw Fault("device code outside a kernel");
+    return *running;
+  }
+  static Machine& current() { return *machine; }
   void syncBlock();
   void syncWarp();
   void syncWarpgroup();
@@ -176,7 +202,7 @@ class Machine {
   void suspend(const char* what);
   bool wakeWaiting();
   bool landBulkCopy();
-  void land(const Thread::Copy& copy, uint32_t thread, uint32_t clock);
+  void land(const Thread::Copy& copy, uint32_t moment);
   void abandon();
   bool complete(uint32_t serial) const;
   [[noreturn]] void reportDeadlock() const;
@@ -185,6 +211,8 @@ class Machine {
     Thread::Copy copy;
     PhaseBarrier* barrier;
   };
+  static inline Machine* machine = nullptr;
+  static inline Thread* running = nullptr;
   std::mt19937_64 random_;
   std::deque<std::unique_ptr<Launch>> queue_;
   std::vector<Thread*> ready_, waiting_;

@@ -1,6 +1,7 @@
 #include "emulator/memory.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <utility>
 
@@ -12,13 +13,20 @@ namespace {
 constexpr uint8_t kPoison = 0xfe;
 constexpr size_t kAlignment = 1024;
 
+bool inOrder(uint32_t number, const Thread& thread) {
+  const Moment* moment = moments.find(number);
+  if (moment == nullptr) return true;
+  if (moment->launch != thread.launchSerial) return moment->launch <= thread.ordered;
+  return moment->thread == thread.id || (*thread.known)[moment->thread] >= moment->clock;
+}
+
 }  // namespace
 
 Memory::Memory(std::string name, size_t bytes, size_t cellBytes, bool shared)
     : name_(std::move(name)),
       storage_(bytes + kAlignment, kPoison),
       size_(bytes),
-      cellBytes_(cellBytes),
+      cellShift_(static_cast<unsigned>(std::countr_zero(cellBytes))),
       shared_(shared) {
   begin_ = storage_.data();
   begin_ += (kAlignment - reinterpret_cast<uintptr_t>(begin_) % kAlignment) % kAlignment;
@@ -31,15 +39,13 @@ void Memory::fillFromHost(const void* from, size_t bytes) {
   written_ = true;
 }
 
-void Memory::track() { cells_.resize((size_ + cellBytes_ - 1) / cellBytes_); }
+void Memory::track() { cells_.resize((size_ + (size_t{1} << cellShift_) - 1) >> cellShift_); }
 
 void Memory::assign(uint32_t block) {
   block_ = block;
   visits_.clear();
   if (size_ > 0) std::memset(begin_, kPoison, size_);
 }
-
-uint32_t Memory::epoch() const { return shared_ ? block_ : Machine::thread().block->launch->serial; }
 
 void Memory::fail(const std::string& what, size_t offset) const {
   throw Fault(Machine::place() + ": " + what + ", " + name_ + " at byte " + std::to_string(offset) + " of " +
@@ -53,50 +59,36 @@ void Memory::checkPlace(const uint8_t* at, size_t bytes, const char* what) const
   }
   // Of structs, what their values ask for; nothing asks for more than 16 bytes.
   const size_t alignment = std::min<size_t>(16, bytes & (~bytes + 1));
-  if (offset % alignment != 0)
+  if ((offset & (alignment - 1)) != 0)
     fail(std::string("misaligned ") + what + " of " + std::to_string(bytes) + " bytes", offset);
   if (shared_ && block_ == 0) fail("access to the shared memory of a block that has ended", offset);
 }
 
-bool Memory::inOrder(const Mark& mark) const {
-  const Thread& thread = Machine::thread();
-  if (mark.epoch == 0) return true;
-  if (mark.epoch != epoch()) return shared_ || mark.epoch <= thread.ordered;
-  return mark.thread == thread.id || (*thread.known)[mark.thread] >= mark.clock;
-}
-
-void Memory::touch(Cell& cell, size_t index, Access access) {
-  const Thread& thread = Machine::thread();
+void Memory::touch(Cell& cell, size_t index, Access access, const Thread& thread, uint32_t now) const {
   // The same thread's read once more, with no barrier of its own between: nothing new.
-  const Mark& latest = cell.reads[0];
-  if (access == Access::read && latest.clock == thread.clock && latest.thread == thread.id &&
-      latest.epoch == epoch() && !cell.inFlight) {
-    return;
-  }
-  if (cell.inFlight) fail("touched while an asynchronous copy to it is on its way", index * cellBytes_);
-  // What the block before left in shared memory is nobody's.
-  const bool written = shared_ ? cell.write.epoch == block_ : cell.write.epoch != 0 || written_;
-  if (access != Access::write && !written) fail("read of what nobody has written", index * cellBytes_);
-  const bool bothAtomic = access == Access::atomic && cell.write.atomic;
-  if (!bothAtomic && !inOrder(cell.write)) {
+  if (access == Access::read && cell.reads[0] == now && (cell.write & kInFlight) == 0) return;
+  const auto offset = [&] { return index << cellShift_; };
+  if ((cell.write & kInFlight) != 0) fail("touched while an asynchronous copy to it is on its way", offset());
+  const uint32_t write = cell.write & ~kAtomic;
+  if (access != Access::write && write == 0 && !written_) fail("read of what nobody has written", offset());
+  const bool bothAtomic = access == Access::atomic && (cell.write & kAtomic) != 0;
+  if (!bothAtomic && !inOrder(write, thread)) {
     fail(access == Access::read ? "read while another thread's write is not ordered before it"
                                 : "write while another thread's write is not ordered before it",
-         index * cellBytes_);
+         offset());
   }
-  const Mark now{epoch(), thread.id, thread.clock, access == Access::atomic};
   if (access == Access::read) {
-    Mark& last = cell.reads[0];
     // Two readers are remembered: this one, and the one before unless it came earlier for sure.
-    if (last.thread != now.thread && !inOrder(last)) cell.reads[1] = last;
-    last = now;
+    if (!inOrder(cell.reads[0], thread)) cell.reads[1] = cell.reads[0];
+    cell.reads[0] = now;
     return;
   }
-  for (const Mark& read : cell.reads) {
-    if (!inOrder(read)) {
-      fail("write while another thread's read is not ordered before it", index * cellBytes_);
+  for (const uint32_t read : cell.reads) {
+    if (!inOrder(read, thread)) {
+      fail("write while another thread's read is not ordered before it", offset());
     }
   }
-  cell.write = now;
+  cell.write = access == Access::atomic ? now | kAtomic : now;
 }
 
 uint8_t* Memory::access(const uint8_t* at, size_t bytes, Access access) {
@@ -107,9 +99,11 @@ uint8_t* Memory::access(const uint8_t* at, size_t bytes, Access access) {
     if (!written_) fail("read of what nobody has written", offset);
     return begin_ + offset;
   }
-  for (size_t cell = offset / cellBytes_; cell * cellBytes_ < offset + bytes; ++cell)
-    touch(cells_[cell], cell, access);
-  const Thread& thread = Machine::thread();
+  Thread& thread = Machine::thread();
+  const uint32_t now = thread.moment();
+  for (size_t cell = offset >> cellShift_; cell << cellShift_ < offset + bytes; ++cell) {
+    touch(cells_[cell], cell, access, thread, now);
+  }
   if (shared_ && thread.block->serial != block_) visit(thread.id, thread.clock);
   return begin_ + offset;
 }
@@ -123,18 +117,19 @@ void Memory::startCopy(const uint8_t* at, size_t bytes) {
   checkPlace(at, bytes < 16 ? bytes : 16, "asynchronous copy");
   const auto offset = static_cast<size_t>(at - begin_);
   if (offset + bytes > size_) fail("asynchronous copy out of bounds", offset + bytes);
-  for (size_t cell = offset / cellBytes_; cell * cellBytes_ < offset + bytes; ++cell) {
-    touch(cells_[cell], cell, Access::write);
-    cells_[cell].inFlight = true;
+  Thread& thread = Machine::thread();
+  const uint32_t now = thread.moment();
+  for (size_t cell = offset >> cellShift_; cell << cellShift_ < offset + bytes; ++cell) {
+    touch(cells_[cell], cell, Access::write, thread, now);
+    cells_[cell].write |= kInFlight;
   }
   std::memset(begin_ + offset, kPoison, bytes);
 }
 
-void Memory::landCopy(const uint8_t* at, size_t bytes, uint32_t thread, uint32_t clock) {
+void Memory::landCopy(const uint8_t* at, size_t bytes, uint32_t moment) {
   const auto offset = static_cast<size_t>(at - begin_);
-  for (size_t cell = offset / cellBytes_; cell * cellBytes_ < offset + bytes; ++cell) {
-    cells_[cell].inFlight = false;
-    cells_[cell].write = {block_, thread, clock, false};
+  for (size_t cell = offset >> cellShift_; cell << cellShift_ < offset + bytes; ++cell) {
+    cells_[cell].write = moment;
   }
 }
 

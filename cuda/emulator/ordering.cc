@@ -54,7 +54,7 @@ void Machine::meet(Barrier& barrier, size_t expected, const char* what) {
   for (const Thread* other : barrier.waiting) (*joined)[other->id] = other->clock;
   for (Thread* other : barrier.waiting) {
     other->known = joined;
-    ++other->clock;
+    other->tick();
     ready_.push_back(other);
   }
   barrier.waiting.clear();
@@ -112,7 +112,7 @@ void Machine::dependentTrigger() {
 
 void Machine::release(const void* address) {
   addKnowledge(thread().block->launch->released[address]);
-  ++thread().clock;
+  thread().tick();
 }
 
 void Machine::acquire(const void* address) { learn(thread().block->launch->released[address]); }
@@ -123,6 +123,7 @@ void Machine::initPhase(const void* address, uint32_t expected) {
   PhaseBarrier barrier;
   barrier.expected = barrier.pending = expected;
   barrier.copier = block.firstId + static_cast<uint32_t>(block.threads.size()) + block.copiers++;
+  barrier.launchSerial = block.launch->serial;
   block.phases[address] = barrier;
 }
 
@@ -142,7 +143,7 @@ PhaseBarrier& Machine::phase(const void* address) { return phaseOf(*thread().blo
 void Machine::arrive(PhaseBarrier& barrier, uint32_t arrivals) {
   if (arrivals > barrier.pending) throw Fault(place() + ": more arrivals at an mbarrier than it expects");
   addKnowledge(barrier.known);
-  ++thread().clock;
+  thread().tick();
   barrier.pending -= arrivals;
   completePhase(barrier);
 }
@@ -155,10 +156,10 @@ void Machine::wait(PhaseBarrier& barrier, uint32_t parity) {
 
 void Machine::bulkCopy(const Thread::Copy& copy, PhaseBarrier& barrier) { bulk_.push_back({copy, &barrier}); }
 
-void Machine::land(const Thread::Copy& copy, uint32_t thread, uint32_t clock) {
+void Machine::land(const Thread::Copy& copy, uint32_t moment) {
   std::memcpy(copy.target, copy.source, copy.bytes);
   std::memset(copy.target + copy.bytes, 0, copy.filled - copy.bytes);
-  copy.to->landCopy(copy.target, copy.filled, thread, clock);
+  copy.to->landCopy(copy.target, copy.filled, moment);
 }
 
 bool Machine::landBulkCopy() {
@@ -168,7 +169,7 @@ bool Machine::landBulkCopy() {
   bulk_.pop_back();
   PhaseBarrier& barrier = *landed.barrier;
   const uint32_t clock = ++barrier.copierClock;
-  land(landed.copy, barrier.copier, clock);
+  land(landed.copy, moments.add({barrier.launchSerial, barrier.copier, clock}));
   landed.copy.to->visit(barrier.copier, clock);
   if (barrier.known.size() <= barrier.copier) barrier.known.resize(barrier.copier + 1);
   barrier.known[barrier.copier] = clock;
@@ -182,7 +183,7 @@ void Machine::commitCopies() { thread().groups.emplace_back(); }
 void Machine::waitCopies(size_t groupsLeft) {
   auto& groups = thread().groups;
   while (groups.size() > groupsLeft + 1) {
-    for (const Thread::Copy& copy : groups.front()) land(copy, thread().id, thread().clock);
+    for (const Thread::Copy& copy : groups.front()) land(copy, thread().moment());
     groups.erase(groups.begin());
   }
 }

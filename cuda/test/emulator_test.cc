@@ -295,6 +295,30 @@ TEST("emulator: a dependent launch sees the one ahead of it after its wait only"
   CHECK(caught > static_cast<int>(kSeeds));
 }
 
+TEST("emulator: launches of two streams are in order where one was over when the other was made") {
+  for (const bool over : {true, false}) {
+    Array<int> out(32), other(32);
+    Device first(1), second(2);
+    const auto write = [](Device& device, Array<int>& to) {
+      launch(
+          device.stream(), {.threads = 32}, [](const Global<int>& p) { p[threadIndex()] = 1; }, to.global());
+    };
+    write(first, out);
+    if (over) first.synchronise();
+    for (Array<int>* to : {&out, &other}) {
+      write(second, *to);
+      second.synchronise();
+    }
+    bool fault = false;
+    try {
+      first.synchronise();
+    } catch (const Fault&) {
+      fault = true;
+    }
+    CHECK_EQUAL(fault, !over);
+  }
+}
+
 namespace {
 
 struct Product {
