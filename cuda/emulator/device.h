@@ -10,6 +10,7 @@
 
 #include "emulator/machine.h"
 #include "emulator/pointer.h"
+#include "emulator/products.h"
 #include "kernels/shape.h"
 
 #define FLRC_KERNEL
@@ -311,7 +312,7 @@ inline void multiplyFragments(float (&d)[4], const uint32_t (&a)[4], const uint3
         const auto half = [](uint32_t pair, int which) {
           return bitsToFloat(which ? pair & 0xffff0000u : pair << 16);
         };
-        float left[16][16], right[16][8];
+        float left[16][16], right[16][8], sums[16][8];
         for (int lane = 0; lane < emulator::kWarpThreads; ++lane) {
           const auto* at = static_cast<Slot*>(lanes[lane]);
           const int group = lane / 4, pair = lane % 4 * 2;
@@ -320,13 +321,16 @@ inline void multiplyFragments(float (&d)[4], const uint32_t (&a)[4], const uint3
           }
           for (int i = 0; i < 4; ++i) right[pair + i / 2 * 8 + i % 2][group] = half(at->b[i / 2], i % 2);
         }
-        for (int lane = 0; lane < emulator::kWarpThreads; ++lane) {
-          for (int i = 0; i < 4; ++i) {
-            const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-            float& sum = static_cast<Slot*>(lanes[lane])->d[i];
-            for (int k = 0; k < 16; ++k) sum = std::fma(left[row][k], right[k][column], sum);
+        const auto eachSum = [&](const auto& each) {
+          for (int lane = 0; lane < emulator::kWarpThreads; ++lane) {
+            for (int i = 0; i < 4; ++i) {
+              each(static_cast<Slot*>(lanes[lane])->d[i], sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);
+            }
           }
-        }
+        };
+        eachSum([](float from, float& to) { to = from; });
+        emulator::addProduct(&sums[0][0], &left[0][0], &right[0][0], 16, 8, 16);
+        eachSum([](float& to, float from) { to = from; });
       },
       &slot);
 }
@@ -339,20 +343,23 @@ inline void multiplyFragments(double (&d)[4], const double (&a)[4], const double
   } slot{a, b, d};
   machine().warpOperation(
       [](void* const* lanes) {
-        double left[16][8], right[8][8];
+        double left[16][8], right[8][8], sums[16][8];
         for (int lane = 0; lane < emulator::kWarpThreads; ++lane) {
           const auto* at = static_cast<Slot*>(lanes[lane]);
           const int group = lane / 4, pair = lane % 4;
           for (int i = 0; i < 4; ++i) left[group + i % 2 * 8][pair + i / 2 * 4] = at->a[i];
           for (int i = 0; i < 2; ++i) right[pair + 4 * i][group] = at->b[i];
         }
-        for (int lane = 0; lane < emulator::kWarpThreads; ++lane) {
-          for (int i = 0; i < 4; ++i) {
-            const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-            double& sum = static_cast<Slot*>(lanes[lane])->d[i];
-            for (int k = 0; k < 8; ++k) sum = std::fma(left[row][k], right[k][column], sum);
+        const auto eachSum = [&](const auto& each) {
+          for (int lane = 0; lane < emulator::kWarpThreads; ++lane) {
+            for (int i = 0; i < 4; ++i) {
+              each(static_cast<Slot*>(lanes[lane])->d[i], sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);
+            }
           }
-        }
+        };
+        eachSum([](double from, double& to) { to = from; });
+        emulator::addProduct(&sums[0][0], &left[0][0], &right[0][0], 16, 8, 8);
+        eachSum([](double& to, double from) { to = from; });
       },
       &slot);
 }

@@ -92,7 +92,7 @@ void Machine::startUnit(Launch& launch) {
     block->shared->assign(block->serial);
     block->warps.resize(shape.threads / kWarpThreads);
     block->warpBarriers.resize(block->warps.size());
-    block->warpgroupBarriers.resize(block->warps.size());
+    block->warpgroups.resize((shape.threads + kWarpgroupThreads - 1) / kWarpgroupThreads);
     block->threads.resize(shape.threads);
     block->running = shape.threads;
     for (uint32_t t = 0; t < shape.threads; ++t) {

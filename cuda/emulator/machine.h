@@ -29,17 +29,44 @@ inline constexpr uint32_t kCopiersPerBlock = 80;
 // before.
 using Clocks = std::shared_ptr<const std::vector<uint32_t>>;
 
+// What all who came by a place knew when they did, for those who come by later. Most come with the same
+// knowledge, that of their last barrier, and what was done with it once need not be done again.
+class Knowledge {
+ public:
+  // Of the thread, itself included.
+  void add(const Thread& thread);
+  void add(uint32_t thread, uint32_t clock);
+  void teach(Thread& thread);
+
+ private:
+  std::vector<uint32_t> clocks_;
+  Clocks added_;  // the last one
+  // The last one that came to learn since something was added, and what it left with.
+  Clocks learner_, taught_;
+};
+
 using gpu::LaunchShape;
 
 struct Block;
 struct Launch;
+struct Thread;
 struct Unit;
+
+struct Barrier {
+  std::vector<Thread*> waiting;
+};
 
 struct Warp {
   using Operation = void (*)(void* const* lanes);
   Operation operation = nullptr;
   void* lanes[kWarpThreads] = {};
   int arrived = 0;
+};
+
+struct Warpgroup {
+  Barrier barrier;
+  Warp::Operation operation = nullptr;
+  void* threads[kWarpgroupThreads] = {};
 };
 
 struct Thread {
@@ -86,16 +113,12 @@ struct Thread {
   uint32_t moment_ = 0;
 };
 
-struct Barrier {
-  std::vector<Thread*> waiting;
-};
-
 // An mbarrier: arrivals and bytes still to come in this phase.
 struct PhaseBarrier {
   uint32_t expected = 0, pending = 0;
   int64_t bytes = 0;
   uint32_t phase = 0, copier = 0, copierClock = 0, launchSerial = 0;
-  std::vector<uint32_t> known;  // of all who arrived, ever
+  Knowledge known;  // of all who arrived, ever
 };
 
 struct Block {
@@ -107,7 +130,8 @@ struct Block {
   std::unique_ptr<Memory> shared;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
-  std::vector<Barrier> warpBarriers, warpgroupBarriers;
+  std::vector<Warpgroup> warpgroups;
+  std::vector<Barrier> warpBarriers;
   Barrier barrier;
   std::unordered_map<const void*, PhaseBarrier> phases;
   uint32_t copiers = 0;
@@ -138,7 +162,7 @@ struct Launch {
   // Of `units`, those with blocks that run.
   size_t live = 0;
   Clocks none;
-  std::unordered_map<const void*, std::vector<uint32_t>> released;
+  std::unordered_map<const void*, Knowledge> released;
 
   bool started() const { return !units.empty(); }
 };
@@ -173,9 +197,10 @@ class Machine {
   static Machine& current() { return *machine; }
   void syncBlock();
   void syncWarp();
-  void syncWarpgroup();
   void syncCluster();
   void warpOperation(Warp::Operation operation, void* lane);
+  // The same of 128 threads, whom it puts in order as a barrier does.
+  void warpgroupOperation(Warp::Operation operation, void* thread);
   void waitUntil(const char* what, std::function<bool()> ready);
   void dependentWait();
   void dependentTrigger();

@@ -14,18 +14,6 @@ void raise(std::vector<uint32_t>& to, const std::vector<uint32_t>& from) {
   for (size_t i = 0; i < from.size(); ++i) to[i] = std::max(to[i], from[i]);
 }
 
-// The running thread's knowledge, itself included.
-void addKnowledge(std::vector<uint32_t>& to) {
-  raise(to, *Machine::thread().known);
-  to[Machine::thread().id] = std::max(to[Machine::thread().id], Machine::thread().clock);
-}
-
-void learn(const std::vector<uint32_t>& from) {
-  auto joined = std::make_shared<std::vector<uint32_t>>(*Machine::thread().known);
-  raise(*joined, from);
-  Machine::thread().known = std::move(joined);
-}
-
 PhaseBarrier& phaseOf(Block& block, const void* address) {
   const auto found = block.phases.find(address);
   if (found == block.phases.end()) throw Fault(Machine::place() + ": an mbarrier that nobody has initialised");
@@ -39,6 +27,28 @@ void completePhase(PhaseBarrier& barrier) {
 }
 
 }  // namespace
+
+void Knowledge::add(const Thread& thread) {
+  if (thread.known != added_) raise(clocks_, *thread.known);
+  added_ = thread.known;
+  add(thread.id, thread.clock);
+}
+
+void Knowledge::add(uint32_t thread, uint32_t clock) {
+  if (clocks_.size() <= thread) clocks_.resize(thread + 1);
+  clocks_[thread] = std::max(clocks_[thread], clock);
+  learner_ = nullptr;
+}
+
+void Knowledge::teach(Thread& thread) {
+  if (thread.known != learner_) {
+    auto joined = std::make_shared<std::vector<uint32_t>>(*thread.known);
+    raise(*joined, clocks_);
+    learner_ = thread.known;
+    taught_ = std::move(joined);
+  }
+  thread.known = taught_;
+}
 
 void Machine::meet(Barrier& barrier, size_t expected, const char* what) {
   const Thread& self = thread();
@@ -70,11 +80,6 @@ void Machine::syncWarp() {
   meet(thread().block->warpBarriers[thread().index / kWarpThreads], kWarpThreads, "their warp's barrier");
 }
 
-void Machine::syncWarpgroup() {
-  meet(thread().block->warpgroupBarriers[thread().index / kWarpgroupThreads], kWarpgroupThreads,
-       "their warpgroup's barrier");
-}
-
 void Machine::syncCluster() {
   if (thread().barriers++ == dropBarrier) return;
   const auto& cluster = *thread().block->cluster;
@@ -98,6 +103,17 @@ void Machine::warpOperation(Warp::Operation operation, void* lane) {
   }
 }
 
+void Machine::warpgroupOperation(Warp::Operation operation, void* of) {
+  Warpgroup& group = thread().block->warpgroups[thread().index / kWarpgroupThreads];
+  if (!group.barrier.waiting.empty() && group.operation != operation) {
+    throw Fault(place() + ": the threads of a warpgroup meet in different operations");
+  }
+  group.operation = operation;
+  group.threads[thread().index % kWarpgroupThreads] = of;
+  if (group.barrier.waiting.size() + 1 == kWarpgroupThreads) operation(group.threads);
+  meet(group.barrier, kWarpgroupThreads, "their warpgroup's barrier");
+}
+
 void Machine::dependentWait() {
   const uint32_t before = thread().block->launch->serial - 1;
   waitUntil("the launch ahead of theirs", [this, before] { return complete(before); });
@@ -111,11 +127,11 @@ void Machine::dependentTrigger() {
 }
 
 void Machine::release(const void* address) {
-  addKnowledge(thread().block->launch->released[address]);
+  thread().block->launch->released[address].add(thread());
   thread().tick();
 }
 
-void Machine::acquire(const void* address) { learn(thread().block->launch->released[address]); }
+void Machine::acquire(const void* address) { thread().block->launch->released[address].teach(thread()); }
 
 void Machine::initPhase(const void* address, uint32_t expected) {
   Block& block = *thread().block;
@@ -142,7 +158,7 @@ PhaseBarrier& Machine::phase(const void* address) { return phaseOf(*thread().blo
 
 void Machine::arrive(PhaseBarrier& barrier, uint32_t arrivals) {
   if (arrivals > barrier.pending) throw Fault(place() + ": more arrivals at an mbarrier than it expects");
-  addKnowledge(barrier.known);
+  barrier.known.add(thread());
   thread().tick();
   barrier.pending -= arrivals;
   completePhase(barrier);
@@ -151,7 +167,7 @@ void Machine::arrive(PhaseBarrier& barrier, uint32_t arrivals) {
 void Machine::wait(PhaseBarrier& barrier, uint32_t parity) {
   if (thread().waits++ == dropWait.nth && static_cast<int>(thread().index) == dropWait.thread) return;
   waitUntil("an mbarrier's phase", [&barrier, parity] { return barrier.phase % 2 != parity; });
-  learn(barrier.known);
+  barrier.known.teach(thread());
 }
 
 void Machine::bulkCopy(const Thread::Copy& copy, PhaseBarrier& barrier) { bulk_.push_back({copy, &barrier}); }
@@ -171,8 +187,7 @@ bool Machine::landBulkCopy() {
   const uint32_t clock = ++barrier.copierClock;
   land(landed.copy, moments.add({barrier.launchSerial, barrier.copier, clock}));
   landed.copy.to->visit(barrier.copier, clock);
-  if (barrier.known.size() <= barrier.copier) barrier.known.resize(barrier.copier + 1);
-  barrier.known[barrier.copier] = clock;
+  barrier.known.add(barrier.copier, clock);
   barrier.bytes -= static_cast<int64_t>(landed.copy.filled);
   completePhase(barrier);
   return true;

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "emulator/device.h"
+#include "emulator/products.h"
 
 namespace flrc::gpu {
 
@@ -84,39 +85,10 @@ void multiplyWideBoxes(float (&)[N / 2], Shared<const uint8_t> a, Shared<const u
 
 template <int kLeft, int N>
 void waitProducts(float (&sums)[N]) {
-  auto& products = emulator::Machine::thread().products;
-  while (products.size() > kLeft) {
-    const emulator::Thread::Product product = products.front();
-    products.erase(products.begin());
-    touchBoxes<2 * N>(product);
-    // A value of boxes: of those `across` lie side by side.
-    const auto at = [](Shared<const uint8_t> boxes, int row, int column, int across) {
-      const int box = row / kBoxRows * across + column / kBoxWidth;
-      const auto* line =
-          reinterpret_cast<const uint16_t*>((boxes + box * kBoxBytes + row % kBoxRows * kBoxWidth * 2).at());
-      return bitsToFloat(static_cast<uint32_t>(line[column % kBoxWidth]) << 16);
-    };
-    const int firstRow = warpIndex() % 4 * 16 + laneIndex() / 4;
-    for (int i = 0; i < N && !product.add; ++i) sums[i] = 0;
-    for (int depth = 0; depth < (product.wide ? kBoxWidth : kBoxRows); ++depth) {
-      float left[2];
-      for (int i = 0; i < 2; ++i) {
-        const int row = firstRow + 8 * i;
-        left[i] = product.wide ? at(product.a, row, depth, 1) : at(product.a, depth, row, 1);
-      }
-      for (int pair = 0; pair < N / 2; ++pair) {
-        const int column = pair / 2 * 8 + laneIndex() % 4 * 2 + pair % 2;
-        const float right = product.rightDown ? at(product.b, depth, column, 2 * N / kBoxWidth)
-                                              : at(product.b, column, depth, 1);
-        for (int i = 0; i < 2; ++i) {
-          float& sum = sums[pair / 2 * 4 + 2 * i + pair % 2];
-          sum = std::fma(left[i], right, sum);
-        }
-      }
-    }
-  }
+  const auto& products = emulator::Machine::thread().products;
+  for (size_t i = 0; i + kLeft < products.size(); ++i) touchBoxes<2 * N>(products[i]);
   // Of one thread it says what it says of all.
-  machine().syncWarpgroup();
+  machine().warpgroupOperation([](void* const* all) { emulator::finishProducts(kLeft, 2 * N, all); }, sums);
 }
 
 // How many clusters of such a launch run at once. (The emulator draws it anew all the time.)

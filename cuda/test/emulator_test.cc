@@ -169,6 +169,39 @@ TEST("emulator: a bulk copy is there when its mbarrier's phase is over, and not 
 
 namespace {
 
+struct Hearsay {
+  Global<int> out;
+  bool knows;
+};
+
+// Of a value that the first warp has put in order for itself, the second hears from who arrives.
+void hear(const Hearsay p) {
+  Shared<uint64_t> phase = sharedMemory<uint64_t>(0);
+  Shared<int> value = sharedMemory<int>(16);
+  if (threadIndex() == 0) phaseInit(phase, 1);
+  syncBlock();
+  if (threadIndex() == 0) value[0] = 7;
+  syncWarp();
+  if (threadIndex() == (p.knows ? 1 : 32)) phaseArrive(phase);
+  phaseWait(phase, 0);
+  p.out[threadIndex()] = value[0];
+}
+
+}  // namespace
+
+TEST("emulator: who waits for an mbarrier learns what those knew who arrived, and nothing of others who wait") {
+  for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+    Array<int> out(64);
+    const LaunchShape shape{.threads = 64, .sharedBytes = 32};
+    CHECK_EQUAL(faultOf(seed, shape, hear, Hearsay{out.global(), true}), "");
+    for (size_t i = 0; i < 64; ++i) CHECK_EQUAL(out.at(i), 7);
+    const std::string fault = faultOf(seed, shape, hear, Hearsay{out.global(), false});
+    CHECK(says(fault, "not ordered before it") || says(fault, "nobody has written"));
+  }
+}
+
+namespace {
+
 struct Ring {
   Global<const int> in;
   Global<int> out;
