@@ -62,7 +62,8 @@ void Machine::admit() {
           launch.shape.dependent ? ahead.started() && ahead.untriggered == 0 : ahead.unfinished == 0;
       if (!may) return;
     }
-    const size_t most = 1 + random_() % 3;
+    if (launch.next == launch.order.size()) continue;
+    const size_t most = 1 + random_.below(3);
     while (launch.live < most && launch.next < launch.order.size()) startUnit(launch);
   }
 }
@@ -118,8 +119,9 @@ void Machine::synchronise() {
     admit();
     // Waiting threads are looked at now and then, and copies land now and then, so that both early and late are
     // seen.
-    if (random_() % 16 == 0) wakeWaiting();
-    if (random_() % 8 == 0) landBulkCopy();
+    const uint64_t drawn = random_();
+    if (drawn % 16 == 0) wakeWaiting();
+    if (drawn / 16 % 8 == 0) landBulkCopy();
     if (ready_.empty()) {
       if (wakeWaiting() || landBulkCopy()) continue;
       if (queue_.front()->unfinished == 0) {
@@ -132,7 +134,7 @@ void Machine::synchronise() {
         fault_ = std::current_exception();
       }
     } else {
-      const size_t pick = random_() % ready_.size();
+      const size_t pick = random_.below(ready_.size());
       std::swap(ready_[pick], ready_.back());
       Thread& next = *ready_.back();
       ready_.pop_back();
@@ -144,12 +146,12 @@ void Machine::synchronise() {
 
 void Machine::run(Thread& thread) {
   if (thread.fiber == nullptr) {
-    if (idle_.empty()) {
-      fibers_.push_back(std::make_unique<Fiber>());
-      idle_.push_back(fibers_.back().get());
+    if (idle.empty()) {
+      fibers.push_back(std::make_unique<Fiber>());
+      idle.push_back(fibers.back().get());
     }
-    thread.fiber = idle_.back();
-    idle_.pop_back();
+    thread.fiber = idle.back();
+    idle.pop_back();
     thread.fiber->start([this, &thread] {
       try {
         thread.block->launch->body();
@@ -180,7 +182,7 @@ void Machine::run(Thread& thread) {
 void Machine::finish(Thread& thread) {
   Block& block = *thread.block;
   Launch& launch = *block.launch;
-  idle_.push_back(thread.fiber);
+  idle.push_back(thread.fiber);
   thread.fiber = nullptr;
   --launch.unfinished;
   if (!thread.triggered) --launch.untriggered;
@@ -218,7 +220,7 @@ void Machine::abandon() {
           running = &thread;
           if (!thread.fiber->done()) thread.fiber->resume();
           running = nullptr;
-          idle_.push_back(thread.fiber);
+          idle.push_back(thread.fiber);
         }
       }
     }

@@ -6,7 +6,6 @@
 #include <exception>
 #include <functional>
 #include <memory>
-#include <random>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -29,6 +28,26 @@ inline constexpr uint32_t kCopiersPerBlock = 80;
 // before.
 using Clocks = std::shared_ptr<const std::vector<uint32_t>>;
 
+// What a seed decides, many times for every switch of threads: splitmix64 (Steele, Lea and Flood, 2014).
+class Draws {
+ public:
+  using result_type = uint64_t;
+  explicit Draws(uint64_t seed) : state_(seed) {}
+  static constexpr result_type min() { return 0; }
+  static constexpr result_type max() { return ~result_type{0}; }
+  result_type operator()() {
+    uint64_t bits = state_ += 0x9e3779b97f4a7c15u;
+    bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;
+    bits = (bits ^ bits >> 27) * 0x94d049bb133111ebu;
+    return bits ^ bits >> 31;
+  }
+  // 0 to limit - 1.
+  size_t below(size_t limit) { return ((*this)() >> 32) * limit >> 32; }
+
+ private:
+  uint64_t state_;
+};
+
 // What all who came by a place knew when they did, for those who come by later. Most come with the same
 // knowledge, that of their last barrier, and what was done with it once need not be done again.
 class Knowledge {
@@ -41,6 +60,7 @@ class Knowledge {
  private:
   std::vector<uint32_t> clocks_;
   Clocks added_;  // the last one
+  // The last one that came to learn since something was added, and what it left with.
   // The last one that came to learn since something was added, and what it left with.
   Clocks learner_, taught_;
 };
@@ -238,12 +258,13 @@ class Machine {
   };
   static inline Machine* machine = nullptr;
   static inline Thread* running = nullptr;
-  std::mt19937_64 random_;
+  // Of all machines: tests make thousands of those, and a stack takes long to make.
+  static inline std::vector<std::unique_ptr<Fiber>> fibers;
+  static inline std::vector<Fiber*> idle;
+  Draws random_;
   std::deque<std::unique_ptr<Launch>> queue_;
   std::vector<Thread*> ready_, waiting_;
   std::vector<BulkCopy> bulk_;
-  std::vector<std::unique_ptr<Fiber>> fibers_;
-  std::vector<Fiber*> idle_;
   std::exception_ptr fault_;
   bool abandoning_ = false;
 };

@@ -180,7 +180,7 @@ void Machine::land(const Thread::Copy& copy, uint32_t moment) {
 
 bool Machine::landBulkCopy() {
   if (bulk_.empty()) return false;
-  std::swap(bulk_[random_() % bulk_.size()], bulk_.back());
+  std::swap(bulk_[random_.below(bulk_.size())], bulk_.back());
   const BulkCopy landed = bulk_.back();
   bulk_.pop_back();
   PhaseBarrier& barrier = *landed.barrier;
