@@ -24,7 +24,7 @@ std::string Machine::place() {
 
 void Machine::launch(const LaunchShape& shape, std::function<void()> body) {
   const size_t blocks = size_t{shape.gridX} * shape.gridY * shape.gridZ;
-  if (blocks == 0 || shape.threads == 0 || shape.threads > 1024 || shape.threads % kWarpThreads != 0) {
+  if (blocks == 0 || shape.threads == 0 || shape.threads > kMostThreads || shape.threads % kWarpThreads != 0) {
     throw Fault("a launch of " + std::to_string(blocks) + " blocks of " + std::to_string(shape.threads) +
                 " threads");
   }
@@ -42,7 +42,7 @@ void Machine::launch(const LaunchShape& shape, std::function<void()> body) {
   std::iota(launch->order.begin(), launch->order.end(), 0u);
   std::shuffle(launch->order.begin(), launch->order.end(), random_);
   launch->unfinished = launch->untriggered = blocks * shape.threads;
-  launch->none = std::make_shared<std::vector<uint32_t>>(blocks * (shape.threads + kCopiersPerBlock));
+  launch->none = std::make_shared<Clocks>();
   queue_.push_back(std::move(launch));
 }
 
@@ -85,7 +85,6 @@ void Machine::startUnit(Launch& launch) {
     block->unit = unit.get();
     block->serial = ++blocksStarted;
     block->index = first + b;
-    block->firstId = block->index * (shape.threads + kCopiersPerBlock);
     block->cluster = &unit->clusters[b / shape.cluster];
     block->clusterBarrier = &unit->clusterBarriers[b / shape.cluster];
     block->cluster->push_back(block.get());
@@ -101,7 +100,7 @@ void Machine::startUnit(Launch& launch) {
       thread.block = block.get();
       thread.warp = &block->warps[t / kWarpThreads];
       thread.index = t;
-      thread.id = block->firstId + t;
+      thread.id = threadId(block->index, t);
       thread.launchSerial = launch.serial;
       thread.known = launch.none;
       thread.ordered = ordered;

@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "emulator/clocks.h"
 #include "emulator/fiber.h"
 #include "emulator/pointer.h"
 #include "kernels/shape.h"
@@ -22,11 +23,8 @@ inline constexpr int kWarpgroupThreads = 128;
 // other's way.
 inline constexpr size_t kSharedCell = 4;
 // Asynchronous copies are done by nobody's thread: each mbarrier of a block has one of its own.
-inline constexpr uint32_t kCopiersPerBlock = 80;
-
-// What each thread of a launch is known to have done, by thread: everything at a time up to the entry happened
-// before.
-using Clocks = std::shared_ptr<const std::vector<uint32_t>>;
+inline constexpr uint32_t kMostThreads = 1024, kCopiersPerBlock = 80;
+static_assert(kMostThreads + kCopiersPerBlock <= 1u << kThreadBits);
 
 // What a seed decides, many times for every switch of threads: splitmix64 (Steele, Lea and Flood, 2014).
 class Draws {
@@ -58,11 +56,10 @@ class Knowledge {
   void teach(Thread& thread);
 
  private:
-  std::vector<uint32_t> clocks_;
-  Clocks added_;  // the last one
+  Clocks clocks_;
+  Known added_;  // the last one
   // The last one that came to learn since something was added, and what it left with.
-  // The last one that came to learn since something was added, and what it left with.
-  Clocks learner_, taught_;
+  Known learner_, taught_;
 };
 
 using gpu::LaunchShape;
@@ -96,7 +93,7 @@ struct Thread {
   uint32_t id = 0;     // in its launch
   uint32_t launchSerial = 0;
   uint32_t clock = 1;
-  Clocks known;
+  Known known;
   uint32_t ordered = 0;  // launches up to this one are complete for this thread
   bool triggered = false;
   int barriers = 0;  // of the block and the cluster, passed
@@ -144,7 +141,7 @@ struct PhaseBarrier {
 struct Block {
   Launch* launch = nullptr;
   Unit* unit = nullptr;
-  uint32_t serial = 0, index = 0, firstId = 0;
+  uint32_t serial = 0, index = 0;
   std::vector<Block*>* cluster = nullptr;
   Barrier* clusterBarrier = nullptr;
   std::unique_ptr<Memory> shared;
@@ -181,7 +178,7 @@ struct Launch {
   std::vector<std::unique_ptr<Unit>> units;
   // Of `units`, those with blocks that run.
   size_t live = 0;
-  Clocks none;
+  Known none;
   std::unordered_map<const void*, Knowledge> released;
 
   bool started() const { return !units.empty(); }

@@ -17,7 +17,7 @@ bool inOrder(uint32_t number, const Thread& thread) {
   const Moment* moment = moments.find(number);
   if (moment == nullptr) return true;
   if (moment->launch != thread.launchSerial) return moment->launch <= thread.ordered;
-  return moment->thread == thread.id || (*thread.known)[moment->thread] >= moment->clock;
+  return moment->thread == thread.id || thread.known->at(moment->thread) >= moment->clock;
 }
 
 }  // namespace
@@ -109,8 +109,8 @@ uint8_t* Memory::access(const uint8_t* at, size_t bytes, Access access) {
 }
 
 void Memory::forgetVisits() {
-  const std::vector<uint32_t>& known = *Machine::thread().known;
-  std::erase_if(visits_, [&](const auto& visit) { return known[visit.first] >= visit.second; });
+  const Clocks& known = *Machine::thread().known;
+  std::erase_if(visits_, [&](const auto& visit) { return known.at(visit.first) >= visit.second; });
 }
 
 void Memory::startCopy(const uint8_t* at, size_t bytes) {

@@ -9,11 +9,6 @@
 namespace flrc::emulator {
 namespace {
 
-void raise(std::vector<uint32_t>& to, const std::vector<uint32_t>& from) {
-  if (to.size() < from.size()) to.resize(from.size());
-  for (size_t i = 0; i < from.size(); ++i) to[i] = std::max(to[i], from[i]);
-}
-
 PhaseBarrier& phaseOf(Block& block, const void* address) {
   const auto found = block.phases.find(address);
   if (found == block.phases.end()) throw Fault(Machine::place() + ": an mbarrier that nobody has initialised");
@@ -29,21 +24,20 @@ void completePhase(PhaseBarrier& barrier) {
 }  // namespace
 
 void Knowledge::add(const Thread& thread) {
-  if (thread.known != added_) raise(clocks_, *thread.known);
+  if (thread.known != added_) clocks_.raise(*thread.known);
   added_ = thread.known;
   add(thread.id, thread.clock);
 }
 
 void Knowledge::add(uint32_t thread, uint32_t clock) {
-  if (clocks_.size() <= thread) clocks_.resize(thread + 1);
-  clocks_[thread] = std::max(clocks_[thread], clock);
+  clocks_.raise(thread, clock);
   learner_ = nullptr;
 }
 
 void Knowledge::teach(Thread& thread) {
   if (thread.known != learner_) {
-    auto joined = std::make_shared<std::vector<uint32_t>>(*thread.known);
-    raise(*joined, clocks_);
+    auto joined = std::make_shared<Clocks>(*thread.known);
+    joined->raise(clocks_);
     learner_ = thread.known;
     taught_ = std::move(joined);
   }
@@ -54,14 +48,14 @@ void Machine::meet(Barrier& barrier, size_t expected, const char* what) {
   const Thread& self = thread();
   barrier.waiting.push_back(&thread());
   if (barrier.waiting.size() < expected) return suspend(what);
-  auto joined = std::make_shared<std::vector<uint32_t>>(*self.known);
+  auto joined = std::make_shared<Clocks>(*self.known);
   // Most came with the same knowledge, that of the barrier before.
   const void* last = self.known.get();
   for (const Thread* other : barrier.waiting) {
-    if (other->known.get() != last) raise(*joined, *other->known);
+    if (other->known.get() != last) joined->raise(*other->known);
     last = other->known.get();
   }
-  for (const Thread* other : barrier.waiting) (*joined)[other->id] = other->clock;
+  for (const Thread* other : barrier.waiting) joined->raise(other->id, other->clock);
   for (Thread* other : barrier.waiting) {
     other->known = joined;
     other->tick();
@@ -138,7 +132,7 @@ void Machine::initPhase(const void* address, uint32_t expected) {
   if (block.copiers == kCopiersPerBlock) throw Fault(place() + ": too many mbarriers");
   PhaseBarrier barrier;
   barrier.expected = barrier.pending = expected;
-  barrier.copier = block.firstId + static_cast<uint32_t>(block.threads.size()) + block.copiers++;
+  barrier.copier = threadId(block.index, static_cast<uint32_t>(block.threads.size()) + block.copiers++);
   barrier.launchSerial = block.launch->serial;
   block.phases[address] = barrier;
 }
