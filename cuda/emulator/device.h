@@ -219,6 +219,7 @@ T atomicAdd(emulator::Pointer<T> to, T value) {
   std::memcpy(&old, at, sizeof old);
   const T sum = old + value;
   std::memcpy(at, &sum, sizeof sum);
+  machine().changed(emulator::Change::value);
   return old;
 }
 // A read that no cache answers from before.
@@ -228,6 +229,7 @@ inline uint32_t readFresh(Global<const uint32_t> from) { return from.read(); }
 inline void sendTagged(Global<uint64_t> to, float value, uint32_t tag) {
   const uint64_t word = static_cast<uint64_t>(tag) << 32 | floatToBits(value);
   std::memcpy(to.access(emulator::Memory::Access::atomic), &word, sizeof word);
+  machine().changed(emulator::Change::value);
 }
 // The first `count` of N neighbouring values, an even number that lies at a multiple of 16 bytes, and zeros for
 // the others, which need not come but can be looked at as well.
@@ -239,7 +241,7 @@ void receiveFirst(Global<const uint64_t> from, int count, uint32_t tag, float (&
   for (int i = 0; i < N; ++i) {
     uint64_t word = 0;
     if (i < count) {
-      machine().waitUntil("a tagged value", [at = (from + i).at(), tag, &word] {
+      machine().waitUntil("a tagged value", emulator::Change::value, [at = (from + i).at(), tag, &word] {
         std::memcpy(&word, at, sizeof word);
         return word >> 32 == tag;
       });
@@ -265,7 +267,7 @@ inline uint32_t atomicAddOrdered(Global<uint32_t> to, uint32_t value) {
 }
 // Waits until the counter's highest bit differs from that of `old`.
 inline void waitForFlip(Global<uint32_t> counter, uint32_t old) {
-  machine().waitUntil("a counter", [counter, old] {
+  machine().waitUntil("a counter", emulator::Change::value, [counter, old] {
     uint32_t now;
     std::memcpy(&now, counter.at(), sizeof now);
     return (now ^ old) >> 31 != 0;

@@ -48,7 +48,8 @@ void Machine::launch(const LaunchShape& shape, std::function<void()> body) {
 
 bool Machine::complete(uint32_t serial) const {
   for (const auto& launch : queue_) {
-    if (launch->serial <= serial && launch->unfinished > 0) return false;
+    if (launch->serial > serial) break;
+    if (launch->unfinished > 0) return false;
   }
   return true;
 }
@@ -119,10 +120,10 @@ void Machine::synchronise() {
     // Waiting threads are looked at now and then, and copies land now and then, so that both early and late are
     // seen.
     const uint64_t drawn = random_();
-    if (drawn % 16 == 0) wakeWaiting();
+    if (drawn % 16 == 0 && changes_ != 0) wakeWaiting(std::exchange(changes_, uint8_t{0}));
     if (drawn / 16 % 8 == 0) landBulkCopy();
     if (ready_.empty()) {
-      if (wakeWaiting() || landBulkCopy()) continue;
+      if (wakeWaiting(~0u) || landBulkCopy()) continue;
       if (queue_.front()->unfinished == 0) {
         queue_.pop_front();
         continue;
@@ -183,7 +184,7 @@ void Machine::finish(Thread& thread) {
   Launch& launch = *block.launch;
   idle.push_back(thread.fiber);
   thread.fiber = nullptr;
-  --launch.unfinished;
+  if (--launch.unfinished == 0) changed(Change::launch);
   if (!thread.triggered) --launch.untriggered;
   mostBarriers = std::max(mostBarriers, thread.barriers);
   int& waits = mostWaits[static_cast<int>(thread.index)];
@@ -250,22 +251,26 @@ void Machine::reportDeadlock() const {
   throw Fault(message);
 }
 
-void Machine::waitUntil(const char* what, std::function<bool()> ready) {
-  if (ready() && random_() % 2 == 0) return;
+void Machine::waitUntil(const char* what, Change by, std::function<bool()> ready) {
+  if (ready()) {
+    if (random_() % 2 == 0) return;
+    changed(by);
+  }
   running->ready = std::move(ready);
-  waiting_.push_back(running);
+  waiting_.push_back({running, by});
   suspend(what);
 }
 
-bool Machine::wakeWaiting() {
+bool Machine::wakeWaiting(unsigned changes) {
   bool woken = false;
   for (size_t i = 0; i < waiting_.size();) {
-    if (!waiting_[i]->ready()) {
+    const auto [thread, by] = waiting_[i];
+    if ((static_cast<unsigned>(by) & changes) == 0 || !thread->ready()) {
       ++i;
       continue;
     }
-    waiting_[i]->ready = nullptr;
-    ready_.push_back(waiting_[i]);
+    thread->ready = nullptr;
+    ready_.push_back(thread);
     waiting_[i] = waiting_.back();
     waiting_.pop_back();
     woken = true;

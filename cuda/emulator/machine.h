@@ -184,6 +184,10 @@ struct Launch {
   bool started() const { return !units.empty(); }
 };
 
+// What a thread may wait for, and others bring about: the end of launches, that of mbarriers' phases, and
+// values written by atomics.
+enum class Change : uint8_t { launch = 1, phase = 2, value = 4 };
+
 // Runs launches as a GPU's stream does, one host thread in all. Which thread runs next is drawn, which blocks
 // run at once too, and asynchronous copies land when the draw says so: a seed decides everything.
 class Machine {
@@ -218,7 +222,9 @@ class Machine {
   void warpOperation(Warp::Operation operation, void* lane);
   // The same of 128 threads, whom it puts in order as a barrier does.
   void warpgroupOperation(Warp::Operation operation, void* thread);
-  void waitUntil(const char* what, std::function<bool()> ready);
+  void waitUntil(const char* what, Change by, std::function<bool()> ready);
+  // Who waits for that is looked at again.
+  void changed(Change what) { changes_ |= static_cast<uint8_t>(what); }
   void dependentWait();
   void dependentTrigger();
   void release(const void* address);
@@ -242,7 +248,7 @@ class Machine {
   void finish(Thread& thread);
   void meet(Barrier& barrier, size_t expected, const char* what);
   void suspend(const char* what);
-  bool wakeWaiting();
+  bool wakeWaiting(unsigned changes);
   bool landBulkCopy();
   void land(const Thread::Copy& copy, uint32_t moment);
   void abandon();
@@ -260,7 +266,13 @@ class Machine {
   static inline std::vector<Fiber*> idle;
   Draws random_;
   std::deque<std::unique_ptr<Launch>> queue_;
-  std::vector<Thread*> ready_, waiting_;
+  std::vector<Thread*> ready_;
+  struct Waiting {
+    Thread* thread;
+    Change by;
+  };
+  std::vector<Waiting> waiting_;
+  uint8_t changes_ = 0;  // since those who wait were looked at
   std::vector<BulkCopy> bulk_;
   std::exception_ptr fault_;
   bool abandoning_ = false;

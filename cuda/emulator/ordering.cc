@@ -19,6 +19,7 @@ void completePhase(PhaseBarrier& barrier) {
   if (barrier.pending > 0 || barrier.bytes != 0) return;
   barrier.pending = barrier.expected;
   ++barrier.phase;
+  Machine::current().changed(Change::phase);
 }
 
 }  // namespace
@@ -110,7 +111,7 @@ void Machine::warpgroupOperation(Warp::Operation operation, void* of) {
 
 void Machine::dependentWait() {
   const uint32_t before = thread().block->launch->serial - 1;
-  waitUntil("the launch ahead of theirs", [this, before] { return complete(before); });
+  waitUntil("the launch ahead of theirs", Change::launch, [this, before] { return complete(before); });
   thread().ordered = before;
 }
 
@@ -160,7 +161,7 @@ void Machine::arrive(PhaseBarrier& barrier, uint32_t arrivals) {
 
 void Machine::wait(PhaseBarrier& barrier, uint32_t parity) {
   if (thread().waits++ == dropWait.nth && static_cast<int>(thread().index) == dropWait.thread) return;
-  waitUntil("an mbarrier's phase", [&barrier, parity] { return barrier.phase % 2 != parity; });
+  waitUntil("an mbarrier's phase", Change::phase, [&barrier, parity] { return barrier.phase % 2 != parity; });
   barrier.known.teach(thread());
 }
 
