@@ -165,15 +165,30 @@ FLRC_DEVICE void phaseExpect(Shared<uint64_t> barrier, uint32_t bytes) {
       "r"(bytes)
       : "memory"));
 }
+// What has not come after half a minute never will, and an error is better than to hang. In units of 2^32 ns,
+// for whoever waits has few registers to spare.
+inline constexpr uint32_t kMostPassed = 7;
+FLRC_DEVICE uint32_t clockNow() {
+  uint32_t now;
+  asm volatile("mov.u32 %0, %%globaltimer_hi;" : "=r"(now));
+  return now;
+}
+FLRC_DEVICE bool isPhaseOver(Shared<uint64_t> barrier, uint32_t parity) {
+  uint32_t over = 0;
+  FLRC_HOPPER(asm volatile(
+      "{\n\t.reg .pred over;\n\tmbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\n\tselp.u32 %0, 1, "
+      "0, over;\n\t}"
+      : "=r"(over)
+      : "r"(sharedAddress(barrier)), "r"(parity)
+      : "memory"));
+  return over != 0;
+}
 FLRC_DEVICE void phaseWait(Shared<uint64_t> barrier, uint32_t parity) {
-  FLRC_HOPPER(uint32_t done = 0; while (done == 0) {
-    asm volatile(
-        "{\n\t.reg .pred over;\n\tmbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\n\tselp.u32 %0, 1, "
-        "0, over;\n\t}"
-        : "=r"(done)
-        : "r"(sharedAddress(barrier)), "r"(parity)
-        : "memory");
-  });
+  if (isPhaseOver(barrier, parity)) return;
+  const uint32_t begin = clockNow();
+  while (!isPhaseOver(barrier, parity)) {
+    if (clockNow() - begin > kMostPassed) __trap();
+  }
 }
 FLRC_DEVICE void bulkCopy(Shared<uint8_t> to, Global<const uint8_t> from, uint32_t bytes,
                           Shared<uint64_t> barrier) {
@@ -224,7 +239,7 @@ FLRC_DEVICE void sendTagged(Global<uint64_t> to, float value, uint32_t tag) {
   const uint64_t word = static_cast<uint64_t>(tag) << 32 | __float_as_uint(value);
   asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
 }
-// So many looks take half a minute: what has not come by then never will, and an error is better than to hang.
+// About as long, in reads of the L2 cache.
 inline constexpr uint32_t kMostLooks = 1u << 26;
 
 FLRC_DEVICE bool isTagged(uint64_t word, uint32_t tag) { return static_cast<uint32_t>(word >> 32) == tag; }
@@ -302,10 +317,12 @@ FLRC_DEVICE uint32_t atomicAddOrdered(Global<uint32_t> to, uint32_t value) {
   return old;
 }
 FLRC_DEVICE void waitForFlip(Global<uint32_t> counter, uint32_t old) {
-  uint32_t now;
-  do {
+  for (uint32_t looks = 0; looks < kMostLooks; ++looks) {
+    uint32_t now;
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
-  } while ((now ^ old) >> 31 == 0);
+    if ((now ^ old) >> 31 != 0) return;
+  }
+  __trap();
 }
 
 template <bool kTransposed>
