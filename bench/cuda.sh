@@ -38,7 +38,9 @@ echo "built in $SECONDS s"
 within "$folder/kernels/flrc_cuda_test" | tee "$folder/test.txt"
 
 within "$folder/kernels/flrc_cuda_bench" "$folder/kernels.json" | tee "$folder/kernels.txt"
-within "$folder/engine/flrc_cuda_engine" "$folder/engine.json" | tee "$folder/engine.txt"
+# It goes on without steps in one launch where these give something else, and says so.
+failed=0
+within "$folder/engine/flrc_cuda_engine" "$folder/engine.json" | tee "$folder/engine.txt" || failed=1
 {
   printf '{\n"nvcc": "%s",\n"kernels": ' "$(nvcc --version | sed -n 's/.*release \([^,]*\).*/\1/p')"
   cat "$folder/kernels.json"
@@ -55,7 +57,6 @@ if [ -x build/cuda-demo/run.sh ]; then
 elif command -v node >/dev/null && [ -f dist/index.js ] && [ -f build/Release/flrc.node ]; then
   demo='node bench/cuda-demo.mjs'
 fi
-failed=0
 if [ -n "$demo" ]; then
   plugin=$(find "$PWD/$folder/engine" -name flrc_cuda.so | head -n 1)
   # shellcheck disable=SC2086

@@ -2,7 +2,8 @@
 // int8 and int4), at half the block parameters, with a budget that falls while tokens are written, and several
 // sequences at once. The model has the shape of Llama 3.2 1B and weights that mean nothing. A token alone is
 // timed both ways, in one launch and in many, after it has been seen that it gets the logits bit for bit that
-// it gets in a batch. Prints a table; with a file name, writes JSON there as well.
+// it gets in a batch; where it does not in one launch, only many are timed, and the exit status is 1. Prints a
+// table; with a file name, writes JSON there as well.
 
 #include <algorithm>
 #include <chrono>
@@ -282,8 +283,8 @@ Timing timeModel(const Backend& table, flrc::DeviceModel* model, int sequences, 
   return {median(prefill), median(step)};
 }
 
-// Throws if a token's logits are others alone than beside another sequence's token.
-void checkAlone(const Backend& table, flrc::DeviceModel* model, int levels) {
+// Whether a token's logits are the same alone and beside another sequence's token.
+bool isSameAlone(const Backend& table, flrc::DeviceModel* model, int levels) {
   const flrc::BackendCancel never = {nullptr, [](void*) { return false; }};
   constexpr int64_t kLength = 200;
   flrc::DevicePass* pass = nullptr;
@@ -309,14 +310,14 @@ void checkAlone(const Backend& table, flrc::DeviceModel* model, int levels) {
     for (int64_t t = 0; t < kLength; ++t) rows.push_back({sequence, t});
     must([&](BackendFailure* f) { return table.run(pass, prompt.data(), rows.data(), kLength, 0, &never, f); });
   }
+  bool isSame = true;
   for (int step = 0; step < 4; ++step) {
     const int level = step % levels;
-    if (run({each[0]}, kLength + step, level) != run({each[1], each[2]}, kLength + step, level)) {
-      throw std::runtime_error("a token gets other logits alone than in a batch");
-    }
+    isSame &= run({each[0]}, kLength + step, level) == run({each[1], each[2]}, kLength + step, level);
   }
   for (flrc::DeviceSequence* sequence : each) table.releaseSequence(sequence);
   table.releasePass(pass);
+  return isSame;
 }
 
 struct Row {
@@ -381,12 +382,21 @@ int main(int count, char** arguments) {
               "us/step", "written, t/s", "bandwidth", "promised");
   const flrc::BackendCancel never = {nullptr, [](void*) { return false; }};
   std::vector<Row> rows;
+  bool failed = false;
   const auto withModel = [&](const Model& model, const auto& body) {
     const flrc::BackendModel described = model.describe();
     flrc::DeviceModel* weights = nullptr;
     must([&](BackendFailure* f) { return table.createModel(&described, &never, &weights, f); });
-    weights->stepWay = flrc::StepWay::whole;
-    checkAlone(table, weights, static_cast<int>(described.levels));
+    const auto isSame = [&](flrc::StepWay way) {
+      weights->stepWay = way;
+      return isSameAlone(table, weights, static_cast<int>(described.levels));
+    };
+    if (!isSame(flrc::StepWay::launches)) {
+      throw std::runtime_error("a token gets other logits alone than in a batch");
+    }
+    const bool whole = isSame(flrc::StepWay::whole);
+    if (!whole) std::printf("a token gets other logits in one launch than in many, which alone are timed:\n");
+    failed |= !whole;
     const auto addOne = [&](const std::string& name, int sequences, double bytes, const auto& levelOf) {
       rows.push_back({name, sequences, bytes, timeModel(table, weights, sequences, levelOf)});
       print(rows.back(), rows.front(), chip);
@@ -396,7 +406,7 @@ int main(int count, char** arguments) {
     body([&](const std::string& name, int sequences, double bytes, const auto& levelOf) {
       if (sequences > 1) return addOne(name, sequences, bytes, levelOf);
       weights->stepWay = flrc::StepWay::whole;
-      addOne(name + ", one launch", 1, bytes, levelOf);
+      if (whole) addOne(name + ", one launch", 1, bytes, levelOf);
       weights->stepWay = flrc::StepWay::launches;
       addOne(name + ", many", 1, bytes, levelOf);
     });
@@ -425,5 +435,5 @@ int main(int count, char** arguments) {
   }
   addOf("plain factors, .5", Model({0.5}, Storage::plain));
   addOf("pivoted int8, .5", Model({0.5}, Storage::pivoted, Dtype::int8));
-  return 0;
+  return failed ? 1 : 0;
 }
