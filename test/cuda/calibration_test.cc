@@ -461,7 +461,7 @@ void checkTruncation(const Model& model, size_t projection, const Calibration& c
 void checkCalibration(const emulated::Pair& pair, const CalibrationOptions& options) {
   std::vector<LayerMoments> moments(static_cast<size_t>(pair.cpu->config.layers));
   const auto cpu = calibrate(
-                 pair.cpu, options, Job(),
+                 fixture::inF32(*pair.cpu), options, Job(),
                  [&](int64_t layer, const LayerMoments&of) { moments[static_cast<size_t>(layer)] = of; }),
              cuda = calibrate(pair.cuda, options, Job());
   CHECK_NEAR(cuda->meanLoss, cpu->meanLoss, emulated::kPass * cpu->meanLoss);

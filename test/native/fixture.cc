@@ -8,6 +8,7 @@
 #include "core/job.h"
 #include "model/loader.h"
 #include "model/model.h"
+#include "model/wide_layer.h"
 
 namespace fixture {
 namespace {
@@ -225,6 +226,17 @@ Fixture load(const std::string& name, int threads) {
   fixture.tokens.assign(tokens.values.begin(), tokens.values.end());
   fixture.model = flrc::loadModel(spec(name, threads), flrc::Job());
   return fixture;
+}
+
+std::shared_ptr<const flrc::Model> inF32(const flrc::Model& model) {
+  auto wide = std::make_shared<flrc::Model>(model);
+  const auto widen = [&](auto& matrix) { matrix = flrc::converted(matrix, flrc::Dtype::f32, model.threads); };
+  widen(wide->embedding);
+  widen(wide->head);
+  for (flrc::Layer& layer : wide->layers) {
+    for (flrc::Linear& linear : layer.projections) widen(linear.dense);
+  }
+  return wide;
 }
 
 flrc::ModelSpec twoLevelsSpec(int threads) {

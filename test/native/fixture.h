@@ -36,6 +36,8 @@ std::vector<std::string> names();
 // What TypeScript would tell the loader of a fixture's model.
 flrc::ModelSpec spec(const std::string& name, int threads);
 Fixture load(const std::string& name, int threads);
+// A dense model's values in f32, with which nothing is rounded on the CPU.
+std::shared_ptr<const flrc::Model> inF32(const flrc::Model& model);
 
 // A model of two levels, cut from llama3-scaled: pivoted blocks, plain factors and dense projections
 // (scripts/pytorch/recover_fixture.py).

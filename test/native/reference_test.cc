@@ -10,7 +10,6 @@
 #include "linalg/bf16_gemm.h"
 #include "linalg/factors.h"
 #include "model/session.h"
-#include "model/wide_layer.h"
 #include "model/window_losses.h"
 #include "temporary.h"
 
@@ -333,13 +332,7 @@ TEST(
     flrc::ModelSpec spec = fixture::spec(name, 2);
     spec.dtype = flrc::Dtype::bf16;
     const std::shared_ptr<const flrc::Model> half = flrc::loadModel(spec, Job());
-    const auto full = std::make_shared<flrc::Model>(*half);
-    const auto widen = [](const auto& matrix) { return flrc::converted(matrix, flrc::Dtype::f32, 2); };
-    full->embedding = widen(full->embedding);
-    full->head = widen(full->head);
-    for (flrc::Layer& layer : full->layers) {
-      for (flrc::Linear& linear : layer.projections) linear.dense = widen(linear.dense);
-    }
+    const std::shared_ptr<const flrc::Model> full = fixture::inF32(*half);
     const CalibrationOptions how = options(of, Whitening::twoSided);
     const auto got = flrc::calibrate(half, how, Job()), expected = flrc::calibrate(full, how, Job());
     // A chain of products, each of which adds 2^-8 of its size at most: eight a layer forward and as many back,
