@@ -88,9 +88,10 @@ export async function checkTarget(target, options) {
 
   function compress() {
     const text = path.join(tiny, 'calibration.txt')
-    const options = ['--keep', '.8', '--levels', '.8,.6', '--samples', '4', '--seq-len', '64', '--overwrite']
+    // In f32: what is rounded in bf16 depends on the processor, and labels may be drawn otherwise after it.
+    const options = ['--keep', '.8', '--levels', '.8,.6', '--samples', '4', '--seq-len', '64', '--dtype', 'f32']
     const compressed = (on, kernels) => {
-      flrc(on, ['compress', tiny, '-o', 'small', '--calibration', text, ...options], {
+      flrc(on, ['compress', tiny, '-o', 'small', '--calibration', text, ...options, '--overwrite'], {
         OPENBLAS_CORETYPE: kernels,
       })
       return perplexity(on, 'small')
