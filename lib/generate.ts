@@ -18,15 +18,7 @@ import type { Session } from './session.js'
 
 export type { PenaltyOptions } from './generate/penalties.js'
 export type { SpeculateOptions } from './generate/speculation.js'
-export type {
-  Completion,
-  GenerateOptions,
-  Generation,
-  GenerationEnd,
-  Piece,
-  PieceGenerator,
-  TokenLogprob,
-} from './generate/types.js'
+export type * from './generate/types.js'
 
 /**
  * Generates from a prompt (text or token ids) on a session of its own. Errors: E_CONTEXT where the prompt and
