@@ -174,7 +174,8 @@ WideLayer TrainableFactors::widen(int64_t layer, int64_t level, bool rounds) con
     const Slice& slice = slices[static_cast<size_t>(i)];
     rounded(*slice.from, slice.begin, slice.end, frame_->dtype, slice.panels, slice.to);
   });
-  return rounds ? roundedToBf16(wide, frame_->threads) : wide;
+  if (rounds) return roundedToBf16(wide, frame_->threads);
+  return wide;
 }
 
 void TrainableFactors::gradients(int64_t layer, const WideLayer& wide, const std::vector<LayerTrace>& sequences,
