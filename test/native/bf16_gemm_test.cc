@@ -16,17 +16,27 @@ constexpr float kUntouched = 12345.0f;
 
 double rounded(float value) { return bf16ToFloat(floatToBf16(value)); }
 
-// y against start + sum_i a(i) b(i) of rounded factors. Products of them are exact in f32; two roundings of
-// 2^-24 a product, and a few for the sum and what it is added to, are left.
+struct Sum {
+  double value, error;
+};
+
+// start + sum_i a(i) b(i) of rounded factors. Products of them are exact in f32; two roundings of 2^-24 a
+// product, and a few for the sum and what it is added to, are left.
 template <typename A, typename B>
-void checkSum(float y, double start, int64_t count, const A& a, const B& b) {
+Sum sumOf(double start, int64_t count, const A& a, const B& b) {
   double sum = start, terms = std::abs(start);
   for (int64_t i = 0; i < count; ++i) {
     const double term = rounded(a(i)) * rounded(b(i));
     sum += term;
     terms += std::abs(term);
   }
-  CHECK_NEAR(y, sum, static_cast<double>(2 * count + 4) * 0x1p-24 * terms);
+  return {sum, static_cast<double>(2 * count + 4) * 0x1p-24 * terms};
+}
+
+template <typename A, typename B>
+void checkSum(float y, double start, int64_t count, const A& a, const B& b) {
+  const Sum sum = sumOf(start, count, a, b);
+  CHECK_NEAR(y, sum.value, sum.error);
 }
 
 constexpr int64_t kSizes[] = {1, 2, 11, 12, 13, 31, 33, 75};
@@ -97,14 +107,9 @@ TEST("bf16: scores are the sums over products of rounded inputs and gradients") 
   double expected[3] = {}, spread[3] = {};
   for (int64_t r = 0; r < kRows; ++r) {
     for (int64_t c = 0; c < kCols; ++c) {
-      double sum = 0, terms = 0;
-      for (int64_t t = 0; t < kTokens; ++t) {
-        const double term = rounded(g[t * kRows + r]) * rounded(x[t * kCols + c]);
-        sum += term;
-        terms += std::abs(term);
-      }
-      // As in checkSum, of one entry; a square moves by twice that times the entry.
-      const double error = static_cast<double>(2 * kTokens + 4) * 0x1p-24 * terms;
+      // A square moves by twice the entry's error times the entry.
+      const auto [sum, error] = sumOf(
+          0, kTokens, [&](int64_t t) { return g[t * kRows + r]; }, [&](int64_t t) { return x[t * kCols + c]; });
       const double weight = std::abs(w[r * kCols + c]), size = std::abs(sum) + error;
       const double values[] = {std::pow(sum * weight, 2), sum * sum, std::abs(sum) * weight};
       const double errors[] = {2 * size * error * weight * weight, 2 * size * error, error * weight};
