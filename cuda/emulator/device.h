@@ -303,6 +303,22 @@ void loadMatrices(uint32_t (&out)[4], Shared<const uint16_t> row) {
   std::memcpy(out, slot.out, sizeof out);
 }
 
+// Adds the product to what the lanes have of the sums [16, 8], in PTX's fragments.
+template <typename Slot, typename T, int kDepth>
+void addToFragments(void* const* lanes, const T (&left)[16][kDepth], const T (&right)[kDepth][8]) {
+  T sums[16][8];
+  const auto eachSum = [&](const auto& each) {
+    for (int lane = 0; lane < emulator::kWarpThreads; ++lane) {
+      for (int i = 0; i < 4; ++i) {
+        each(static_cast<Slot*>(lanes[lane])->d[i], sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);
+      }
+    }
+  };
+  eachSum([](T from, T& to) { to = from; });
+  emulator::addProduct(&sums[0][0], &left[0][0], &right[0][0], 16, 8, kDepth);
+  eachSum([](T& to, T from) { to = from; });
+}
+
 // d [16, 8] += a [16, 16] b [16, 8] on tensor cores (mma.m16n8k16): bf16 in, f32 sums, in PTX's fragments.
 inline void multiplyFragments(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   struct Slot {
@@ -314,7 +330,7 @@ inline void multiplyFragments(float (&d)[4], const uint32_t (&a)[4], const uint3
         const auto half = [](uint32_t pair, int which) {
           return bitsToFloat(which ? pair & 0xffff0000u : pair << 16);
         };
-        float left[16][16], right[16][8], sums[16][8];
+        float left[16][16], right[16][8];
         for (int lane = 0; lane < emulator::kWarpThreads; ++lane) {
           const auto* at = static_cast<Slot*>(lanes[lane]);
           const int group = lane / 4, pair = lane % 4 * 2;
@@ -323,16 +339,7 @@ inline void multiplyFragments(float (&d)[4], const uint32_t (&a)[4], const uint3
           }
           for (int i = 0; i < 4; ++i) right[pair + i / 2 * 8 + i % 2][group] = half(at->b[i / 2], i % 2);
         }
-        const auto eachSum = [&](const auto& each) {
-          for (int lane = 0; lane < emulator::kWarpThreads; ++lane) {
-            for (int i = 0; i < 4; ++i) {
-              each(static_cast<Slot*>(lanes[lane])->d[i], sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);
-            }
-          }
-        };
-        eachSum([](float from, float& to) { to = from; });
-        emulator::addProduct(&sums[0][0], &left[0][0], &right[0][0], 16, 8, 16);
-        eachSum([](float& to, float from) { to = from; });
+        addToFragments<Slot>(lanes, left, right);
       },
       &slot);
 }
@@ -345,23 +352,14 @@ inline void multiplyFragments(double (&d)[4], const double (&a)[4], const double
   } slot{a, b, d};
   machine().warpOperation(
       [](void* const* lanes) {
-        double left[16][8], right[8][8], sums[16][8];
+        double left[16][8], right[8][8];
         for (int lane = 0; lane < emulator::kWarpThreads; ++lane) {
           const auto* at = static_cast<Slot*>(lanes[lane]);
           const int group = lane / 4, pair = lane % 4;
           for (int i = 0; i < 4; ++i) left[group + i % 2 * 8][pair + i / 2 * 4] = at->a[i];
           for (int i = 0; i < 2; ++i) right[pair + 4 * i][group] = at->b[i];
         }
-        const auto eachSum = [&](const auto& each) {
-          for (int lane = 0; lane < emulator::kWarpThreads; ++lane) {
-            for (int i = 0; i < 4; ++i) {
-              each(static_cast<Slot*>(lanes[lane])->d[i], sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);
-            }
-          }
-        };
-        eachSum([](double from, double& to) { to = from; });
-        emulator::addProduct(&sums[0][0], &left[0][0], &right[0][0], 16, 8, 8);
-        eachSum([](double& to, double from) { to = from; });
+        addToFragments<Slot>(lanes, left, right);
       },
       &slot);
 }
