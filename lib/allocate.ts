@@ -1,6 +1,6 @@
 import type { Losses } from './allocate/chains.js'
 import { lossesOf, ranksOf } from './allocate/chains.js'
-import { blockCost, budgetOf, costOfRanks } from './allocate/costs.js'
+import { blockCost, budgetOf, costOfRanks, denseParametersOf } from './allocate/costs.js'
 import { energyCurve } from './allocate/energy.js'
 import { falling } from './allocate/falling.js'
 import { allocateByHull } from './allocate/hull.js'
@@ -110,7 +110,7 @@ function solve(
   options: AllocationOptions,
 ): { levels: Rank[][]; lowerBound?: number } {
   const lowest = problem.limits[problem.limits.length - 1] as number
-  if ((options.allowDense ?? true) && lowest >= problem.denseParameters) {
+  if ((options.allowDense ?? true) && lowest >= denseParametersOf(projections)) {
     return { levels: problem.limits.map(() => projections.map(() => 'dense')), lowerBound: 0 }
   }
   switch (options.method) {
@@ -184,7 +184,7 @@ export function allocate(projections: readonly ProjectionShape[], options: Alloc
   }
   return {
     levels,
-    budgets: budgetOf(projections, levels, storage),
+    budgets: budgetOf(projections, levels, storage, problem.denseParameters),
     storedParameters,
     denseParameters: problem.denseParameters,
     estimatedLoss: curves && levels.map((ranks) => estimate(curves, ranks)),

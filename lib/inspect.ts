@@ -1,5 +1,6 @@
-import { denseParametersOf, type Rank } from './allocate.js'
+import type { Rank } from './allocate.js'
 import { readPlan } from './checkpoint/read-plan.js'
+import { denseBlockParameters } from './format/projections.js'
 import type { ModelConfig, ModelSource, StorageDtype } from './format/types.js'
 import type { TaskOptions } from './model.js'
 import { openModel } from './open-model.js'
@@ -30,6 +31,7 @@ export interface Inspection {
   levels: { budget: number }[]
   /** Tensor types of the files and the bytes of each. */
   types: Record<string, number>
+  /** Block parameters of the dense model, with all channels of its MLPs. */
   denseParameters: number
   /** Bytes of the weight files. */
   bytes: number
@@ -55,7 +57,7 @@ export async function inspect(model: string, task: TaskOptions = {}): Promise<In
     schedule: flrc?.schedule,
     levels: flrc?.levels.map(({ budget }) => ({ budget })) ?? [{ budget: 1 }],
     types,
-    denseParameters: denseParametersOf(projections),
+    denseParameters: denseBlockParameters(config),
     bytes: source.fileBytes,
     projections: projections.map(({ name, rows, cols }) => ({
       name,

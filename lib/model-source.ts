@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { FlrcError } from './errors.js'
 import { modelConfig } from './format/config.js'
 import { isObject, parseJsonObject, readJsonObject, readTextFile, statIfThere } from './format/files.js'
-import { checkRanks, flrcHeader } from './format/flrc-header.js'
+import { checkRanks, flrcHeader, withChannelsLeft } from './format/flrc-header.js'
 import { separated } from './format/fused.js'
 import { type GgufFile, ggufTypes, readGguf } from './format/gguf.js'
 import { configFromGguf, ggufArchitecture, isGgufType } from './format/gguf-config.js'
@@ -182,7 +182,8 @@ async function openDirectory(path: string): Promise<ModelSource> {
     flrc = header
     source = header.source
   }
-  const written = modelConfig(source, generation, file)
+  const whole = modelConfig(source, generation, file)
+  const written = flrc ? withChannelsLeft(whole, flrc, file) : whole
   if (flrc) checkRanks(flrc, written, file)
   else refuseQuantised(own, file)
 

@@ -4,6 +4,7 @@ import { CalibrationHandle } from './calibration/handle.js'
 import { checkedListener, refuse } from './check.js'
 import type { ChosenPlugin, DeviceType } from './device.js'
 import { FlrcError } from './errors.js'
+import { denseBlockParameters } from './format/projections.js'
 import type { ModelConfig, ModelSource, StorageDtype, StoredLevel } from './format/types.js'
 import type {
   NativeBinding,
@@ -76,8 +77,10 @@ export function cacheBytesPerPosition({ kvHeads, headDim }: ModelConfig, dtype: 
 
 export function nativeConfig(config: ModelConfig): NativeConfig {
   const { bosTokenId: _bos, eosTokenIds: _eos, source: _source, ...rest } = config
+  const { layers, intermediateSize } = config
   return {
     ...rest,
+    intermediateSizes: Int32Array.from(config.intermediateSizes ?? Array(layers).fill(intermediateSize)),
     slidingWindow: Int32Array.from(config.slidingWindow),
     ropes: config.ropes.map(({ frequencies, scale }) => ({
       frequencies: Float64Array.from(frequencies),
@@ -164,7 +167,7 @@ export class LoadedModel {
   readonly levels: readonly ModelLevel[]
   /** Bytes of all weights held in memory. */
   readonly bytes: number
-  /** Block parameters of the dense model. */
+  /** Block parameters of the dense model, with all channels of its MLPs. */
   readonly denseParameters: number
   #native: NativeModel | undefined
   readonly #below: LoadedModel | undefined
@@ -186,7 +189,7 @@ export class LoadedModel {
     const info = callNative((addon) => addon.modelInfo(parts.native))
     this.projections = projectionsOf(parts.source.config)
     this.bytes = info.bytes + (parts.below?.bytes ?? 0)
-    this.denseParameters = this.projections.reduce((sum, { rows, cols }) => sum + rows * cols, 0)
+    this.denseParameters = denseBlockParameters(parts.source.config)
     const own = info.levels.map((level) => modelLevel(level, this.projections, this.denseParameters))
     const below = parts.below
     this.#below = below

@@ -42,7 +42,12 @@ export type NativeProgress = (stage: string, done: number, total: number) => voi
 
 /** What of a ModelConfig the native side needs, its lists as typed arrays. */
 export interface NativeConfig
-  extends Omit<ModelConfig, 'slidingWindow' | 'ropes' | 'layerRope' | 'bosTokenId' | 'eosTokenIds' | 'source'> {
+  extends Omit<
+    ModelConfig,
+    'intermediateSizes' | 'slidingWindow' | 'ropes' | 'layerRope' | 'bosTokenId' | 'eosTokenIds' | 'source'
+  > {
+  /** [layers], intermediateSize where no channel was dropped. */
+  intermediateSizes: Int32Array
   slidingWindow: Int32Array
   ropes: { frequencies: Float64Array; scale: number }[]
   layerRope: Int32Array

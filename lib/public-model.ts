@@ -7,7 +7,8 @@ import type { CompressionPlan, HeldOutPerplexity } from './checkpoint/plan.js'
 import { writeCheckpoint } from './checkpoint/write.js'
 import { choosePlugin, type Device } from './device.js'
 import { FlrcError } from './errors.js'
-import { flrcVersion } from './format/flrc-header.js'
+import { channelsLeft } from './format/channels.js'
+import { headerOfChannels } from './format/flrc-header.js'
 import type { StorageDtype, StoredLevel } from './format/types.js'
 import { Chat, type ChatOptions } from './generate/chat.js'
 import { type GenerateOptions, type Generation, generate } from './generate.js'
@@ -150,7 +151,7 @@ export class Model extends LoadedModel {
       directory,
       {
         header: {
-          version: flrcVersion,
+          ...headerOfChannels(source.config),
           keep,
           levels,
           dtype,
@@ -165,6 +166,7 @@ export class Model extends LoadedModel {
         },
         card: {
           name: path.basename(path.resolve(directory)),
+          channels: channelsLeft(source.config),
           baseModel: source.hub?.id,
           license: await source.license(),
           measured: plan.heldOut && heldOutTable(plan.heldOut, { bytes: this.storedBytes, budgets }),

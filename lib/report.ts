@@ -1,4 +1,5 @@
 import { packageVersion } from './binding.js'
+import { channelsLeft } from './format/channels.js'
 import { type ReportContents, readContents, tensorBytes } from './report/contents.js'
 import { type Fact, pageHtml } from './report/page.js'
 import { type QualityRows, readQuality } from './report/quality.js'
@@ -58,8 +59,10 @@ function isFiles(quality: QualityRows | readonly string[] | undefined): quality 
 
 function subtitleOf({ inspection, storage, plan }: ReportContents): string {
   const { config, dtype } = inspection
+  const channels = channelsLeft(config)
+  const dropped = channels === undefined ? '' : `; channels left in each MLP: ${channels}`
   const how = plan ? `, ranks by ${plan.method}` : ''
-  return `Low-rank compression of a ${config.architecture} model of ${config.layers} layers: ${storage} factors in ${dtype}${how}`
+  return `Low-rank compression of a ${config.architecture} model of ${config.layers} layers: ${storage} factors in ${dtype}${how}${dropped}`
 }
 
 function factsOf({ inspection, projections, plan }: ReportContents): Fact[] {

@@ -77,6 +77,8 @@ ModelConfig modelConfig(const Napi::Object& from) {
   config.kvHeads = integer(from, "kvHeads");
   config.headDim = integer(from, "headDim");
   config.intermediate = integer(from, "intermediateSize");
+  const std::vector<int32_t> intermediates = integers(from.Get("intermediateSizes"), "intermediateSizes");
+  config.intermediates.assign(intermediates.begin(), intermediates.end());
   config.vocab = integer(from, "vocabSize");
   config.context = integer(from, "contextLength");
   config.eps = static_cast<float>(number(from, "rmsNormEps"));

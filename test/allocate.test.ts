@@ -170,6 +170,37 @@ test('every method stays within every budget and comes within .002 of keep', () 
   }
 })
 
+test('budgets may be shares of a dense model that is more than its projections', () => {
+  const model = llamaLike(4, 96, 48, 256, 3)
+  const left = denseParametersOf(model.projections)
+  const denseParameters = left / 0.8
+  for (const method of methods) {
+    for (const storage of storages) {
+      for (const budgets of budgetsFor(method, [[0.6], [0.6, 0.4], [0.9, 0.4]])) {
+        const options: AllocationOptions = { method, storage, ...model, budgets, denseParameters }
+        const got = allocate(model.projections, options)
+        // More than there is left is all of it.
+        const shares = budgets.map((budget) => Math.min(1, budget / 0.8))
+        const expected = allocate(model.projections, { method, storage, ...model, budgets: shares })
+        const label = `${method} ${storage} ${budgets}`
+        assert.equal(got.levels, expected.levels, label)
+        assert.is(got.storedParameters, expected.storedParameters, label)
+        assert.is(got.denseParameters, denseParameters)
+        const of = (budget: number) => Math.round(budget * denseParameters)
+        assert.equal(
+          got.budgets.map(of),
+          expected.budgets.map((budget) => Math.round(budget * left)),
+          label,
+        )
+      }
+      const options: AllocationOptions = { method, storage, ...model, budgets: [0.85], denseParameters }
+      const whole = allocate(model.projections, options)
+      assert.ok(whole.levels[0]?.every((rank) => rank === 'dense'))
+      assert.ok(Math.abs((whole.budgets[0] ?? 0) - 0.8) < 1e-12)
+    }
+  }
+})
+
 test('whatever the shapes and options, the result is well-formed or the error says what would do', () => {
   const random = seeded(11)
   const pick = <T>(values: readonly T[]) => values[Math.floor(random() * values.length)] as T

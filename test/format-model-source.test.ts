@@ -334,7 +334,7 @@ const badHeaders: [
   ['no flrc object', () => undefined, { code: 'E_MODEL_FORMAT' }],
   [
     'a newer version',
-    (flrc) => ({ ...flrc, version: 2, levels: 'other' }),
+    (flrc) => ({ ...flrc, version: 3, levels: 'other' }),
     { code: 'E_VERSION', message: /upgrade/ },
   ],
   ['version 0', (flrc) => ({ ...flrc, version: 0 }), { code: 'E_MODEL_FORMAT', message: /version/ }],

@@ -44,7 +44,7 @@ export function breakEvenRank(rows: number, cols: number, storage: FactorStorage
   return storage === 'pivoted' ? Math.min(rows, cols) : Math.floor((rows * cols) / (rows + cols))
 }
 
-/** Block parameters of the dense model: the sum of m n. */
+/** Parameters of dense projections: the sum of m n. */
 export function denseParametersOf(projections: readonly Shape[]): number {
   return projections.reduce((sum, { rows, cols }) => sum + rows * cols, 0)
 }
@@ -53,17 +53,18 @@ export function denseParametersOf(projections: readonly Shape[]): number {
  * Active budget of each level: block parameters read per token / dense block parameters.
  *
  * @param levels levels[l][p], level 0 first, in the order of `projections`
+ * @param dense those of the dense model, where the projections are not all of it
  */
 export function budgetOf(
   projections: readonly Shape[],
   levels: readonly (readonly Rank[])[],
   storage: FactorStorage,
+  dense = denseParametersOf(projections),
 ): number[] {
   const sums = new Array<number>(levels.length).fill(0)
   for (const [p, shape] of projections.entries()) {
     const ranks = levels.map((level) => level[p] as Rank)
     for (const [l, cost] of costOfRanks(shape, ranks, storage).entries()) sums[l] = (sums[l] as number) + cost
   }
-  const dense = denseParametersOf(projections)
   return sums.map((sum) => sum / dense)
 }

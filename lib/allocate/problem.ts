@@ -28,6 +28,7 @@ export interface Problem {
   limits: number[]
   /** Weight of each level, summing to 1. */
   weights: number[]
+  /** What budgets are shares of. */
   denseParameters: number
 }
 
@@ -172,9 +173,12 @@ export function makeProblem(
       mayBeDense: allowDense,
     }
   })
-  const denseParameters = denseParametersOf(projections)
+  const total = denseParametersOf(projections)
+  const { denseParameters = total } = options
   // A hair of tolerance: 0.7 of 10 parameters are 7, although 0.7 * 10 is 6.999... in binary.
-  const limits = options.budgets.map((budget) => Math.floor(budget * denseParameters * (1 + 1e-12) + 1e-6))
+  const parametersOf = (budget: number) => Math.floor(budget * denseParameters * (1 + 1e-12) + 1e-6)
+  // Left dense, the projections lose nothing: there is no use in more.
+  const limits = options.budgets.map((budget) => Math.min(total, parametersOf(budget)))
   const problem: Problem = { items, storage, limits, weights: levelWeightsOf(options), denseParameters }
   checkFeasible(problem, options)
   return problem

@@ -1,4 +1,4 @@
-import { blockCost, breakEvenRank } from './costs.js'
+import { blockCost, breakEvenRank, denseParametersOf } from './costs.js'
 import type { Item, Problem } from './problem.js'
 import type { FactorStorage, Rank } from './types.js'
 
@@ -135,7 +135,7 @@ function allocateByWish(problem: Problem, wish: Wish, highest: number, mayGoDens
       offers,
       offers.map((_, i) => wishAt(i, factor)),
       limit,
-      slackShare * problem.denseParameters,
+      slackShare * denseParametersOf(problem.items),
     )
     levels[level] = holdings.map((holding) => holding.rank)
   }

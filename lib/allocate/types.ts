@@ -42,6 +42,8 @@ export interface AllocationOptions {
   rankFloor?: number
   /** Ranks are multiples of this. Default 1. */
   rankMultiple?: number
+  /** Block parameters of the dense model, of which budgets are shares. Default: those of the projections. */
+  denseParameters?: number
   /** Whether a projection may stay dense. Default true. */
   allowDense?: boolean
   /** Exponent of `fisher`: rank proportional to score^power. Default 1. */

@@ -21,6 +21,8 @@ export interface CardContents {
   name: string
   header: FlrcHeader
   method: string
+  /** What is left of the MLPs' channels where some were dropped, as `channelsLeft` has it. */
+  channels?: string
   /** Whether the tokenizer has a chat template. */
   chats: boolean
   /** Hub id `org/name` of the source, where it came from the hub. */
@@ -62,9 +64,11 @@ function levelTable({ levels }: FlrcHeader): string {
 
 /** The README.md of a checkpoint: a Hugging Face model card. */
 export function modelCard(contents: CardContents): string {
-  const { name, header, method, chats, baseModel, measured, figures = [] } = contents
+  const { name, header, method, channels, chats, baseModel, measured, figures = [] } = contents
   const of = baseModel === undefined ? '' : ` of [${baseModel}](https://huggingface.co/${baseModel})`
   const share = (header.keep * 100).toFixed(1)
+  const dropped =
+    channels === undefined ? '' : ` Channels of the MLPs were dropped; a layer has left ${channels}.`
   const falls =
     header.levels.length > 1 ? ' Decoding can read less than it keeps: a lower level uses fewer ranks.' : ''
   const parts = [
@@ -72,7 +76,7 @@ export function modelCard(contents: CardContents): string {
     `# ${name.replace(/\s+/g, ' ')}`,
     `A low-rank compression${of} by flrc: it keeps ${share}% of the parameters of the layers' projections ` +
       `(embeddings, norms and the output head are not counted), ranks by \`${method}\`, stored ${header.storage} ` +
-      `in ${header.dtype}.${falls}`,
+      `in ${header.dtype}.${dropped}${falls}`,
     levelTable(header),
   ]
   if (measured !== undefined) parts.push(cell(measured.caption), table(measured.columns, measured.rows))

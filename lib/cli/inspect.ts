@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import { channelsLeft } from '../format/channels.js'
 import { type Inspection, inspect } from '../inspect.js'
 import { addCommonOptions, type CommonOptions, modelForms } from './options.js'
 import { formatBytes, formatTable, print, printJson } from './output.js'
@@ -28,6 +29,8 @@ function describe(inspection: Inspection): string {
       .join(', ')}`,
     `dense block parameters: ${denseParameters}`,
   ]
+  const channels = channelsLeft(config)
+  if (channels !== undefined) head.push(`channels of the MLPs: ${channels}`)
   if (keep !== undefined) head.push(`keep ${keep.toFixed(4)}, ${storage} factors in ${dtype}`)
   if (schedule !== undefined) head.push(`calibrated schedule: ${schedule}`)
   const levelTable = formatTable(

@@ -1,10 +1,9 @@
-import { denseParametersOf } from '../allocate.js'
 import { usualWhitening } from '../calibrate.js'
 import { windowLength } from '../calibration/windows.js'
+import { denseBlockParameters } from '../format/projections.js'
 import type { StorageDtype } from '../format/types.js'
 import { checkMemory, memoryNeeds, recoveryBytes, weightBytes } from '../memory.js'
 import { openModel } from '../open-model.js'
-import { projectionsOf } from '../projections.js'
 import type { CalibrationFlags } from './calibration.js'
 import { formatBytes, note } from './output.js'
 import { step } from './steps.js'
@@ -24,7 +23,7 @@ export interface Held {
 export async function tellMemory(path: string, held: Held, signal: AbortSignal): Promise<void> {
   const { dtype, copies, trains = false, calibrates } = held
   const source = await step('read', (onProgress) => openModel(path, { signal, onProgress }))
-  const training = trains ? recoveryBytes * denseParametersOf(projectionsOf(source.config)) : 0
+  const training = trains ? recoveryBytes * denseBlockParameters(source.config) : 0
   const weights = copies * weightBytes(source, dtype) + training
   const { whitening = usualWhitening, inputMoments = false, samples = 0, threads = 0 } = calibrates ?? {}
   const seqLen = windowLength(source, calibrates?.seqLen)

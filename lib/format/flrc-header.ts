@@ -4,8 +4,15 @@ import { issueText } from './files.js'
 import { type Projection, projectionNames } from './projections.js'
 import type { FlrcHeader, ModelConfig } from './types.js'
 
-/** The checkpoint layout this version writes, and the newest it reads. */
-export const flrcVersion = 1
+/** The newest checkpoint layout that this version reads; it writes the oldest one that has what there is to say. */
+export const flrcVersion = 2
+
+/** What a header says of the channels that a model's MLPs have left, and the layout that has it. */
+export function headerOfChannels({
+  intermediateSizes,
+}: Pick<ModelConfig, 'intermediateSizes'>): Pick<FlrcHeader, 'version' | 'intermediateSizes'> {
+  return intermediateSizes === undefined ? { version: 1 } : { version: 2, intermediateSizes }
+}
 
 const share = v.pipe(v.number(), v.gtValue(0), v.maxValue(1))
 const rank = v.union([v.pipe(v.number(), v.safeInteger(), v.minValue(0)), v.literal('dense')])
@@ -18,6 +25,7 @@ const headerSchema = v.object({
     v.maxLength(256),
   ),
   dtype: v.picklist(['f32', 'bf16', 'int8', 'int4']),
+  intermediateSizes: v.optional(v.array(v.pipe(v.number(), v.safeInteger(), v.minValue(1)))),
   storage: v.picklist(['pivoted', 'plain']),
   schedule: v.optional(v.string()),
   source: v.record(v.string(), v.unknown()),
@@ -32,7 +40,8 @@ function malformed(file: string, problem: string, tensor?: string): FlrcError {
 
 /**
  * The `flrc` object of a checkpoint's config.json. Throws E_VERSION for a newer layout, E_MODEL_FORMAT for
- * one that cannot be right. Ranks are checked by checkRanks, once the source config is known.
+ * one that cannot be right. Channels are checked by withChannelsLeft and ranks by checkRanks, once the source config is
+ * known.
  */
 export function flrcHeader(value: unknown, file: string): FlrcHeader & { source: Record<string, unknown> } {
   const version = v.safeParse(v.object({ version: v.pipe(v.number(), v.safeInteger(), v.minValue(1)) }), value)
@@ -47,6 +56,25 @@ export function flrcHeader(value: unknown, file: string): FlrcHeader & { source:
   const parsed = v.safeParse(headerSchema, value)
   if (!parsed.success) throw malformed(file, `flrc: ${issueText(parsed.issues)}`)
   return parsed.output
+}
+
+/** The source's config with the channels that the checkpoint has left. E_MODEL_FORMAT where they are not a layer's each. */
+export function withChannelsLeft(
+  config: ModelConfig,
+  { intermediateSizes }: FlrcHeader,
+  file: string,
+): ModelConfig {
+  if (intermediateSizes === undefined) return config
+  const { layers, intermediateSize } = config
+  if (intermediateSizes.length !== layers) {
+    throw malformed(file, `flrc: ${intermediateSizes.length} intermediateSizes for ${layers} layers`)
+  }
+  const layer = intermediateSizes.findIndex((size) => size > intermediateSize)
+  if (layer >= 0) {
+    const size = intermediateSizes[layer]
+    throw malformed(file, `flrc: layer ${layer} has ${size} channels of an MLP with ${intermediateSize}`)
+  }
+  return { ...config, intermediateSizes }
 }
 
 function checkLevel(

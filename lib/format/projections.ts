@@ -18,23 +18,23 @@ export interface Projection {
 /** What of a model's shape decides its projections. */
 export type ProjectionShape = Pick<
   ModelConfig,
-  'layers' | 'hiddenSize' | 'heads' | 'kvHeads' | 'headDim' | 'intermediateSize'
+  'layers' | 'hiddenSize' | 'heads' | 'kvHeads' | 'headDim' | 'intermediateSize' | 'intermediateSizes'
 >
 
 /** All projections in the order used everywhere: layer by layer q, k, v, o, gate, up, down. */
 export function projectionNames(config: ProjectionShape): Projection[] {
-  const { layers, hiddenSize, heads, kvHeads, headDim, intermediateSize } = config
-  const block: [ProjectionKind, string, number, number][] = [
+  const { layers, hiddenSize, heads, kvHeads, headDim, intermediateSize, intermediateSizes } = config
+  const block = (channels: number): [ProjectionKind, string, number, number][] => [
     ['q', 'self_attn.q_proj', heads * headDim, hiddenSize],
     ['k', 'self_attn.k_proj', kvHeads * headDim, hiddenSize],
     ['v', 'self_attn.v_proj', kvHeads * headDim, hiddenSize],
     ['o', 'self_attn.o_proj', hiddenSize, heads * headDim],
-    ['gate', 'mlp.gate_proj', intermediateSize, hiddenSize],
-    ['up', 'mlp.up_proj', intermediateSize, hiddenSize],
-    ['down', 'mlp.down_proj', hiddenSize, intermediateSize],
+    ['gate', 'mlp.gate_proj', channels, hiddenSize],
+    ['up', 'mlp.up_proj', channels, hiddenSize],
+    ['down', 'mlp.down_proj', hiddenSize, channels],
   ]
   return Array.from({ length: layers }, (_, layer) =>
-    block.map(([kind, path, out, width]) => ({
+    block(intermediateSizes?.[layer] ?? intermediateSize).map(([kind, path, out, width]) => ({
       name: `model.layers.${layer}.${path}`,
       layer,
       kind,
@@ -42,6 +42,16 @@ export function projectionNames(config: ProjectionShape): Projection[] {
       in: width,
     })),
   ).flat()
+}
+
+/** The same with all channels of the MLPs, also where some were dropped: what budgets are shares of. */
+export function wholeProjections(config: ProjectionShape): Projection[] {
+  return projectionNames({ ...config, intermediateSizes: undefined })
+}
+
+/** Block parameters of the dense model, with all channels of its MLPs. */
+export function denseBlockParameters(config: ProjectionShape): number {
+  return wholeProjections(config).reduce((sum, { out, in: width }) => sum + out * width, 0)
 }
 
 /** Projections of one layer that lie in a model's files as one tensor: the first one's rows, then the next one's. */

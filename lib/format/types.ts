@@ -76,7 +76,10 @@ export interface ModelConfig {
   heads: number
   kvHeads: number
   headDim: number
+  /** Channels of an MLP none of which was dropped. */
   intermediateSize: number
+  /** Channels left in each layer's MLP, 1 to intermediateSize, of a model some of whose were dropped. [layers] */
+  intermediateSizes?: number[]
   vocabSize: number
   /** Positions offered: of longrope those before its factors change, of ministral3 those before queries are scaled. */
   contextLength: number
@@ -134,6 +137,8 @@ export interface FlrcHeader {
   keep: number
   levels: StoredLevel[]
   dtype: StorageDtype
+  /** Channels left in each layer's MLP, where some were dropped; `source` says the whole model's. [layers] */
+  intermediateSizes?: number[]
   /** pivoted: NAME.P.b, NAME.C.b, NAME.I.b; plain: NAME.U, NAME.V. */
   storage: 'pivoted' | 'plain'
   /** The schedule that `calibrated` means, in the command line's words. */

@@ -76,7 +76,6 @@ class Run {
     boundaries_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(config_.layers * sequences_));
     gradients_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(sequences_));
     tapes_ = std::make_unique<Tapes>(options_.lengths, space_);
-    sums_ = std::make_unique<LayerMomentSums>(*model_, options_, *tapes_, *work_);
     const KeptLayers kept(options_, job_);
     const int64_t next = kept.next(config_.layers);
     // The layers to go on with need it, those that are kept do not.
@@ -167,6 +166,7 @@ class Run {
 
   void visit(int64_t l) {
     const WideLayer layer = widen(*model_, l, 0);
+    sums_ = std::make_unique<LayerMomentSums>(*model_, l, options_, *tapes_, *work_);
     if (addsInPlace()) return visitInPlace(l, layer);
     backward(l, layer);
     for (const std::vector<int>& projections : limits_.oneInput ? kByInput : kTogether) {
@@ -435,8 +435,8 @@ class Run {
 
 }  // namespace
 
-bool inputSeenThrough(const ModelConfig& config, int projection) {
-  const Shape shape = projectionShape(config, projection);
+bool inputSeenThrough(const ModelConfig& config, int64_t layer, int projection) {
+  const Shape shape = projectionShape(config, layer, projection);
   return (projection == kO || projection == kDown) && shape.rows < shape.cols;
 }
 

@@ -100,7 +100,7 @@ inline int inputIndex(int projection) {
 // Where a projection's input moment is kept: one for those that share the input.
 inline int64_t momentSlot(int64_t layer, int projection) { return layer * kInputs + inputIndex(projection); }
 // Whether this projection's input moment is summed as W A W^T.
-bool inputSeenThrough(const ModelConfig& config, int projection);
+bool inputSeenThrough(const ModelConfig& config, int64_t layer, int projection);
 
 // Called with a layer's moments before they are freed (tests), several times where memory allows those of one
 // input's projections only; the others are empty.

@@ -25,7 +25,7 @@ PackedSymmetric& placeOf(LayerMoments& moments, int kind) {
 }  // namespace
 
 bool LayerMomentSums::tall(int p) const {
-  const Shape shape = projectionShape(config_, p);
+  const Shape shape = shapeOf(p);
   return shape.rows > shape.cols;
 }
 
@@ -33,9 +33,9 @@ bool LayerMomentSums::sumsInputs() const {
   return options_.whitening == Whitening::input || options_.whitening == Whitening::twoSided;
 }
 
-bool LayerMomentSums::inputSeen(int p) const { return sumsInputs() && inputSeenThrough(config_, p); }
+bool LayerMomentSums::inputSeen(int p) const { return sumsInputs() && inputSeenThrough(config_, layer_, p); }
 
-bool LayerMomentSums::inputWhole(int p) const { return sumsInputs() && !inputSeenThrough(config_, p); }
+bool LayerMomentSums::inputWhole(int p) const { return sumsInputs() && !inputSeenThrough(config_, layer_, p); }
 
 LayerMoments LayerMomentSums::of(const WideLayer& layer, const std::vector<int>& projections) {
   LayerMoments moments;
@@ -79,7 +79,7 @@ LayerMomentSums::InPlace LayerMomentSums::inPlace() const {
     const BackendTape seen = kind < kInputs ? BackendTape::passedOn : BackendTape::passedBack;
     to.rows.push_back({isSeen(kind) ? seen : whole, p});
     if (!isSeen(kind) || shareOf(kind) == 0) continue;
-    const Shape shape = projectionShape(config_, p);
+    const Shape shape = shapeOf(p);
     to.squared.push_back({whole, p});
     to.squares[i].resize(static_cast<size_t>(std::max(shape.rows, shape.cols)));
   }
@@ -109,7 +109,7 @@ std::vector<int64_t> LayerMomentSums::sizesOf(const std::vector<int>& kinds) con
   std::vector<int64_t> widths;
   for (int kind : kinds) {
     const int p = kind >= kWhole ? kInputOwner[kind - kWhole] : owner(kind);
-    const Shape shape = projectionShape(config_, p);
+    const Shape shape = shapeOf(p);
     const bool whole = kind >= kWhole || (kind < kInputs && !inputSeen(p));
     widths.push_back(whole ? shape.cols : std::min(shape.rows, shape.cols));
   }
@@ -164,7 +164,7 @@ void LayerMomentSums::shrink(const WideLayer& layer, int kind, const std::vector
 // The diagonal of the wide side's own moment: of the inputs' squares, or of the clipped gradients'.
 std::vector<double> LayerMomentSums::squares(int kind) {
   const int p = owner(kind);
-  const Shape shape = projectionShape(config_, p);
+  const Shape shape = shapeOf(p);
   std::vector<double> sums(static_cast<size_t>(std::max(shape.rows, shape.cols)));
   auto work = scratch_.take();
   for (int64_t s = 0; s < tapes_.sequences(); ++s) {
@@ -188,7 +188,7 @@ const float* LayerMomentSums::rows(int64_t s, int kind, std::vector<float>& buff
 
 // The rows that B sums: clipped gradients, of a tall W as they reach its input.
 const float* LayerMomentSums::clippedGradient(int64_t s, int p, std::vector<float>& buffer) {
-  const Shape shape = projectionShape(config_, p);
+  const Shape shape = shapeOf(p);
   const int64_t width = std::min(shape.rows, shape.cols), tokens = tapes_.length(s);
   auto work = scratch_.take();
   const float* g = tapes_.get(s, Tapes::gradient(p), work->gradient);
@@ -211,7 +211,7 @@ LayerMoments LayerMomentSums::scales(const std::vector<int>& projections) {
   ThreadPool::shared().parallelFor(static_cast<int64_t>(projections.size()), threads_, [&](int64_t index) {
     const int p = projections[static_cast<size_t>(index)], i = inputIndex(p);
     if (!ownsInput(p)) return;
-    const int64_t n = projectionShape(config_, p).cols;
+    const int64_t n = shapeOf(p).cols;
     std::vector<double> sums(static_cast<size_t>(n));
     std::vector<float> buffer;
     for (int64_t s = 0; s < tapes_.sequences(); ++s) {

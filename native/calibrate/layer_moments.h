@@ -45,12 +45,17 @@ class Tapes {
   SpillStore store_;
 };
 
-// Sums the moments of a layer from its tapes.
+// Sums the moments of one layer from its tapes.
 class LayerMomentSums {
  public:
-  LayerMomentSums(const Model& model, const CalibrationOptions& options, const Tapes& tapes,
+  LayerMomentSums(const Model& model, int64_t layer, const CalibrationOptions& options, const Tapes& tapes,
                   const DeviceWork& work)
-      : config_(model.config), threads_(model.threads), options_(options), tapes_(tapes), work_(work) {}
+      : config_(model.config),
+        layer_(layer),
+        threads_(model.threads),
+        options_(options),
+        tapes_(tapes),
+        work_(work) {}
 
   bool tall(int p) const;
   // Whether the A that factors of p take is W A W^T.
@@ -84,6 +89,7 @@ class LayerMomentSums {
     std::vector<float> gradient, seen;
   };
 
+  Shape shapeOf(int p) const { return projectionShape(config_, layer_, p); }
   std::vector<int> kindsOf(const std::vector<int>& projections) const;
   std::vector<int64_t> sizesOf(const std::vector<int>& kinds) const;
   std::vector<PackedSymmetric> sum(const std::vector<int>& kinds);
@@ -98,6 +104,7 @@ class LayerMomentSums {
   LayerMoments scales(const std::vector<int>& projections);
 
   const ModelConfig& config_;
+  const int64_t layer_;
   const int threads_;
   const CalibrationOptions& options_;
   const Tapes& tapes_;

@@ -26,7 +26,7 @@ Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
   Needs needs;
   int64_t outputs = 0, inputs = 0, shrinking = 0;
   for (int p = 0; p < kProjections; ++p) {
-    const auto [m, n] = projectionShape(config, p);
+    const auto [m, n] = widestShape(config, p);
     const int64_t thin = std::min(m, n);
     needs.weights += m * n * kFloat;
     needs.rounded += m * n * kFloat;

@@ -23,7 +23,8 @@ struct ModelConfig {
   int64_t heads = 0;
   int64_t kvHeads = 0;
   int64_t headDim = 0;
-  int64_t intermediate = 0;
+  int64_t intermediate = 0;            // channels of an MLP none of which was dropped
+  std::vector<int64_t> intermediates;  // [layers], channels that each layer's has
   int64_t vocab = 0;
   int64_t context = 0;
   float eps = 0;

@@ -96,6 +96,7 @@ void DecodePass::layer(int64_t l, const PassRow* rows, int64_t count, int64_t le
   const ModelConfig& config = model_.config;
   const cpu::Kernels& k = cpu::kernels();
   const int64_t d = config.hidden, qWidth = config.queryWidth(), kvWidth = config.kvWidth();
+  const int64_t ff = config.intermediates[static_cast<size_t>(l)];
   const Layer& layer = model_.layers[static_cast<size_t>(l)];
   askForDescriptions(model_, l);
   const LayerCalls calls = callsOf(l, level);
@@ -135,8 +136,8 @@ void DecodePass::layer(int64_t l, const PassRow* rows, int64_t count, int64_t le
   apply(calls.gateUp(), normed_, count, calls.down());
   const auto gated = k.gatedTimes[static_cast<size_t>(config.activation)];
   eachToken(count, [&](int64_t t) {
-    float* gate = gate_.data() + t * config.intermediate;
-    gated(gate, up_.data() + t * config.intermediate, config.intermediate, gate);
+    float* gate = gate_.data() + t * ff;
+    gated(gate, up_.data() + t * ff, ff, gate);
   });
   if (l + 1 < config.layers) {
     apply(calls.down(), gate_, count, callsOf(l + 1, level).qkv());

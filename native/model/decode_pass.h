@@ -67,7 +67,7 @@ class DecodePass {
   RopeTable rope_;
   LinearScratch scratch_;
   cpu::RowInputs headInputs_;
-  // Activations of the tokens, [count, width].
+  // Activations of the tokens, [count, width]; of an MLP with fewer channels than others its own width.
   std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_, out_;
 };
 

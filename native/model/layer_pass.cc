@@ -158,7 +158,7 @@ void rmsNormBackward(const float* x, const float* weight, float eps, int64_t row
 void layerForward(const ModelConfig& config, const WideLayer& wide, const RopeTable& rope, int64_t tokens,
                   const float* x, LayerActivations& kept, float* y) {
   const Layer& layer = *wide.layer;
-  const int64_t d = config.hidden, ff = config.intermediate;
+  const int64_t d = config.hidden, ff = layer.projections[kGate].outputs;
   const int64_t qWidth = config.queryWidth(), kvWidth = config.kvWidth();
   const auto apply = [&](Projection p, float* out) {
     wide.projections[p].apply(kept.input(p).data(), tokens, out, kept.latents[p]);
@@ -211,7 +211,7 @@ void layerBackward(const ModelConfig& config, const WideLayer& wide, const RopeT
                    float* dx) {
   const cpu::Kernels& kernel = cpu::kernels();
   const Layer& layer = *wide.layer;
-  const int64_t d = config.hidden, ff = config.intermediate;
+  const int64_t d = config.hidden, ff = layer.projections[kGate].outputs;
   const int64_t qWidth = config.queryWidth(), kvWidth = config.kvWidth();
   auto& g = gradients.outputs;
 

@@ -18,8 +18,8 @@ struct LayerActivations {
   std::vector<float> attentionOutput, mlpOutput;         // before their norms, with outputNorms only [hidden]
   std::vector<float> middle;                             // x + attention [hidden]
   std::vector<float> mlpInput;                           // norm of middle: input of gate, up [hidden]
-  std::vector<float> gate, up;                           // [intermediate]
-  std::vector<float> product;                            // activation(gate) * up: input of down [intermediate]
+  std::vector<float> gate, up;                           // [channels of the MLP]
+  std::vector<float> product;                            // activation(gate) * up: input of down, as wide
   std::array<std::vector<float>, kProjections> latents;  // of factored projections (WideLinear::apply)
 
   // The input of a projection, [tokens, n].

@@ -150,7 +150,7 @@ class Loader {
 
   void readProjection(int64_t l, int p, Linear& linear) {
     const std::string name = projectionName(l, p);
-    const Shape shape = projectionShape(spec_.config, p);
+    const Shape shape = projectionShape(spec_.config, l, p);
     linear.outputs = shape.rows;
     linear.inputs = shape.cols;
     if (projectionHasBias(spec_.config, p)) {

@@ -31,17 +31,8 @@ void checkRope(const Rope& rope, int64_t headDim) {
   }
 }
 
-}  // namespace
-
-std::string layerName(int64_t layer, const char* tensor) {
-  return "model.layers." + std::to_string(layer) + "." + tensor;
-}
-
-std::string projectionName(int64_t layer, int projection) {
-  return layerName(layer, kProjectionNames[projection]);
-}
-
-Shape projectionShape(const ModelConfig& config, int projection) {
+// `intermediate`: channels of the MLP.
+Shape shapeOf(const ModelConfig& config, int64_t intermediate, int projection) {
   switch (projection) {
     case kQ:
       return {config.queryWidth(), config.hidden};
@@ -52,10 +43,28 @@ Shape projectionShape(const ModelConfig& config, int projection) {
       return {config.hidden, config.queryWidth()};
     case kGate:
     case kUp:
-      return {config.intermediate, config.hidden};
+      return {intermediate, config.hidden};
     default:
-      return {config.hidden, config.intermediate};
+      return {config.hidden, intermediate};
   }
+}
+
+}  // namespace
+
+std::string layerName(int64_t layer, const char* tensor) {
+  return "model.layers." + std::to_string(layer) + "." + tensor;
+}
+
+std::string projectionName(int64_t layer, int projection) {
+  return layerName(layer, kProjectionNames[projection]);
+}
+
+Shape projectionShape(const ModelConfig& config, int64_t layer, int projection) {
+  return shapeOf(config, config.intermediates[static_cast<size_t>(layer)], projection);
+}
+
+Shape widestShape(const ModelConfig& config, int projection) {
+  return shapeOf(config, config.intermediate, projection);
 }
 
 bool projectionHasBias(const ModelConfig& config, int projection) {
@@ -142,6 +151,11 @@ void checkConfig(const ModelConfig& config) {
   const auto isRope = [&](int32_t rope) { return rope >= -1 && rope < std::ssize(config.ropes); };
   if (std::ssize(config.layerRope) != config.layers || !std::ranges::all_of(config.layerRope, isRope)) {
     throw Error(code::modelFormat, "config: one rotation per layer, or none, is expected");
+  }
+  const auto isWidth = [&](int64_t channels) { return channels >= 1 && channels <= config.intermediate; };
+  if (std::ssize(config.intermediates) != config.layers ||
+      !std::ranges::all_of(config.intermediates, isWidth)) {
+    throw Error(code::modelFormat, "config: an intermediate size per layer, up to the model's, is expected");
   }
   if (static_cast<int64_t>(config.slidingWindow.size()) != config.layers) {
     throw Error(code::modelFormat, "config: one attention window per layer is expected");

@@ -63,7 +63,9 @@ struct Shape {
 
 // The single description of every tensor of the family: names as on the Hugging Face hub, and shapes.
 std::string projectionName(int64_t layer, int projection);  // without ".weight"
-Shape projectionShape(const ModelConfig& config, int projection);
+Shape projectionShape(const ModelConfig& config, int64_t layer, int projection);
+// With all channels of the MLP: what no layer's is beyond.
+Shape widestShape(const ModelConfig& config, int projection);
 bool projectionHasBias(const ModelConfig& config, int projection);
 std::string layerName(int64_t layer, const char* tensor);
 inline constexpr const char* kEmbeddingName = "model.embed_tokens";

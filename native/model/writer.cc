@@ -89,7 +89,7 @@ class Listing {
            [matrix](int64_t row, StoredRow& out) { storeRow(*matrix, row, out); });
   }
 
-  // An exported weight, in f32 or bf16.
+  // An exported weight, in f32 or bf16; `fill` is given zeros.
   void wide(const std::string& name, int64_t m, int64_t n, std::function<void(float*)> fill) {
     const Dtype dtype = exported_;
     add(name, typeName(dtype), {m, n}, [=] {
@@ -115,15 +115,22 @@ class Listing {
 
   void projection(int64_t l, int p, const Linear& linear) {
     const std::string name = projectionName(l, p);
+    // What is exported is of the source's config. Channels that were dropped are zeros there, and add nothing:
+    // either activation of 0 is 0.
+    const Shape shape = dense_ ? widestShape(model_.config, p) : Shape{linear.outputs, linear.inputs};
     if (!linear.bias.empty()) {
-      add(name + ".bias", "F32", {linear.outputs}, [&linear] { return rawBytes(linear.bias); });
+      add(name + ".bias", "F32", {shape.rows}, [&linear, shape] {
+        std::vector<float> bias = linear.bias;
+        bias.resize(static_cast<size_t>(shape.rows));
+        return rawBytes(bias);
+      });
     }
-    if (!linear.factored()) {
+    if (dense_) {
+      const int64_t rank = model_.rank(0, l, p);
+      wide(name + ".weight", shape.rows, shape.cols,
+           [&linear, rank, shape](float* out) { multiplyOut(linear, rank, shape.cols, out); });
+    } else if (!linear.factored()) {
       rows(name + ".weight", linear.dense);
-    } else if (dense_) {
-      const Model& model = model_;
-      wide(name + ".weight", linear.outputs, linear.inputs,
-           [&model, &linear, l, p](float* out) { multiplyOut(linear, model.rank(0, l, p), out); });
     } else {
       for (size_t b = 0; b < linear.blocks.size(); ++b) factors(name, linear, b);
     }
@@ -142,10 +149,10 @@ class Listing {
       add(name + ".I" + suffix, "I32", {block->rank()}, [block] { return rawBytes(block->pivot); });
   }
 
-  // W [m, n] of the factors: the columns of W are the products with unit vectors.
-  static void multiplyOut(const Linear& linear, int64_t rank, float* out) {
+  // W [m, n], of factors their product, to zeros: its rows lie `stride` values apart.
+  static void multiplyOut(const Linear& linear, int64_t rank, int64_t stride, float* out) {
     const int64_t m = linear.outputs, n = linear.inputs;
-    std::fill(out, out + m * n, 0.0f);
+    for (int64_t r = 0; !linear.factored() && r < m; ++r) getRow(*linear.dense, r, out + r * stride);
     for (int64_t b = 0; b < linear.blocksFor(rank); ++b) {
       const FactorBlock& block = *linear.blocks[static_cast<size_t>(b)];
       const int64_t s = block.rank(), others = block.c.outputs;
@@ -160,7 +167,7 @@ class Listing {
       for (int64_t o = 0; o < m; ++o) {
         const int64_t at = linear.pivoted ? block.gather[static_cast<size_t>(o)] : s + o;
         const float* row = at < s ? p.data() + at * n : rest.data() + (at - s) * n;
-        for (int64_t i = 0; i < n; ++i) out[o * n + i] += row[i];
+        for (int64_t i = 0; i < n; ++i) out[o * stride + i] += row[i];
       }
     }
   }

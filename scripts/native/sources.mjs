@@ -27,7 +27,7 @@ const groups = {
   tests: () => sourcesUnder('test/native', true),
   'cuda-tests': () => [
     ...sourcesUnder('test/cuda', true),
-    ...['check', 'fixture', 'reference', 'whitened'].map((name) => `test/native/${name}.cc`),
+    ...['check', 'dropped', 'fixture', 'reference', 'whitened'].map((name) => `test/native/${name}.cc`),
   ],
   bench: () => sourcesUnder('bench/native', true),
 }

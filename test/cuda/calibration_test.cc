@@ -484,7 +484,9 @@ void checkCalibration(const emulated::Pair& pair, const CalibrationOptions& opti
       CHECK_NEAR(cuda->curves[i][r], cpu->curves[i][r], 2 * kProducts * most);
     }
     const auto p = static_cast<int>(i % kProjections);
-    if (options.whitening != Whitening::input || inputSeenThrough(pair.cpu->config, p)) continue;
+    if (options.whitening != Whitening::input ||
+        inputSeenThrough(pair.cpu->config, static_cast<int64_t>(i) / kProjections, p))
+      continue;
     const LayerMoments& of = moments[i / kProjections];
     checkTruncation(*pair.cpu, i, *cpu, *cuda, of.inputs[static_cast<size_t>(inputIndex(p))]);
   }

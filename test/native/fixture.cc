@@ -163,6 +163,7 @@ flrc::ModelConfig config(const std::map<std::string, Array>& expected) {
   config.kvHeads = next();
   config.headDim = next();
   config.intermediate = next();
+  config.intermediates.assign(static_cast<size_t>(config.layers), config.intermediate);
   config.vocab = next();
   config.context = next();
   config.tieEmbeddings = next() != 0;

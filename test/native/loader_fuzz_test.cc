@@ -36,7 +36,16 @@ void mutateConfig(check::Random& random, flrc::ModelConfig& config) {
                             &config.headDim, &config.intermediate, &config.vocab, &config.context};
   bool* const flags[] = {&config.tieEmbeddings, &config.qkvBias, &config.outputBias,
                          &config.mlpBias,       &config.qkNorm,  &config.outputNorms};
-  if (random.below(2) == 0) {
+  const int64_t kind = random.below(5);
+  if (kind == 0) {
+    std::vector<int64_t>& widths = config.intermediates;
+    if (random.below(4) == 0) {
+      widths.resize(static_cast<size_t>(random.below(4)));
+    } else {
+      int64_t& width = widths[static_cast<size_t>(random.below(std::ssize(widths)))];
+      width = strange(random, width);
+    }
+  } else if (kind < 3) {
     int64_t& size = *sizes[random.below(std::size(sizes))];
     size = strange(random, size);
   } else {

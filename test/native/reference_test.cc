@@ -110,7 +110,7 @@ fixture::Array gradientMoment(const fixture::Fixture& of, int64_t layer, int p, 
 // A, or W A W^T of a wide o or down.
 fixture::Array inputMoment(const fixture::Fixture& of, int64_t layer, int p, double share = 0) {
   const fixture::Array a = shrunk(of.at(flrc::projectionName(layer, p) + ".A"), share);
-  if (!flrc::inputSeenThrough(of.model->config, p)) return a;
+  if (!flrc::inputSeenThrough(of.model->config, layer, p)) return a;
   return seenThrough(a, *of.model->layers[static_cast<size_t>(layer)].projections[p].dense, true);
 }
 
