@@ -296,8 +296,8 @@ struct Backend {
                               const BackendCancel* cancel, BackendFailure* failure);
   // dx [tokens, hidden] from x and dy at the layer's output; of each projection the sequence's Fisher scores
   // (linalg/fisher.h): with G = sum over tokens of g x^T, scores[p][0] = sum (G o W)^2, scores[p][1] = sum G^2,
-  // scores[p][2] = sum |G o W|; and what `tapes` wants. With sums, which are null for tables that do not add in
-  // place, dx, scores and tapes may be null.
+  // scores[p][2] = sum |G o W|, unless they are null; and what `tapes` wants. With sums, which are null for
+  // tables that do not add in place, dx and tapes may be null.
   BackendCode (*layerBackward)(DeviceLayerPass* pass, const float* x, int64_t tokens, const float* dy,
                                float* dx, double (*scores)[3], const BackendTapes* tapes,
                                const BackendSums* sums, const BackendCancel* cancel, BackendFailure* failure);

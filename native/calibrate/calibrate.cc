@@ -1,15 +1,12 @@
 #include "calibrate/calibrate.h"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
-#include <numeric>
 
 #include "calibrate/device_work.h"
 #include "calibrate/kept_layers.h"
 #include "calibrate/layer_moments.h"
-#include "core/error.h"
-#include "core/recycled.h"
+#include "calibrate/text_passes.h"
+#include "core/stopwatch.h"
 #include "core/thread_pool.h"
 #include "model/wide_layer.h"
 
@@ -20,20 +17,7 @@ namespace {
 const std::vector<std::vector<int>> kByInput = {{kQ, kK, kV}, {kO}, {kGate, kUp}, {kDown}};
 const std::vector<std::vector<int>> kTogether = {{kQ, kK, kV, kO, kGate, kUp, kDown}};
 
-class Stopwatch {
- public:
-  explicit Stopwatch(double& seconds) : seconds_(seconds), start_(std::chrono::steady_clock::now()) {}
-  ~Stopwatch() { seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
-
- private:
-  double& seconds_;
-  std::chrono::steady_clock::time_point start_;
-};
-
-struct Scratch {
-  std::vector<float> x, y, dy, dx;
-  std::vector<std::vector<float>> outputs;  // gradients of projections that share an input
-};
+using Scratch = TextPasses::Scratch;
 
 class Run {
  public:
@@ -47,13 +31,7 @@ class Run {
         pool_(ThreadPool::shared()),
         sequences_(static_cast<int64_t>(options.lengths.size())),
         result_(std::make_unique<Calibration>()) {
-    check();
-    int64_t start = 0;
-    for (int32_t length : options.lengths) {
-      starts_.push_back(start);
-      start += length;
-    }
-    longest_ = *std::max_element(options.lengths.begin(), options.lengths.end());
+    longest_ = longestSequence(*model_, options_);
     const bool shrinks = options.shrinkage.inputs > 0 || options.shrinkage.gradients > 0;
     const MomentKinds kinds = momentKinds(options.whitening, options.keepInputMoments, shrinks);
     limits_ = layerLimits(config_, kinds, longest_, model_->threads, options.memory);
@@ -73,95 +51,33 @@ class Run {
   }
 
   std::unique_ptr<Calibration> run() {
-    boundaries_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(config_.layers * sequences_));
-    gradients_ = std::make_unique<SpillStore>(space_, static_cast<size_t>(sequences_));
+    passes_ = std::make_unique<TextPasses>(*model_, options_, *work_, space_, limits_.sequences, "calibrate");
     tapes_ = std::make_unique<Tapes>(options_.lengths, space_);
     const KeptLayers kept(options_, job_);
     const int64_t next = kept.next(config_.layers);
     // The layers to go on with need it, those that are kept do not.
     if (next >= 0) forward();
-    kept.restore(next, *result_, *gradients_);
+    kept.restore(next, *result_, passes_->gradients());
     for (int64_t l = next; l >= 0; --l) {
       visit(l);
-      kept.keep(l, *result_, *gradients_);
-      job_.report("calibrate", config_.layers + (config_.layers - l) * 3, config_.layers * 4);
+      kept.keep(l, *result_, passes_->gradients());
+      passes_->reportVisited(l);
     }
-    for (auto* store : {&boundaries_, &gradients_}) store->reset();
     sums_.reset();
     tapes_.reset();
+    passes_.reset();
     result_->limits = limits_;
     result_->memory = options_.memory - limits_.stores + space_->memoryLeft();
     return std::move(result_);
   }
 
  private:
-  void check() const {
-    for (int64_t i = 0; i < model_->projectionCount(); ++i) {
-      if (model_->projection(i).factored()) {
-        throw Error(code::internal, "calibration needs a dense model, not one that is factored already");
-      }
-    }
-    int64_t total = 0;
-    for (int32_t length : options_.lengths) {
-      if (length < 2) throw Error(code::internal, "a calibration sequence has fewer than 2 tokens");
-      total += length;
-    }
-    if (options_.lengths.empty() || total != static_cast<int64_t>(options_.tokens.size())) {
-      throw Error(code::internal, "the calibration sequences do not add up to the tokens");
-    }
-    model_->checkTokens(options_.tokens.data(), total);
-  }
+  int64_t length(int64_t s) const { return passes_->length(s); }
 
-  int64_t length(int64_t s) const { return options_.lengths[static_cast<size_t>(s)]; }
-  size_t boundary(int64_t layer, int64_t s) const { return static_cast<size_t>(layer * sequences_ + s); }
-
-  template <typename Body>
-  void eachSequence(const Body& body) {
-    pool_.parallelFor(sequences_, limits_.sequences, [&](int64_t s) {
-      job_.check();
-      auto work = scratch_.take();
-      body(s, *work);
-    });
-  }
-
-  // Hidden states of all sequences through all layers, then the head: the boundary gradients of the last layer.
   void forward() {
     Stopwatch time(result_->seconds.forward);
-    const int64_t d = config_.hidden;
-    SpillStore hidden(space_, static_cast<size_t>(sequences_));
-    for (int64_t l = 0; l < config_.layers; ++l) {
-      const WideLayer layer = widen(*model_, l, 0);
-      const LayerPass pass(*work_, layer, l, longest_);
-      eachSequence([&](int64_t s, Scratch& work) {
-        const int64_t tokens = length(s);
-        if (l == 0) embed(s, work.x);
-        const float* x = l == 0 ? work.x.data() : hidden.get(static_cast<size_t>(s), work.x);
-        boundaries_->put(boundary(l, s), x, static_cast<size_t>(tokens * d));
-        work.y.resize(static_cast<size_t>(tokens * d));
-        pass.forward(x, tokens, work.y.data());
-        hidden.put(static_cast<size_t>(s), work.y.data(), work.y.size());
-      });
-      job_.report("calibrate", l + 1, config_.layers * 4);
-    }
-    const HeadGradients head(*work_);
-    std::vector<double> losses(static_cast<size_t>(sequences_));
-    eachSequence([&](int64_t s, Scratch& work) {
-      const int64_t tokens = length(s), start = starts_[static_cast<size_t>(s)];
-      const float* x = hidden.get(static_cast<size_t>(s), work.x);
-      work.dx.resize(static_cast<size_t>(tokens * d));
-      const BackendLabels labels{options_.labels == Labels::model, options_.seed, static_cast<uint64_t>(start)};
-      losses[static_cast<size_t>(s)] =
-          head.of(x, options_.tokens.data() + start, tokens, labels, work.dx.data());
-      gradients_->put(static_cast<size_t>(s), work.dx.data(), work.dx.size());
-    });
-    result_->lossTokens = static_cast<int64_t>(options_.tokens.size()) - sequences_;
-    result_->meanLoss =
-        std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(result_->lossTokens);
-  }
-
-  void embed(int64_t s, std::vector<float>& x) const {
-    x.resize(static_cast<size_t>(length(s) * config_.hidden));
-    model_->embed(options_.tokens.data() + starts_[static_cast<size_t>(s)], length(s), x.data());
+    result_->meanLoss = passes_->forward();
+    result_->lossTokens = passes_->lossTokens();
   }
 
   void visit(int64_t l) {
@@ -191,7 +107,7 @@ class Run {
   // Between phases, where memory does not hold the buffers of two.
   void freeScratch() {
     if (limits_.shareMemory) return;
-    scratch_.clear();
+    passes_->freeScratch();
     sums_->freeScratch();
   }
 
@@ -200,12 +116,8 @@ class Run {
     Stopwatch time(result_->seconds.backward);
     const LayerPass pass(*work_, layer, l, longest_);
     std::vector<std::array<FisherScore, kProjections>> scores(static_cast<size_t>(sequences_));
-    eachSequence([&](int64_t s, Scratch& work) {
-      const float* x = boundaries_->get(boundary(l, s), work.x);
-      const float* dy = gradients_->get(static_cast<size_t>(s), work.dy);
-      work.dx.resize(static_cast<size_t>(length(s) * config_.hidden));
-      scores[static_cast<size_t>(s)] = pass.backward(x, length(s), dy, work.dx.data(), keeperOf(s));
-      gradients_->put(static_cast<size_t>(s), work.dx.data(), work.dx.size());
+    passes_->backward(l, [&](int64_t s, const float* x, const float* dy, float* dx) {
+      pass.backward(x, length(s), dy, dx, &scores[static_cast<size_t>(s)], keeperOf(s));
     });
     for (const auto& ofSequence : scores) addScores(l, ofSequence);
   }
@@ -228,27 +140,13 @@ class Run {
     }
     {
       const LayerPass pass(*work_, layer, l, longest_);
-      inOrder(l, !options_.curves, [&](int64_t s, const float* x, const float* dy, float* dx) {
+      passes_->inOrder(l, !options_.curves, [&](int64_t s, const float* x, const float* dy, float* dx) {
         std::array<FisherScore, kProjections> scores;
         pass.backward(x, length(s), dy, dx, &scores, sums);
         addScores(l, scores);
       });
     }
     return sums_->take(layer, moments);
-  }
-
-  // pass(s, x, dy, dx) for one sequence after another: sums have one order.
-  template <typename Pass>
-  void inOrder(int64_t l, bool goesOn, const Pass& pass) {
-    auto work = scratch_.take();
-    for (int64_t s = 0; s < sequences_; ++s) {
-      job_.check();
-      const float* x = boundaries_->get(boundary(l, s), work->x);
-      const float* dy = gradients_->get(static_cast<size_t>(s), work->dy);
-      work->dx.resize(goesOn ? static_cast<size_t>(length(s) * config_.hidden) : 0);
-      pass(s, x, dy, goesOn ? work->dx.data() : nullptr);
-      if (goesOn) gradients_->put(static_cast<size_t>(s), work->dx.data(), work->dx.size());
-    }
   }
 
   // Of what a sequence's pass leaves, what moments and curves are made of.
@@ -376,7 +274,7 @@ class Run {
     const int owner = projections.front();
     const Curves curves(*work_, inputsOf(layer, projections), of);
     std::vector<std::vector<std::vector<double>>> ofSequence(static_cast<size_t>(sequences_));
-    eachSequence([&](int64_t s, Scratch& work) {
+    passes_->each([&](int64_t s, Scratch& work) {
       const float* x = tapes_->get(s, Tapes::input(inputIndex(owner)), work.x);
       auto& to = ofSequence[static_cast<size_t>(s)] = zeros();
       work.outputs.resize(count);
@@ -410,7 +308,7 @@ class Run {
       for (int p : projections) sums.out[i].push_back(result_->curves[indexOf(l, p)].data());
     }
     const LayerPass pass(*work_, layer, l, longest_);
-    inOrder(l, true, [&](int64_t s, const float* x, const float* dy, float* dx) {
+    passes_->inOrder(l, true, [&](int64_t s, const float* x, const float* dy, float* dx) {
       pass.backward(x, length(s), dy, dx, nullptr, sums);
     });
   }
@@ -425,9 +323,7 @@ class Run {
   LayerLimits limits_;
   std::shared_ptr<SpillSpace> space_;
   int64_t sequences_, longest_ = 0;
-  std::vector<int64_t> starts_;
-  Recycled<Scratch> scratch_;
-  std::unique_ptr<SpillStore> boundaries_, gradients_;
+  std::unique_ptr<TextPasses> passes_;
   std::unique_ptr<Tapes> tapes_;
   std::unique_ptr<LayerMomentSums> sums_;
   std::unique_ptr<Calibration> result_;

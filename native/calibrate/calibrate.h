@@ -8,11 +8,11 @@
 #include <vector>
 
 #include "calibrate/limits.h"
+#include "calibrate/pass_text.h"
 #include "calibrate/spill_store.h"
 #include "core/job.h"
 #include "linalg/fisher.h"
 #include "linalg/symmetric.h"
-#include "model/head_pass.h"
 #include "model/model.h"
 
 namespace flrc {
@@ -31,11 +31,7 @@ inline MomentKinds momentKinds(Whitening whitening, bool keepInputs, bool shrink
   return {whitening != Whitening::none, whitening == Whitening::twoSided, keepInputs, shrinks};
 }
 
-struct CalibrationOptions {
-  std::vector<int32_t> tokens;   // all sequences, one after another
-  std::vector<int32_t> lengths;  // tokens in each, at least 2
-  Labels labels = Labels::model;
-  uint64_t seed = 0;
+struct CalibrationOptions : PassText {
   Whitening whitening = Whitening::twoSided;
   bool curves = true;
   double jitter = 1e-8;

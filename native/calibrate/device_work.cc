@@ -68,8 +68,8 @@ void LayerPass::forward(const float* x, int64_t tokens, float* y) const {
   });
 }
 
-std::array<FisherScore, kProjections> LayerPass::backward(const float* x, int64_t tokens, const float* dy,
-                                                          float* dx, const TapeKeeper& keeper) const {
+void LayerPass::backward(const float* x, int64_t tokens, const float* dy, float* dx,
+                         std::array<FisherScore, kProjections>* scores, const TapeKeeper& keeper) const {
   struct Keeping {
     const TapeKeeper& keeper;
     std::exception_ptr thrown;
@@ -87,15 +87,15 @@ std::array<FisherScore, kProjections> LayerPass::backward(const float* x, int64_
       return false;
     }
   };
-  double scores[kProjections][3] = {};
+  double values[kProjections][3] = {};
   const BackendCancel cancel = cancelOf(work_.job());
   callBackend([&](BackendFailure* failure) {
-    const BackendCode result = work_.backend().layerBackward(pass_.get(), x, tokens, dy, dx, scores, &tapes,
-                                                             nullptr, &cancel, failure);
+    const BackendCode result = work_.backend().layerBackward(
+        pass_.get(), x, tokens, dy, dx, scores ? values : nullptr, &tapes, nullptr, &cancel, failure);
     if (keeping.thrown) std::rethrow_exception(keeping.thrown);
     return result;
   });
-  return scoresOf(scores);
+  if (scores) *scores = scoresOf(values);
 }
 
 void LayerPass::backward(const float* x, int64_t tokens, const float* dy, float* dx,

@@ -100,9 +100,9 @@ class LayerPass {
 
   // y = layer(x), [tokens, hidden].
   void forward(const float* x, int64_t tokens, float* y) const;
-  // dx from x and dy, and the sequence's scores of the projections.
-  std::array<FisherScore, kProjections> backward(const float* x, int64_t tokens, const float* dy, float* dx,
-                                                 const TapeKeeper& tapes) const;
+  // dx from x and dy, and the sequence's scores of the projections, which may be null.
+  void backward(const float* x, int64_t tokens, const float* dy, float* dx,
+                std::array<FisherScore, kProjections>* scores, const TapeKeeper& tapes) const;
   // What a pass leaves is added up. dx and scores may be null.
   void backward(const float* x, int64_t tokens, const float* dy, float* dx,
                 std::array<FisherScore, kProjections>* scores, const SumsInPlace& sums) const;

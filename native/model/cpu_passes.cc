@@ -105,7 +105,7 @@ BackendCode cpuLayerBackward(DeviceLayerPass* pass, const float* x, int64_t toke
     auto work = pass->scratch.take();
     layerForward(pass->config, pass->weights(), pass->rope, tokens, x, work->kept, nullptr);
     layerBackward(pass->config, pass->weights(), pass->rope, tokens, x, work->kept, dy, work->gradients, dx);
-    for (int p = 0; p < kProjections; ++p) {
+    for (int p = 0; scores && p < kProjections; ++p) {
       jobOf(cancel).check();
       const auto at = static_cast<size_t>(p);
       const WideLinear& wide = pass->layer.projections[at];

@@ -68,7 +68,7 @@ Passed pass(const LayerPass& layer, const Values& x, const Values& dy, int64_t t
   passed.y.resize(x.size());
   passed.dx.resize(x.size());
   layer.forward(x.data(), tokens, passed.y.data());
-  passed.scores = layer.backward(x.data(), tokens, dy.data(), passed.dx.data(), keeperOf(passed));
+  layer.backward(x.data(), tokens, dy.data(), passed.dx.data(), &passed.scores, keeperOf(passed));
   return passed;
 }
 
@@ -338,14 +338,14 @@ TEST("emulated CUDA: passes end where they are cancelled, or where nobody keeps 
   keeper.put = [](BackendTape tape, int, const float*, int64_t) {
     if (tape == BackendTape::gradient) throw Error(code::io, "no place");
   };
-  CHECK_THROWS("E_IO", through.backward(x.data(), 12, dy.data(), out.data(), keeper));
+  CHECK_THROWS("E_IO", through.backward(x.data(), 12, dy.data(), out.data(), nullptr, keeper));
   CHECK(same(pass(through, x, dy, 12), expected));
   // In the middle of it.
   int kept = 0;
   keeper.put = [&](BackendTape, int, const float*, int64_t) {
     if (++kept == 3) job.cancel();
   };
-  CHECK_THROWS("E_ABORTED", through.backward(x.data(), 12, dy.data(), out.data(), keeper));
+  CHECK_THROWS("E_ABORTED", through.backward(x.data(), 12, dy.data(), out.data(), nullptr, keeper));
   CHECK_AT_MOST(kept, 8);
 }
 
