@@ -141,12 +141,8 @@ void LayerMomentSums::shrink(const WideLayer& layer, int kind, const std::vector
   if (share == 0) return;
   const int64_t n = moment.n;
   const int p = owner(kind);
-  const bool seen = isSeen(kind);
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < (seen ? i + 1 : i); ++j)
-      moment.values[static_cast<size_t>(i * (i + 1) / 2 + j)] *= 1 - share;
-  }
-  if (!seen) return;
+  if (!isSeen(kind)) return moment.shrinkToDiagonal(share);
+  for (double& value : moment.values) value *= 1 - share;
   const auto wide = std::ssize(diagonal);
   std::vector<float> rows(static_cast<size_t>(wide * n));
   ThreadPool::shared().parallelFor(wide, threads_, [&](int64_t k) {

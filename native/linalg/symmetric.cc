@@ -29,6 +29,13 @@ double PackedSymmetric::meanDiagonal() const { return SymmetricView(this).meanDi
 
 std::vector<double> PackedSymmetric::dense() const { return SymmetricView(this).dense(); }
 
+void PackedSymmetric::shrinkToDiagonal(double share) {
+  for (int64_t i = 0; i < n; ++i) {
+    double* row = values.data() + i * (i + 1) / 2;
+    for (int64_t j = 0; j < i; ++j) row[j] *= 1 - share;
+  }
+}
+
 double SymmetricView::meanDiagonal() const {
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += values[i * (i + 1) / 2 + i];

@@ -17,6 +17,8 @@ struct PackedSymmetric {
   double meanDiagonal() const;
   // Full row-major [n, n].
   std::vector<double> dense() const;
+  // M becomes (1 - share) M + share diag(M).
+  void shrinkToDiagonal(double share);
 };
 
 // One in memory of somebody else's, or none.
