@@ -7,6 +7,7 @@ import type { ModelConfig, StorageDtype, TensorSource } from './format/types.js'
 declare const modelBrand: unique symbol
 declare const sessionBrand: unique symbol
 declare const calibrationBrand: unique symbol
+declare const channelsBrand: unique symbol
 declare const recoveryBrand: unique symbol
 declare const lockBrand: unique symbol
 
@@ -19,6 +20,9 @@ export interface NativeSession {
 }
 export interface NativeCalibration {
   readonly [calibrationBrand]: true
+}
+export interface NativeChannels {
+  readonly [channelsBrand]: true
 }
 export interface NativeRecovery {
   readonly [recoveryBrand]: true
@@ -264,6 +268,31 @@ export interface NativeFactorizeOptions {
   dtype: StorageDtype
 }
 
+/** As those of a calibration of that name, and: */
+export interface NativeChannelOptions
+  extends Pick<
+    NativeCalibrationOptions,
+    'tokens' | 'lengths' | 'labels' | 'seed' | 'jitter' | 'shrinkage' | 'memory' | 'scratch'
+  > {
+  /** Channels are dropped in groups of so many. */
+  group: number
+}
+
+/** In which order the MLPs of a model can do without their channels. */
+export interface NativeChannelRanking {
+  channels: NativeChannels
+  /**
+   * Per layer: the loss in nats over the whole text that dropping the k cheapest groups is estimated to add once the
+   * other columns of down are refitted, k = 0, 1, .. as far as at least a quarter of the channels, and one, is left.
+   * Rises from 0.
+   */
+  costs: Float64Array[]
+  /** Tokens that carried a loss, and their mean loss in nats under the text's own next token. */
+  lossTokens: number
+  meanLoss: number
+  seconds: number
+}
+
 export interface NativeRecoveryOptions {
   /** Token ids of all windows, one after another, and tokens in each. */
   tokens: Int32Array
@@ -447,6 +476,30 @@ export interface NativeBinding {
   /** A calibration of this model whose factors and moments stay in their files. Has no losses, times and limits. */
   readCalibration(model: NativeModel, stored: NativeStoredCalibration): NativeTask<NativeCalibrationResult>
   releaseCalibration(calibration: NativeCalibration): void
+
+  /** As `calibrationMemory`, of `rankChannels`. */
+  channelMemory(
+    config: NativeConfig,
+    options: { sequences: number; longest: number; threads: number },
+  ): { least: number; everything: number }
+  /** Ranks the channels of a dense model's MLPs (a row of gate and up, a column of down). */
+  rankChannels(
+    model: NativeModel,
+    options: NativeChannelOptions,
+    onProgress?: NativeProgress,
+  ): NativeTask<NativeChannelRanking>
+  /** Which channels a layer keeps that keeps so many, rising. */
+  keptChannels(channels: NativeChannels, layer: number, width: number): Int32Array
+  /**
+   * A dense model with so many channels in each layer, whole groups fewer than the ranked one has, down refitted by
+   * least squares. It shares all else with the ranked model.
+   */
+  dropChannels(
+    channels: NativeChannels,
+    widths: Int32Array,
+    onProgress?: NativeProgress,
+  ): NativeTask<NativeModel>
+  releaseChannels(channels: NativeChannels): void
 
   /** Takes the factors of `start` out to be trained towards the dense model; both may be released. */
   createRecovery(

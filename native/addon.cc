@@ -25,6 +25,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object object) {
   addModelFunctions(exports);
   addSessionFunctions(exports);
   addCalibrationFunctions(exports);
+  addChannelFunctions(exports);
   addRecoveryFunctions(exports);
   exports.add<lockFile>("lockFile");
   exports.add<release<platform::FileLock>>("releaseLock");

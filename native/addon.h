@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "calibrate/calibrate.h"
+#include "calibrate/channels.h"
 #include "core/error.h"
 #include "model/model.h"
 #include "model/session.h"
@@ -78,6 +79,8 @@ template <>
 inline const napi_type_tag Handle<Recovery>::tag = {0x6f1c2d9a54b34e04, 0x9d3a7f6612c84e14};
 template <>
 inline const napi_type_tag Handle<platform::FileLock>::tag = {0x6f1c2d9a54b34e05, 0x9d3a7f6612c84e15};
+template <>
+inline const napi_type_tag Handle<const Channels>::tag = {0x6f1c2d9a54b34e06, 0x9d3a7f6612c84e16};
 
 inline Napi::Value wrapModel(Napi::Env env, const std::shared_ptr<const Model>& model) {
   return Handle<const Model>::wrap(env, model, static_cast<int64_t>(model->bytes()));
@@ -132,6 +135,7 @@ class Exports {
 void addModelFunctions(Exports& exports);
 void addSessionFunctions(Exports& exports);
 void addCalibrationFunctions(Exports& exports);
+void addChannelFunctions(Exports& exports);
 void addRecoveryFunctions(Exports& exports);
 
 }  // namespace flrc

@@ -20,10 +20,7 @@ Whitening whitening(const Napi::Object& from) {
 
 CalibrationOptions calibrationOptions(const Napi::Object& from) {
   CalibrationOptions options;
-  options.tokens = integers(from.Get("tokens"), "tokens");
-  options.lengths = integers(from.Get("lengths"), "lengths");
-  options.labels = text(from, "labels") == "data" ? Labels::data : Labels::model;
-  options.seed = static_cast<uint64_t>(integer(from, "seed"));
+  static_cast<PassText&>(options) = passText(from);
   options.whitening = whitening(from);
   options.curves = boolean(from, "curves");
   options.jitter = number(from, "jitter");
@@ -82,10 +79,7 @@ Napi::Value calibrationMemory(const Napi::CallbackInfo& call) {
       memoryNeeds(config, momentKinds(whitening(from), boolean(from, "inputMoments"), boolean(from, "shrinks")),
                   integer(from, "sequences"), integer(from, "longest"),
                   threads > 0 ? threads : ThreadPool::availableCores());
-  auto to = Napi::Object::New(call.Env());
-  to.Set("least", toNumber(call.Env(), static_cast<double>(needs.least)));
-  to.Set("everything", toNumber(call.Env(), static_cast<double>(needs.everything)));
-  return to;
+  return toObject(call.Env(), needs);
 }
 
 Napi::Value startCalibrate(const Napi::CallbackInfo& call) {

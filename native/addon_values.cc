@@ -103,6 +103,12 @@ ModelConfig modelConfig(const Napi::Object& from) {
   return config;
 }
 
+PassText passText(const Napi::Object& from) {
+  return {integers(from.Get("tokens"), "tokens"), integers(from.Get("lengths"), "lengths"),
+          text(from, "labels") == "data" ? Labels::data : Labels::model,
+          static_cast<uint64_t>(integer(from, "seed"))};
+}
+
 std::vector<std::vector<int32_t>> levels(const Napi::Object& from) {
   return list(from.Get("levels"), "levels", [](const Napi::Value& v) { return integers(v, "a level"); });
 }
@@ -147,6 +153,13 @@ Napi::Value toArray(Napi::Env env, const std::vector<int32_t>& values) {
 }
 
 Napi::Value toNumber(Napi::Env env, double value) { return Napi::Number::New(env, value); }
+
+Napi::Value toObject(Napi::Env env, const MemoryNeeds& needs) {
+  Napi::Object to = Napi::Object::New(env);
+  to.Set("least", toNumber(env, static_cast<double>(needs.least)));
+  to.Set("everything", toNumber(env, static_cast<double>(needs.everything)));
+  return to;
+}
 
 Napi::Value toArray(Napi::Env env, const std::vector<TensorEntry>& entries) {
   return toList(env, entries, [&](const TensorEntry& entry) {

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "calibrate/limits.h"
+#include "calibrate/pass_text.h"
 #include "core/error.h"
 #include "model/config.h"
 #include "tensor/dtype.h"
@@ -39,6 +41,7 @@ auto list(const Napi::Value& value, const char* what, const Convert& convert) {
 
 Dtype dtype(const std::string& name);
 ModelConfig modelConfig(const Napi::Object& from);
+PassText passText(const Napi::Object& from);
 std::vector<std::vector<int32_t>> levels(const Napi::Object& from);
 TensorSource tensorSource(const Napi::Value& value);
 // Names and absolute offsets of tensors to be written into a file.
@@ -52,6 +55,7 @@ TensorPlaces tensorPlaces(const Napi::Value& file, const Napi::Value& names, con
 Napi::Value toArray(Napi::Env env, const std::vector<double>& values);
 Napi::Value toArray(Napi::Env env, const std::vector<int32_t>& values);
 Napi::Value toNumber(Napi::Env env, double value);
+Napi::Value toObject(Napi::Env env, const MemoryNeeds& needs);
 Napi::Value toArray(Napi::Env env, const std::vector<TensorEntry>& entries);
 
 template <typename T, typename Convert>

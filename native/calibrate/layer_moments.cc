@@ -185,17 +185,10 @@ const float* LayerMomentSums::rows(int64_t s, int kind, std::vector<float>& buff
 // The rows that B sums: clipped gradients, of a tall W as they reach its input.
 const float* LayerMomentSums::clippedGradient(int64_t s, int p, std::vector<float>& buffer) {
   const Shape shape = shapeOf(p);
-  const int64_t width = std::min(shape.rows, shape.cols), tokens = tapes_.length(s);
   auto work = scratch_.take();
   const float* g = tapes_.get(s, Tapes::gradient(p), work->gradient);
-  const std::vector<float> factors = clipFactors(g, tokens, shape.rows);
   const float* rows = tall(p) ? tapes_.get(s, Tapes::seen(p), work->seen) : g;
-  buffer.resize(static_cast<size_t>(tokens * width));
-  for (int64_t t = 0; t < tokens; ++t) {
-    const float factor = factors[static_cast<size_t>(t)];
-    for (int64_t i = 0; i < width; ++i)
-      buffer[static_cast<size_t>(t * width + i)] = rows[t * width + i] * factor;
-  }
+  scaleRows(rows, clipFactors(g, tapes_.length(s), shape.rows), std::min(shape.rows, shape.cols), buffer);
   return buffer.data();
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "linalg/channels.h"
 #include "model/head_pass.h"
 
 namespace flrc {
@@ -62,6 +63,17 @@ Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
   return needs;
 }
 
+// Only down's two moments are summed, and one thing made of them.
+Needs channelNeedsOf(const ModelConfig& config, int64_t longest) {
+  Needs needs = needsOf(config, {false, false}, longest);
+  const auto [m, n] = widestShape(config, kDown);
+  const int64_t summing = packedBytes(n) * 3 / 2 + packedBytes(m) + longest * (m + n) * kFloat;
+  needs.perProjection = 0;
+  needs.keeping = std::max(summing, rankingBytes(m, n));
+  needs.finished = packedBytes(n) / 2;
+  return needs;
+}
+
 // All that goes on at once where there is room for it.
 int64_t roomForAll(const Needs& needs, int threads) {
   const int64_t factoring = needs.moments + std::min<int>(threads, kProjections) * needs.perProjection;
@@ -74,27 +86,7 @@ int atOnce(int64_t memory, int64_t each, int most) {
   return static_cast<int>(std::clamp<int64_t>(memory / std::max<int64_t>(each, 1), 1, most));
 }
 
-}  // namespace
-
-int64_t factorBytes(int64_t m, int64_t n) {
-  const int64_t thin = std::min(m, n), wide = std::max(m, n);
-  // W in fp64, its Cholesky factor; then the eigenproblem's matrix, vectors and twice that of work, or its
-  // vectors and the factors as f32. Once all else is freed, a copy of these, which takes no more.
-  const int64_t solving = 4 * thin * thin * kDouble;
-  const int64_t forming = thin * thin * kDouble + thin * (m + n) * kFloat;
-  return (thin * wide + thin * thin) * kDouble + std::max(solving, forming);
-}
-
-int64_t pivotBytes(int64_t m, int64_t n, int64_t rank) {
-  // All-rank factors read back; the reduced block and its coefficients twice while they are bounded; V in fp64
-  // beside them afterwards; P and C as f32.
-  const int64_t coefficients = 3 * rank * m * kDouble;
-  return std::min(m, n) * (m + n) * kFloat + coefficients + rank * n * kDouble + rank * (m + n) * kFloat;
-}
-
-LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t longest, int threads,
-                        int64_t memory) {
-  const Needs needs = needsOf(config, kinds, longest);
+LayerLimits limitsOf(const Needs& needs, int threads, int64_t memory) {
   LayerLimits limits;
   limits.sequences = threads;
   limits.projections = std::min<int>(threads, kProjections);
@@ -117,15 +109,50 @@ LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t lo
   return limits;
 }
 
-MemoryNeeds memoryNeeds(const ModelConfig& config, MomentKinds kinds, int64_t sequences, int64_t longest,
-                        int threads) {
-  const Needs needs = needsOf(config, kinds, longest);
+MemoryNeeds memoryOf(const Needs& needs, const ModelConfig& config, int64_t sequences, int64_t longest,
+                     int threads) {
   const int64_t visit =
       std::max({needs.rounded + needs.perSequence, needs.moments / 2 + needs.perProjection, needs.keeping});
   // Boundaries of all layers, gradients of one, its kept activations, and what is finished of all.
   const int64_t boundaries = sequences * longest * config.hidden * (config.layers + 1) * kFloat;
   const int64_t stores = boundaries + sequences * needs.perSequence + config.layers * needs.finished;
   return {std::max(needs.weights + visit, needs.perHeadPass), roomForAll(needs, threads) + stores};
+}
+
+}  // namespace
+
+int64_t factorBytes(int64_t m, int64_t n) {
+  const int64_t thin = std::min(m, n), wide = std::max(m, n);
+  // W in fp64, its Cholesky factor; then the eigenproblem's matrix, vectors and twice that of work, or its
+  // vectors and the factors as f32. Once all else is freed, a copy of these, which takes no more.
+  const int64_t solving = 4 * thin * thin * kDouble;
+  const int64_t forming = thin * thin * kDouble + thin * (m + n) * kFloat;
+  return (thin * wide + thin * thin) * kDouble + std::max(solving, forming);
+}
+
+int64_t pivotBytes(int64_t m, int64_t n, int64_t rank) {
+  // All-rank factors read back; the reduced block and its coefficients twice while they are bounded; V in fp64
+  // beside them afterwards; P and C as f32.
+  const int64_t coefficients = 3 * rank * m * kDouble;
+  return std::min(m, n) * (m + n) * kFloat + coefficients + rank * n * kDouble + rank * (m + n) * kFloat;
+}
+
+LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t longest, int threads,
+                        int64_t memory) {
+  return limitsOf(needsOf(config, kinds, longest), threads, memory);
+}
+
+LayerLimits channelLimits(const ModelConfig& config, int64_t longest, int threads, int64_t memory) {
+  return limitsOf(channelNeedsOf(config, longest), threads, memory);
+}
+
+MemoryNeeds memoryNeeds(const ModelConfig& config, MomentKinds kinds, int64_t sequences, int64_t longest,
+                        int threads) {
+  return memoryOf(needsOf(config, kinds, longest), config, sequences, longest, threads);
+}
+
+MemoryNeeds channelMemoryNeeds(const ModelConfig& config, int64_t sequences, int64_t longest, int threads) {
+  return memoryOf(channelNeedsOf(config, longest), config, sequences, longest, threads);
 }
 
 }  // namespace flrc

@@ -35,6 +35,10 @@ struct MemoryNeeds {
 MemoryNeeds memoryNeeds(const ModelConfig& config, MomentKinds kinds, int64_t sequences, int64_t longest,
                         int threads);
 
+// The same for ranking the channels of MLPs, which is done a layer at a time.
+LayerLimits channelLimits(const ModelConfig& config, int64_t longest, int threads, int64_t memory);
+MemoryNeeds channelMemoryNeeds(const ModelConfig& config, int64_t sequences, int64_t longest, int threads);
+
 // Bytes that factorising a W [m, n] holds at its peak, its result included.
 int64_t factorBytes(int64_t m, int64_t n);
 

@@ -52,9 +52,14 @@ void SpillSpace::read(int64_t offset, void* data, int64_t bytes) {
 }
 
 SpillStore::~SpillStore() {
-  for (const Slot& slot : slots_) {
-    if (!slot.memory.empty()) space_->giveMemory(static_cast<int64_t>(slot.memory.size() * sizeof(float)));
-  }
+  // One whose slots lie in files has no space.
+  if (const int64_t bytes = memoryBytes(); bytes > 0) space_->giveMemory(bytes);
+}
+
+int64_t SpillStore::memoryBytes() const {
+  int64_t bytes = 0;
+  for (const Slot& slot : slots_) bytes += static_cast<int64_t>(slot.memory.size() * sizeof(float));
+  return bytes;
 }
 
 void SpillStore::put(size_t index, const float* data, size_t count) {

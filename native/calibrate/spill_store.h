@@ -51,6 +51,8 @@ class SpillStore {
   // placed E_MODEL_FORMAT where it became shorter, E_NUMERIC where it holds NaN or infinite values.
   const float* get(size_t slot, std::vector<float>& scratch) const;
   size_t count(size_t slot) const { return slots_[slot].count; }
+  // What of it is in memory.
+  int64_t memoryBytes() const;
 
  private:
   struct Slot {

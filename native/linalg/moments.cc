@@ -57,6 +57,14 @@ void addMagnitudes(const float* x, int64_t tokens, int64_t n, double* sums) {
   }
 }
 
+void scaleRows(const float* x, const std::vector<float>& factors, int64_t n, std::vector<float>& to) {
+  to.resize(factors.size() * static_cast<size_t>(n));
+  float* at = to.data();
+  for (float factor : factors) {
+    for (int64_t i = 0; i < n; ++i) *at++ = *x++ * factor;
+  }
+}
+
 std::vector<float> clipFactors(const float* g, int64_t tokens, int64_t m) {
   std::vector<double> norms(static_cast<size_t>(tokens));
   for (int64_t t = 0; t < tokens; ++t) {

@@ -32,6 +32,9 @@ void addSquares(const float* x, const std::vector<float>& factors, int64_t token
 // Adds the sums of |x_i| over tokens to sums [n]. x: [tokens, n].
 void addMagnitudes(const float* x, int64_t tokens, int64_t n, double* sums);
 
+// to [tokens, n]: rows x, each times its factor.
+void scaleRows(const float* x, const std::vector<float>& factors, int64_t n, std::vector<float>& to);
+
 // As clipFactors of clipping.h, of gradients g [tokens, m].
 std::vector<float> clipFactors(const float* g, int64_t tokens, int64_t m);
 

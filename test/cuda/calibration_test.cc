@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "calibrate/calibrate.h"
+#include "calibrate/channels.h"
 #include "calibrate/device_work.h"
 #include "check.h"
 #include "emulated.h"
@@ -521,6 +522,27 @@ TEST("emulated CUDA: a calibration finds what it finds on the CPU, by every whit
   options.randomisedRank = 6;
   options.memory = 1;
   checkCalibration(pair, options);
+}
+
+TEST("emulated CUDA: the channels of MLPs cost what they cost on the CPU") {
+  const Backend* plugin = emulated::plugin();
+  if (!plugin) return;
+  const emulated::Pair pair = models(*plugin);
+  ChannelOptions options;
+  static_cast<PassText&>(options) = optionsOf(Whitening::twoSided);
+  options.shrinkage = {0.1, 0.5};
+  options.group = 4;
+  options.memory = 1 << 30;
+  options.scratch = "/tmp";
+  const auto cpu = rankChannels(fixture::inF32(*pair.cpu), options, Job()),
+             cuda = rankChannels(pair.cuda, options, Job());
+  CHECK_NEAR(cuda->meanLoss, cpu->meanLoss, emulated::kPass * cpu->meanLoss);
+  for (size_t l = 0; l < cpu->layers.size(); ++l) {
+    const std::vector<double>&got = cuda->layers[l].costs, &expected = cpu->layers[l].costs;
+    CHECK_EQUAL(got.size(), expected.size());
+    for (size_t k = 0; k < expected.size(); ++k)
+      CHECK_NEAR(got[k], expected[k], 2 * kProducts * expected.back());
+  }
 }
 
 TEST("emulated CUDA: moments shrunk where passes add them up are those of what passes leave") {

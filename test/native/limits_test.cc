@@ -65,6 +65,19 @@ TEST("limits: depth does not matter, whitening by inputs alone takes less") {
   CHECK(layerLimits(eightBillion(2), {true, true, false, true}, 512, 4, 16 * kGiga).stores < shallow.stores);
 }
 
+TEST("limits: ranking channels holds two squares of a layer's width, whatever the depth") {
+  const auto config = eightBillion(32);
+  const int64_t squares = 2 * 8 * 14336 * int64_t{14336}, moments = 32 * 4 * (14336 * int64_t{14337} / 2);
+  const flrc::MemoryNeeds needs = flrc::channelMemoryNeeds(config, 64, 512, 4);
+  CHECK(needs.least > squares && needs.least < squares + 2 * kGiga);
+  CHECK(needs.everything > needs.least + moments + 64 * 512 * 4096 * int64_t{4} * 33);
+  CHECK_EQUAL(flrc::channelMemoryNeeds(eightBillion(2), 64, 512, 4).least, needs.least);
+  CHECK_EQUAL(flrc::channelLimits(config, 512, 4, needs.least).stores, 0);
+  const LayerLimits most = flrc::channelLimits(config, 512, 4, needs.everything);
+  CHECK_EQUAL(most.sequences, 4);
+  CHECK(most.shareMemory && most.stores > moments);
+}
+
 TEST("limits: the least is one thing after another, everything is where more is of no use") {
   const auto config = eightBillion(32);
   const flrc::MemoryNeeds needs = flrc::memoryNeeds(config, {}, 64, 512, 4);
