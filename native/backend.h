@@ -15,7 +15,7 @@ namespace flrc {
 
 // Raised with every change of a struct or of a function's meaning. Functions may be added at the table's end
 // without: `size` tells which are there.
-inline constexpr uint32_t kBackendVersion = 8;
+inline constexpr uint32_t kBackendVersion = 9;
 // `extern "C" const flrc::Backend* flrc_backend()`, valid for as long as the process lives.
 inline constexpr const char* kBackendEntry = "flrc_backend";
 using BackendEntry = const struct Backend* (*)();
@@ -107,7 +107,9 @@ struct BackendRope {
 // One loaded model; everything it points to is borrowed.
 struct BackendModel {
   uint32_t size;
-  int64_t layers, hidden, heads, kvHeads, headDim, intermediate, vocab, context;
+  int64_t layers, hidden, heads, kvHeads, headDim;
+  int64_t intermediate;  // the most channels that an MLP may have; a layer's: its gate's outputs
+  int64_t vocab, context;
   float eps;
   const BackendRope* ropes;
   int64_t ropeCount;

@@ -31,8 +31,8 @@ int64_t partialsOf(const LayerWeights& weights) {
 }
 
 // The widest input and output of a projection.
-int64_t widest(const DeviceModel& model) {
-  return std::max({model.hidden, model.queryWidth(), model.intermediate});
+int64_t widest(const PassedLayer& layer) {
+  return std::max({layer.model.hidden, layer.model.queryWidth(), layer.weights.intermediate()});
 }
 
 // Which of `count` sums is of these rows, -1 for none.
@@ -55,7 +55,8 @@ bool isWanted(const BackendTapes* tapes, const BackendSums* sums, BackendTape ta
 
 std::vector<LayerSteps::Part> LayerSteps::partsOf(const PassedLayer& layer) {
   const DeviceModel& model = layer.model;
-  const int64_t d = model.hidden, ff = model.intermediate, q = model.queryWidth(), kv = model.kvWidth();
+  const int64_t d = model.hidden, ff = layer.weights.intermediate(), q = model.queryWidth(),
+                kv = model.kvWidth();
   // Whether what a block puts out joins the hidden states as something else.
   const bool isChanged = model.residualScale != 1 || layer.weights.mlpOutputNorm.count() > 0;
   using Self = LayerSteps;
@@ -79,7 +80,7 @@ std::vector<LayerSteps::Part> LayerSteps::partsOf(const PassedLayer& layer) {
           {&Self::gradient_, d},
           {&Self::outputGradient_, isChanged ? d : 0},
           {&Self::dNormed_, d},
-          {&Self::passed_, widest(model)},
+          {&Self::passed_, widest(layer)},
           {&Self::dq_, q},
           {&Self::dk_, kv},
           {&Self::dv_, kv},
@@ -92,10 +93,9 @@ double LayerSteps::bytesOf(const PassedLayer& layer, int64_t longest) {
   int64_t width = 0;
   for (const Part& part : partsOf(layer)) width += part.width;
   return static_cast<double>(longest * (4 * width + attentionRoundedBytes(layer.model))) +
-         2 * RoundedRows::bytesOf(longest, widest(layer.model)) +
-         static_cast<double>(sizeof(double)) *
-             static_cast<double>(widest(layer.model) + partialsOf(layer.weights)) +
-         SplitRows::bytesOf(longest, widest(layer.model));
+         2 * RoundedRows::bytesOf(longest, widest(layer)) +
+         static_cast<double>(sizeof(double)) * static_cast<double>(widest(layer) + partialsOf(layer.weights)) +
+         SplitRows::bytesOf(longest, widest(layer));
 }
 
 LayerSteps::LayerSteps(const PassedLayer& layer, int64_t longest)
@@ -104,13 +104,13 @@ LayerSteps::LayerSteps(const PassedLayer& layer, int64_t longest)
       attentionRounded_(
           static_cast<size_t>(attentionRounded(longest, model_.heads, model_.kvHeads, model_.headDim))),
       backRounded_(static_cast<size_t>(longest * model_.queryWidth())),
-      input_(longest, widest(model_)),
-      output_(longest, widest(model_)),
-      rows_(longest, widest(model_)),
+      input_(longest, widest(layer_)),
+      output_(longest, widest(layer_)),
+      rows_(longest, widest(layer_)),
       partial_(static_cast<size_t>(partialsOf(layer.weights))),
       scores_(3 * kBackendProjections),
-      squares_(static_cast<size_t>(widest(model_))),
-      staged_(static_cast<size_t>(longest * std::max(widest(model_), 2 * model_.hidden))) {
+      squares_(static_cast<size_t>(widest(layer_))),
+      staged_(static_cast<size_t>(longest * std::max(widest(layer_), 2 * model_.hidden))) {
   // All that either way takes, so that neither ends for want of it halfway.
   for (const Part& part : partsOf(layer_)) {
     this->*part.buffer = Buffer<float>(static_cast<size_t>(longest * part.width));
@@ -175,7 +175,7 @@ void LayerSteps::forward(const Call& call) {
   apply(call, kUp, up_);
   launchGated(
       call.pieces.stream(),
-      {gate_.read(), up_.read(), product_.global(), call.tokens * model_.intermediate, model_.activation},
+      {gate_.read(), up_.read(), product_.global(), call.tokens * weights.intermediate(), model_.activation},
       false);
 }
 
@@ -187,7 +187,7 @@ void LayerSteps::backward(const Call& call) {
   passBack(call, kDown, leaveBlock(call, weights.mlpOutputNorm, mlpOutput_), passed_);
   launchGatedBackward(call.pieces.stream(),
                       {gate_.read(), up_.read(), passed_.read(), gate_.global(), up_.global(),
-                       call.tokens * model_.intermediate, model_.activation});
+                       call.tokens * weights.intermediate(), model_.activation});
   take(call, kGate, mlpInput_);
   passBack(call, kGate, gate_, dNormed_);
   passBack(call, kUp, up_, passed_);

@@ -48,7 +48,9 @@ struct DeviceModel {
   int64_t queryWidth() const { return heads * headDim; }
   int64_t kvWidth() const { return kvHeads * headDim; }
 
-  int64_t layerCount, hidden, heads, kvHeads, headDim, intermediate, vocab, context;
+  int64_t layerCount, hidden, heads, kvHeads, headDim;
+  int64_t intermediate;  // of the widest MLP there may be, which working memory is for
+  int64_t vocab, context;
   float eps;
   std::vector<RotationSpec> ropes;
   Activation activation;

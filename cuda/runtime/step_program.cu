@@ -104,7 +104,7 @@ class StepProgram::Writer {
       const int attended = attend(layer, l, heads);
       made = product(tagged(buffers_.attended, model_.queryWidth(), attended), {{kO, &buffers_.out}}, l);
       const int gated = gatedProduct(normed(layer.mlpNorm, made), l);
-      made = product(tagged(buffers_.gated, model_.intermediate, gated), {{kDown, &buffers_.out}}, l);
+      made = product(tagged(buffers_.gated, layer.intermediate(), gated), {{kDown, &buffers_.out}}, l);
     }
     const RowWeights& head = model_.headRows();
     StepPlan::Stage stage;
@@ -238,7 +238,7 @@ class StepProgram::Writer {
     for (const Made* made : {&gates, &ups}) {
       for (const StepPlan::Part& part : made->rows) rows.add(part);
     }
-    panels.gather(parts, model_.intermediate, job);
+    panels.gather(parts, gate.outputs, job);
     plan_.put(rows);
     plan_.put(panels);
     together_ &= plan_.allSendAfter(with.wants);

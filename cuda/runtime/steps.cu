@@ -111,7 +111,7 @@ void Steps::layer(int64_t index, int64_t level, int64_t columns) {
   norm(out_.read(), layer.mlpNorm, columns, how.dependent);
   multiply({planned(kGate, gate_), planned(kUp, up_)}, normed_.read(), columns);
   launchGated(model.queue.stream(),
-              {gate_.read(), up_.read(), gate_.global(), columns * model.intermediate, model.activation},
+              {gate_.read(), up_.read(), gate_.global(), columns * layer.intermediate(), model.activation},
               how.dependent);
   multiply({planned(kDown, out_)}, gate_.read(), columns);
   normOutput(layer.mlpOutputNorm, columns);

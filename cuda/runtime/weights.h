@@ -68,6 +68,9 @@ struct LayerWeights {
   int64_t window = 0;
   int32_t rope = -1;
   LinearWeights projections[kBackendProjections];
+
+  // Channels of its MLP.
+  int64_t intermediate() const { return projections[kGate].outputs; }
 };
 
 // Bytes of all of it, before any is allocated.

@@ -7,6 +7,7 @@
 #include "calibrate/channels.h"
 #include "calibrate/device_work.h"
 #include "check.h"
+#include "dropped.h"
 #include "emulated.h"
 #include "fixture.h"
 #include "model/wide_layer.h"
@@ -505,6 +506,17 @@ void checkCalibration(const emulated::Pair& pair, const CalibrationOptions& opti
 }
 
 }  // namespace
+
+TEST("emulated CUDA: a calibration of layers whose MLPs have fewer channels finds what it finds on the CPU") {
+  const Backend* plugin = emulated::plugin();
+  if (!plugin) return;
+  // On both sides of the hidden size.
+  const Dropped of("qwen2", {37, 19}, 1);
+  CalibrationOptions options = optionsOf(Whitening::twoSided);
+  options.keepInputMoments = true;
+  options.shrinkage = {0.2, 0.1};
+  checkCalibration(emulated::both(*plugin, of.narrow, Dtype::bf16), options);
+}
 
 TEST("emulated CUDA: a calibration finds what it finds on the CPU, by every whitening") {
   const Backend* plugin = emulated::plugin();

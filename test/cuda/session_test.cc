@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "check.h"
+#include "dropped.h"
 #include "emulated.h"
 #include "fixture.h"
 
@@ -65,6 +66,20 @@ TEST("emulated CUDA: every architecture, in every dtype in turn, writes the CPU'
       for (Session* session : {&cpu, &cuda}) append(*session, {token});
     }
     checkLogits(cuda, cpu);
+  }
+}
+
+TEST("emulated CUDA: layers whose MLPs have fewer channels, in prompts and token by token") {
+  const flrc::Backend* plugin = emulated::plugin();
+  if (!plugin) return;
+  const Dropped of("llama3-scaled", {37, 19}, 1);
+  for (Dtype dtype : {Dtype::bf16, Dtype::int8, Dtype::int4}) {
+    const Pair pair = both(*plugin, of.narrow, dtype);
+    Session cpu(pair.cpu), cuda(pair.cuda);
+    for (const int32_t count : {20, 3, 1, 1}) {
+      for (Session* session : {&cpu, &cuda}) append(*session, counting(count));
+      checkLogits(cuda, cpu);
+    }
   }
 }
 

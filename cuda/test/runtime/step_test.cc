@@ -26,6 +26,7 @@ struct Shape {
   int64_t window = 0;
   bool mixed = false;  // keys and gates stay dense
   Dtype dtype = Dtype::bf16;
+  std::vector<int64_t> channels = {};  // of each layer's MLP; none: all of intermediate
 };
 constexpr int64_t kVocab = 90;
 constexpr int64_t kContext = 4096;
@@ -40,15 +41,12 @@ class RandomModel {
     for (int64_t i = 0; i < shape.headDim / 2; ++i)
       frequencies_.push_back(std::pow(1e4, -2.0 * i / shape.headDim));
     const int64_t q = shape.heads * shape.headDim, kv = shape.kvHeads * shape.headDim;
-    const int64_t sides[flrc::kBackendProjections][2] = {{q, shape.hidden},
-                                                         {kv, shape.hidden},
-                                                         {kv, shape.hidden},
-                                                         {shape.hidden, q},
-                                                         {shape.intermediate, shape.hidden},
-                                                         {shape.intermediate, shape.hidden},
-                                                         {shape.hidden, shape.intermediate}};
     ranks_.resize(levels());
     for (int64_t l = 0; l < shape.layers; ++l) {
+      const int64_t ff = shape.channels.empty() ? shape.intermediate : shape.channels[static_cast<size_t>(l)];
+      const int64_t sides[flrc::kBackendProjections][2] = {
+          {q, shape.hidden},  {kv, shape.hidden}, {kv, shape.hidden}, {shape.hidden, q},
+          {ff, shape.hidden}, {ff, shape.hidden}, {shape.hidden, ff}};
       const float* heads = shape.extras ? headNorm_.data() : nullptr;
       flrc::BackendLayer layer{norm_.data(), norm_.data(), heads, heads, nullptr, nullptr, shape.window, 0, {}};
       for (int p = 0; p < flrc::kBackendProjections; ++p) {
@@ -304,6 +302,14 @@ TEST("step: rows of many strips, whose slices are uneven and take several copies
   compare(
       {.hidden = 420, .heads = 1, .kvHeads = 1, .intermediate = 600, .layers = 1, .storage = Storage::plain},
       {3});
+}
+
+TEST("step: layers whose MLPs have fewer channels than those before them") {
+  for (const Storage storage : {Storage::dense, Storage::plain, Storage::pivoted}) {
+    const bool extras = storage == Storage::pivoted;
+    compare({.layers = 3, .storage = storage, .extras = extras, .channels = {200, 37, 61}}, {5});
+  }
+  compare({.storage = Storage::pivoted, .dtype = Dtype::int4, .channels = {131, 70}}, {5});
 }
 
 TEST("step: other ways where the weights, the layers, the chip or the length are not for it") {
