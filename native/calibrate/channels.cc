@@ -1,11 +1,14 @@
 #include "calibrate/channels.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "calibrate/layer_moments.h"
 #include "calibrate/text_passes.h"
 #include "core/error.h"
 #include "core/stopwatch.h"
+#include "cpu/kernels.h"
+#include "linalg/gemm.h"
 #include "linalg/moments.h"
 
 namespace flrc {
@@ -64,8 +67,48 @@ class Ranking {
     how.tokens = static_cast<double>(options_.tokens.size());
     how.jitter = options_.jitter;
     how.threads = model_->threads;
-    to.layers[static_cast<size_t>(l)] =
-        rankChannels(down.dense.values.data(), m, n, std::move(a), b, how, job_);
+    ChannelRanking& ranking = to.layers[static_cast<size_t>(l)];
+    ranking = rankChannels(down.dense.values.data(), m, n, std::move(a), b, how, job_);
+    const int64_t groups = std::ssize(ranking.costs) - 1;
+    if (groups == 0) return;
+    std::vector<MeasuredCost> measured;
+    for (const int64_t some : {std::max<int64_t>(1, groups / 3), std::max<int64_t>(1, groups * 2 / 3)}) {
+      measured.push_back({some, measure(to, l, down.dense.values, some)});
+    }
+    scaleCosts(ranking.costs, measured);
+  }
+
+  // As truncation curves: 1/2 sum_t (g_t . D x_t)^2 of the change D of down that dropping so many groups makes.
+  double measure(const Channels& channels, int64_t l, const std::vector<float>& w, int64_t groups) {
+    const Linear& down = model_->projection(l * kProjections + kDown);
+    const int64_t m = down.outputs, n = down.inputs;
+    std::vector<float> change(w.size());
+    for (size_t i = 0; i < w.size(); ++i) change[i] = -w[i];
+    {
+      const std::vector<int32_t> kept = keptChannels(channels, l, n - groups * options_.group);
+      std::vector<float> scratch;
+      const std::vector<float> mended =
+          refitToKept(w.data(), m, n, channels.moments->get(static_cast<size_t>(l), scratch), kept,
+                      options_.jitter, model_->threads, job_);
+      const auto k = std::ssize(kept);
+      for (int64_t i = 0; i < m * k; ++i) {
+        change[static_cast<size_t>(i / k * n + kept[static_cast<size_t>(i % k)])] +=
+            mended[static_cast<size_t>(i)];
+      }
+    }
+    std::vector<double> sums(options_.lengths.size());
+    passes_.each([&](int64_t s, TextPasses::Scratch& work) {
+      const int64_t tokens = passes_.length(s);
+      const float* x = tapes_.get(s, Tapes::input(inputIndex(kDown)), work.x);
+      const float* g = tapes_.get(s, Tapes::gradient(kDown), work.dy);
+      work.y.resize(static_cast<size_t>(tokens * m));
+      gemm(false, true, tokens, m, n, 1.0f, x, n, change.data(), n, 0.0f, work.y.data(), m);
+      for (int64_t t = 0; t < tokens; ++t) {
+        const double lost = cpu::kernels().dot(g + t * m, work.y.data() + t * m, m);
+        sums[static_cast<size_t>(s)] += lost * lost / 2;
+      }
+    });
+    return std::accumulate(sums.begin(), sums.end(), 0.0);
   }
 
   void backward(int64_t l, const WideLayer& layer) {

@@ -32,7 +32,8 @@ struct Channels {
 };
 
 // One forward pass, then one visit of each layer from the last to the first, as of a calibration; of each layer
-// only the moments of down's input and output gradients are summed. Dense models only.
+// only the moments of down's input and output gradients are summed. Costs are scaled to what some refits lose
+// by the text's own gradients, in the unit of truncation curves. Dense models only.
 std::unique_ptr<Channels> rankChannels(std::shared_ptr<const Model> model, const ChannelOptions& options,
                                        const Job& job);
 

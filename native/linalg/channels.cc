@@ -254,6 +254,26 @@ ChannelRanking rankChannels(const float* w, int64_t m, int64_t n, PackedSymmetri
   return ranking;
 }
 
+void scaleCosts(std::vector<double>& costs, const std::vector<MeasuredCost>& measured) {
+  const std::vector<double> before = costs;
+  const auto scaleOf = [&](const MeasuredCost& of) {
+    const double cost = before[static_cast<size_t>(of.groups)];
+    return cost > 0 ? of.nats / cost : 1;
+  };
+  size_t next = 0;
+  for (size_t k = 1; k < costs.size(); ++k) {
+    const auto groups = static_cast<int64_t>(k);
+    while (next < measured.size() && measured[next].groups < groups) ++next;
+    const MeasuredCost& above = measured[std::min(next, measured.size() - 1)];
+    const MeasuredCost& below = measured[next == 0 ? 0 : next - 1];
+    const double share = above.groups > below.groups ? static_cast<double>(groups - below.groups) /
+                                                           static_cast<double>(above.groups - below.groups)
+                                                     : 1;
+    const double scale = scaleOf(below) + std::min(share, 1.0) * (scaleOf(above) - scaleOf(below));
+    costs[k] = std::max(costs[k - 1], before[k] * scale);
+  }
+}
+
 int64_t rankingBytes(int64_t m, int64_t n) {
   const int64_t inverting = 2 * n * n, dropping = n * n + n * m + m * m + kPending * (m + n);
   return (packedValues(m) + std::max(inverting, dropping)) * static_cast<int64_t>(sizeof(double));

@@ -36,6 +36,15 @@ int64_t droppableGroups(int64_t n, int64_t group);
 ChannelRanking rankChannels(const float* w, int64_t m, int64_t n, PackedSymmetric a, const PackedSymmetric& b,
                             const ChannelRankingOptions& options, const Job& job);
 
+// Costs of some numbers of groups, as they were measured.
+struct MeasuredCost {
+  int64_t groups;
+  double nats;
+};
+// Scales costs to what was measured, rising in groups; between two by shares of their scales. They still never
+// fall.
+void scaleCosts(std::vector<double>& costs, const std::vector<MeasuredCost>& measured);
+
 // Bytes that rankChannels holds at its peak, A and B included.
 int64_t rankingBytes(int64_t m, int64_t n);
 

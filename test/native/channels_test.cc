@@ -248,6 +248,18 @@ TEST("channels: a refit is that of least squares, and any change of it is worse"
   CHECK(problem.refit(all).values == reference::fromFloats(problem.w.data(), problem.m, problem.n).values);
 }
 
+TEST("channels: costs are scaled to those measured, by shares in between, and never fall") {
+  std::vector<double> costs = {0, 1, 2, 3, 4, 5, 6};
+  flrc::scaleCosts(costs, {{2, 4}, {4, 12}});
+  CHECK(costs == (std::vector<double>{0, 2, 4, 7.5, 12, 15, 18}));
+  costs = {0, 1, 2, 3, 4};
+  flrc::scaleCosts(costs, {{2, 6}, {3, 3}});
+  CHECK(costs == (std::vector<double>{0, 3, 6, 6, 6}));
+  costs = {0, 0, 5};
+  flrc::scaleCosts(costs, {{1, 1}, {1, 1}});
+  CHECK(costs == (std::vector<double>{0, 0, 5}));
+}
+
 TEST("channels: what is always zero and what others say already costs nothing") {
   Problem problem(6, 5, 16, 80);
   for (int64_t t = 0; t < problem.x.rows; ++t) {

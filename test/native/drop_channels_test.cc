@@ -100,9 +100,21 @@ PackedSymmetric packed(const fixture::Array& full, double share) {
   return to;
 }
 
+// Up to where costs are first measured, a third, they have one scale.
+void checkProportional(const flrc::ChannelRanking& got, const flrc::ChannelRanking& expected,
+                       double tolerance) {
+  CHECK(got.order == expected.order);
+  CHECK_EQUAL(got.costs.size(), expected.costs.size());
+  const size_t third = (expected.costs.size() - 1) / 3;
+  for (size_t k = 0; k <= third; ++k) {
+    const double cost = expected.costs[k] / expected.costs[third];
+    CHECK_NEAR(got.costs[k] / got.costs[third], cost, tolerance * cost);
+  }
+}
+
 }  // namespace
 
-TEST("dropped channels: costs are those of PyTorch's moments, summed over the text") {
+TEST("dropped channels: the order and the run of costs are those of PyTorch's moments") {
   for (const std::string& name : fixture::names()) {
     const fixture::Fixture of = fixture::load(name, 2);
     const auto channels = flrc::rankChannels(of.model, options(of, 4), Job());
@@ -119,12 +131,8 @@ TEST("dropped channels: costs are those of PyTorch's moments, summed over the te
           flrc::rankChannels(valuesOf(w).data(), w.rows, w.cols, packed(of.at(down + ".A"), 0.1),
                              packed(of.at(down + ".B"), 0.5), how, Job());
       const flrc::ChannelRanking& got = channels->layers[static_cast<size_t>(l)];
-      CHECK(got.order == expected.order);
-      CHECK_EQUAL(got.costs.size(), expected.costs.size());
       CHECK(got.costs.size() > 7);
-      for (size_t k = 0; k < got.costs.size(); ++k) {
-        CHECK_NEAR(got.costs[k], expected.costs[k], 2e-3 * expected.costs[k]);
-      }
+      checkProportional(got, expected, 2e-3);
     }
   }
 }
@@ -166,9 +174,50 @@ TEST("dropped channels: moments are those of a calibration, their gradients clip
     ranking.tokens = static_cast<double>(of.tokens.size());
     const auto expected =
         flrc::rankChannels(valuesOf(w).data(), w.rows, w.cols, a, gradients[l], ranking, Job());
-    CHECK(channels->layers[l].order == expected.order);
-    for (size_t k = 0; k < expected.costs.size(); ++k) {
-      CHECK_NEAR(channels->layers[l].costs[k], expected.costs[k], 1e-4 * expected.costs[k]);
+    checkProportional(channels->layers[l], expected, 1e-4);
+  }
+}
+
+TEST("dropped channels: costs are squares of what each token's loss changes by to first order") {
+  fixture::Fixture of = fixture::load("llama", 2);
+  // Of two tokens only the first has a loss, which is its sequence's: so its change can be seen.
+  check::Random random(3);
+  of.sequences = 150;
+  of.length = 2;
+  of.tokens.clear();
+  for (int i = 0; i < 300; ++i) of.tokens.push_back(static_cast<int32_t>(random.below(of.model->config.vocab)));
+  const auto channels = flrc::rankChannels(of.model, options(of, 4), Job());
+  const int64_t all = of.model->config.intermediate;
+  for (int64_t l = 0; l < of.model->config.layers; ++l) {
+    const flrc::ChannelRanking& layer = channels->layers[static_cast<size_t>(l)];
+    for (const int64_t share : {1, 2}) {
+      const int64_t groups = (std::ssize(layer.costs) - 1) * share / 3;
+      std::vector<int32_t> widths = fewer(*channels, 0);
+      widths[static_cast<size_t>(l)] -= static_cast<int32_t>(4 * groups);
+      const Pointer narrow = flrc::dropChannels(*channels, widths, Job());
+      const std::vector<int32_t> kept = flrc::keptChannels(*channels, l, widths[static_cast<size_t>(l)]);
+      const std::vector<float> refitted = valuesOf(*narrow->projection(l * kProjections + kDown).dense);
+      // A step towards the narrower model, and one away from it.
+      std::vector<double> losses[2];
+      constexpr float kStep = 0.05f;
+      for (const int way : {0, 1}) {
+        auto moved = std::make_shared<Model>(*of.model);
+        change(projection(*moved, l, kDown), [&](std::vector<float>& values) {
+          const float step = way ? kStep : -kStep;
+          const auto k = std::ssize(kept);
+          for (float& value : values) value *= 1 - step;
+          for (int64_t i = 0; i < std::ssize(refitted); ++i) {
+            values[static_cast<size_t>(i / k * all + kept[static_cast<size_t>(i % k)])] +=
+                step * refitted[static_cast<size_t>(i)];
+          }
+        });
+        losses[way] = flrc::windowLosses(*moved, of.tokens, 2, 0, Job());
+      }
+      double expected = 0;
+      for (size_t s = 0; s < losses[0].size(); ++s) {
+        expected += std::pow((losses[1][s] - losses[0][s]) / (2 * static_cast<double>(kStep)), 2) / 2;
+      }
+      CHECK_NEAR(layer.costs[static_cast<size_t>(groups)], expected, 0.02 * expected);
     }
   }
 }
