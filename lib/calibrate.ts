@@ -102,14 +102,18 @@ export interface ProjectionScores {
 
 export type CalibrationFigures = Omit<NativeCalibrationResult, 'calibration' | 'scores'>
 
+/** The windows to calibrate on, and the seconds that making them took. */
+export type MadeWindows = CalibrationWindows & { seconds: number }
+
 /** What a calibration is made of. */
 export interface CalibrationContents {
   handle: CalibrationHandle
+  /** Where channels were dropped from it, the model with all of them. */
+  whole?: LoadedModel
   figures: CalibrationData['figures']
   options: Calibration['options']
   hashes: Calibration['hashes']
-  /** The windows, and the seconds that making them took. */
-  made: Pick<CalibrationWindows, 'windows' | 'heldOut' | 'sources'> & { seconds: number }
+  made: Omit<MadeWindows, 'sha256'>
   sensitivities?: readonly Sensitivity[]
 }
 
@@ -128,6 +132,8 @@ export const whitenings: readonly Whitening[] = ['none', 'scaled', 'input', 'two
 /** What one look at the calibration text says about a model; any number of compressions can use it. */
 export class Calibration {
   readonly model: LoadedModel
+  /** The dense model that compressed ones stand beside: `model`, or what channels were dropped from to make it. */
+  readonly whole: LoadedModel
   /** By projection name. */
   readonly scores: Readonly<Record<string, ProjectionScores>>
   /** E(r), r = 0..rank, in nats over the whole text, by projection in the model's order; empty without curves. */
@@ -157,10 +163,12 @@ export class Calibration {
   readonly sensitivities = new Map<FactorStorage, Sensitivity>()
   readonly #handle: CalibrationHandle
 
-  constructor({ handle, figures, options, hashes, made, sensitivities = [] }: CalibrationContents) {
+  constructor(contents: CalibrationContents) {
+    const { handle, whole = handle.model, figures, options, hashes, made, sensitivities = [] } = contents
     const { scores, ...rest } = figures
     this.#handle = handle
     this.model = handle.model
+    this.whole = whole
     this.figures = rest
     this.curves = figures.curves
     this.options = options
@@ -250,6 +258,52 @@ export class Calibration {
  * option or dialogue, E_CHAT_TEMPLATE for dialogues without a template, E_CONTEXT where seqLen exceeds the context.
  */
 export async function calibrate(model: LoadedModel, options: CalibrateOptions = {}): Promise<Calibration> {
+  checkCalibrateOptions(model, options)
+  return calibrateOn(model, await makeWindows(model, options), options)
+}
+
+/** Rejects what could not be calibrated with, before any work. E_USAGE names the option. */
+export function checkCalibrateOptions(model: LoadedModel, options: CalibrateOptions): void {
+  const {
+    labels = 'model',
+    seed = 0,
+    whitening = usualWhitening,
+    memory = defaultMemory(),
+    heldOut = 0,
+  } = options
+  checkModel(model)
+  checkOneOf('labels', labels, ['model', 'data'])
+  checkOneOf('whitening', whitening, whitenings)
+  const shrinkage = shrinkageOf(whitening, options)
+  for (const side of ['inputs', 'gradients'] as const) {
+    checkRange(`shrinkage.${side}`, shrinkage[side], 0, 1, 'a number from 0 to 1')
+  }
+  checkWhole('seed', seed, 0)
+  checkWhole('memory', memory, 1)
+  checkWhole('heldOut', heldOut, 0)
+}
+
+/** The windows of these options' sources. Errors as of `calibrationWindows`. */
+export async function makeWindows(model: LoadedModel, options: CalibrateOptions): Promise<MadeWindows> {
+  const begin = performance.now()
+  const made = await calibrationWindows(model, { ...options, memory: options.memory ?? defaultMemory() })
+  return { ...made, seconds: (performance.now() - begin) / 1000 }
+}
+
+export function shrinkageOf(
+  whitening: Whitening,
+  { shrinkage }: Pick<CalibrateOptions, 'shrinkage'>,
+): Shrinkage {
+  return { ...(whitening === 'two-sided' ? twoSidedShrinkage : noShrinkage), ...shrinkage }
+}
+
+/** Calibrates on windows at hand; `whole` is the model that channels were dropped from to make this one. */
+export async function calibrateOn(
+  model: LoadedModel,
+  made: MadeWindows,
+  options: CalibrateOptions,
+  whole?: LoadedModel,
+): Promise<Calibration> {
   const {
     labels = 'model',
     seed = 0,
@@ -257,22 +311,9 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
     curves = true,
     inputMoments = false,
     memory = defaultMemory(),
-    heldOut: spare = 0,
   } = options
-  checkModel(model)
-  checkOneOf('labels', labels, ['model', 'data'])
-  checkOneOf('whitening', whitening, whitenings)
-  const usual = whitening === 'two-sided' ? twoSidedShrinkage : noShrinkage
-  const shrinkage = { ...usual, ...options.shrinkage }
-  for (const side of ['inputs', 'gradients'] as const) {
-    checkRange(`shrinkage.${side}`, shrinkage[side], 0, 1, 'a number from 0 to 1')
-  }
-  checkWhole('seed', seed, 0)
-  checkWhole('memory', memory, 1)
-  checkWhole('heldOut', spare, 0)
-  const begin = performance.now()
-  const { windows, heldOut, sources, sha256 } = await calibrationWindows(model, { ...options, memory })
-  const made = { windows, heldOut, sources, seconds: (performance.now() - begin) / 1000 }
+  const shrinkage = shrinkageOf(whitening, options)
+  const { windows } = made
   const tokens = concatenate(windows)
   const settings = {
     tokens,
@@ -308,13 +349,13 @@ export async function calibrate(model: LoadedModel, options: CalibrateOptions = 
   })
   const seqLen = settings.lengths.reduce((a, b) => Math.max(a, b), 0)
   return new Calibration({
-    ...{ handle, figures, made },
+    ...{ handle, whole, figures, made },
     options: {
       ...{ labels, seed, whitening, shrinkage, inputMoments },
       ...{ samples: windows.length, samplesAsked: options.samples ?? usualSamples, seqLen },
       tokens: tokens.length,
     },
-    hashes: { model: modelHash, calibration: sha256 },
+    hashes: { model: modelHash, calibration: made.sha256 },
   })
 }
 

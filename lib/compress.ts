@@ -1,12 +1,21 @@
 import { levelBudgets, type Sensitivity } from './allocate.js'
 import { packageVersions } from './binding.js'
-import { Calibration, calibrate, usualWhitening } from './calibrate.js'
+import {
+  type CalibrateOptions,
+  Calibration,
+  checkCalibrateOptions,
+  defaultMemory,
+  type MadeWindows,
+  makeWindows,
+  usualWhitening,
+} from './calibrate.js'
 import { usualSamples, windowLength } from './calibration/windows.js'
 import { checkObject } from './check.js'
 import type { CompressionPlan } from './checkpoint/plan.js'
 import { checkFit, checkMoments, isQuantised, roundsAgainstMoments } from './compress/fit.js'
 import { heldOutPerplexity } from './compress/held-out.js'
 import { type AllocateOptions, type CompressOptions, checkCompressOptions } from './compress/options.js'
+import { type Prepared, prepare } from './compress/prepare.js'
 import { checkRanks, knownOf, shareRanks } from './compress/ranks.js'
 import { atKeep, solveKeep } from './compress/solve.js'
 import { FlrcError } from './errors.js'
@@ -40,20 +49,28 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
   checkObject('the second argument', options, 'options, such as { keep: 0.9 }')
   checkCompressOptions(options)
   const recovery = checkRecoverOptions(options.recover)
-  refuseCompressed(model)
+  refuseCompressed(model, options)
   checkRanks(model, optionsAt(options, options.keep ?? 1))
   const begin = performance.now()
   const given = options.calibration
   const dtype = options.dtype ?? model.dtype
   const recovers = recovery !== undefined
+  const { method = 'curve', whitening = method === 'asvd' ? 'scaled' : undefined } = options
   if (given instanceof Calibration) {
     if (given.model !== model) {
       throw new FlrcError('E_USAGE', 'the calibration is of another model; calibrate this one')
     }
     checkFit(given, options, dtype, recovers)
-    return cut(given, { ...options, recovery }, begin)
+    const { labels, seed, whitening: has, shrinkage, inputMoments } = given.options
+    const same = { labels, seed, whitening: has, shrinkage, inputMoments, curves: method === 'curve' }
+    return cutFrom(
+      model,
+      given,
+      { ...options, ...same, calibration: undefined },
+      { ...options, recovery },
+      begin,
+    )
   }
-  const { method = 'curve', whitening = method === 'asvd' ? 'scaled' : undefined } = options
   const { samples = usualSamples, targetPerplexityIncrease } = options
   const mustHoldOut = targetPerplexityIncrease !== undefined
   const seqLen = windowLength(model, options.seqLen)
@@ -64,44 +81,70 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
     samples,
     seqLen,
     threads: model.threads,
+    ranksChannels: options.dropChannels !== undefined && options.dropChannels !== 0,
   }
   // The factors come to lie beside the dense weights, and what trains them beside both.
   const weights = model.bytes + (recovery ? recoveryBytes * model.denseParameters : 0)
   checkMemory(memoryNeeds(model.config, { ...asked, weights }), options.memory)
-  const calibration = await calibrate(model, {
+  const calibrates = {
     ...options,
+    memory: options.memory ?? defaultMemory(),
     whitening,
     calibration: given,
     curves: method === 'curve',
     inputMoments,
     heldOut: options.heldOut ?? (mustHoldOut ? Math.ceil(samples * heldOutShare) : 0),
     mustHoldOut,
-  })
+  }
+  checkCalibrateOptions(model, calibrates)
+  const made = await makeWindows(model, calibrates)
+  const texts = recovery && { calibration: given, ...recovery }
+  return cutFrom(model, made, calibrates, { ...options, recovery: texts }, begin)
+}
+
+async function cutFrom(
+  model: LoadedModel,
+  from: Calibration | MadeWindows,
+  calibrates: CalibrateOptions,
+  options: CutOptions & Pick<CompressOptions, 'dropChannels'>,
+  begin: number,
+): Promise<Model> {
+  const { calibration, narrowed, release } = await prepare(model, from, calibrates, options)
   try {
-    const texts = recovery && { calibration: given, ...recovery }
-    return await cut(calibration, { ...options, recovery: texts }, begin)
+    return await cut(calibration, { ...options, narrowed }, begin)
   } finally {
-    calibration.dispose()
+    release()
   }
 }
 
-function refuseCompressed(model: LoadedModel): void {
-  const factored = model.levels.some(({ ranks }) => Object.values(ranks).some((rank) => rank !== 'dense'))
-  if (!factored) return
-  throw new FlrcError('E_USAGE', `${model.source.path} is compressed already; compress the original model`, {
-    file: model.source.path,
-  })
+type CutOptions = AllocateOptions &
+  TaskOptions &
+  Pick<CompressOptions, 'state' | 'resume' | 'memory'> & { recovery?: RecoverOptions }
+
+function refuseCompressed(model: LoadedModel, { dropChannels = 0 }: CompressOptions): void {
+  const { path: file } = model.source
+  if (model.levels.some(({ ranks }) => Object.values(ranks).some((rank) => rank !== 'dense'))) {
+    throw new FlrcError('E_USAGE', `${file} is compressed already; compress the original model`, { file })
+  }
+  if (dropChannels !== 0 && model.config.intermediateSizes !== undefined) {
+    throw new FlrcError(
+      'E_USAGE',
+      `channels of ${file} were dropped already; drop them from the original model`,
+      {
+        file,
+      },
+    )
+  }
 }
 
 /** Finds the keep, shares the rank out and cuts the model from the calibration's factors. */
 async function cut(
   calibration: Calibration,
-  given: AllocateOptions &
-    TaskOptions &
-    Pick<CompressOptions, 'state' | 'resume' | 'memory'> & { recovery?: RecoverOptions },
+  given: CutOptions & Pick<Prepared, 'narrowed'>,
   begin: number,
 ): Promise<Model> {
   const { model, figures } = calibration
+  const { narrowed } = given
   const { projections } = model
   const { method = 'curve', storage = 'pivoted', dtype = model.dtype } = given
   const { score = 'fisher', power = 1, rankFloor = 1, rankMultiple = 1, dense = true } = given
@@ -147,6 +190,7 @@ async function cut(
       ...{ inputShrinkage: shrinkage.inputs, gradientShrinkage: shrinkage.gradients },
       ...(levelWeights ? { levelWeights } : {}),
     },
+    ...(narrowed ? { channels: { dropped: narrowed.share, loss: narrowed.loss } } : {}),
     model: { ...model.source.hub, sha256: calibration.hashes.model, bytes: model.source.fileBytes },
     calibration: {
       ...{ sha256: calibration.hashes.calibration, tokens, windows: samples },
@@ -162,6 +206,7 @@ async function cut(
   }
   const spent = figures.seconds
   const seconds = {
+    ...(narrowed ? { channels: narrowed.seconds } : {}),
     calibrate: calibration.windowSeconds + spent.forward + spent.backward + spent.moments,
     factorize: spent.factorize + (recoverBegin - factorizeBegin) / 1000,
     curves: spent.curves,

@@ -25,6 +25,8 @@ export interface MemoryQuestion {
   seqLen: number
   threads: number
   weights: number
+  /** Whether channels of the MLPs are ranked, too. */
+  ranksChannels?: boolean
 }
 
 /** Bytes of a weight, with the scales of its group where there are any. */
@@ -50,13 +52,21 @@ export function availableMemory(): number {
 
 export function memoryNeeds(
   config: ModelConfig,
-  { whitening, inputMoments, samples, seqLen, threads, weights }: MemoryQuestion,
+  { whitening, inputMoments, samples, seqLen, threads, weights, ranksChannels = false }: MemoryQuestion,
 ): MemoryNeeds {
   // Shrunk moments take a little more; two-sided ones are by default.
   const shrinks = whitening === 'two-sided'
   const options = { whitening, inputMoments, shrinks, sequences: samples, longest: seqLen, threads }
-  const needs = callNative((addon) => addon.calibrationMemory(nativeConfig(config), options))
-  return { ...needs, weights, available: availableMemory() }
+  const native = nativeConfig(config)
+  const { least, everything } = callNative((addon) => addon.calibrationMemory(native, options))
+  const ranking = ranksChannels
+    ? callNative((addon) => addon.channelMemory(native, options))
+    : { least: 0, everything: 0 }
+  return {
+    least: Math.max(least, ranking.least),
+    everything: Math.max(everything, ranking.everything),
+    ...{ weights, available: availableMemory() },
+  }
 }
 
 /**

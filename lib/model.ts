@@ -10,6 +10,8 @@ import type {
   NativeBinding,
   NativeCalibrationOptions,
   NativeCalibrationResult,
+  NativeChannelOptions,
+  NativeChannelRanking,
   NativeConfig,
   NativeLevelInfo,
   NativeModel,
@@ -263,6 +265,15 @@ export class LoadedModel {
 
   calibrate(options: NativeCalibrationOptions, task: TaskOptions): Promise<CalibrationData> {
     return this.#calibrationData((addon, native, progress) => addon.calibrate(native, options, progress), task)
+  }
+
+  /** Ranks the channels of the MLPs by what dropping them costs; the caller's to release. */
+  rankChannels(options: NativeChannelOptions, task: TaskOptions): Promise<NativeChannelRanking> {
+    return this.run(
+      (addon, native, progress) => addon.rankChannels(native, options, progress),
+      task,
+      (late) => callNative((addon) => addon.releaseChannels(late.channels)),
+    )
   }
 
   readCalibration(stored: NativeStoredCalibration, task: TaskOptions): Promise<CalibrationData> {

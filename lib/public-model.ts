@@ -57,9 +57,15 @@ export interface CompressionReport {
   /** Projections left dense. */
   dense: string[]
   levels: StoredLevel[]
+  /** Where channels of the MLPs were dropped: which share of all, and its estimated loss in nats over the text. */
+  channels?: { dropped: number; loss: number }
+  /** Channels that each layer's MLP keeps then. */
+  intermediateSizes?: number[]
   /** Score of each projection, of the kind that was asked for. */
   scores: Record<string, number>
   seconds: {
+    /** Ranking and dropping channels of the MLPs, where some were. */
+    channels?: number
     calibrate: number
     factorize: number
     curves: number
@@ -199,8 +205,10 @@ export class Model extends LoadedModel {
       ranks: Object.fromEntries(ranks.filter((entry): entry is [string, number] => entry[1] !== 'dense')),
       dense: ranks.filter(([, rank]) => rank === 'dense').map(([name]) => name),
       levels: storedLevels(this),
+      ...(this.config.intermediateSizes ? { intermediateSizes: this.config.intermediateSizes } : {}),
       scores: plan.scores,
       ...took,
+      ...(plan.channels ? { channels: plan.channels } : {}),
       ...(plan.heldOut ? { heldOut: plan.heldOut } : {}),
       ...(plan.recovery ? { recovery: plan.recovery } : {}),
     }

@@ -56,12 +56,12 @@ export async function recoveryWindows(
   texts: readonly CalibrationText[] | undefined,
   { signal, onProgress }: TaskOptions,
 ): Promise<Int32Array[]> {
-  const { model, options } = calibration
+  const { whole, options } = calibration
   const seqLen = Math.min(longestWindow, options.seqLen)
   const more = texts !== undefined && !texts.some(isSelf)
   const windows = more
     ? (
-        await calibrationWindows(model, {
+        await calibrationWindows(whole, {
           calibration: texts,
           samples: mostWindows,
           seqLen,
@@ -100,7 +100,7 @@ export function recover(
   { levels, storage, dtype, levelWeights, memory = defaultMemory() }: RecoveredCut,
   task: TaskOptions,
 ): Promise<{ parts: ModelParts; report: RecoveryReport }> {
-  const { model, options, hashes } = calibration
+  const { model, whole, options, hashes } = calibration
   const { seed } = options
   const key = {
     ...{ version: packageVersion, hashes, config: model.config, options },
@@ -108,7 +108,7 @@ export function recover(
     levels: levels.map((ranks) => Array.from(ranks)),
     windows: windows.map((window) => Array.from(window)),
   }
-  return train(model, start, {
+  return train(whole, start, {
     ...{ windows, minutes, dtype, levelWeights, seed, memory },
     levels: levels.length,
     scratch: tmpdir(),

@@ -55,6 +55,7 @@ test('rows are made once, each with what it lacks, and one that fails stops no o
     { model: { ...lowRank, levels: [0.8, 0.6] }, measures: ['perplexity'] },
     { model: lowRank, measures: ['perplexity'] },
     { model: { ...lowRank, keep: 1, dtype: 'int4' }, measures: ['perplexity'] },
+    { model: { ...lowRank, keep: 0.5, drops: true }, measures: ['perplexity'] },
   ]
   const store = await RowStore.open(undefined, {}, false)
   const failures = await makeRows(specs, bench, store, () => {})
@@ -63,7 +64,7 @@ test('rows are made once, each with what it lacks, and one that fails stops no o
   assert.match(failures[0]?.reason ?? '', 'E_USAGE')
 
   const rowOf = (spec: RowSpec['model']) => store.get(rowKey(spec))
-  const [two, embedding, dense, , falling, one, calibrated] = specs.map(({ model }) => rowOf(model))
+  const [two, embedding, dense, , falling, one, calibrated, dropped] = specs.map(({ model }) => rowOf(model))
   assert.ok(two?.perplexity && embedding?.perplexity && dense?.perplexity && one?.perplexity)
   assert.ok(two.perplexity > dense.perplexity, 'two bits lose something')
   assert.ok(two.storedBytes < dense.storedBytes / 3)
@@ -75,6 +76,7 @@ test('rows are made once, each with what it lacks, and one that fails stops no o
   assert.ok(
     calibrated && calibrated.equalBytes < dense.equalBytes / 2 && calibrated.equalBytes > two.equalBytes,
   )
+  assert.ok(dropped?.perplexity && dropped.keep <= 0.5 && dropped.keep > 0.49, `${dropped?.keep}`)
   assert.is(falling?.levels?.length, 2)
   assert.is(falling?.levels?.[0]?.perplexity, falling?.perplexity)
 

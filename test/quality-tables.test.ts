@@ -286,6 +286,19 @@ test('the overview has a row a method and a column a keep and storage; levels ha
   assert.ok(levels.includes('| dense int4, against the calibration |  |  |  |  |  | 32.00 | 20.0 |'))
 })
 
+test('rows with and without channels stand one under the other, each with a key of its own', () => {
+  const bare = { ...lowRank, keep: 0.6 }
+  assert.ok(rowKey({ ...bare, drops: true }) !== rowKey(bare))
+  const rows = [
+    row(bare, { perplexity: 76.56, keep: 0.5999 }),
+    row({ ...bare, drops: true }, { perplexity: 60.1, keep: 0.5998 }),
+  ]
+  const lines = renderSection('channels', rows, {}).split('\n')
+  const at = lines.indexOf('| curve | pivoted bf16 | 0.6 | 0.5999 | 76.56 | 1.000 |')
+  assert.ok(at > 0, lines.join('\n'))
+  assert.is(lines[at + 1], '| curve, channels dropped | pivoted bf16 | 0.6 | 0.5998 | 60.10 | 1.000 |')
+})
+
 test('means of samples carry their intervals, and what needs no model stands beside them', () => {
   const scores = {
     rouge1: 0.2,

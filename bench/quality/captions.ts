@@ -25,6 +25,12 @@ export function captionOf(name: SectionName, rows: readonly Row[], settings: Set
         'The default method with one, two and four levels, each measured at every level. Further levels cost ' +
         'level 0 something: what stays dense and how blocks are cut is decided for all of them together.'
       )
+    case 'channels':
+      return (
+        'The default method, and the same after channels of the MLPs were dropped (`dropChannels: auto`), from the ' +
+        'same windows and at the same number of stored parameters. A model without some of its channels is calibrated ' +
+        'for itself.'
+      )
     case 'calibration':
       return calibrationCaption(settings)
     case 'further':

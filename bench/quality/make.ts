@@ -90,9 +90,10 @@ export async function makeLowRank(
   calibration: Calibration,
   task: TaskOptions,
 ): Promise<Made> {
-  const { method, storage, dtype, keep, levels } = spec
+  const { method, storage, dtype, keep, levels, drops } = spec
   const model = await compress(calibration.model, {
     ...{ method, storage, dtype, keep, levels, calibration },
+    dropChannels: drops ? 'auto' : 0,
     signal: task.signal,
   })
   return { model, bytes: bytesOf(model) }

@@ -48,6 +48,6 @@ export function modelName(model: ModelSpec): string {
     case 'low-rank':
       // Keep 1 leaves every projection dense: what is left of compressing is the rounding.
       if (model.keep === 1) return `dense ${model.dtype}, against the calibration`
-      return methodName(model.method, model.calibration.whitening)
+      return methodName(model.method, model.calibration.whitening) + (model.drops ? ', channels dropped' : '')
   }
 }

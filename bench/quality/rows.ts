@@ -31,6 +31,8 @@ export interface LowRankSpec {
   keep: number
   /** Falling budgets, `keep` first; absent for one level. */
   levels?: readonly number[]
+  /** Whether channels of the MLPs are dropped first, as many as the package does by keep. */
+  drops?: boolean
 }
 
 /** How the model of a row is made; equal ones are one row, whichever tables show it. */
@@ -113,8 +115,9 @@ export function rowKey(model: ModelSpec): string {
     case 'trivial':
       return `trivial/${model.summary}`
     case 'low-rank': {
-      const { calibration, method, storage, dtype, keep, levels = [keep] } = model
-      return `${calibrationKey(calibration)}/${method}/${storage}/${dtype}/${levels.join(',')}`
+      const { calibration, method, storage, dtype, keep, levels = [keep], drops } = model
+      const key = `${calibrationKey(calibration)}/${method}/${storage}/${dtype}/${levels.join(',')}`
+      return drops ? `${key}/dropped` : key
     }
   }
 }

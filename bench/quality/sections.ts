@@ -1,7 +1,7 @@
 import type { AllocationMethod } from 'flrc'
 import type { CalibrationSource, CalibrationSpec, LowRankSpec, Measure, ModelSpec, RowSpec } from './rows.js'
 
-export const sectionNames = ['methods', 'bytes', 'levels', 'calibration', 'further'] as const
+export const sectionNames = ['methods', 'bytes', 'levels', 'channels', 'calibration', 'further'] as const
 export type SectionName = (typeof sectionNames)[number]
 
 /** What there is to measure with, and at which keeps. */
@@ -47,6 +47,7 @@ export const methodRows: readonly MethodRow[] = [
 
 export const storages = ['plain', 'pivoted'] as const
 const byteKeeps = [0.95, 0.9, 0.8, 0.7, 0.6, 0.5]
+const channelKeeps = [0.8, 0.7, 0.6, 0.5]
 const calibrationKeeps = [0.9, 0.8]
 /** How far the lowest level lies below keep, whatever their number, so that rows differ in that alone. */
 const levelSpan = 0.2
@@ -132,6 +133,15 @@ function levelsSection(options: PlanOptions): RowSpec[] {
   return usual(options, [...references(options.dtype), ...models])
 }
 
+/** Where little is kept, with and without channels. */
+function channelsSection(options: PlanOptions): RowSpec[] {
+  const models = channelKeeps.flatMap((keep) => {
+    const whole = defaultRow(keep, options.dtype)
+    return [whole, { ...whole, drops: true }]
+  })
+  return usual(options, [...references(options.dtype), ...models])
+}
+
 function calibrationSection(options: PlanOptions): RowSpec[] {
   const sources: CalibrationSource[] = options.dialogues
     ? ['text', 'half dialogues', 'dialogues', 'self', 'self and text']
@@ -180,6 +190,7 @@ const sections: Record<SectionName, (options: PlanOptions) => RowSpec[]> = {
   methods: methodsSection,
   bytes: bytesSection,
   levels: levelsSection,
+  channels: channelsSection,
   calibration: calibrationSection,
   further: furtherSection,
 }

@@ -135,6 +135,15 @@ function levelsTable(rows: readonly Row[]): string {
   return filledTable(['model', 'keep', 'levels', 'level', 'budget', 'realised', 'perplexity', 'MB'], lines)
 }
 
+function channelsTable(rows: readonly Row[]): string {
+  const lines = rows.map((row) => {
+    const [name, , storage, keep] = describe(row.model)
+    const kept = isLowRank(row.model) ? figures(row.keep, 4) : ''
+    return [name, storage, keep, kept, formatPerplexity(row.perplexity), megabytes(row.storedBytes)]
+  })
+  return filledTable(['model', 'storage', 'keep', 'kept', 'perplexity', 'MB'], lines)
+}
+
 function calibrationTable(rows: readonly Row[]): string {
   const lines = rows.map((row) => {
     const [name, , , keep] = describe(row.model)
@@ -165,6 +174,7 @@ const tables: Record<SectionName, { title: string; render: (rows: readonly Row[]
   methods: { title: 'Methods', render: methodsTable },
   bytes: { title: 'Equal bytes', render: bytesTable },
   levels: { title: 'Levels', render: levelsTable },
+  channels: { title: 'Channels dropped', render: channelsTable },
   calibration: { title: 'Calibration texts', render: calibrationTable },
   further: { title: 'Other texts', render: furtherTable },
 }

@@ -38,6 +38,8 @@ export interface CompressionPlan {
     windows: number
     sources: readonly UsedSource[]
   }
+  /** Where channels of the MLPs were dropped: which share of all, and its estimated loss in nats over the text. */
+  channels?: { dropped: number; loss: number }
   /** Per projection the score that `options.score` names, by which `fisher` allocates. */
   scores: Record<string, number>
   /** E(0..R) per projection, in nats over the calibration text; empty for methods without curves. */

@@ -4,6 +4,7 @@ import { Calibration } from '../calibrate.js'
 import { besideTarget, prepareTarget } from '../checkpoint/directory.js'
 import type { CompressionPlan } from '../checkpoint/plan.js'
 import { removeStates } from '../checkpoint/state.js'
+import { mostDropped } from '../compress/options.js'
 import {
   type CompressOptions,
   checkCompressOptions,
@@ -56,6 +57,7 @@ interface CompressFlags extends CommonOptions, CalibrationFlags {
   rankMultiple: number
   dense: boolean
   storage: FactorStorage
+  dropChannels?: number | 'auto'
   recover?: number
   resume: boolean
   overwrite: boolean
@@ -120,6 +122,11 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
       new Option('--storage <kind>', 'how factors are stored').choices(['pivoted', 'plain']).default('pivoted'),
     )
     .option(
+      '--drop-channels <share>',
+      "share of the MLPs' channels to drop first, or auto for as many as pay at that keep",
+      parseDrop,
+    )
+    .option(
       '--recover <minutes>',
       'train the factors towards the dense model for so long',
       numberIn(0, Number.MAX_VALUE, true),
@@ -158,7 +165,10 @@ async function run(path: string, flags: CompressFlags, given: Given, signal: Abo
   const wide = dtype === 'f32' ? dtype : undefined
   const inputMoments = dtype !== undefined && isQuantised(dtype)
   const whitening = flags.whitening ?? (flags.method === 'asvd' ? 'scaled' : undefined)
-  const calibrates = stored === undefined ? { ...flags, whitening, inputMoments } : undefined
+  const ranksChannels = flags.dropChannels !== undefined && flags.dropChannels !== 0
+  // What is left of the channels is calibrated, whatever calibration is at hand.
+  const calibrating = stored === undefined || ranksChannels
+  const calibrates = calibrating ? { ...flags, whitening, inputMoments, ranksChannels } : undefined
   const held = { dtype: wide ?? 'bf16', copies: 2, trains: recover !== undefined, calibrates } as const
   await tellMemory(path, held, signal)
   const model = await loadModel(path, { dtype: wide, device, threads }, signal)
@@ -249,6 +259,10 @@ function checkTargets(flags: KeepOptions): void {
   throw new FlrcError('E_USAGE', `${what}; give exactly one of ${all.join(', ')}`)
 }
 
+function parseDrop(text: string): number | 'auto' {
+  return text === 'auto' ? text : numberIn(0, mostDropped)(text)
+}
+
 function parseWeights(text: string): number[] {
   return text.split(',').map((part) => numberIn(0, Number.MAX_VALUE)(part.trim()))
 }
@@ -264,13 +278,22 @@ function describeRecovery({ minutes, steps, tokens, curve, best }: RecoveryRepor
   return `${head}\n${formatTable(['level', 'before', 'after'], rows)}`
 }
 
+function describeChannels({
+  intermediateSizes: left,
+  channels,
+}: Pick<CompressionReport, 'intermediateSizes' | 'channels'>): string {
+  if (left === undefined || channels === undefined) return ''
+  const range = `${Math.min(...left)} to ${Math.max(...left)}`
+  return `${(channels.dropped * 100).toFixed(1)}% of the MLPs' channels dropped: ${range} of them left in a layer\n`
+}
+
 function describe(output: string, report: Omit<CompressionReport, 'atOnce'>): string {
   const { keep, storedParameters, denseParameters, storedBytes, levels, ranks, dense, heldOut } = report
   const factored = Object.keys(ranks).length
   const head =
     `${output}: ${formatBytes(storedBytes)}\n` +
     `keeps ${(keep * 100).toFixed(2)}% of the block parameters (${storedParameters} of ${denseParameters})\n` +
-    `${factored} projections factored, ${dense.length} left dense\n`
+    `${factored} projections factored, ${dense.length} left dense\n${describeChannels(report)}`
   const rows = levels.map((level, index) => [
     String(index),
     level.budget.toFixed(4),

@@ -16,7 +16,7 @@ export interface Held {
   /** Whether the factors are trained. */
   trains?: boolean
   /** Of a calibration that is to be made; none where one is at hand. */
-  calibrates?: CalibrationFlags & { inputMoments: boolean; threads: number }
+  calibrates?: CalibrationFlags & { inputMoments: boolean; threads: number; ranksChannels?: boolean }
 }
 
 /** What it will take, said before it is taken; E_OUT_OF_MEMORY where that is not there. */
@@ -27,7 +27,10 @@ export async function tellMemory(path: string, held: Held, signal: AbortSignal):
   const weights = copies * weightBytes(source, dtype) + training
   const { whitening = usualWhitening, inputMoments = false, samples = 0, threads = 0 } = calibrates ?? {}
   const seqLen = windowLength(source, calibrates?.seqLen)
-  const asked = memoryNeeds(source.config, { whitening, inputMoments, samples, threads, seqLen, weights })
+  const { ranksChannels } = calibrates ?? {}
+  const asked = memoryNeeds(source.config, {
+    ...{ whitening, inputMoments, samples, threads, seqLen, weights, ranksChannels },
+  })
   const needs = calibrates ? asked : { ...asked, least: 0, everything: 0 }
   checkMemory(needs, calibrates?.memory)
   const { least, everything, available } = needs

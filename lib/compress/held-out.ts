@@ -23,7 +23,7 @@ export async function windowPerplexity(
 
 /** The dense model and every level of a model cut from it, on the windows that its calibration held out. */
 export async function heldOutPerplexity(
-  { model: dense, heldOut }: Calibration,
+  { whole: dense, heldOut }: Calibration,
   parts: ModelParts,
   task: TaskOptions,
 ): Promise<HeldOutPerplexity> {

@@ -6,6 +6,9 @@ import type { StorageDtype } from '../format/types.js'
 import { dtypes } from '../public-model.js'
 import type { RecoverOptions } from '../recover.js'
 
+/** Most of the channels that can be dropped. */
+export const mostDropped = 0.75
+
 const methods: readonly AllocationMethod[] = ['curve', 'fisher', 'energy', 'asvd', 'uniform']
 const scoreKinds: readonly ScoreKind[] = ['fisher', 'gradient', 'taylor']
 const storages: readonly FactorStorage[] = ['pivoted', 'plain']
@@ -73,6 +76,12 @@ export interface CompressOptions
   calibration?: readonly CalibrationText[] | Calibration
   /** As `calibrate` has it; of method `asvd` every projection that its search has measured is kept too. */
   state?: string
+  /**
+   * Share of the MLPs' channels to drop before ranks are shared out, up to .75, or `auto`: as many as lose least together
+   * with the ranks that are cut afterwards, by the truncation curves of a calibration of the whole model. Helps much
+   * where little is kept, for another pass over the text and another calibration, of what is left. Nothing by default.
+   */
+  dropChannels?: number | 'auto'
   /** Trains the factors towards the dense model for so many minutes; not at all by default. */
   recover?: number | RecoverOptions
 }
@@ -80,7 +89,7 @@ export interface CompressOptions
 const targets = ['keep', 'targetBytes', 'targetPerplexityIncrease', 'targetTokensPerSecond'] as const
 
 /** Rejects options that no model could satisfy, before any work. E_USAGE names the option. */
-export function checkCompressOptions(options: AllocateOptions): void {
+export function checkCompressOptions(options: AllocateOptions & Pick<CompressOptions, 'dropChannels'>): void {
   const { keep, levels = [], method = 'curve', storage = 'pivoted', dtype = 'bf16' } = options
   const given = targets.filter((name) => options[name] !== undefined)
   if (given.length !== 1) {
@@ -93,6 +102,11 @@ export function checkCompressOptions(options: AllocateOptions): void {
   const budgets = levelBudgets(keep ?? 1, levels)
   if (method === 'asvd' && (budgets.length > 1 || levels.length > 1)) {
     throw new FlrcError('E_USAGE', 'method asvd has one level; leave levels out, or use another method')
+  }
+  const { dropChannels = 0 } = options
+  if (dropChannels !== 'auto') {
+    const expected = `auto, or a share from 0 to ${mostDropped}`
+    checkRange('dropChannels', dropChannels, 0, mostDropped, expected)
   }
   checkOneOf('score', options.score ?? 'fisher', scoreKinds)
   checkOneOf('storage', storage, storages)

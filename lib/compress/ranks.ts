@@ -12,8 +12,11 @@ import type { LoadedModel, TaskOptions } from '../model.js'
 import type { AllocateOptions } from './options.js'
 
 /** Rejects options that `shareRanks` would reject after the model was calibrated. E_USAGE. */
-export function checkRanks({ projections }: LoadedModel, options: AllocateOptions & { keep: number }): void {
-  checkAllocation(projections, allocationOptions({}, options, levelBudgets(options.keep, options.levels)))
+export function checkRanks(model: LoadedModel, options: AllocateOptions & { keep: number }): void {
+  checkAllocation(
+    model.projections,
+    allocationOptions(model, {}, options, levelBudgets(options.keep, options.levels)),
+  )
 }
 
 /** What an allocation goes by besides its options. */
@@ -55,17 +58,18 @@ export function shareRanks(
   known: Known,
   options: AllocateOptions & { keep: number },
 ): Int32Array[] {
-  const asked = allocationOptions(known, options, levelBudgets(options.keep, options.levels))
+  const asked = allocationOptions(model, known, options, levelBudgets(options.keep, options.levels))
   const { levels } = allocate(model.projections, asked)
   return levels.map((ranks) => Int32Array.from(ranks, (rank) => (rank === 'dense' ? -1 : rank)))
 }
 
 /** The smallest keep that these options allow. */
 export function smallestKeepOf({ model }: Calibration, known: Known, options: AllocateOptions): number {
-  return smallestKeep(model.projections, allocationOptions(known, options, [1]))
+  return smallestKeep(model.projections, allocationOptions(model, known, options, [1]))
 }
 
 function allocationOptions(
+  { denseParameters }: LoadedModel,
   { search, ...known }: Partial<Known>,
   options: AllocateOptions,
   budgets: readonly number[],
@@ -74,5 +78,5 @@ function allocationOptions(
   const { rankFloor = 1, rankMultiple = 1, dense: allowDense = true } = options
   const sensitivity = search?.projections.map(({ losses }) => losses)
   const shared = { method, storage, budgets, levelWeights, power, rankFloor, rankMultiple, allowDense }
-  return { ...shared, ...known, sensitivity }
+  return { ...shared, ...known, sensitivity, denseParameters }
 }

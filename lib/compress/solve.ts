@@ -79,7 +79,7 @@ export async function solveKeep(
   if (targetPerplexityIncrease !== undefined) {
     return keepOfPerplexity(calibration, trial, targetPerplexityIncrease, { ...options, least })
   }
-  return keepOfSpeed(calibration.model, trial, targetTokensPerSecond ?? 0, { ...options, least })
+  return keepOfSpeed(calibration.whole, trial, targetTokensPerSecond ?? 0, { ...options, least })
 }
 
 /** Cuts a model at a keep, measures it, and lets it go. */
@@ -135,7 +135,7 @@ async function keepOfPerplexity(
   target: number,
   { least, ...task }: TaskOptions & { least: number },
 ): Promise<number> {
-  const { heldOut, model } = calibration
+  const { heldOut, whole } = calibration
   if (heldOut.length === 0) {
     throw new FlrcError(
       'E_CALIBRATION',
@@ -143,7 +143,7 @@ async function keepOfPerplexity(
         'calibrate with heldOut',
     )
   }
-  const dense = await windowPerplexity(model, heldOut, 0, task)
+  const dense = await windowPerplexity(whole, heldOut, 0, task)
   // The less is kept the higher the perplexity, so what rises with keep is what of the target is left.
   const excess = (keep: number) =>
     trial(keep, async (small) => target - ((await windowPerplexity(small, heldOut, 0, task)) / dense - 1))
