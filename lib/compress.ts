@@ -55,13 +55,14 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
   const given = options.calibration
   const dtype = options.dtype ?? model.dtype
   const recovers = recovery !== undefined
+  const inputMoments = roundsAgainstMoments({ dtype, keep: options.keep, recovers })
   const { method = 'curve', whitening = method === 'asvd' ? 'scaled' : undefined } = options
   if (given instanceof Calibration) {
     if (given.model !== model) {
       throw new FlrcError('E_USAGE', 'the calibration is of another model; calibrate this one')
     }
     checkFit(given, options, dtype, recovers)
-    const { labels, seed, whitening: has, shrinkage, inputMoments } = given.options
+    const { labels, seed, whitening: has, shrinkage } = given.options
     const same = { labels, seed, whitening: has, shrinkage, inputMoments, curves: method === 'curve' }
     return cutFrom(
       model,
@@ -74,7 +75,6 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
   const { samples = usualSamples, targetPerplexityIncrease } = options
   const mustHoldOut = targetPerplexityIncrease !== undefined
   const seqLen = windowLength(model, options.seqLen)
-  const inputMoments = roundsAgainstMoments({ dtype, keep: options.keep, recovers })
   const asked = {
     whitening: whitening ?? usualWhitening,
     inputMoments,
