@@ -19,7 +19,7 @@ import {
   type TaskOptions,
 } from './model.js'
 import type { NativeCalibrationResult, NativeCuts, NativeFactorizeOptions } from './native-types.js'
-import { concatenate } from './text.js'
+import { sequencesOf } from './text.js'
 
 export type { CalibrationText } from './calibration/sources.js'
 
@@ -314,10 +314,9 @@ export async function calibrateOn(
   } = options
   const shrinkage = shrinkageOf(whitening, options)
   const { windows } = made
-  const tokens = concatenate(windows)
+  const sequences = sequencesOf(windows)
   const settings = {
-    tokens,
-    lengths: Int32Array.from(windows, (window) => window.length),
+    ...sequences,
     labels,
     seed,
     whitening,
@@ -353,7 +352,7 @@ export async function calibrateOn(
     options: {
       ...{ labels, seed, whitening, shrinkage, inputMoments },
       ...{ samples: windows.length, samplesAsked: options.samples ?? usualSamples, seqLen },
-      tokens: tokens.length,
+      tokens: sequences.tokens.length,
     },
     hashes: { model: modelHash, calibration: made.sha256 },
   })

@@ -14,7 +14,12 @@ import { checkObject } from './check.js'
 import type { CompressionPlan } from './checkpoint/plan.js'
 import { checkFit, checkMoments, isQuantised, roundsAgainstMoments } from './compress/fit.js'
 import { heldOutPerplexity } from './compress/held-out.js'
-import { type AllocateOptions, type CompressOptions, checkCompressOptions } from './compress/options.js'
+import {
+  type AllocateOptions,
+  type CompressOptions,
+  checkCompressOptions,
+  dropsChannels,
+} from './compress/options.js'
 import { type Prepared, prepare } from './compress/prepare.js'
 import { checkRanks, knownOf, shareRanks } from './compress/ranks.js'
 import { atKeep, solveKeep } from './compress/solve.js'
@@ -81,7 +86,7 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
     samples,
     seqLen,
     threads: model.threads,
-    ranksChannels: options.dropChannels !== undefined && options.dropChannels !== 0,
+    ranksChannels: dropsChannels(options),
   }
   // The factors come to lie beside the dense weights, and what trains them beside both.
   const weights = model.bytes + (recovery ? recoveryBytes * model.denseParameters : 0)
@@ -121,12 +126,12 @@ type CutOptions = AllocateOptions &
   TaskOptions &
   Pick<CompressOptions, 'state' | 'resume' | 'memory'> & { recovery?: RecoverOptions }
 
-function refuseCompressed(model: LoadedModel, { dropChannels = 0 }: CompressOptions): void {
+function refuseCompressed(model: LoadedModel, options: CompressOptions): void {
   const { path: file } = model.source
   if (model.levels.some(({ ranks }) => Object.values(ranks).some((rank) => rank !== 'dense'))) {
     throw new FlrcError('E_USAGE', `${file} is compressed already; compress the original model`, { file })
   }
-  if (dropChannels !== 0 && model.config.intermediateSizes !== undefined) {
+  if (dropsChannels(options) && model.config.intermediateSizes !== undefined) {
     throw new FlrcError(
       'E_USAGE',
       `channels of ${file} were dropped already; drop them from the original model`,

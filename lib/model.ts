@@ -26,7 +26,7 @@ import type {
 import { type Projection, projectionsOf, rankVector } from './projections.js'
 import { RecoveryHandle } from './recover/handle.js'
 import { type LevelSource, Session } from './session.js'
-import { concatenate } from './text.js'
+import { sequencesOf } from './text.js'
 import { Tokenizer } from './tokenizer.js'
 
 /** How far a long call has come: `done` of `total` units of its present stage. */
@@ -306,8 +306,7 @@ export class LoadedModel {
     }: Omit<NativeRecoveryOptions, 'tokens' | 'lengths'> & { windows: readonly Int32Array[] },
     signal: AbortSignal | undefined,
   ): Promise<RecoveryHandle> {
-    const lengths = Int32Array.from(windows, (window) => window.length)
-    const options = { ...rest, tokens: concatenate(windows), lengths }
+    const options = { ...rest, ...sequencesOf(windows) }
     const release = (late: NativeRecovery) => callNative((addon) => addon.releaseRecovery(late))
     try {
       const native = await this.run(

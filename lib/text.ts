@@ -31,3 +31,8 @@ export function concatenate(windows: readonly Int32Array[]): Int32Array {
   }
   return tokens
 }
+
+/** Token windows as the native side takes sequences: one after another, and the tokens in each. */
+export function sequencesOf(windows: readonly Int32Array[]): { tokens: Int32Array; lengths: Int32Array } {
+  return { tokens: concatenate(windows), lengths: Int32Array.from(windows, (window) => window.length) }
+}

@@ -4,7 +4,7 @@ import { Calibration } from '../calibrate.js'
 import { besideTarget, prepareTarget } from '../checkpoint/directory.js'
 import type { CompressionPlan } from '../checkpoint/plan.js'
 import { removeStates } from '../checkpoint/state.js'
-import { mostDropped } from '../compress/options.js'
+import { dropsChannels, mostDropped } from '../compress/options.js'
 import {
   type CompressOptions,
   checkCompressOptions,
@@ -165,7 +165,7 @@ async function run(path: string, flags: CompressFlags, given: Given, signal: Abo
   const wide = dtype === 'f32' ? dtype : undefined
   const inputMoments = dtype !== undefined && isQuantised(dtype)
   const whitening = flags.whitening ?? (flags.method === 'asvd' ? 'scaled' : undefined)
-  const ranksChannels = flags.dropChannels !== undefined && flags.dropChannels !== 0
+  const ranksChannels = dropsChannels(flags)
   // What is left of the channels is calibrated, whatever calibration is at hand.
   const calibrating = stored === undefined || ranksChannels
   const calibrates = calibrating ? { ...flags, whitening, inputMoments, ranksChannels } : undefined

@@ -7,7 +7,7 @@ import { checkedListener } from '../check.js'
 import { FlrcError } from '../errors.js'
 import { LoadedModel, type TaskOptions } from '../model.js'
 import type { NativeChannelRanking } from '../native-types.js'
-import { concatenate } from '../text.js'
+import { sequencesOf } from '../text.js'
 import type { AllocateOptions } from './options.js'
 import { knownOf } from './ranks.js'
 import { atKeep, solveKeep } from './solve.js'
@@ -74,8 +74,7 @@ export async function withoutChannels(
   const { labels = 'model', seed = 0, memory = defaultMemory() } = options
   const ranked = await model.rankChannels(
     {
-      tokens: concatenate(windows),
-      lengths: Int32Array.from(windows, (window) => window.length),
+      ...sequencesOf(windows),
       ...{ labels, seed, memory, group },
       scratch: tmpdir(),
       jitter: 1e-8,

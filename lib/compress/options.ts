@@ -86,6 +86,11 @@ export interface CompressOptions
   recover?: number | RecoverOptions
 }
 
+/** Whether channels are to be dropped, if any pay. */
+export function dropsChannels({ dropChannels = 0 }: Pick<CompressOptions, 'dropChannels'>): boolean {
+  return dropChannels !== 0
+}
+
 const targets = ['keep', 'targetBytes', 'targetPerplexityIncrease', 'targetTokensPerSecond'] as const
 
 /** Rejects options that no model could satisfy, before any work. E_USAGE names the option. */
