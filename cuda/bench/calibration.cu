@@ -21,8 +21,11 @@ constexpr int kTokens = kPassage.sequences * kPassage.tokens;
 
 class Calibration {
  public:
-  Calibration(Device& device, const Chip& chip, std::vector<Row>& rows)
-      : device_(device), chip_(chip), rows_(rows) {}
+  Calibration(Device& device, Report& report, Multiply by = Multiply::warps)
+      : device_(device),
+        report_(report),
+        by_(by),
+        warpgroups_(by == Multiply::warps ? 0 : report.chip.warpgroups) {}
 
   void fisher(int m, int n) {
     const int64_t outputs = int64_t{kTokens} * m, inputs = int64_t{kTokens} * n, weights = int64_t{m} * n;
@@ -37,42 +40,49 @@ class Calibration {
                         nullptr,          sums.global()};
     Array<double> partial(static_cast<size_t>(fisherPartials(params)));
     params.partial = partial.global();
-    byWarps("Fisher scores, " + std::to_string(m) + "x" + std::to_string(n) + ", 8 sequences of 512",
-            2.0 * kTokens * m * n,
-            [&](int warpgroups) { launchFisher(device_.stream(), flrc::Dtype::bf16, params, warpgroups); });
+    multiply("Fisher scores, " + std::to_string(m) + "x" + std::to_string(n) + ", 8 sequences of 512",
+             2.0 * kTokens * m * n,
+             [&] { launchFisher(device_.stream(), flrc::Dtype::bf16, params, warpgroups_); });
   }
 
   void moment(int n) {
     Array<uint16_t> x(static_cast<size_t>(int64_t{kTokens} * n));
     fill({x.global(), nullptr, nullptr, int64_t{kTokens} * n, 0});
     Array<double> sum(std::vector<double>(static_cast<size_t>(int64_t{n} * (n + 1) / 2)));
-    byWarps("moment of inputs, " + std::to_string(n) + ", 8 sequences of 512", 1.0 * kTokens * n * (n + 1.0),
-            [&](int warpgroups) {
-              launchMoment(device_.stream(), {{x.read(), n, n}, nullptr, kPassage, sum.global()}, warpgroups);
-            });
+    multiply("moment of inputs, " + std::to_string(n) + ", 8 sequences of 512", 1.0 * kTokens * n * (n + 1.0),
+             [&] {
+               launchMoment(device_.stream(), {{x.read(), n, n}, nullptr, kPassage, sum.global()}, warpgroups_);
+             });
   }
 
-  void curves(int n, int rank) {
-    const std::string shape =
-        std::to_string(kTokens) + " tokens, " + std::to_string(n) + " wide, rank " + std::to_string(rank);
-    const size_t count = static_cast<size_t>(n) * static_cast<size_t>(rank),
-                 products = static_cast<size_t>(kTokens) * static_cast<size_t>(rank);
+  void thinProduct(int n, int rank) {
+    const size_t count = static_cast<size_t>(n) * static_cast<size_t>(rank);
     Array<uint16_t> x(static_cast<size_t>(int64_t{kTokens} * n)), high(count), low(count);
-    Array<float> factors(count), v(products), u(products);
+    Array<float> v(static_cast<size_t>(kTokens) * static_cast<size_t>(rank));
     fill({x.global(), nullptr, nullptr, int64_t{kTokens} * n, 0});
-    fill({nullptr, factors.global(), nullptr, int64_t{n} * rank, 0});
-    fill({nullptr, u.global(), nullptr, int64_t{kTokens} * rank, 0});
-    Array<double> partial(static_cast<size_t>(kCurveBlocks * (rank + 1))),
-        curve(std::vector<double>(static_cast<size_t>(rank + 1)));
-    add("halves of factors, " + shape, 0, [&] {
-      launchSplit(device_.stream(), {factors.read(), rank, n, n, high.global(), low.global()});
-    });
-    byWarps("thin product, " + shape, 4.0 * kTokens * n * rank, [&](int warpgroups) {
+    for (Array<uint16_t>* half : {&high, &low}) fill({half->global(), nullptr, nullptr, int64_t{n} * rank, 0});
+    multiply("thin product, " + shapeOf(n, rank), 4.0 * kTokens * n * rank, [&] {
       launchThinProduct(
           device_.stream(),
-          {{x.read(), n, n}, nullptr, kTokens, high.read(), low.read(), n, rank, v.global(), rank}, warpgroups);
+          {{x.read(), n, n}, nullptr, kTokens, high.read(), low.read(), n, rank, v.global(), rank},
+          warpgroups_);
     });
-    add("curve, " + shape, 0, [&] {
+  }
+
+  void curve(int n, int rank) {
+    const size_t count = static_cast<size_t>(n) * static_cast<size_t>(rank),
+                 products = static_cast<size_t>(kTokens) * static_cast<size_t>(rank);
+    Array<uint16_t> high(count), low(count);
+    Array<float> factors(count), v(products), u(products);
+    fill({nullptr, factors.global(), nullptr, int64_t{n} * rank, 0});
+    for (Array<float>* product : {&u, &v})
+      fill({nullptr, product->global(), nullptr, int64_t{kTokens} * rank, 0});
+    Array<double> partial(static_cast<size_t>(kCurveBlocks * (rank + 1))),
+        curve(std::vector<double>(static_cast<size_t>(rank + 1)));
+    add("halves of factors, " + shapeOf(n, rank), 0, [&] {
+      launchSplit(device_.stream(), {factors.read(), rank, n, n, high.global(), low.global()});
+    });
+    add("curve, " + shapeOf(n, rank), 0, [&] {
       launchCurve(device_.stream(),
                   {u.read(), v.read(), nullptr, kTokens, rank, partial.global(), curve.global()});
     });
@@ -89,14 +99,14 @@ class Calibration {
     for (const int tokens : {kPassage.tokens, kTokens}) {
       for (const bool back : {false, true}) {
         const int from = back ? m : n, to = back ? n : m;
-        byWarps(
+        multiply(
             "product" + std::string(back ? " back, " : ", ") + std::to_string(m) + "x" + std::to_string(n) +
                 " with " + std::to_string(tokens) + " tokens in halves",
-            4.0 * tokens * m * n, [&](int warpgroups) {
+            4.0 * tokens * m * n, [&] {
               launchThinProduct(
                   device_.stream(),
                   {{x.read(), from, from}, low.read(), tokens, w.read(), nullptr, n, to, y.global(), to, back},
-                  warpgroups);
+                  warpgroups_);
             });
       }
     }
@@ -196,15 +206,18 @@ class Calibration {
     }
   };
 
+  static std::string shapeOf(int n, int rank) {
+    return std::to_string(kTokens) + " tokens, " + std::to_string(n) + " wide, rank " + std::to_string(rank);
+  }
+
   void fill(const NoiseParams& params) {
     launchNoise(device_.stream(), params);
     device_.synchronise();
   }
 
   template <typename Launch>
-  void byWarps(const std::string& name, double flops, const Launch& launchOnce) {
-    if (chip_.warpgroups > 0) add(name + ", warpgroups", flops, [&] { launchOnce(chip_.warpgroups); });
-    add(name + ", warps", flops, [&] { launchOnce(0); });
+  void multiply(const std::string& name, double flops, const Launch& launchOnce) {
+    add(name + (by_ == Multiply::warps ? ", warps" : ", warpgroups"), flops, launchOnce);
   }
 
   template <typename Launch>
@@ -213,28 +226,39 @@ class Calibration {
     const double seconds = replaySeconds(device_, [&] {
       for (int i = 0; i < kRepeats; ++i) launchOnce();
     });
-    rows_.push_back({name, 1e6 * seconds / kRepeats, 0, flops});
-    print(rows_.back(), chip_);
+    report_.add({name, 1e6 * seconds / kRepeats, 0, flops});
   }
 
   Device& device_;
-  const Chip& chip_;
-  std::vector<Row>& rows_;
+  Report& report_;
+  Multiply by_;
+  int warpgroups_;
 };
 
 }  // namespace
 
-void timeCalibration(Device& device, const Chip& chip, std::vector<Row>& rows) {
-  Calibration calibration(device, chip, rows);
+void timeFisher(Device& device, Report& report, Multiply by) {
+  Calibration calibration(device, report, by);
   calibration.fisher(4096, 4096);
   calibration.fisher(1024, 4096);
   calibration.fisher(14336, 4096);
   calibration.fisher(4096, 14336);
-  calibration.moment(4096);
-  calibration.curves(4096, 1024);
+}
+
+void timeMoments(Device& device, Report& report, Multiply by) { Calibration(device, report, by).moment(4096); }
+
+void timeThinProducts(Device& device, Report& report, Multiply by) {
+  Calibration calibration(device, report, by);
+  calibration.thinProduct(4096, 1024);
   calibration.passes(4096, 4096);
   calibration.passes(14336, 4096);
   calibration.passes(4096, 14336);
+}
+
+void timeCurves(Device& device, Report& report) { Calibration(device, report).curve(4096, 1024); }
+
+void timeFactors(Device& device, Report& report) {
+  Calibration calibration(device, report);
   calibration.product(4096, 4096, 4096, 1, false);
   calibration.product(144, 576, 576, 90, false);
   calibration.product(144, 144, 576, 90, true);

@@ -15,15 +15,14 @@ using test::Device;
 
 class DecodeKernels {
  public:
-  DecodeKernels(Device& device, const Chip& chip, std::vector<Row>& rows)
-      : device_(device), chip_(chip), rows_(rows) {}
+  DecodeKernels(Device& device, Report& report) : device_(device), report_(report) {}
 
   void attention(int heads, int kvHeads, int headDim, int length, int columns) {
     const int64_t kvWidth = int64_t{kvHeads} * headDim, width = int64_t{heads} * headDim;
     const int chunks = attentionChunks(length, 0);
     // As many layers as the L2 cache does not hold.
     const double bytes = 4.0 * static_cast<double>(kvWidth) * length * columns;
-    const int layers = 1 + static_cast<int>(2.0 * static_cast<double>(chip_.l2Bytes) / bytes);
+    const int layers = 1 + static_cast<int>(2.0 * static_cast<double>(report_.chip.l2Bytes) / bytes);
     Array<uint16_t> keys(halves(kvWidth * length * layers * columns)),
         values(halves(kvWidth * length * layers * columns));
     Array<float> q(floats(width * columns)), k(floats(kvWidth * columns)), v(floats(kvWidth * columns)),
@@ -46,7 +45,7 @@ class DecodeKernels {
                                 1e-5f,      angles.read(), angles.read(), heads,   kvHeads,
                                 headDim,    headDim / 2,   table.read(),  layer};
           launchAttention(device_.stream(), {in, out.global(), 0, partial.global(), counters.global()}, columns,
-                          length, {chip_.hopper, chip_.hopper});
+                          length, {report_.chip.hopper, report_.chip.hopper});
         });
   }
 
@@ -56,7 +55,7 @@ class DecodeKernels {
         delta(std::vector<float>(static_cast<size_t>(width * columns)));
     add("residual and norm, " + std::to_string(width), columns, 0, [&] {
       launchNorm(device_.stream(), {x.global(), delta.read(), weight.read(), y.global(), 1e-5f, width}, columns,
-                 chip_.hopper);
+                 report_.chip.hopper);
     });
   }
 
@@ -64,7 +63,7 @@ class DecodeKernels {
     const int count = width * columns;
     Array<float> gate(floats(count)), up(floats(count)), y(static_cast<size_t>(count));
     add("silu(gate) * up, " + std::to_string(width), columns, 0, [&] {
-      launchGated(device_.stream(), {gate.read(), up.read(), y.global(), count}, chip_.hopper);
+      launchGated(device_.stream(), {gate.read(), up.read(), y.global(), count}, report_.chip.hopper);
     });
   }
 
@@ -80,14 +79,14 @@ class DecodeKernels {
     }
     const std::string of = " of " + std::to_string(vocab);
     add("likeliest token" + of, columns, 0,
-        [&] { launchLikeliest(device_.stream(), memory.likeliest(kept), columns, chip_.hopper); });
+        [&] { launchLikeliest(device_.stream(), memory.likeliest(kept), columns, report_.chip.hopper); });
     const auto draw = [&](const std::string& name, const SamplingRow& how) {
       std::vector<SampleParams::Row> rows;
       for (int c = 0; c < columns; ++c) {
         rows.push_back({to.read() + int64_t{vocab} * c, likeliest.read() + c, sampled.global() + c, how});
       }
       add(name + of, columns, 0,
-          [&] { launchSample(device_.stream(), memory.sample(rows), columns, chip_.multiprocessors); });
+          [&] { launchSample(device_.stream(), memory.sample(rows), columns, report_.chip.multiprocessors); });
     };
     draw("draw at a temperature", {0.8f, 0, 1, 0, 1, 0});
     draw("draw with top-p", {0.8f, 0, 0.95f, 0, 1, 0});
@@ -112,29 +111,35 @@ class DecodeKernels {
     const double seconds = replaySeconds(device_, [&] {
       for (int i = 0; i < kRepeats; ++i) launchOnce();
     });
-    rows_.push_back({name, 1e6 * seconds / kRepeats, bytes, 0, columns});
-    print(rows_.back(), chip_);
+    report_.add({name, 1e6 * seconds / kRepeats, bytes, 0, columns});
   }
 
   Device& device_;
-  const Chip& chip_;
-  std::vector<Row>& rows_;
+  Report& report_;
 };
 
 }  // namespace
 
-void timeDecode(Device& device, const Chip& chip, std::vector<Row>& rows) {
-  DecodeKernels kernels(device, chip, rows);
-  // Llama 3.2 1B, then 3.1 8B.
+// Of Llama 3.2 1B, then 3.1 8B.
+void timeDecodeAttention(Device& device, Report& report) {
+  DecodeKernels kernels(device, report);
   for (const int length : {512, 1024, 4096}) kernels.attention(32, 8, 64, length, 1);
   kernels.attention(32, 8, 64, 640, 16);
   for (const int length : {4096, 65536}) kernels.attention(32, 8, 128, length, 1);
+}
+
+void timeNormsAndGates(Device& device, Report& report) {
+  DecodeKernels kernels(device, report);
   for (const int columns : {1, 16}) {
     kernels.norm(2048, columns);
     kernels.norm(4096, columns);
     kernels.gated(8192, columns);
-    kernels.sampling(128256, columns);
   }
+}
+
+void timeSampling(Device& device, Report& report) {
+  DecodeKernels kernels(device, report);
+  for (const int columns : {1, 16}) kernels.sampling(128256, columns);
 }
 
 }  // namespace bench

@@ -7,7 +7,7 @@
 #include "test/linear_cases.h"
 
 // Products: each case some 200 times in one graph, over copies of its weights that are together larger than
-// three times the L2 cache. Low-rank ones beside what cuBLAS takes for them.
+// three times the L2 cache; and what cuBLAS takes for those of low rank.
 
 namespace bench {
 namespace {
@@ -141,30 +141,36 @@ double readBandwidth(Device& device, const Chip& chip) {
   return kPasses * static_cast<double>(kBytes) / seconds;
 }
 
-void timeLinears(Device& device, const Chip& chip, std::vector<Row>& rows) {
+void timeLinears(Device& device, Report& report, flrc::Dtype dtype) {
   std::vector<Chain> chains;
-  for (const test::LinearCase& one : test::timedLinearCases()) chains.push_back({one});
-  for (const int rank : {256, 512, 1024}) chains.push_back(test::layerCases(rank));
-  Cublas cublas(device);
-  if (!cublas.missing().empty()) std::printf("two cuBLAS calls: skipped, %s\n", cublas.missing().c_str());
+  for (const test::LinearCase& one : test::timedLinearCases(dtype)) chains.push_back({one});
+  if (dtype == flrc::Dtype::bf16) {
+    for (const int rank : {256, 512, 1024}) chains.push_back(test::layerCases(rank));
+  }
   for (const Chain& chain : chains) {
-    Rotating weights(chip, chain);
+    Rotating weights(report.chip, chain);
     const auto add = [&](int columns, int aheadBytes) {
-      rows.push_back(weights.time(device, chip, columns, aheadBytes));
-      print(rows.back(), chip);
+      report.add(weights.time(device, report.chip, columns, aheadBytes));
     };
     for (const int aheadBytes : {0, 64 * 1024, kAheadBytes}) add(1, aheadBytes);
-    // As the engine launches it.
-    const double ours = rows.back().microseconds;
-    const test::Projection& only = chain[0].projections[0];
-    if (cublas.missing().empty() && chain.size() == 1 && chain[0].dtype == flrc::Dtype::bf16 &&
-        only.form == test::Form::plain) {
-      Row row = TwoCalls(chip, only.outputs, chain[0].inputs, only.active).time(device, cublas);
-      row.ratio = row.microseconds / ours;
-      rows.push_back(row);
-      print(row, chip);
-    }
     for (const int columns : {2, 4, 16}) add(columns, 64 * 1024);
+  }
+}
+
+void timeCublas(Device& device, Report& report) {
+  Cublas cublas(device);
+  if (!cublas.missing().empty()) {
+    std::printf("two cuBLAS calls: skipped, %s\n", cublas.missing().c_str());
+    return;
+  }
+  for (const test::LinearCase& one : test::timedLinearCases(flrc::Dtype::bf16)) {
+    const test::Projection& only = one.projections[0];
+    if (only.form != test::Form::plain) continue;
+    // As the engine launches it.
+    const double ours = Rotating(report.chip, {one}).time(device, report.chip, 1, kAheadBytes).microseconds;
+    Row row = TwoCalls(report.chip, only.outputs, one.inputs, only.active).time(device, cublas);
+    row.ratio = row.microseconds / ours;
+    report.add(row);
   }
 }
 

@@ -13,8 +13,7 @@ using test::Device;
 
 class Others {
  public:
-  Others(Device& device, const Chip& chip, std::vector<Row>& rows)
-      : device_(device), chip_(chip), rows_(rows) {}
+  Others(Device& device, Report& report) : device_(device), report_(report) {}
 
   void prefillAttention(int length) {
     constexpr int kHeads = 32, kKvHeads = 8, kHeadDim = 128;
@@ -40,19 +39,17 @@ class Others {
     const double seconds = replaySeconds(device_, [&] {
       for (int i = 0; i < kRepeats; ++i) launchOnce();
     });
-    rows_.push_back({name, 1e6 * seconds / kRepeats, bytes, flops});
-    print(rows_.back(), chip_);
+    report_.add({name, 1e6 * seconds / kRepeats, bytes, flops});
   }
 
   Device& device_;
-  const Chip& chip_;
-  std::vector<Row>& rows_;
+  Report& report_;
 };
 
 }  // namespace
 
-void timeOthers(Device& device, const Chip& chip, std::vector<Row>& rows) {
-  Others others(device, chip, rows);
+void timePrefillAttention(Device& device, Report& report) {
+  Others others(device, report);
   for (const int length : {512, 4096}) others.prefillAttention(length);
 }
 

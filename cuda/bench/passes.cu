@@ -22,8 +22,7 @@ constexpr float kEps = 1e-5f;
 
 class Passes {
  public:
-  Passes(Device& device, const Chip& chip, std::vector<Row>& rows)
-      : device_(device), chip_(chip), rows_(rows) {}
+  Passes(Device& device, Report& report) : device_(device), report_(report) {}
 
   void rowsOfValues() {
     const Values x(*this, kTokens, kHidden), dy(*this, kTokens, kHidden), weight(*this, 1, kHidden),
@@ -149,23 +148,23 @@ class Passes {
   // Values: read and written, 4 bytes each.
   template <typename Launch>
   void add(const std::string& name, double values, const Launch& launchOnce, double flops = 0) {
-    rows_.push_back({name, 1e6 * replaySeconds(device_, launchOnce), 4 * values, flops});
-    print(rows_.back(), chip_);
+    report_.add({name, 1e6 * replaySeconds(device_, launchOnce), 4 * values, flops});
   }
 
   Device& device_;
-  const Chip& chip_;
-  std::vector<Row>& rows_;
+  Report& report_;
 };
 
 }  // namespace
 
-void timePasses(Device& device, const Chip& chip, std::vector<Row>& rows) {
-  Passes passes(device, chip, rows);
+void timeRowsOfPasses(Device& device, Report& report) {
+  Passes passes(device, report);
   passes.rowsOfValues();
   passes.gates();
-  passes.attention();
-  passes.losses();
 }
+
+void timeCausalAttention(Device& device, Report& report) { Passes(device, report).attention(); }
+
+void timeLabelLosses(Device& device, Report& report) { Passes(device, report).losses(); }
 
 }  // namespace bench

@@ -29,30 +29,19 @@ Row timeChain(Device& device, const Chip& chip, Dtype dtype, const std::string& 
 
 }  // namespace
 
-void timeSteps(Device& device, const Chip& chip, std::vector<Row>& rows) {
-  if (!chip.hopper) return;
-  const auto add = [&](Dtype dtype, const std::string& name, const auto& part) {
+void timeSteps(Device& device, Report& report, Dtype dtype) {
+  if (!report.chip.hopper) return;
+  const auto add = [&](const std::string& name, const auto& part) {
     static const char* const names[] = {"f32", "bf16", "int8", "int4"};
-    rows.push_back(timeChain(device, chip, dtype, names[static_cast<int>(dtype)] + (" " + name), part));
-    print(rows.back(), chip);
+    report.add(timeChain(device, report.chip, dtype, names[static_cast<int>(dtype)] + (" " + name), part));
   };
-  struct Case {
-    Dtype dtype;
-    int rank;  // 0: dense
-  };
-  for (const auto& [dtype, rank] : {Case{Dtype::bf16, 0},
-                                    {Dtype::bf16, 2048},
-                                    {Dtype::bf16, 1024},
-                                    {Dtype::bf16, 512},
-                                    {Dtype::bf16, 256},
-                                    {Dtype::int8, 0},
-                                    {Dtype::int8, 512},
-                                    {Dtype::int4, 0},
-                                    {Dtype::int4, 512}}) {
+  const bool plain = dtype == Dtype::bf16;
+  // 0: dense.
+  for (const int rank : plain ? std::vector{0, 2048, 1024, 512, 256} : std::vector{0, 512}) {
     const std::string of = rank > 0 ? " rank " + std::to_string(rank) : "";
     Values* last = nullptr;
     int made = 0;
-    add(dtype, "4096x4096" + of, [&, rank = rank](StepChain& chain, int index) {
+    add("4096x4096" + of, [&](StepChain& chain, int index) {
       Values& y = chain.values(4096);
       made = chain.product(index == 0 ? chain.normed(y, 0) : StepChain::given(*last, 4096, made),
                            {{&y, 4096, rank}});
@@ -60,19 +49,12 @@ void timeSteps(Device& device, const Chip& chip, std::vector<Row>& rows) {
     });
   }
   // Of Llama 3.1 8B, with norms and gates and without attention.
-  for (const auto& [dtype, rank] : {Case{Dtype::bf16, 0},
-                                    {Dtype::bf16, 1024},
-                                    {Dtype::bf16, 512},
-                                    {Dtype::bf16, 256},
-                                    {Dtype::int8, 0},
-                                    {Dtype::int8, 1024},
-                                    {Dtype::int4, 0},
-                                    {Dtype::int4, 1024}}) {
+  for (const int rank : plain ? std::vector{0, 1024, 512, 256} : std::vector{0, 1024}) {
     const std::string of =
         rank > 0 ? ", rank " + std::to_string(rank) + " (k, v " + std::to_string(rank / 4) + ")" : "";
     Values *out = nullptr, *q = nullptr, *k = nullptr, *v = nullptr, *gated = nullptr;
     int made = 0;
-    add(dtype, "a layer's seven" + of, [&, rank = rank](StepChain& chain, int index) {
+    add("a layer's seven" + of, [&](StepChain& chain, int index) {
       if (index == 0) {
         out = &chain.values(4096), q = &chain.values(4096), k = &chain.values(1024), v = &chain.values(1024);
         gated = &chain.values(14336);

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "bench/parts.h"
+#include "tensor/dtype.h"
 #include "test/device.h"
 
 namespace bench {
@@ -86,15 +88,40 @@ struct Row {
   double ratio = 0;    // of this time to that of ours for the same work
 };
 
+// Where rows go as they are measured: printed, and to a file.
+class Report {
+ public:
+  Report(const Chip& chip, const std::string& file) : chip(chip), lines_(file) {}
+  void add(const Row& row);
+  const Chip chip;
+
+ private:
+  Lines lines_;
+};
+
 // Bytes a second that reading reaches.
 double readBandwidth(test::Device& device, const Chip& chip);
-// Rows are added as they are measured, and printed.
-void timeLinears(test::Device& device, const Chip& chip, std::vector<Row>& rows);
-void timeSteps(test::Device& device, const Chip& chip, std::vector<Row>& rows);
-void timeDecode(test::Device& device, const Chip& chip, std::vector<Row>& rows);
-void timeOthers(test::Device& device, const Chip& chip, std::vector<Row>& rows);
-void timePasses(test::Device& device, const Chip& chip, std::vector<Row>& rows);
-void timeCalibration(test::Device& device, const Chip& chip, std::vector<Row>& rows);
-void print(const Row& row, const Chip& chip);
+
+void timeLinears(test::Device& device, Report& report, flrc::Dtype dtype);
+void timeSteps(test::Device& device, Report& report, flrc::Dtype dtype);
+// Two of its calls for each low-rank product in bf16.
+void timeCublas(test::Device& device, Report& report);
+
+void timeDecodeAttention(test::Device& device, Report& report);
+void timeNormsAndGates(test::Device& device, Report& report);
+void timeSampling(test::Device& device, Report& report);
+void timePrefillAttention(test::Device& device, Report& report);
+
+void timeRowsOfPasses(test::Device& device, Report& report);
+void timeCausalAttention(test::Device& device, Report& report);
+void timeLabelLosses(test::Device& device, Report& report);
+
+// What multiplies by warps, or by warpgroups where the chip has them.
+enum class Multiply { warps, warpgroups };
+void timeFisher(test::Device& device, Report& report, Multiply by);
+void timeMoments(test::Device& device, Report& report, Multiply by);
+void timeThinProducts(test::Device& device, Report& report, Multiply by);
+void timeCurves(test::Device& device, Report& report);
+void timeFactors(test::Device& device, Report& report);
 
 }  // namespace bench

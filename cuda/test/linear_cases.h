@@ -341,39 +341,32 @@ class LinearProblem {
 };
 
 // Odd shapes, prefix ranks, blocks that end anywhere, grouped projections, dense ones among factored ones.
-inline std::vector<LinearCase> linearCases() {
-  std::vector<LinearCase> cases;
-  for (const flrc::Dtype dtype : {flrc::Dtype::bf16, flrc::Dtype::int8, flrc::Dtype::int4}) {
-    cases.push_back({dtype, 96, {{70, Form::dense, {}}}});
-    cases.push_back({dtype, 2100, {{45, Form::dense, {}, 0, true}}});
-    cases.push_back({dtype, 161, {{100, Form::plain, {37}, 37}}});
-    cases.push_back({dtype, 1100, {{33, Form::plain, {90}, 71, true}}});
-    cases.push_back({dtype, 64, {{31, Form::plain, {5}, 1}}});
-    cases.push_back({dtype, 200, {{130, Form::pivoted, {41}, 1, true}}});
-    cases.push_back({dtype, 130, {{97, Form::pivoted, {20, 33, 9}, 3, true}}});
-    cases.push_back({dtype, 130, {{97, Form::pivoted, {20, 33, 9}, 2}}});
-    cases.push_back(
-        {dtype,
-         96,
-         {{64, Form::pivoted, {16, 7}, 1}, {40, Form::pivoted, {12, 9}, 2, true}, {33, Form::dense, {}}}});
-    cases.push_back({dtype, 257, {{150, Form::plain, {40}, 24}, {150, Form::plain, {64}, 64, true}}});
-    cases.push_back({dtype, 128, {{80, Form::pivoted, {11, 30}, 0, true}, {50, Form::pivoted, {50}, 1}}});
-  }
-  return cases;
+inline std::vector<LinearCase> linearCases(flrc::Dtype dtype) {
+  return {{dtype, 96, {{70, Form::dense, {}}}},
+          {dtype, 2100, {{45, Form::dense, {}, 0, true}}},
+          {dtype, 161, {{100, Form::plain, {37}, 37}}},
+          {dtype, 1100, {{33, Form::plain, {90}, 71, true}}},
+          {dtype, 64, {{31, Form::plain, {5}, 1}}},
+          {dtype, 200, {{130, Form::pivoted, {41}, 1, true}}},
+          {dtype, 130, {{97, Form::pivoted, {20, 33, 9}, 3, true}}},
+          {dtype, 130, {{97, Form::pivoted, {20, 33, 9}, 2}}},
+          {dtype,
+           96,
+           {{64, Form::pivoted, {16, 7}, 1}, {40, Form::pivoted, {12, 9}, 2, true}, {33, Form::dense, {}}}},
+          {dtype, 257, {{150, Form::plain, {40}, 24}, {150, Form::plain, {64}, 64, true}}},
+          {dtype, 128, {{80, Form::pivoted, {11, 30}, 0, true}, {50, Form::pivoted, {50}, 1}}}};
 }
 
 // What is timed: the shapes of an 8B Llama's attention and MLP, dense and, bf16, at every rank.
-inline std::vector<LinearCase> timedLinearCases() {
+inline std::vector<LinearCase> timedLinearCases(flrc::Dtype dtype) {
   std::vector<LinearCase> cases;
-  for (const flrc::Dtype dtype : {flrc::Dtype::bf16, flrc::Dtype::int8, flrc::Dtype::int4}) {
-    for (const int outputs : {4096, 14336}) {
-      cases.push_back({dtype, 4096, {{outputs, Form::dense, {}}}});
-      for (const int rank : {256, 512, 1024, 2048}) {
-        if (dtype == flrc::Dtype::bf16 || rank == 512)
-          cases.push_back({dtype, 4096, {{outputs, Form::plain, {rank}, rank}}});
-      }
-      cases.push_back({dtype, 4096, {{outputs, Form::pivoted, {512, 256}, 1}}});
+  for (const int outputs : {4096, 14336}) {
+    cases.push_back({dtype, 4096, {{outputs, Form::dense, {}}}});
+    for (const int rank : {256, 512, 1024, 2048}) {
+      if (dtype == flrc::Dtype::bf16 || rank == 512)
+        cases.push_back({dtype, 4096, {{outputs, Form::plain, {rank}, rank}}});
     }
+    cases.push_back({dtype, 4096, {{outputs, Form::pivoted, {512, 256}, 1}}});
   }
   return cases;
 }

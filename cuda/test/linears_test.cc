@@ -29,16 +29,14 @@ void checkCase(const LinearCase& one, int columns, const LinearsLaunch& how, uin
   }
 }
 
-}  // namespace
-
-TEST("linears: y = W x of every dtype and form, however little room there is") {
+void checkForms(flrc::Dtype dtype) {
   const LinearsLaunch ways[] = {
       {.blocks = 3, .sharedBytes = 227 * 1024},
       {.blocks = 2, .sharedBytes = 99 * 1024},
       {.blocks = 4, .sharedBytes = 227 * 1024, .bulk = true, .aheadBytes = 4000, .dependent = true},
       {.blocks = 1, .sharedBytes = 163 * 1024, .bulk = true, .aheadBytes = 60000}};
   uint64_t seed = 1;
-  for (const LinearCase& one : linearCases()) {
+  for (const LinearCase& one : linearCases(dtype)) {
     for (const LinearsLaunch& how : ways) checkCase(one, 1, how, ++seed);
     for (const int columns : {2, 7}) {
       ++seed;
@@ -47,8 +45,8 @@ TEST("linears: y = W x of every dtype and form, however little room there is") {
   }
 }
 
-TEST("linears: a column has the same bits in any batch, much room or little, on any number of blocks") {
-  for (const LinearCase& one : linearCases()) {
+void checkBatches(flrc::Dtype dtype) {
+  for (const LinearCase& one : linearCases(dtype)) {
     LinearProblem problem(one, 5);
     Device device(5);
     check::Random random(6);
@@ -67,6 +65,22 @@ TEST("linears: a column has the same bits in any batch, much room or little, on 
       }
     }
   }
+}
+
+}  // namespace
+
+TEST("linears bf16: y = W x of every form, however little room there is") { checkForms(flrc::Dtype::bf16); }
+TEST("linears int8: y = W x of every form, however little room there is") { checkForms(flrc::Dtype::int8); }
+TEST("linears int4: y = W x of every form, however little room there is") { checkForms(flrc::Dtype::int4); }
+
+TEST("linears bf16: a column has the same bits in any batch, much room or little, on any number of blocks") {
+  checkBatches(flrc::Dtype::bf16);
+}
+TEST("linears int8: a column has the same bits in any batch, much room or little, on any number of blocks") {
+  checkBatches(flrc::Dtype::int8);
+}
+TEST("linears int4: a column has the same bits in any batch, much room or little, on any number of blocks") {
+  checkBatches(flrc::Dtype::int4);
 }
 
 #ifndef __CUDACC__

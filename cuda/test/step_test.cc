@@ -87,66 +87,71 @@ bool hasBulkCopies() {
 #endif
 }
 
-}  // namespace
-
-TEST("step: products of every dtype that wait for each other, of a residual stream, of values and gated") {
+// Products that wait for each other, of a residual stream, of values and gated; blocks 0: as many as there are.
+void checkChain(Dtype dtype, int blocks) {
   if (!hasBulkCopies()) return;
   constexpr int kHidden = 200, kWide = 330, kInner = 300, kRank = 70;
-  for (const auto& [dtype, blocks] :
-       {std::pair{Dtype::bf16, 1}, {Dtype::bf16, 0}, {Dtype::int8, 0}, {Dtype::int4, 0}}) {
-    for (const int rank : {0, kRank}) {
-      check::Random random(static_cast<uint64_t>(rank + 1));
-      const std::vector<float> x = random.floats(kHidden);
-      StepChain chain(onThisChip(blocks), x, dtype);
-      Values &wide = chain.values(kWide), &other = chain.values(40), &inner = chain.values(kInner),
-             &out = chain.values(kHidden), &last = chain.values(kWide);
-      int made = chain.product(chain.normed(out, 0), {{&wide, kWide, rank}, {&other, 40, rank}});
-      made = chain.gatedProduct(StepChain::given(wide, kWide, made), inner, kInner, rank);
-      made = chain.product(StepChain::given(inner, kInner, made), {{&out, kHidden, rank}});
-      chain.product(chain.normed(out, made), {{&last, kWide, 0}});
-      chain.finish();
-      Device device(static_cast<uint64_t>(blocks));
-      // The second time with other numbers of exchanges.
-      for (int i = 0; i < 2; ++i) chain.enqueue(device);
-      device.synchronise();
+  for (const int rank : {0, kRank}) {
+    check::Random random(static_cast<uint64_t>(rank + 1));
+    const std::vector<float> x = random.floats(kHidden);
+    StepChain chain(onThisChip(blocks), x, dtype);
+    Values &wide = chain.values(kWide), &other = chain.values(40), &inner = chain.values(kInner),
+           &out = chain.values(kHidden), &last = chain.values(kWide);
+    int made = chain.product(chain.normed(out, 0), {{&wide, kWide, rank}, {&other, 40, rank}});
+    made = chain.gatedProduct(StepChain::given(wide, kWide, made), inner, kInner, rank);
+    made = chain.product(StepChain::given(inner, kInner, made), {{&out, kHidden, rank}});
+    chain.product(chain.normed(out, made), {{&last, kWide, 0}});
+    chain.finish();
+    Device device(static_cast<uint64_t>(blocks));
+    // The second time with other numbers of exchanges.
+    for (int i = 0; i < 2; ++i) chain.enqueue(device);
+    device.synchronise();
 
-      // Each product from what it was given.
-      size_t index = 0;
-      const auto checkFactors = [&](const std::vector<double>& input, const Values& got) {
-        if (rank > 0) {
-          const StepChain::Matrix& v = chain.matrix(index++);
-          checkProduct(v, input, *v.t);
-          return checkProduct(chain.matrix(index++), received(*v.t), got);
-        }
-        checkProduct(chain.matrix(index++), input, got);
-      };
-      const std::vector<double> stream(x.begin(), x.end()), first = normalised(stream), seen = received(wide);
-      checkFactors(first, wide);
-      checkFactors(first, other);
-      // Gate and up are not sent: their errors go through silu, whose slope is at most 1.1, and the product.
-      const auto made2 = [&] {
-        const StepChain::Matrix& w = chain.matrix(index++);
-        if (rank == 0) return std::pair{times(w, seen), errorOf(w)};
-        checkProduct(w, seen, *w.t);
-        const StepChain::Matrix& u = chain.matrix(index++);
-        return std::pair{times(u, received(*w.t)), errorOf(u)};
-      };
-      const auto [gate, gateError] = made2();
-      const auto [up, upError] = made2();
-      const std::vector<double> gated = received(inner);
-      for (size_t o = 0; o < gate.y.size(); ++o) {
-        const double silu = gate.y[o] / (1 + std::exp(-gate.y[o]));
-        const double off = 1.1 * gateError * gate.magnitude[o] + 0x1p-20 * std::abs(silu),
-                     offUp = upError * up.magnitude[o];
-        CHECK_NEAR(
-            gated[o], silu * up.y[o],
-            off * (std::abs(up.y[o]) + offUp) + std::abs(silu) * offUp + 0x1p-22 * std::abs(silu * up.y[o]));
+    // Each product from what it was given.
+    size_t index = 0;
+    const auto checkFactors = [&](const std::vector<double>& input, const Values& got) {
+      if (rank > 0) {
+        const StepChain::Matrix& v = chain.matrix(index++);
+        checkProduct(v, input, *v.t);
+        return checkProduct(chain.matrix(index++), received(*v.t), got);
       }
-      checkFactors(gated, out);
-      std::vector<double> sum = stream;
-      const std::vector<double> added = received(out);
-      for (size_t i = 0; i < sum.size(); ++i) sum[i] += added[i];
-      checkProduct(chain.matrix(index), normalised(sum), last);
+      checkProduct(chain.matrix(index++), input, got);
+    };
+    const std::vector<double> stream(x.begin(), x.end()), first = normalised(stream), seen = received(wide);
+    checkFactors(first, wide);
+    checkFactors(first, other);
+    // Gate and up are not sent: their errors go through silu, whose slope is at most 1.1, and the product.
+    const auto made2 = [&] {
+      const StepChain::Matrix& w = chain.matrix(index++);
+      if (rank == 0) return std::pair{times(w, seen), errorOf(w)};
+      checkProduct(w, seen, *w.t);
+      const StepChain::Matrix& u = chain.matrix(index++);
+      return std::pair{times(u, received(*w.t)), errorOf(u)};
+    };
+    const auto [gate, gateError] = made2();
+    const auto [up, upError] = made2();
+    const std::vector<double> gated = received(inner);
+    for (size_t o = 0; o < gate.y.size(); ++o) {
+      const double silu = gate.y[o] / (1 + std::exp(-gate.y[o]));
+      const double off = 1.1 * gateError * gate.magnitude[o] + 0x1p-20 * std::abs(silu),
+                   offUp = upError * up.magnitude[o];
+      CHECK_NEAR(
+          gated[o], silu * up.y[o],
+          off * (std::abs(up.y[o]) + offUp) + std::abs(silu) * offUp + 0x1p-22 * std::abs(silu * up.y[o]));
     }
+    checkFactors(gated, out);
+    std::vector<double> sum = stream;
+    const std::vector<double> added = received(out);
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += added[i];
+    checkProduct(chain.matrix(index), normalised(sum), last);
   }
 }
+
+}  // namespace
+
+TEST("step bf16: products of values, of a residual stream and gated, by one block and by all") {
+  checkChain(Dtype::bf16, 1);
+  checkChain(Dtype::bf16, 0);
+}
+TEST("step int8: products of values, of a residual stream and gated") { checkChain(Dtype::int8, 0); }
+TEST("step int4: products of values, of a residual stream and gated") { checkChain(Dtype::int4, 0); }

@@ -44,9 +44,13 @@ bool passes(const Test& test) {
 }  // namespace
 }  // namespace check
 
-// Given a text, runs the tests that have it in their names.
+// Given a text, runs the tests that have it in their names; given --names, says all names.
 int main(int argc, char** argv) {
   const std::string_view wanted = argc > 1 ? argv[1] : "";
+  if (wanted == "--names") {
+    for (const check::Test& test : check::tests()) std::printf("%s\n", test.name);
+    return 0;
+  }
   int passed = 0, failed = 0;
   for (const check::Test& test : check::tests()) {
     if (std::string_view(test.name).find(wanted) == std::string_view::npos) continue;

@@ -1,213 +1,43 @@
-// Times a whole model on a GPU, through the table that the core calls: prefill, and decoding dense (in bf16,
+// Times whole models on a GPU, through the table that the core calls: prefill, and decoding dense (in bf16,
 // int8 and int4), at half the block parameters, with a budget that falls while tokens are written, and several
-// sequences at once. The model has the shape of Llama 3.2 1B and weights that mean nothing. A token alone is
-// timed both ways, in one launch and in many, after it has been seen that it gets the logits bit for bit that
-// it gets in a batch; where it does not in one launch, only many are timed, and the exit status is 1. Prints a
-// table; with a file name, writes JSON there as well.
+// sequences at once. Models have the shape of Llama 3.2 1B and weights that mean nothing. Each is a part of its
+// own (bench/parts.h) in either way that a token alone may go, in one launch and in many, and is timed after it
+// has been seen that a token gets the logits bit for bit that it gets in a batch.
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
-#include <memory>
+#include <fstream>
+#include <functional>
 #include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "backend.h"
-#include "runtime/model.h"
-#include "tensor/matrix.h"
-#include "test/noise.h"
+#include "bench/engine/model.h"
+#include "bench/parts.h"
 
 extern "C" const flrc::Backend* flrc_backend();
 
 namespace {
 
+using bench::kVocab;
+using bench::Model;
+using bench::Storage;
 using flrc::Backend;
 using flrc::BackendFailure;
 using flrc::Dtype;
 
-constexpr int64_t kLayers = 16, kHidden = 2048, kHeads = 32, kKvHeads = 8, kHeadDim = 64, kIntermediate = 8192;
-constexpr int64_t kVocab = 128256, kContext = 4096;
 constexpr int64_t kPrompt = 512;
 constexpr int kTokens = 128;
 constexpr int kRounds = 5;
-
-struct Shape {
-  int64_t rows, cols;
-};
-constexpr Shape kShapes[flrc::kBackendProjections] = {
-    {kHeads * kHeadDim, kHidden}, {kKvHeads * kHeadDim, kHidden}, {kKvHeads * kHeadDim, kHidden},
-    {kHidden, kHeads* kHeadDim},  {kIntermediate, kHidden},       {kIntermediate, kHidden},
-    {kHidden, kIntermediate}};
 
 template <typename Call>
 void must(const Call& call) {
   BackendFailure failure{};
   if (call(&failure) != flrc::BackendCode::ok) throw std::runtime_error(failure.message);
 }
-
-flrc::BackendRows rowsOf(const flrc::RowMatrix& m) {
-  return {m.dtype, m.rows, m.cols, m.stride, m.data.data(), m.scale.data(), m.zero.data()};
-}
-
-// The rank whose pivoted block, or plain factors, keep `share` of a matrix's parameters.
-int64_t rankOf(Shape shape, double share, bool pivoted) {
-  const auto m = static_cast<double>(shape.rows), n = static_cast<double>(shape.cols);
-  const double half = (m + n) / 2;
-  const double rank = pivoted ? half - std::sqrt(half * half - share * m * n) : share * m * n / (m + n);
-  return static_cast<int64_t>(rank) / 8 * 8;
-}
-
-struct Block {
-  flrc::RowMatrix p;
-  flrc::PanelMatrix c;
-  std::vector<int32_t> pivot, gather;
-};
-
-enum class Storage { pivoted, plain };
-
-// Bytes of a weight, with its part of what a group is scaled by.
-double bytesOf(Dtype dtype) {
-  const int64_t scales = (flrc::hasScale(dtype) ? 2 : 0) + (flrc::hasZero(dtype) ? 1 : 0);
-  return static_cast<double>(flrc::gpu::groupBytes(dtype) + scales) / static_cast<double>(flrc::kGroup);
-}
-
-// A model of these levels (shares of the block parameters, falling; none: dense), in pivoted blocks, or in
-// plain factors of one level.
-class Model {
- public:
-  explicit Model(const std::vector<double>& shares, Storage storage = Storage::pivoted,
-                 Dtype dtype = Dtype::bf16)
-      : pivoted_(storage == Storage::pivoted), dtype_(dtype), norm_(kHidden, 1.0f) {
-    // As models are loaded.
-    embedding_ = flrc::allocateRows(kVocab, kHidden, dtype == Dtype::int4 ? Dtype::int8 : dtype);
-    test::fillWithNoise(embedding_, 1);
-    for (int64_t i = 0; i < kHeadDim / 2; ++i) {
-      frequencies_.push_back(std::pow(5e5, -2.0 * static_cast<double>(i) / kHeadDim));
-    }
-    ranks_.resize(std::max<size_t>(1, shares.size()));
-    for (int64_t l = 0; l < kLayers; ++l) {
-      flrc::BackendLayer layer{norm_.data(), norm_.data(), nullptr, nullptr, nullptr, nullptr, 0, 0, {}};
-      for (int p = 0; p < flrc::kBackendProjections; ++p) add(layer.projections[p], kShapes[p], shares);
-      layers_.push_back(layer);
-    }
-    for (const auto& level : ranks_) levels_.push_back(level.data());
-    rope_ = {kHeadDim / 2, frequencies_.data(), 1};
-  }
-
-  flrc::BackendModel describe() const {
-    return {sizeof(flrc::BackendModel),
-            kLayers,
-            kHidden,
-            kHeads,
-            kKvHeads,
-            kHeadDim,
-            kIntermediate,
-            kVocab,
-            kContext,
-            1e-5f,
-            &rope_,
-            1,
-            flrc::Activation::silu,
-            1,
-            1,
-            1,
-            rowsOf(embedding_),
-            rowsOf(embedding_),
-            norm_.data(),
-            layers_.data(),
-            static_cast<int64_t>(levels_.size()),
-            levels_.data(),
-            nullptr};
-  }
-
-  // Of weights read for one token.
-  double bytes(size_t level) const {
-    double values = 0;
-    for (size_t i = 0; i < ranks_[level].size(); ++i) {
-      const Shape shape = kShapes[i % flrc::kBackendProjections];
-      int64_t left = ranks_[level][i];
-      if (left < 0) values += static_cast<double>(shape.rows * shape.cols);
-      for (size_t b = 0; left > 0; ++b) {
-        const int64_t rank = blockRanks_[i][b];
-        values += static_cast<double>(rank * (shape.rows + shape.cols - (pivoted_ ? rank : 0)));
-        left -= rank;
-      }
-    }
-    return bytesOf(dtype_) * values + bytesOf(embedding_.dtype) * kVocab * kHidden;
-  }
-
- private:
-  void add(flrc::BackendLinear& to, Shape shape, const std::vector<double>& shares) {
-    to = {shape.rows, shape.cols, nullptr, nullptr, 0, pivoted_, nullptr};
-    blockRanks_.emplace_back();
-    if (shares.empty()) {
-      dense_.push_back(std::make_unique<flrc::RowMatrix>(flrc::allocateRows(shape.rows, shape.cols, dtype_)));
-      test::fillWithNoise(*dense_.back(), dense_.size());
-      denseRows_.push_back(std::make_unique<flrc::BackendRows>(rowsOf(*dense_.back())));
-      to.dense = denseRows_.back().get();
-      ranks_[0].push_back(-1);
-      return;
-    }
-    // Blocks from the lowest level up.
-    auto described = std::make_unique<std::vector<flrc::BackendBlock>>();
-    int64_t below = 0;
-    for (size_t l = shares.size(); l-- > 0;) {
-      const int64_t rank = std::max<int64_t>(8, rankOf(shape, shares[l], pivoted_) - below);
-      below += rank;
-      ranks_[l].push_back(static_cast<int32_t>(below));
-      blockRanks_.back().push_back(rank);
-      described->push_back(block(shape, rank));
-    }
-    to.blocks = described->data();
-    to.blockCount = static_cast<int64_t>(described->size());
-    described_.push_back(std::move(described));
-  }
-
-  flrc::BackendBlock block(Shape shape, int64_t rank) {
-    auto made = std::make_unique<Block>();
-    made->p = flrc::allocateRows(rank, shape.cols, dtype_);
-    made->c = flrc::allocatePanels(rank, pivoted_ ? shape.rows - rank : shape.rows, dtype_);
-    test::fillWithNoise(made->p, blocks_.size());
-    test::fillWithNoise(made->c, blocks_.size() + 1);
-    if (pivoted_) placePivots(*made, shape, rank);
-    const flrc::BackendPanels panels = {made->c.dtype,       made->c.outputs,      made->c.rank,
-                                        made->c.data.data(), made->c.scale.data(), made->c.zero.data()};
-    const flrc::BackendBlock described = {rowsOf(made->p), panels, pivoted_ ? made->pivot.data() : nullptr,
-                                          pivoted_ ? made->gather.data() : nullptr};
-    blocks_.push_back(std::move(made));
-    return described;
-  }
-
-  // Every so many outputs is a pivot.
-  static void placePivots(Block& block, Shape shape, int64_t rank) {
-    block.gather.resize(static_cast<size_t>(shape.rows));
-    int32_t rest = static_cast<int32_t>(rank);
-    for (int64_t o = 0; o < shape.rows; ++o) {
-      const auto taken = static_cast<int64_t>(block.pivot.size());
-      const bool pivot = taken < rank && o >= taken * shape.rows / rank;
-      block.gather[static_cast<size_t>(o)] = pivot ? static_cast<int32_t>(taken) : rest++;
-      if (pivot) block.pivot.push_back(static_cast<int32_t>(o));
-    }
-  }
-
-  bool pivoted_;
-  Dtype dtype_;
-  std::vector<float> norm_;
-  std::vector<double> frequencies_;
-  flrc::BackendRope rope_{};
-  flrc::RowMatrix embedding_;
-  std::vector<std::unique_ptr<flrc::RowMatrix>> dense_;
-  std::vector<std::unique_ptr<flrc::BackendRows>> denseRows_;
-  std::vector<std::unique_ptr<Block>> blocks_;
-  std::vector<std::unique_ptr<std::vector<flrc::BackendBlock>>> described_;
-  std::vector<std::vector<int64_t>> blockRanks_;  // by projection
-  std::vector<std::vector<int32_t>> ranks_;       // by level
-  std::vector<const int32_t*> levels_;
-  std::vector<flrc::BackendLayer> layers_;
-};
 
 double median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2),
@@ -327,113 +157,146 @@ struct Row {
   Timing timing;
 };
 
-struct Chip {
-  std::string name;
-  double bandwidth;  // of reading, measured, bytes a second
-};
+constexpr const char* kRowFormat =
+    "{\"name\": \"%s\", \"sequences\": %d, \"bytesPerStep\": %.0f, \"prompt\": %d, \"tokens\": %d, "
+    "\"prefillSeconds\": %.6g, \"stepSeconds\": %.6g}";
 
-// The table's last column is how much of the dense model's speed over that of this one's bytes is reached: 1 is
-// as fast as the smaller size promises.
-void print(const Row& row, const Row& dense, const Chip& chip) {
-  const double rate = row.bytes / row.timing.stepSeconds;
-  const double promised = dense.timing.stepSeconds * row.bytes / dense.bytes;
-  std::printf("%-34s %9d %8.1f %11.0f %9.1f %11.1f %10.1f%% %9.1f%%\n", row.name.c_str(), row.sequences,
-              row.bytes / 1e6, static_cast<double>(kPrompt) / row.timing.prefillSeconds,
-              row.timing.stepSeconds * 1e6, row.sequences / row.timing.stepSeconds, 100 * rate / chip.bandwidth,
-              100 * promised / row.timing.stepSeconds);
-  std::fflush(stdout);
+// Seconds that a step takes by bytes of weights, as the dense model's row in the file has it; 0 without that
+// row.
+double promisedByByte(const std::string& file, const std::string& dense) {
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) {
+    if (line.find("\"" + dense + "\", \"sequences\": 1,") == std::string::npos) continue;
+    const auto valueOf = [&](const std::string& key) {
+      return std::stod(line.substr(line.find(key) + key.size()));
+    };
+    return valueOf("\"stepSeconds\": ") / valueOf("\"bytesPerStep\": ");
+  }
+  return 0;
 }
 
-void writeJson(const char* file, const Chip& chip, const std::vector<Row>& rows) {
-  std::FILE* out = std::fopen(file, "w");
-  if (!out) throw std::runtime_error(std::string("cannot write ") + file);
-  std::fprintf(out,
-               "{\n  \"device\": \"%s\",\n  \"bandwidth\": %.6g,\n  \"prompt\": %d,\n  \"tokens\": %d,\n  "
-               "\"rows\": [",
-               chip.name.c_str(), chip.bandwidth, static_cast<int>(kPrompt), kTokens);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const Row& row = rows[i];
-    std::fprintf(out,
-                 "%s\n    {\"name\": \"%s\", \"sequences\": %d, \"bytesPerStep\": %.0f, \"prefillSeconds\": "
-                 "%.6g, \"stepSeconds\": %.6g}",
-                 i > 0 ? "," : "", row.name.c_str(), row.sequences, row.bytes, row.timing.prefillSeconds,
-                 row.timing.stepSeconds);
+struct Way {
+  const char* name;
+  flrc::StepWay way;
+};
+constexpr Way kMany = {"many", flrc::StepWay::launches}, kOne = {"one launch", flrc::StepWay::whole};
+
+// Times one model and writes its rows.
+class Engine {
+ public:
+  Engine(const Model& model, const Way& way, const std::string& file)
+      : model_(model), way_(way), file_(file), lines_(file) {
+    BackendFailure failure{};
+    if (table_.score(&failure) == 0) throw std::runtime_error(failure.message);
+    must([&](BackendFailure* f) { return table_.readBandwidth(&bandwidth_, f); });
+    const flrc::BackendModel described = model.describe();
+    const flrc::BackendCancel never = {nullptr, [](void*) { return false; }};
+    must([&](BackendFailure* f) { return table_.createModel(&described, &never, &weights_, f); });
+    weights_->stepWay = way.way;
+    if (!isSameAlone(table_, weights_, static_cast<int>(described.levels))) {
+      throw std::runtime_error("a token gets other logits alone than in a batch, which goes by many launches");
+    }
+    std::printf("%-34s %9s %8s %11s %9s %11s %11s %10s\n", "model", "sequences", "MB/step", "prompt, t/s",
+                "us/step", "written, t/s", "bandwidth", "promised");
   }
-  std::fprintf(out, "\n  ]\n}\n");
-  std::fclose(out);
+  ~Engine() { table_.releaseModel(weights_); }
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // At the levels levelOf(step).
+  template <typename LevelOf>
+  void time(const std::string& name, double bytes, const LevelOf& levelOf) {
+    add({name + ", " + way_.name, 1, bytes, timeModel(table_, weights_, 1, levelOf)});
+  }
+  // Several sequences go by many launches.
+  void timeSeveral(const std::string& name, int level, int sequences) {
+    if (way_.way != flrc::StepWay::launches) return;
+    const double bytes = model_.bytes(static_cast<size_t>(level));
+    add({name, sequences, bytes, timeModel(table_, weights_, sequences, [=](int) { return level; })});
+  }
+
+ private:
+  // The last column is how much of the dense model's speed over that of this one's bytes is reached: 1 is as
+  // fast as the smaller size promises.
+  void add(const Row& row) {
+    const Timing& timing = row.timing;
+    lines_.add(kRowFormat, row.name.c_str(), row.sequences, row.bytes, static_cast<int>(kPrompt), kTokens,
+               timing.prefillSeconds, timing.stepSeconds);
+    const double promised = promisedByByte(file_, std::string("dense, ") + way_.name) * row.bytes;
+    std::printf("%-34s %9d %8.1f %11.0f %9.1f %11.1f %10.1f%%", row.name.c_str(), row.sequences,
+                row.bytes / 1e6, static_cast<double>(kPrompt) / timing.prefillSeconds, timing.stepSeconds * 1e6,
+                row.sequences / timing.stepSeconds, 100 * row.bytes / timing.stepSeconds / bandwidth_);
+    if (promised > 0) std::printf(" %9.1f%%", 100 * promised / timing.stepSeconds);
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+
+  const Backend& table_ = *flrc_backend();
+  const Model& model_;
+  Way way_;
+  std::string file_;
+  bench::Lines lines_;
+  double bandwidth_ = 0;  // of reading, measured, bytes a second
+  flrc::DeviceModel* weights_ = nullptr;
+};
+
+struct Timed {
+  std::string name;
+  Dtype dtype;
+  std::vector<double> shares;
+  Storage storage;
+  std::function<void(Engine&, const Model&)> time;
+};
+
+std::vector<Timed> timedModels() {
+  const auto alone = [](const std::string& name) {
+    return [name](Engine& engine, const Model& model) {
+      engine.time(name, model.bytes(0), [](int) { return 0; });
+    };
+  };
+  const auto dense = [](Engine& engine, const Model& model) {
+    engine.time("dense", model.bytes(0), [](int) { return 0; });
+    for (const int sequences : {4, 16}) engine.timeSeveral("dense", 0, sequences);
+  };
+  const auto levels = [](Engine& engine, const Model& model) {
+    const double high = model.bytes(0), low = model.bytes(1);
+    engine.time("pivoted, .9", high, [](int) { return 0; });
+    engine.time("pivoted, .5", low, [](int) { return 1; });
+    engine.timeSeveral("pivoted, .5", 1, 16);
+    engine.time("pivoted, .9, then .5", (high + low) / 2, [](int i) { return i < kTokens / 2 ? 0 : 1; });
+  };
+  return {{"dense", Dtype::bf16, {}, Storage::pivoted, dense},
+          {"pivoted", Dtype::bf16, {0.9, 0.5}, Storage::pivoted, levels},
+          {"plain factors", Dtype::bf16, {0.5}, Storage::plain, alone("plain factors, .5")},
+          {"dense int8", Dtype::int8, {}, Storage::pivoted, alone("dense int8")},
+          {"dense int4", Dtype::int4, {}, Storage::pivoted, alone("dense int4")},
+          {"pivoted int8", Dtype::int8, {0.5}, Storage::pivoted, alone("pivoted int8, .5")}};
+}
+
+// The head of an int4 model is int8.
+std::string suitesOf(Dtype dtype, const Way& way) {
+  std::string suites = "decode,decode attention,prefill attention,sample";
+  for (const auto& [of, name] :
+       {std::pair{Dtype::bf16, "bf16"}, {Dtype::int8, "int8"}, {Dtype::int4, "int4"}}) {
+    if (of != dtype && !(of == Dtype::int8 && dtype == Dtype::int4)) continue;
+    suites += std::string(",linears ") + name;
+    if (way.way == flrc::StepWay::whole) suites += std::string(",step ") + name;
+  }
+  return suites;
 }
 
 }  // namespace
 
 int main(int count, char** arguments) {
-  const Backend& table = *flrc_backend();
-  BackendFailure failure{};
-  if (table.score(&failure) == 0) {
-    std::fprintf(stderr, "%s\n", failure.message);
-    return 1;
-  }
-  flrc::BackendDevice device{};
-  must([&](BackendFailure* f) { return table.describe(&device, f); });
-  Chip chip{device.name, 0};
-  must([&](BackendFailure* f) { return table.readBandwidth(&chip.bandwidth, f); });
-  std::printf("%s, %.0f GB/s of reading measured: 1B shape, prompt of %d tokens, %d written\n",
-              chip.name.c_str(), chip.bandwidth / 1e9, static_cast<int>(kPrompt), kTokens);
-  std::printf("%-34s %9s %8s %11s %9s %11s %11s %10s\n", "model", "sequences", "MB/step", "prompt, t/s",
-              "us/step", "written, t/s", "bandwidth", "promised");
-  const flrc::BackendCancel never = {nullptr, [](void*) { return false; }};
-  std::vector<Row> rows;
-  bool failed = false;
-  const auto withModel = [&](const Model& model, const auto& body) {
-    const flrc::BackendModel described = model.describe();
-    flrc::DeviceModel* weights = nullptr;
-    must([&](BackendFailure* f) { return table.createModel(&described, &never, &weights, f); });
-    const auto isSame = [&](flrc::StepWay way) {
-      weights->stepWay = way;
-      return isSameAlone(table, weights, static_cast<int>(described.levels));
-    };
-    if (!isSame(flrc::StepWay::launches)) {
-      throw std::runtime_error("a token gets other logits alone than in a batch");
+  std::vector<bench::Part> parts;
+  for (const Way& way : {kMany, kOne}) {
+    for (const Timed& timed : timedModels()) {
+      parts.push_back({timed.name + ", " + way.name, suitesOf(timed.dtype, way), [=](const std::string& file) {
+                         const Model model(timed.shares, timed.storage, timed.dtype);
+                         Engine engine(model, way, file);
+                         timed.time(engine, model);
+                       }});
     }
-    const bool whole = isSame(flrc::StepWay::whole);
-    if (!whole) std::printf("a token gets other logits in one launch than in many, which alone are timed:\n");
-    failed |= !whole;
-    const auto addOne = [&](const std::string& name, int sequences, double bytes, const auto& levelOf) {
-      rows.push_back({name, sequences, bytes, timeModel(table, weights, sequences, levelOf)});
-      print(rows.back(), rows.front(), chip);
-      // What there is, should there be no time for all.
-      if (count > 1) writeJson(arguments[1], chip, rows);
-    };
-    body([&](const std::string& name, int sequences, double bytes, const auto& levelOf) {
-      if (sequences > 1) return addOne(name, sequences, bytes, levelOf);
-      weights->stepWay = flrc::StepWay::whole;
-      if (whole) addOne(name + ", one launch", 1, bytes, levelOf);
-      weights->stepWay = flrc::StepWay::launches;
-      addOne(name + ", many", 1, bytes, levelOf);
-    });
-    table.releaseModel(weights);
-  };
-  const auto first = [](int) { return 0; };
-  {
-    const Model model({});
-    withModel(model, [&](const auto& add) {
-      for (const int sequences : {1, 4, 16}) add("dense", sequences, model.bytes(0), first);
-    });
   }
-  const auto addOf = [&](const std::string& name, const Model& model) {
-    withModel(model, [&](const auto& add) { add(name, 1, model.bytes(0), first); });
-  };
-  addOf("dense int8", Model({}, Storage::pivoted, Dtype::int8));
-  addOf("dense int4", Model({}, Storage::pivoted, Dtype::int4));
-  {
-    const Model model({0.9, 0.5});
-    withModel(model, [&](const auto& add) {
-      const double high = model.bytes(0), low = model.bytes(1);
-      add("pivoted, .9", 1, high, first);
-      for (const int sequences : {1, 16}) add("pivoted, .5", sequences, low, [](int) { return 1; });
-      add("pivoted, .9, then .5", 1, (high + low) / 2, [](int i) { return i < kTokens / 2 ? 0 : 1; });
-    });
-  }
-  addOf("plain factors, .5", Model({0.5}, Storage::plain));
-  addOf("pivoted int8, .5", Model({0.5}, Storage::pivoted, Dtype::int8));
-  return failed ? 1 : 0;
+  return bench::runParts(parts, count, arguments);
 }
