@@ -1,10 +1,11 @@
 // What the embedded model writes on the GPU beside what it writes on the CPU, dense and compressed, and how fast; and
 // how both compress it:
 //   node bench/cuda-demo.mjs [TOKENS]
-// Ends with status 1 where there is no GPU to use or a model writes something else there. `npm run pack:cuda-demo`
-// gathers all that this needs for a machine that has no Node.
+// Each in a process of its own, so that one which ends or hangs takes no other with it. Ends with status 1 where there is
+// no GPU to use, a model writes something else there, or anything fails. `npm run pack:cuda-demo` gathers all that this
+// needs for a machine that has no Node.
 import { spawnSync } from 'node:child_process'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -28,32 +29,75 @@ const runs = [
   { name: 'speculation', options: { speculate: { tokens: 4, budget: 0.6 } }, levels: true },
 ]
 
+/** What this does itself, each in a process of its own. */
+const parts = { writing, compressing }
+const secondsOfPart = 60
+
+/** What is handed on to these. */
+const modelIn = (folder) => path.join(folder, 'compressed')
+const reportIn = (folder) => path.join(folder, 'report.json')
+
+/** The arguments of all processes. `flrc bench decode` says what the bytes read would allow. */
+function processesWith(folder) {
+  const own = (part) => [fileURLToPath(import.meta.url), String(maxTokens), part, folder]
+  const decoding = (device) => [
+    ...[path.join(root, 'dist/cli/main.js'), 'bench', 'decode', tiny, modelIn(folder), '--device', device],
+    ...['--schedule', `linear:${keep}:0.6:32`, '--tokens', String(maxTokens)],
+  ]
+  return {
+    writing: own('writing'),
+    'flrc bench decode --device cpu': decoding('cpu'),
+    'flrc bench decode --device cuda': decoding('cuda'),
+    compressing: own('compressing'),
+  }
+}
+
 async function main() {
   // First, so that what is missing is said at once.
-  const dense = await onBoth(tiny)
-  console.log(`${dense.gpu.plugin.device}, beside the CPU`)
+  const gpu = await Model.load(tiny, { device: 'cuda' })
+  console.log(`${gpu.plugin.device}, beside the CPU`)
+  gpu.dispose()
   const folder = await mkdtemp(path.join(tmpdir(), 'flrc-cuda-demo-'))
-  const compressed = path.join(folder, 'compressed')
-  const rows = []
   try {
-    rows.push(...(await compare('dense', dense)))
-    const calibration = [await readFile(path.join(tiny, 'calibration.txt'), 'utf8')]
-    const made = await compress(dense.cpu, { ...compression, calibration })
-    await made.save(compressed)
-    made.dispose()
-    const small = await onBoth(compressed)
-    rows.push(...(await compare(`compressed, keep ${keep}`, small)))
-    release(small)
-    console.log(`\n${table(rows)}\n`)
-    check(rows)
-    for (const device of ['cpu', 'cuda']) benchDecode(device, [tiny, compressed])
-    const onGpu = await compress(dense.gpu, { ...compression, calibration })
-    console.log(`\n${compressionTable(made.report, onGpu.report)}`)
-    onGpu.dispose()
-    release(dense)
+    const cpu = await Model.load(tiny, { device: 'cpu' })
+    const made = await compressedFrom(cpu)
+    await made.save(modelIn(folder))
+    await writeFile(reportIn(folder), JSON.stringify(made.report))
+    for (const model of [made, cpu]) model.dispose()
+    for (const [part, args] of Object.entries(processesWith(folder))) {
+      console.log(`\n${part}`)
+      const options = { stdio: 'inherit', timeout: secondsOfPart * 1000, killSignal: 'SIGKILL' }
+      const { status, signal, error } = spawnSync(process.execPath, args, options)
+      if (status === 0) continue
+      const what =
+        error?.code === 'ETIMEDOUT' ? `not done after ${secondsOfPart} s` : `ends with ${signal ?? status}`
+      console.error(`${part}: ${what}`)
+      process.exitCode = 1
+    }
   } finally {
     await rm(folder, { recursive: true })
   }
+}
+
+async function writing(folder) {
+  const dense = await onBoth(tiny)
+  const small = await onBoth(modelIn(folder))
+  const rows = [...(await compare('dense', dense)), ...(await compare(`compressed, keep ${keep}`, small))]
+  console.log(table(rows))
+  check(rows)
+  for (const models of [dense, small]) release(models)
+}
+
+async function compressing(folder) {
+  const gpu = await Model.load(tiny, { device: 'cuda' })
+  const made = await compressedFrom(gpu)
+  console.log(compressionTable(JSON.parse(await readFile(reportIn(folder), 'utf8')), made.report))
+  for (const model of [made, gpu]) model.dispose()
+}
+
+async function compressedFrom(model) {
+  const calibration = [await readFile(path.join(tiny, 'calibration.txt'), 'utf8')]
+  return compress(model, { ...compression, calibration })
 }
 
 /** Says which rows of a table do not begin alike. */
@@ -120,21 +164,9 @@ function compressionTable(cpu, gpu) {
   ].join('\n')
 }
 
-/** `flrc bench decode`, whose table says what the bytes read would allow. */
-function benchDecode(device, models) {
-  const schedule = `linear:${keep}:0.6:32`
-  const args = ['bench', 'decode', ...models, '--schedule', schedule, '--tokens', String(maxTokens)]
-  console.log(`flrc ${args.slice(0, 2).join(' ')} --device ${device}`)
-  const { status } = spawnSync(
-    process.execPath,
-    [path.join(root, 'dist/cli/main.js'), ...args, '--device', device],
-    { stdio: 'inherit' },
-  )
-  if (status !== 0) throw new Error(`flrc bench decode --device ${device} ends with ${status}`)
-}
-
+const [, , , part, folder] = process.argv
 try {
-  await main()
+  await (part === undefined ? main() : parts[part](folder))
 } catch (error) {
   console.error(error.code === undefined ? error : `${error.code}: ${error.message}`)
   process.exitCode = 1

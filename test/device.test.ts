@@ -170,6 +170,17 @@ devices('the demo for a GPU machine tells where a plugin writes something else',
   assert.match(stderr, /compressed, keep 0.8, speculation: the GPU writes something else/)
 })
 
+devices('what fails in the demo for a GPU machine takes nothing else with it', async () => {
+  const { code, stdout, stderr } = await runNode(['bench/cuda-demo.mjs', '2'], {
+    env: { ...process.env, FLRC_BACKEND_PATH: counter, FAKE_PLUGIN: 'broken' },
+  })
+  assert.is(code, 1)
+  assert.match(stderr, /fell off the bus\nwriting: ends with 1\n/)
+  assert.match(stderr, /flrc bench decode --device cuda: ends with 1\n/)
+  assert.match(stdout, /flrc bench decode --device cpu\n.*tokens\/s/s)
+  assert.match(stderr, /compressing: ends with 1\n/)
+})
+
 devices('what a plugin finds out about its device is said beside the result, and only then', async () => {
   const bench = (how: string) => {
     const args = ['bench', 'decode', tinyModel, '--device', 'cuda', '--tokens', '2', '--rounds', '1', '--json']
