@@ -21,6 +21,7 @@ const jobs = [
   ...onX64('linux-arm64, cross-built, under qemu', 'check:arm64'),
   ...onX64('win32-x64, cross-built, under Wine', 'check:win32', () => obstacleToCross(win32X64)),
   ...onX64('the CUDA plugin, compiled', 'build:cuda'),
+  ...onX64('what tests and times it on a GPU machine, compiled', 'build:cuda:programs'),
   { name: 'the TypeScript tests on Node 22', run: () => onNode(22) },
   { name: 'the TypeScript tests on Node 24', run: () => onNode(24) },
 ]

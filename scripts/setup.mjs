@@ -12,6 +12,7 @@ import {
 } from './setup/cuda.mjs'
 import { packCudaDemo } from './setup/cuda-demo.mjs'
 import { ensureCudaTarball } from './setup/cuda-package.mjs'
+import { ensureCudaPrograms } from './setup/cuda-programs.mjs'
 import { handOver, root, StepError } from './setup/log.mjs'
 import { ensureAddon, ensureNativeBench, ensureNativeTests } from './setup/native.mjs'
 import { ensureOpenBlasWheel } from './setup/openblas-wheel.mjs'
@@ -81,6 +82,7 @@ const commands = {
     run: ['scripts/check-win32.mjs'],
   },
   'build:cuda': { steps: [...cuda, ensureCudaPlugin] },
+  'build:cuda:programs': { steps: [...cuda, ensureCudaPrograms] },
   'build:cuda:fat': { steps: [...cuda, ensureFatCudaPlugin] },
   'pack:cuda': { steps: [...cuda, ensureCudaTarball] },
   'pack:cuda-demo': { steps: [...built, ensurePrebuild, ...cuda, ensureCudaPlugin, packCudaDemo] },

@@ -91,21 +91,8 @@ export function ensureFatCudaPlugin() {
 function ensurePlugin(kind, output) {
   const hash = hashOf(sources, [targets[kind], versionOf(process.env.CXX ?? 'g++')])
   return once(`cuda-${kind}`, hash, [output], async () => {
+    await buildWithCmakeJs(kind, `CUDA plugin for ${targets[kind]}`)
     const folder = path.join(root, 'build/cuda', kind)
-    const options = {
-      CMAKE_CUDA_COMPILER: path.join(root, compiler),
-      CMAKE_CUDA_ARCHITECTURES: targets[kind],
-      CUDAToolkit_ROOT: path.join(root, nvidia),
-      CMAKE_MAKE_PROGRAM: path.join(root, toolchain, 'bin/ninja'),
-    }
-    const args = [
-      path.join(root, 'node_modules/cmake-js/bin/cmake-js'),
-      'build',
-      ...['--directory', path.join(root, 'cuda'), '--out', folder, '--cmake-path', path.join(root, cmake)],
-      ...['--generator', 'Ninja', '--parallel', String(availableParallelism())],
-      ...Object.entries(options).map(([key, value]) => `--CD${key}=${value}`),
-    ]
-    await runStep(`CUDA plugin for ${targets[kind]}`, process.execPath, args, { name: `cuda-${kind}` })
     const built = path.join(folder, 'Release', 'flrc_cuda.so')
     const problems = pluginProblems(built)
     if (problems.length > 0)
@@ -115,4 +102,46 @@ function ensurePlugin(kind, output) {
     copyFileSync(built, path.join(root, `${output}.new`))
     renameSync(path.join(root, `${output}.new`), path.join(root, output))
   })
+}
+
+/** The engine of bench/cuda.sh, from the objects of the plugin that ensureCudaPlugin builds. */
+export async function buildCudaEngine() {
+  await buildWithCmakeJs('quick', 'CUDA engine', ['--target', 'flrc_cuda_engine'])
+  return 'build/cuda/quick/flrc_cuda_engine'
+}
+
+/** The tests and timings of kernels that bench/cuda.sh runs, for sm_90a. */
+export async function buildCudaKernelPrograms() {
+  const folder = 'build/cuda/programs'
+  const options = Object.entries(cmakeOptions('90a-real')).map(([key, value]) => `-D${key}=${value}`)
+  const title = 'CUDA kernels, their tests and timings'
+  for (const args of [
+    ['-S', 'cuda/test', '-B', folder, '-G', 'Ninja', ...options],
+    ['--build', folder, '--parallel', String(availableParallelism())],
+  ]) {
+    await runStep(title, path.join(root, cmake), args, { name: 'cuda-programs' })
+  }
+  return { tests: `${folder}/flrc_cuda_test`, kernels: `${folder}/flrc_cuda_bench` }
+}
+
+async function buildWithCmakeJs(kind, title, more = []) {
+  const args = [
+    path.join(root, 'node_modules/cmake-js/bin/cmake-js'),
+    'build',
+    ...['--directory', path.join(root, 'cuda'), '--out', path.join(root, 'build/cuda', kind)],
+    ...['--cmake-path', path.join(root, cmake), '--generator', 'Ninja'],
+    ...['--parallel', String(availableParallelism())],
+    ...Object.entries(cmakeOptions(targets[kind])).map(([key, value]) => `--CD${key}=${value}`),
+    ...more,
+  ]
+  await runStep(title, process.execPath, args, { name: `cuda-${kind}` })
+}
+
+function cmakeOptions(architectures) {
+  return {
+    CMAKE_CUDA_COMPILER: path.join(root, compiler),
+    CMAKE_CUDA_ARCHITECTURES: architectures,
+    CUDAToolkit_ROOT: path.join(root, nvidia),
+    CMAKE_MAKE_PROGRAM: path.join(root, toolchain, 'bin/ninja'),
+  }
 }
