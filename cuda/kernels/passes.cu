@@ -165,16 +165,20 @@ FLRC_KERNEL void scaleKernel(FLRC_PARAMS(ScaleParams) p) {
   forQuad(p.count, quad, [&](int64_t i) { p.y[i] = p.x[i] * p.factor; });
 }
 
-// A thread has a column.
+// A lane has a column, of which each of a block's warps has every kWarps-th token.
 FLRC_KERNEL void columnSquaresKernel(FLRC_PARAMS(ColumnSquaresParams) p) {
-  const int64_t column = int64_t{blockX()} * kThreads + threadIndex();
-  if (column >= p.width) return;
+  const Shared<double> sums = sharedMemory<double>(0);  // [kWarps][32]
+  const int64_t column = int64_t{blockX()} * 32 + laneIndex();
   double sum = 0;
-  for (int64_t t = 0; t < p.tokens; ++t) {
+  for (int64_t t = warpIndex(); column < p.width && t < p.tokens; t += kWarps) {
     const double factor = p.factors != nullptr ? static_cast<double>(p.factors[t]) : 1.0;
     const double value = factor * static_cast<double>(p.x[t * p.width + column]);
     sum = fusedMultiplyAdd(value, value, sum);
   }
+  sums[threadIndex()] = sum;
+  syncBlock();
+  if (warpIndex() > 0 || column >= p.width) return;
+  for (int warp = 1; warp < kWarps; ++warp) sum += sums[warp * 32 + laneIndex()];
   p.sums[column] = sum;
 }
 
@@ -220,7 +224,11 @@ void launchScale(Stream stream, const ScaleParams& params) {
 }
 
 void launchColumnSquares(Stream stream, const ColumnSquaresParams& params) {
-  launchBlocks(stream, params.width, kThreads, columnSquaresKernel, params);
+  LaunchShape shape;
+  shape.gridX = static_cast<unsigned>((params.width + 31) / 32);
+  shape.threads = kThreads;
+  shape.sharedBytes = kThreads * sizeof(double);
+  launch(stream, shape, columnSquaresKernel, params);
 }
 
 }  // namespace flrc::gpu

@@ -63,7 +63,8 @@ struct AddParams {
 };
 void launchAdd(Stream stream, const AddParams& params);
 
-// sums [width] of (factor_t x_tk)^2 over tokens t, in fp64 and in order; factors null for 1.
+// sums [width] of (factor_t x_tk)^2 over tokens t, in fp64 and in an order that the tokens' number alone
+// decides; factors null for 1.
 struct ColumnSquaresParams {
   Global<const float> x;        // [tokens][width]
   Global<const float> factors;  // [tokens] or null

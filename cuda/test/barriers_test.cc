@@ -144,7 +144,15 @@ TEST("barriers: attention of a sequence to itself, and its way back") {
   }
 }
 
-TEST("barriers: back through a norm, and losses of labels") {
+TEST("barriers: back through a norm, squares of columns, and losses of labels") {
+  CHECK_EVERY_BARRIER([](Device& device) {
+    check::Random random(16);
+    Array<float> x(random.floats(12 * 40));
+    Array<double> sums(size_t{40});
+    launchColumnSquares(device.stream(), {x.read(), nullptr, sums.global(), 12, 40});
+    device.synchronise();
+    return bytesOf(sums);
+  });
   CHECK_EVERY_BARRIER([](Device& device) {
     check::Random random(17);
     Array<float> x(random.floats(300)), weight(random.floats(300)), dy(random.floats(300)), dx(size_t{300});
