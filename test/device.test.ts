@@ -161,6 +161,7 @@ devices('a plugin computes, the better of two, behind sessions, forks, batches a
 
 devices('the demo for a GPU machine tells where a plugin writes something else', async () => {
   const { code, stdout, stderr } = await runNode(['bench/cuda-demo.mjs', '12'], {
+    seconds: 120,
     env: { ...process.env, FLRC_BACKEND_PATH: counter },
   })
   assert.is(code, 1, stderr)
@@ -172,6 +173,7 @@ devices('the demo for a GPU machine tells where a plugin writes something else',
 
 devices('what fails in the demo for a GPU machine takes nothing else with it', async () => {
   const { code, stdout, stderr } = await runNode(['bench/cuda-demo.mjs', '2'], {
+    seconds: 120,
     env: { ...process.env, FLRC_BACKEND_PATH: counter, FAKE_PLUGIN: 'broken' },
   })
   assert.is(code, 1)
