@@ -63,13 +63,15 @@ Needs needsOf(const ModelConfig& config, MomentKinds kinds, int64_t longest) {
   return needs;
 }
 
-// Only down's two moments are summed, and one thing made of them.
-Needs channelNeedsOf(const ModelConfig& config, int64_t longest) {
+// Only down's two moments are summed, channels are ranked by them, and what that costs is measured: a refit,
+// which holds the most where all stay, beside its change of W.
+Needs channelNeedsOf(const ModelConfig& config, int64_t longest, int threads) {
   Needs needs = needsOf(config, {false, false}, longest);
   const auto [m, n] = widestShape(config, kDown);
   const int64_t summing = packedBytes(n) * 3 / 2 + packedBytes(m) + longest * (m + n) * kFloat;
   needs.perProjection = 0;
-  needs.keeping = std::max(summing, rankingBytes(m, n));
+  const int64_t measuring = m * n * kFloat + refitBytes(m, n, n, threads);
+  needs.keeping = std::max({summing, rankingBytes(m, n, threads), measuring});
   needs.finished = packedBytes(n) / 2;
   return needs;
 }
@@ -143,7 +145,7 @@ LayerLimits layerLimits(const ModelConfig& config, MomentKinds kinds, int64_t lo
 }
 
 LayerLimits channelLimits(const ModelConfig& config, int64_t longest, int threads, int64_t memory) {
-  return limitsOf(channelNeedsOf(config, longest), threads, memory);
+  return limitsOf(channelNeedsOf(config, longest, threads), threads, memory);
 }
 
 MemoryNeeds memoryNeeds(const ModelConfig& config, MomentKinds kinds, int64_t sequences, int64_t longest,
@@ -152,7 +154,7 @@ MemoryNeeds memoryNeeds(const ModelConfig& config, MomentKinds kinds, int64_t se
 }
 
 MemoryNeeds channelMemoryNeeds(const ModelConfig& config, int64_t sequences, int64_t longest, int threads) {
-  return memoryOf(channelNeedsOf(config, longest), config, sequences, longest, threads);
+  return memoryOf(channelNeedsOf(config, longest, threads), config, sequences, longest, threads);
 }
 
 }  // namespace flrc

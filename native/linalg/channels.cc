@@ -3,9 +3,10 @@
 #include <algorithm>
 #include <numeric>
 
-#include "core/thread_pool.h"
 #include "linalg/blas.h"
+#include "linalg/cholesky.h"
 #include "linalg/gemm.h"
+#include "linalg/spread.h"
 
 namespace flrc {
 namespace {
@@ -15,52 +16,6 @@ namespace {
 constexpr int64_t kPending = 256;
 constexpr int64_t kTile = 512;
 constexpr int64_t kBand = 128;
-
-// body(first, count) for stretches of `size`, several at once.
-template <typename Body>
-void forBands(int64_t count, int64_t size, int threads, const Job& job, const Body& body) {
-  ThreadPool::shared().parallelFor((count + size - 1) / size, threads, [&](int64_t i) {
-    job.check();
-    body(i * size, std::min(size, count - i * size));
-  });
-}
-
-// of(row, rows, column, columns), given the tiles on and below the diagonal, computes one of a symmetric
-// row-major [n, n]; its mirror image is put above the diagonal.
-template <typename Compute>
-void forTiles(int64_t n, double* matrix, int threads, const Job& job, const Compute& of) {
-  const int64_t side = (n + kTile - 1) / kTile;
-  ThreadPool::shared().parallelFor(side * side, threads, [&](int64_t i) {
-    const int64_t row = i / side * kTile, column = i % side * kTile;
-    if (column > row) return;
-    job.check();
-    const int64_t rows = std::min(kTile, n - row), columns = std::min(kTile, n - column);
-    of(row, rows, column, columns);
-    for (int64_t r = row; r < row + rows; ++r) {
-      for (int64_t c = column; c < std::min(r, column + columns); ++c) matrix[c * n + r] = matrix[r * n + c];
-    }
-  });
-}
-
-// Row-major [n, n].
-std::vector<double> inverse(PackedSymmetric a, double jitter, int threads, const Job& job) {
-  const int64_t n = a.n;
-  std::vector<double> matrix = cholesky(a, jitter);
-  a = PackedSymmetric();
-  std::vector<double> root(static_cast<size_t>(n * n));
-  forBands(n, kBand, threads, job, [&](int64_t first, int64_t count) {
-    double* at = root.data() + first * n + first;
-    for (int64_t i = 0; i < count; ++i) at[i * n + i] = 1;
-    cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, blasInt(n - first),
-                blasInt(count), 1.0, matrix.data() + first * n + first, blasInt(n), at, blasInt(n));
-  });
-  forTiles(n, matrix.data(), threads, job, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
-    const double* below = root.data() + row * n;
-    gemm(true, false, rows, columns, n - row, 1.0, below + row, n, below + column, n, 0.0,
-         matrix.data() + row * n + column, n);
-  });
-  return matrix;
-}
 
 double squaresOf(const double* values, int64_t count) {
   return std::inner_product(values, values + count, values, 0.0);
@@ -75,7 +30,8 @@ class Remaining {
   Remaining(const float* w, int64_t m, int64_t n, PackedSymmetric a, const PackedSymmetric& b,
             const ChannelRankingOptions& options, const Job& job)
       : m_(m), count_(n), threads_(options.threads), job_(job) {
-    inverse_ = inverse(std::move(a), options.jitter, threads_, job_);
+    inverse_ = inverse(a, options.jitter, threads_, job_);
+    a = PackedSymmetric();
     ids_.resize(static_cast<size_t>(n));
     std::iota(ids_.begin(), ids_.end(), 0);
     gone_.resize(ids_.size());
@@ -84,7 +40,7 @@ class Remaining {
     x_.resize(static_cast<size_t>(n * m));
     p_.resize(static_cast<size_t>(n * kPending));
     q_.resize(static_cast<size_t>(kPending * m));
-    const std::vector<double> lower = cholesky(b, options.jitter);
+    const std::vector<double> lower = cholesky(b, options.jitter, threads_, job_);
     bands([&](int64_t first, int64_t count) {
       std::vector<double> rows(static_cast<size_t>(count * m));
       for (int64_t j = 0; j < count; ++j) {
@@ -196,6 +152,7 @@ class Remaining {
     count_ = std::ssize(left);
     double* to = inverse_.data();
     for (int64_t i = 0; i < count_; ++i) {
+      job_.check();
       const int64_t from = left[static_cast<size_t>(i)];
       ids_[static_cast<size_t>(i)] = ids_[static_cast<size_t>(from)];
       std::copy_n(p_.begin() + from * kPending, pending_, p_.begin() + i * kPending);
@@ -208,12 +165,12 @@ class Remaining {
       gemm(false, false, count, m_, pending_, -1.0, p_.data() + first * kPending, kPending, q_.data(), m_, 1.0,
            x_.data() + first * m_, m_);
     });
-    forTiles(count_, inverse_.data(), threads_, job_,
-             [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
-               gemm(false, true, rows, columns, pending_, -1.0, p_.data() + row * kPending, kPending,
-                    p_.data() + column * kPending, kPending, 1.0, inverse_.data() + row * count_ + column,
-                    count_);
-             });
+    forLowerTiles(
+        count_, kTile, threads_, job_, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+          gemm(false, true, rows, columns, pending_, -1.0, p_.data() + row * kPending, kPending,
+               p_.data() + column * kPending, kPending, 1.0, inverse_.data() + row * count_ + column, count_);
+          mirrorTile(count_, inverse_.data(), row, rows, column, columns);
+        });
     pending_ = 0;
     measure();
   }
@@ -233,6 +190,10 @@ class Remaining {
 };
 
 int64_t packedValues(int64_t n) { return n * (n + 1) / 2; }
+
+int64_t bandsAtOnce(int64_t count, int threads) {
+  return std::min<int64_t>(threads, (count + kBand - 1) / kBand);
+}
 
 }  // namespace
 
@@ -274,8 +235,9 @@ void scaleCosts(std::vector<double>& costs, const std::vector<MeasuredCost>& mea
   }
 }
 
-int64_t rankingBytes(int64_t m, int64_t n) {
-  const int64_t inverting = 2 * n * n, dropping = n * n + n * m + m * m + kPending * (m + n);
+int64_t rankingBytes(int64_t m, int64_t n, int threads) {
+  const int64_t inverting = packedValues(n) + n * n;
+  const int64_t dropping = n * n + n * m + m * m + kPending * (m + n) + bandsAtOnce(n, threads) * kBand * m;
   return (packedValues(m) + std::max(inverting, dropping)) * static_cast<int64_t>(sizeof(double));
 }
 
@@ -287,23 +249,22 @@ std::vector<float> refitToKept(const float* w, int64_t m, int64_t n, const float
     if (!std::binary_search(kept.begin(), kept.end(), c)) dropped.push_back(static_cast<int32_t>(c));
   }
   const auto d = std::ssize(dropped);
-  const auto entry = [&](int64_t i, int64_t j) {
-    return packed[i >= j ? packedValues(i) + j : packedValues(j) + i];
+  const LowerRow own = [&](int64_t i, double* row) {
+    const float* from = packed + packedValues(kept[static_cast<size_t>(i)]);
+    for (int64_t j = 0; j <= i; ++j) row[j] = from[kept[static_cast<size_t>(j)]];
   };
-  PackedSymmetric own(k);
+  const std::vector<double> lower = cholesky(k, own, jitter, threads, job);
   std::vector<double> across(static_cast<size_t>(d * k));
-  for (int64_t i = 0, at = 0; i < k; ++i) {
-    const int32_t row = kept[static_cast<size_t>(i)];
-    for (int64_t j = 0; j <= i; ++j, ++at) {
-      own.values[static_cast<size_t>(at)] = entry(row, kept[static_cast<size_t>(j)]);
+  forBands(d, kBand, threads, job, [&](int64_t first, int64_t count) {
+    for (int64_t i = first; i < first + count; ++i) {
+      const int64_t row = dropped[static_cast<size_t>(i)];
+      for (int64_t j = 0; j < k; ++j) {
+        const int64_t column = kept[static_cast<size_t>(j)];
+        across[static_cast<size_t>(i * k + j)] =
+            packed[row >= column ? packedValues(row) + column : packedValues(column) + row];
+      }
     }
-  }
-  for (int64_t i = 0, at = 0; i < d; ++i) {
-    for (int32_t column : kept) {
-      across[static_cast<size_t>(at++)] = entry(dropped[static_cast<size_t>(i)], column);
-    }
-  }
-  const std::vector<double> lower = cholesky(own, jitter);
+  });
   std::vector<float> to(static_cast<size_t>(m * k));
   forBands(m, kBand, threads, job, [&](int64_t first, int64_t count) {
     std::vector<double> lost(static_cast<size_t>(count * d)), change(static_cast<size_t>(count * k));
@@ -314,6 +275,7 @@ std::vector<float> refitToKept(const float* w, int64_t m, int64_t n, const float
     }
     gemm(false, false, count, k, d, 1.0, lost.data(), d, across.data(), k, 0.0, change.data(), k);
     for (const CBLAS_TRANSPOSE side : {CblasTrans, CblasNoTrans}) {
+      job.check();
       cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, side, CblasNonUnit, blasInt(count), blasInt(k), 1.0,
                   lower.data(), blasInt(k), change.data(), blasInt(k));
     }
@@ -328,10 +290,11 @@ std::vector<float> refitToKept(const float* w, int64_t m, int64_t n, const float
   return to;
 }
 
-int64_t refitBytes(int64_t m, int64_t n, int64_t kept) {
-  const int64_t moments = packedValues(kept) + kept * kept + (n - kept) * kept;
-  return (m * (n + kept) + packedValues(n)) * static_cast<int64_t>(sizeof(float)) +
-         moments * static_cast<int64_t>(sizeof(double));
+int64_t refitBytes(int64_t m, int64_t n, int64_t kept, int threads) {
+  // A_KK's factor and A_DK.
+  const int64_t moments = kept * kept + (n - kept) * kept;
+  return (m * kept + packedValues(n)) * static_cast<int64_t>(sizeof(float)) +
+         (moments + bandsAtOnce(m, threads) * kBand * n) * static_cast<int64_t>(sizeof(double));
 }
 
 }  // namespace flrc

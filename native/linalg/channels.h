@@ -45,15 +45,15 @@ struct MeasuredCost {
 // fall.
 void scaleCosts(std::vector<double>& costs, const std::vector<MeasuredCost>& measured);
 
-// Bytes that rankChannels holds at its peak, A and B included.
-int64_t rankingBytes(int64_t m, int64_t n);
+// Bytes that rankChannels holds at its peak, A and B included, W not.
+int64_t rankingBytes(int64_t m, int64_t n, int threads);
 
 // W' [m, kept.size()], which brings W' x_K closest to W x under A: W_K + W_D A_DK A_KK^-1, K the inputs kept,
 // rising, and D those dropped. W row-major [m, n]; A [n, n] as `packed` f32, laid out as PackedSymmetric.
 std::vector<float> refitToKept(const float* w, int64_t m, int64_t n, const float* packed,
                                const std::vector<int32_t>& kept, double jitter, int threads, const Job& job);
 
-// Bytes that refitToKept holds at its peak, W and A included.
-int64_t refitBytes(int64_t m, int64_t n, int64_t kept);
+// Bytes that refitToKept holds at its peak, A included, W not.
+int64_t refitBytes(int64_t m, int64_t n, int64_t kept, int threads);
 
 }  // namespace flrc

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "linalg/blas.h"
+#include "linalg/cholesky.h"
 #include "linalg/gemm.h"
 
 namespace flrc {
@@ -264,7 +265,7 @@ NestedFactors nestedFactors(const float* w, int64_t m, int64_t n, SymmetricView 
   std::vector<double> lower, x = std::move(problem.w);
   if (problem.thinMoment) {
     job.check();
-    lower = cholesky(problem.thinMoment, options.jitter);
+    lower = cholesky(problem.thinMoment, options.jitter, 1, job);
     timesLowerTransposed(job, lower, thin, wide, x);
   }
   NestedFactors factors;

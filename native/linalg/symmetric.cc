@@ -1,30 +1,12 @@
 #include "linalg/symmetric.h"
 
 #include <algorithm>
-#include <cmath>
 #include <string>
 
 #include "core/error.h"
 #include "linalg/blas.h"
 
 namespace flrc {
-namespace {
-
-constexpr double kMostJitter = 1e-2;
-// Where raising starts when no jitter was asked for.
-constexpr double kLeastRaisedJitter = 1e-12;
-
-// Whether `lower` (row-major, on entry the full matrix) could be replaced by its lower Cholesky factor.
-bool factorise(int64_t n, std::vector<double>& lower) {
-  const int size = blasInt(n);
-  int info = 0;
-  // Fortran reads row-major as the transpose: its upper factor is our lower one.
-  dpotrf_("U", &size, lower.data(), &size, &info, 1);
-  return info == 0;
-}
-
-}  // namespace
-
 double PackedSymmetric::meanDiagonal() const { return SymmetricView(this).meanDiagonal(); }
 
 std::vector<double> PackedSymmetric::dense() const { return SymmetricView(this).dense(); }
@@ -58,27 +40,6 @@ std::vector<double> SymmetricView::dense() const {
     }
   }
   return full;
-}
-
-std::vector<double> cholesky(SymmetricView matrix, double jitter) {
-  useOneBlasThread();
-  const int64_t n = matrix.n;
-  const double mean = matrix.meanDiagonal();
-  const bool finite =
-      std::all_of(matrix.values, matrix.values + n * (n + 1) / 2, [](double v) { return std::isfinite(v); });
-  if (!finite) throw Error(code::numeric, "a moment matrix holds a value that is not finite");
-  for (double added = jitter;; added = std::max(added * 10, kLeastRaisedJitter)) {
-    std::vector<double> lower = matrix.dense();
-    for (int64_t i = 0; i < n; ++i) lower[static_cast<size_t>(i * n + i)] += added * mean;
-    if (factorise(n, lower)) {
-      for (int64_t i = 0; i < n; ++i) std::fill_n(lower.begin() + i * n + i + 1, n - i - 1, 0.0);
-      return lower;
-    }
-    if (added * 10 > kMostJitter * (1 + 1e-9)) break;
-  }
-  throw Error(code::numeric, "a moment matrix of size " + std::to_string(n) + " (mean diagonal " +
-                                 std::to_string(mean) +
-                                 ") is not positive definite; give more calibration text or some shrinkage");
 }
 
 void eigenSymmetric(int64_t n, std::vector<double>& matrix, std::vector<double>& values,

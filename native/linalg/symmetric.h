@@ -1,9 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
-
-#include "core/job.h"
 
 namespace flrc {
 
@@ -34,10 +33,6 @@ struct SymmetricView {
   double meanDiagonal() const;
   std::vector<double> dense() const;
 };
-
-// The lower Cholesky factor, row-major [n, n], of M + jitter * mean(diag M) I. Raises the jitter tenfold
-// (at most 1e-2) while the matrix is not numerically positive definite; E_NUMERIC if it never is.
-std::vector<double> cholesky(SymmetricView matrix, double jitter);
 
 // Eigenvalues in falling order with eigenvectors as rows of `vectors` ([n, n], row-major); input row-major
 // [n, n], only its lower triangle read, destroyed. LAPACK dsyevd, one thread.

@@ -275,6 +275,22 @@ TEST("channels: what is always zero and what others say already costs nothing") 
   CHECK_AT_MOST(problem.cost(problem.refit(kept), kept), 1e-6 * ranking.costs[4]);
 }
 
+TEST(
+    "channels: of fewer tokens than channels the rest goes for nothing, and what goes then costs what it "
+    "does") {
+  const Problem problem(9, 5, 60, 40);
+  const ChannelRankingOptions options{1, 4, problem.tokens(), 1e-10, 2};
+  const ChannelRanking ranking =
+      flrc::rankChannels(problem.w.data(), problem.m, problem.n, problem.a(), problem.b(), options, Job());
+  CHECK_EQUAL(std::ssize(ranking.costs), 46);
+  // All but what the jitter weighs.
+  CHECK_AT_MOST(ranking.costs[20], 1e-5 * ranking.costs[21]);
+  for (const int64_t gone : {24, 45}) {
+    const double direct = problem.bestCost(problem.without(ranking.order, gone));
+    CHECK_NEAR(ranking.costs[static_cast<size_t>(gone)], direct, 1e-5 * direct);
+  }
+}
+
 TEST("channels: the same at any number of threads, and cancelled when asked to") {
   const Problem problem(7, 40, 600, 650);
   const ChannelRanking one = problem.rank(50, 16, 1), three = problem.rank(50, 16, 3);

@@ -97,43 +97,6 @@ TEST("packed symmetric: dense form and mean diagonal") {
   }
 }
 
-TEST("cholesky: L L^T is the matrix with its jitter, L is lower triangular") {
-  check::Random random(2);
-  for (const int64_t n : {1, 2, 33, 90}) {
-    const PackedSymmetric packed = reference::moment(randomMatrix(random, 2 * n, n));
-    for (const double jitter : {0.0, 1e-8, 1e-2}) {
-      Matrix lower(n, n);
-      lower.values = cholesky(packed, jitter);
-      Matrix expected(n, n);
-      expected.values = packed.dense();
-      for (int64_t i = 0; i < n; ++i) {
-        expected.at(i, i) += jitter * packed.meanDiagonal();
-        for (int64_t j = i + 1; j < n; ++j) CHECK_EQUAL(lower.at(i, j), 0.0);
-      }
-      const Matrix back = reference::product(lower, reference::transpose(lower));
-      // Backward error of Cholesky: (n + 1) eps |L| |L|^T.
-      CHECK_AT_MOST(reference::norm(reference::difference(back, expected)),
-                    static_cast<double>(n + 1) * 0x1p-52 * reference::norm(expected));
-    }
-  }
-}
-
-TEST("cholesky: a singular matrix gets more jitter, an indefinite or broken one is E_NUMERIC") {
-  check::Random random(3);
-  const int64_t n = 40;
-  const PackedSymmetric singular = reference::moment(randomMatrix(random, 10, n));
-  for (const double value : cholesky(singular, 0)) CHECK(std::isfinite(value));
-
-  PackedSymmetric indefinite(n);
-  for (int64_t i = 0; i < n; ++i)
-    indefinite.values[static_cast<size_t>(i * (i + 1) / 2 + i)] = i == 3 ? -1.0 : 1.0;
-  CHECK_THROWS(code::numeric, cholesky(indefinite, 1e-8));
-  CHECK_THROWS(code::numeric, cholesky(PackedSymmetric(n), 1e-8));
-  PackedSymmetric broken = singular;
-  broken.values[7] = std::numeric_limits<double>::quiet_NaN();
-  CHECK_THROWS(code::numeric, cholesky(broken, 1e-8));
-}
-
 TEST("eigen: orthonormal rows in falling order that give the matrix back; only the lower triangle is read") {
   check::Random random(4);
   for (const int64_t n : {1, 2, 30, 75}) {
