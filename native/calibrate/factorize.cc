@@ -171,7 +171,7 @@ class Cutter {
     const float* packed = calibration_.inputMoments->get(
         static_cast<size_t>(momentSlot(index / kProjections, projection)), scratch);
     std::copy_n(packed, a.values.size(), a.values.begin());
-    return makeMetric(a, kInputDamping, kGroup);
+    return makeMetric(a, kInputDamping, kGroup, job_);
   }
 
   const Calibration& calibration_;

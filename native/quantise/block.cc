@@ -117,12 +117,12 @@ class Rounder {
 
   // How outputs see errors of P, row by row: I + C C^T, and C C^T without pivots.
   Metric outputMetric(const Values& c) const {
-    return makeMetric(gramOf(s_, rest_, c, pivoted_ ? 1 : 0), kLeastDamping, 1);
+    return makeMetric(gramOf(s_, rest_, c, pivoted_ ? 1 : 0), kLeastDamping, 1, job_);
   }
 
   // For P as the input sees it.
   RoundedMatrix bestC(const Values& seen) const {
-    const Metric metric = makeMetric(gramOf(s_, n_, seen, 0), damping(dtype_), 1);
+    const Metric metric = makeMetric(gramOf(s_, n_, seen, 0), damping(dtype_), 1, job_);
     Values c = outer(s_, rest_, n_, seen, weighedOthers_);
     solve(metric, rest_, c);
     return roundAgainst(c, s_, rest_, dtype_, &metric, nullptr, job_);

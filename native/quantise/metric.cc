@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "linalg/blas.h"
+#include "linalg/cholesky.h"
 
 namespace flrc {
 namespace {
@@ -29,7 +30,7 @@ std::vector<int64_t> heaviestFirst(const std::vector<double>& weights, int64_t t
 
 }  // namespace
 
-Metric makeMetric(const PackedSymmetric& matrix, double damping, int64_t together) {
+Metric makeMetric(const PackedSymmetric& matrix, double damping, int64_t together, const Job& job) {
   const int64_t n = matrix.n;
   const auto at = [&](int64_t i, int64_t j) {
     return matrix.values[static_cast<size_t>(i > j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i)];
@@ -47,7 +48,7 @@ Metric makeMetric(const PackedSymmetric& matrix, double damping, int64_t togethe
     for (int64_t j = 0; j < i; ++j) to[j] = at(row, metric.order[static_cast<size_t>(n - 1 - j)]);
     to[i] = zero ? 1 : at(row, row) * (1 + damping);
   }
-  metric.root = cholesky(reversed, kJitter);
+  metric.root = cholesky(reversed, kJitter, 1, job);
   std::reverse(metric.root.begin(), metric.root.end());
   return metric;
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/job.h"
 #include "linalg/symmetric.h"
 
 namespace flrc {
@@ -19,7 +20,7 @@ struct Metric {
 // `damping`, relative, is added to each diagonal value: calibration text is finite. A matrix of zeros weighs
 // all entries alike. Entries come in runs of `together` (1, or kGroup where a group shares a grid), which stay
 // whole.
-Metric makeMetric(const PackedSymmetric& matrix, double damping, int64_t together);
+Metric makeMetric(const PackedSymmetric& matrix, double damping, int64_t together, const Job& job = Job());
 
 // X R with the columns of X in the metric's order, [rows, n]: its squares sum to the weighed size of X.
 std::vector<double> weighed(const Metric& metric, int64_t rows, const std::vector<double>& x);

@@ -340,6 +340,7 @@ TEST("rounding: a cancelled job and weights and moments that are not finite are 
   Job cancelled;
   cancelled.cancel();
   CHECK_THROWS(code::aborted, roundRows(w, 4, 40, Dtype::int4, metric, cancelled));
+  CHECK_THROWS(code::aborted, makeMetric(moment, kDamping, kGroup, cancelled));
   w[7] = std::numeric_limits<double>::quiet_NaN();
   CHECK_THROWS(code::numeric, roundRows(w, 4, 40, Dtype::int4, metric, Job()));
   moment.values[5] = std::numeric_limits<double>::infinity();
