@@ -45,9 +45,43 @@ const withTemplate = (chatTemplate: string | undefined) =>
     writeSelfText: model.writeSelfText.bind(model),
   })
 
-test('windows of a text are its consecutive tokens, and weights share the samples', async () => {
-  const tokens = Array.from(tokenizer.encode(text))
-  assert.equal(ids((await windowsOf([text], { samples: 3 })).windows), tokens.slice(0, 96))
+/** The first tokens of a text from each of these lines on. */
+const beginnings = (lines: readonly string[], starts: readonly number[]) =>
+  starts.flatMap((start) => Array.from(tokenizer.encode(lines.slice(start).join('')).slice(0, 32)))
+
+test('windows of a text are spread over it, and begin with lines', async () => {
+  const lines = Array.from(
+    { length: 400 },
+    (_, index) => `Line ${index} of a story about the sea and a ship.\n`,
+  )
+  const length = lines.join('').length
+  const lineAt = (share: number) => {
+    const before = (line: number) => lines.slice(0, line).join('').length
+    return lines.findIndex((_, line) => before(line) >= Math.floor(share * length))
+  }
+  const { windows, heldOut } = await windowsOf([lines.join('')], { samples: 2, heldOut: 1 })
+  const end = lineAt(8 / 9)
+  const middle = lineAt(lines.slice(0, end).join('').length / 2 / length)
+  assert.equal(ids(windows), beginnings(lines, [0, middle]))
+  assert.equal(ids(heldOut), beginnings(lines, [end]), 'held out from behind them')
+})
+
+test('of a text with few lines or few tokens they are windows of its tokens', async () => {
+  const tokens = Array.from(tokenizer.encode(text.slice(0, 2000)))
+  const all = Math.floor(tokens.length / 32)
+  for (const samples of [all, all + 5]) {
+    const every = await windowsOf([text.slice(0, 2000)], { samples })
+    assert.equal(ids(every.windows), tokens.slice(0, all * 32), 'all, one after another')
+  }
+  const oneLine = 'The sea and the ship. '.repeat(300)
+  const words = Array.from(tokenizer.encode(oneLine))
+  const { windows, heldOut } = await windowsOf([oneLine], { samples: 2, heldOut: 1 })
+  const half = Math.floor(Math.floor(words.length / 32) / 2) * 32
+  assert.equal(ids(windows), [...words.slice(0, 32), ...words.slice(half, half + 32)])
+  assert.equal(heldOut, [], 'there is nothing behind its one line')
+})
+
+test('weights share the samples', () => {
   assert.equal(shareOut(10, [1, 3]), [3, 7])
   assert.equal(shareOut(4, [1, 1, 100]), [1, 1, 2])
   assert.equal(shareOut(1, [1, 2]), [0, 1])
@@ -75,28 +109,40 @@ test('sources of every kind, with their weights, in their order', async () => {
     ],
   )
   assert.equal(ids(windows.slice(0, 1)), [1, 2, 3])
-  assert.equal(ids(windows.slice(1, 4)), Array.from(tokenizer.encode(text)).slice(0, 96))
+  assert.equal(ids(windows.slice(1, 4)), ids((await windowsOf([text], { samples: 3 })).windows))
   assert.equal(ids(windows.slice(4, 6)), ids((await windowsOf(undefined, { samples: 2 })).windows))
-  assert.equal(ids(windows.slice(7)), Array.from(tokenizer.encode(heldout)).slice(0, 64))
+  assert.equal(ids(windows.slice(7)), ids((await windowsOf([heldout], { samples: 2 })).windows))
   assert.is(new Set([sha256, ...sources.map((source) => source.sha256)]).size, 6)
   const alone = await windowsOf([text])
   assert.is(alone.sha256, alone.sources[0]?.sha256, 'of one source its own')
 })
 
-test('dialogues are conversations in the chat template, one after another', async () => {
+test('dialogues are conversations in the chat template, spread over the file', async () => {
   const { windows, sources } = await windowsOf([{ dialogues: jsonl }], { samples: 64, seqLen: 16 })
   const summarised = (dialogue: string, summary: string) =>
     `<|im_start|>user\n${summaryPrompt(dialogue)}<|im_end|>\n<|im_start|>assistant\n${summary}<|im_end|>\n`
   const expected =
     summarised(dialogues[0]?.dialogue ?? '', 'They sail at dawn.') +
-    '<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n' +
-    summarised(dialogues[2]?.dialogue ?? '', 'A says good night.')
+    summarised(dialogues[2]?.dialogue ?? '', 'A says good night.') +
+    '<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n'
   const tokens = Array.from(tokenizer.encode(expected, { addSpecial: false }))
   assert.ok(tokens.includes(tokenizer.idOf('<|im_start|>') ?? -1))
   assert.equal(ids(windows), tokens.slice(0, Math.floor(tokens.length / 16) * 16))
   assert.is(sources[0]?.windows, windows.length, 'fewer than the share, where there are no more')
   const samples = await windowsOf([{ dialogues: parseDialogues(jsonl, 'x') }], { samples: 64, seqLen: 16 })
   assert.equal(samples.windows, windows)
+})
+
+test('the first dialogues that are read lie everywhere in the file', async () => {
+  const many = Array.from({ length: 1000 }, (_, index) => ({
+    messages: [{ role: 'user', content: `Number ${index}` }],
+  }))
+  const { windows } = await windowsOf([{ dialogues: many }], { samples: 10, seqLen: 16 })
+  const seen = tokenizer.decode(ids(windows)).matchAll(/Number (\d+)\n/g)
+  const numbers = Array.from(seen, ([, number]) => Number(number)).sort((a, b) => a - b)
+  assert.ok(numbers.length > 5 && new Set(numbers).size === numbers.length, `${numbers}`)
+  const gaps = numbers.slice(1).map((number, index) => number - (numbers[index] as number))
+  assert.ok(Math.max(...gaps, numbers[0] as number) < (2.1 * 1000) / numbers.length, `${numbers}`)
 })
 
 test('dialogues beyond what a template can render in one go are rendered in parts', async () => {

@@ -68,7 +68,7 @@ const whitenings = suite('whitening and shrinkage')
 
 whitenings('uniform: each whitening says more of the inputs and gradients, and cuts better', async () => {
   const perplexity = async (whitening: CalibrateOptions['whitening']) => {
-    using calibration = await looks({ whitening, curves: false })
+    using calibration = await looks({ whitening, samples: 32, curves: false })
     const result = await measured({ keep: 0.3, method: 'uniform', storage: 'plain', calibration })
     assert.is(result.plan.options.whitening, whitening)
     return result.perplexity

@@ -6,10 +6,11 @@ import type { Settings } from './store.js'
 
 /** What the figures of all tables were made with. */
 export function measuredWith(settings: Settings): string {
-  const { model, weights, dtype, calibration, samples, seqLen, text, windows, cores, instructionSet } = settings
+  const { model, weights, dtype, calibration, samples, seqLen, textWindows } = settings
+  const { text, windows, cores, instructionSet } = settings
   return (
-    `${model} (weights in ${weights}), held in ${dtype}; calibrated on the first ${samples} windows of ${seqLen} ` +
-    `tokens of ${calibration}; perplexity of the first ${windows} windows of ${seqLen} tokens of ${text}. ` +
+    `${model} (weights in ${weights}), held in ${dtype}; calibrated on ${samples} windows of ${seqLen} ` +
+    `tokens of ${calibration}, ${textWindows}; perplexity of the first ${windows} windows of ${seqLen} tokens of ${text}. ` +
     `flrc ${settings.flrc}, ${cores} cores, ${instructionSet}.`
   )
 }

@@ -86,12 +86,12 @@ export async function modelSettings(source: string): Promise<{ settings: Setting
   return { settings, facts: { type, quantised: !wideTypes.includes(type) } }
 }
 
-/** Names and hashes of the texts that there are. */
+/** Names and hashes of the texts that there are, and which of a calibration text's windows are taken. */
 export function textSettings(
   files: Readonly<Record<string, string | undefined>>,
   texts: Readonly<Record<string, string | undefined>>,
 ): Settings {
-  const settings: Settings = {}
+  const settings: Settings = { textWindows: 'spread over the text' }
   for (const [name, text] of Object.entries(texts)) {
     const file = files[name]
     if (text === undefined || file === undefined) continue

@@ -25,7 +25,7 @@ The tables of compression methods. Without MODEL: of the embedded model, on its 
   --json FILE            keeps every row as soon as it is made
   --continue             makes only what FILE lacks
 
-Markdown goes to stdout, progress to stderr.`
+An option with dots may be given several times, each time with one value. Markdown goes to stdout, progress to stderr.`
 
 export interface QualityOptions {
   model: string

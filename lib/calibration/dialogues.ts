@@ -18,8 +18,9 @@ export function renderWithTemplate(
 }
 
 /**
- * The first `most` tokens of the samples as conversations in the model's chat template, one after another:
- * their messages, or the request to summarise the dialogue and its first summary. E_USAGE for a sample that has
+ * The first `most` tokens of the samples as conversations in the model's chat template, one after another, in an order
+ * in which however many come first are spread over all: their messages, or the request to summarise the dialogue and its
+ * first summary. E_USAGE for a sample that has
  * neither, E_CHAT_TEMPLATE, E_ABORTED.
  */
 export async function dialogueTokens(
@@ -28,7 +29,8 @@ export async function dialogueTokens(
   most: number,
   { name = 'dialogues', signal }: { name?: string; signal?: AbortSignal },
 ): Promise<Int32Array> {
-  const chats = samples.map((sample, index) => messagesOf(sample, index, name))
+  const inOrder = samples.map((sample, index) => messagesOf(sample, index, name))
+  const chats = spreadOrder(inOrder.length).map((index) => inOrder[index] as ChatMessage[])
   const tokens: number[] = []
   for (let first = 0; first < chats.length && tokens.length < most; first += batch) {
     const texts = await renderWithTemplate(model, chats.slice(first, first + batch), signal)
@@ -39,6 +41,17 @@ export async function dialogueTokens(
     }
   }
   return Int32Array.from(tokens.slice(0, most))
+}
+
+/** 0 to count - 1 by their reversed bits (van der Corput's sequence): 0, the middle, the quarters, .. */
+function spreadOrder(count: number): number[] {
+  const bits = Math.ceil(Math.log2(Math.max(count, 1)))
+  const reversed = (value: number) => {
+    let result = 0
+    for (let bit = 0; bit < bits; bit++) result = 2 * result + ((value >> bit) & 1)
+    return result
+  }
+  return Array.from({ length: 2 ** bits }, (_, value) => reversed(value)).filter((index) => index < count)
 }
 
 function messagesOf(sample: DialogueSample, index: number, name: string): ChatMessage[] {

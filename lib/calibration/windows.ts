@@ -2,14 +2,13 @@ import { createHash } from 'node:crypto'
 import { basename } from 'node:path'
 import { checkWhole, refuse } from '../check.js'
 import { sha256OfText } from '../checkpoint/plan.js'
-import { counted } from '../counted.js'
 import { type DialogueSample, parseDialogues } from '../data/dialogues.js'
 import { FlrcError } from '../errors.js'
 import type { LoadedModel, TaskOptions } from '../model.js'
-import { firstTokens } from '../text.js'
 import { dialogueTokens } from './dialogues.js'
 import { writeSelfWindows } from './self.js'
 import type { CalibrationText, DialogueSource, SelfSource, TextSource, UsedSource } from './sources.js'
+import { dividedTokens, textWindows, type WindowsWanted } from './text.js'
 
 export interface WindowOptions extends TaskOptions {
   /** The model's own text by default. */
@@ -48,11 +47,11 @@ interface Cut {
 }
 
 /**
- * The token windows to calibrate on. Each source gives its weight's share of `samples`: a text and rendered
- * dialogues (documents one after another) are tokenised and give the first of their consecutive, non-overlapping
- * windows, fewer where they have no more; `self` is written. Ready windows come first and count against
- * `samples`. Errors: E_CALIBRATION where a source gives no window, E_USAGE for an unusable option or dialogue,
- * E_CONTEXT, E_CHAT_TEMPLATE, E_NUMERIC, E_ABORTED.
+ * The token windows to calibrate on. Each source gives its weight's share of `samples`: a text windows spread over
+ * all of it but its end, dialogues the first windows of documents spread likewise, one after another, both fewer where
+ * they have no more and none that overlap; `self` is written. Ready windows come first and count against `samples`.
+ * Errors: E_CALIBRATION where a source gives no window, E_USAGE for an unusable option or dialogue, E_CONTEXT,
+ * E_CHAT_TEMPLATE, E_NUMERIC, E_ABORTED.
  */
 export async function calibrationWindows(
   model: LoadedModel,
@@ -139,12 +138,7 @@ function weightOf({ weight = 1, name }: Source): number {
   )
 }
 
-interface CutTask extends TaskOptions {
-  /** Windows wanted, and windows to hold out. */
-  share: number
-  spare: number
-  mustHoldOut: boolean
-  seqLen: number
+interface CutTask extends TaskOptions, Omit<WindowsWanted, 'name'> {
   seed: number
   memory: number
 }
@@ -163,17 +157,13 @@ async function cut(model: LoadedModel, source: Source, task: CutTask): Promise<C
       used: { kind: 'self', ...named, sha256, weight, windows: windows.length, sampling },
     }
   }
-  // A source without a window is an error even where it has no share of so few samples.
-  const most = (Math.max(1, share) + spare) * seqLen
   const { name = 'text' in source ? 'the calibration text' : 'the dialogues' } = source
-  const tokens =
+  const wanted = { ...task, name }
+  const most = (Math.max(1, share) + spare) * seqLen
+  const { windows, heldOut } =
     'text' in source
-      ? firstTokens(model.tokenizer, source.text, most)
-      : await dialogueTokens(model, samplesOf(source, name), most, { name, signal })
-  const all = cutTokens(tokens, seqLen, name)
-  const left = task.mustHoldOut ? Math.max(1, all.length - spare) : all.length
-  const windows = all.slice(0, Math.min(share, left))
-  const heldOut = all.slice(Math.max(windows.length, 1), windows.length + spare)
+      ? textWindows(model.tokenizer, source.text, wanted)
+      : dividedTokens(await dialogueTokens(model, samplesOf(source, name), most, { name, signal }), wanted)
   const sha256 = sha256OfText('text' in source ? source.text : jsonLines(source.dialogues))
   const kind = 'text' in source ? 'text' : 'dialogues'
   return { windows, heldOut, used: { kind, ...named, sha256, weight, windows: windows.length } }
@@ -186,17 +176,6 @@ function samplesOf({ dialogues }: DialogueSource, name: string): readonly Dialog
 function jsonLines(dialogues: string | readonly DialogueSample[]): string {
   if (typeof dialogues === 'string') return dialogues
   return dialogues.map((sample) => `${JSON.stringify(sample)}\n`).join('')
-}
-
-function cutTokens(tokens: Int32Array, seqLen: number, name: string): Int32Array[] {
-  if (tokens.length < seqLen) {
-    throw new FlrcError(
-      'E_CALIBRATION',
-      `${name} has ${counted(tokens.length, 'token')} and a window takes ${seqLen}; give a longer text or shorter windows (--seq-len)`,
-    )
-  }
-  const count = Math.floor(tokens.length / seqLen)
-  return Array.from({ length: count }, (_, index) => tokens.slice(index * seqLen, (index + 1) * seqLen))
 }
 
 /** E_CALIBRATION, naming the file it is from, unless the model can read this window and predict from it. */
