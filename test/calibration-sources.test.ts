@@ -74,11 +74,18 @@ test('of a text with few lines or few tokens they are windows of its tokens', as
     assert.equal(ids(every.windows), tokens.slice(0, all * 32), 'all, one after another')
   }
   const oneLine = 'The sea and the ship. '.repeat(300)
-  const words = Array.from(tokenizer.encode(oneLine))
+  const end = oneLine.indexOf(' ', Math.floor((oneLine.length * 8) / 9) - 1) + 1
+  const middle = oneLine.indexOf(' ', Math.floor(end / 2) - 1) + 1
   const { windows, heldOut } = await windowsOf([oneLine], { samples: 2, heldOut: 1 })
-  const half = Math.floor(Math.floor(words.length / 32) / 2) * 32
-  assert.equal(ids(windows), [...words.slice(0, 32), ...words.slice(half, half + 32)])
-  assert.equal(heldOut, [], 'there is nothing behind its one line')
+  const from = (start: number) => Array.from(tokenizer.encode(oneLine.slice(start)).slice(0, 32))
+  assert.equal(ids(windows), [...from(0), ...from(middle)], 'of one line, from words on')
+  assert.equal(ids(heldOut), from(end))
+  const { windows: glued } = await windowsOf(['東'.repeat(2000)], { samples: 2 })
+  assert.equal(
+    glued.map(({ length }) => length),
+    [32, 32],
+    'and of one word',
+  )
 })
 
 test('weights share the samples', () => {

@@ -60,9 +60,10 @@ function spreadWindows(tokenizer: Tokenizer, text: string, count: number, seqLen
   return windows
 }
 
-/** Where the first line begins that does not begin before `at`. */
+/** Where the first line begins that does not begin before `at`; where no line ends there any more, the first word. */
 function lineAfter(text: string, at: number): number {
-  return at === 0 ? 0 : text.indexOf('\n', at - 1) + 1 || text.length
+  const after = (end: string) => text.indexOf(end, at - 1) + 1
+  return at === 0 || at >= text.length ? at : after('\n') || after(' ') || at
 }
 
 function spread<T>(all: readonly T[], count: number): T[] {
