@@ -4,6 +4,7 @@
 #include "kernels/octets.cuh"
 #include "kernels/passes.h"
 #include "kernels/rotation.cuh"
+#include "linalg/clipping.h"
 
 namespace flrc::gpu {
 namespace {
@@ -165,6 +166,18 @@ FLRC_KERNEL void scaleKernel(FLRC_PARAMS(ScaleParams) p) {
   forQuad(p.count, quad, [&](int64_t i) { p.y[i] = p.x[i] * p.factor; });
 }
 
+// One block, for each thread every kThreads-th token.
+FLRC_KERNEL void clipFactorsKernel(FLRC_PARAMS(ClipFactorsParams) p) {
+  const auto normOf = [&](int token) { return sqrt(static_cast<double>(p.squares[token])); };
+  double mean = 0;
+  for (int t = threadIndex(); t < p.tokens; t += kThreads) mean += normOf(t) / p.tokens;
+  mean = blockSum(mean, sharedMemory<double>(0));
+  for (int t = threadIndex(); t < p.tokens; t += kThreads) {
+    const double norm = normOf(t), clipped = fmin(fmax(norm, kLeastNorm * mean), kMostNorm * mean);
+    p.factors[t] = norm > kNoiseNorm * mean ? static_cast<float>(clipped / norm) : 1.0f;
+  }
+}
+
 // A lane has a column, of which each of a block's warps has every kWarps-th token.
 FLRC_KERNEL void columnSquaresKernel(FLRC_PARAMS(ColumnSquaresParams) p) {
   const Shared<double> sums = sharedMemory<double>(0);  // [kWarps][32]
@@ -221,6 +234,13 @@ void launchAdd(Stream stream, const AddParams& params) {
 
 void launchScale(Stream stream, const ScaleParams& params) {
   launchBlocks(stream, params.count, 4 * kThreads, scaleKernel, params);
+}
+
+void launchClipFactors(Stream stream, const ClipFactorsParams& params) {
+  LaunchShape shape;
+  shape.threads = kThreads;
+  shape.sharedBytes = kWarps * sizeof(double);
+  launch(stream, shape, clipFactorsKernel, params);
 }
 
 void launchColumnSquares(Stream stream, const ColumnSquaresParams& params) {

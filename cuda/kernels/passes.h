@@ -63,6 +63,15 @@ struct AddParams {
 };
 void launchAdd(Stream stream, const AddParams& params);
 
+// The factors that clip a sequence's gradients (linalg/clipping.h), from the squares of their norms; both may
+// be in one place.
+struct ClipFactorsParams {
+  Global<const float> squares;  // [tokens]
+  Global<float> factors;        // [tokens]
+  int tokens;
+};
+void launchClipFactors(Stream stream, const ClipFactorsParams& params);
+
 // sums [width] of (factor_t x_tk)^2 over tokens t, in fp64 and in an order that the tokens' number alone
 // decides; factors null for 1.
 struct ColumnSquaresParams {

@@ -45,14 +45,15 @@ double DeviceCurves::bytesOf(int64_t n, const BackendCurve* of, int64_t count) {
   double bytes = 0, staged = SplitRows::stagedBytesOf(tokens, n);
   for (int64_t i = 0; i < count; ++i) {
     const BackendCurve& one = of[i];
-    bytes += SplitRows::bytesOf(one.rank, one.m) + SplitRows::bytesOf(one.rank, n);
+    bytes += SplitRows::bytesOf(one.rank, one.m) + SplitRows::bytesOf(one.rank, n) +
+             8.0 * static_cast<double>(one.rank + 1);
     if (one.w) bytes += SplitRows::bytesOf(one.m, n);
     staged = std::max({staged, SplitRows::stagedBytesOf(one.rank, one.m), SplitRows::stagedBytesOf(one.m, n)});
   }
   // Of a chunk of tokens: rows in halves, and gradients as they come; what they are multiplied to.
   const int64_t floats = 2 * most.outputs + n + 2 * most.ranks + most.whole + 1;
   return bytes + staged + 4.0 * static_cast<double>(tokens) * static_cast<double>(floats) +
-         8.0 * static_cast<double>((gpu::kCurveBlocks + 1) * (most.ranks + 1));
+         8.0 * static_cast<double>(gpu::kCurveBlocks * (most.ranks + 1));
 }
 
 DeviceCurves::DeviceCurves(int64_t n, const BackendCurve* of, int64_t count) : n_(n) {
@@ -76,9 +77,7 @@ DeviceCurves::DeviceCurves(int64_t n, const BackendCurve* of, int64_t count) : n
   vx_ = floats(most.ranks);
   wx_ = floats(most.whole);
   whole_ = floats(1);
-  const auto points = static_cast<size_t>(most.ranks + 1);
-  partial_ = gpu::Buffer<double>(gpu::kCurveBlocks * points);
-  curve_ = gpu::Buffer<double>(points);
+  partial_ = gpu::Buffer<double>(gpu::kCurveBlocks * static_cast<size_t>(most.ranks + 1));
 }
 
 void DeviceCurves::load(gpu::Pieces& pieces) {
@@ -87,6 +86,7 @@ void DeviceCurves::load(gpu::Pieces& pieces) {
     one.u.load(pieces, staged_, one.of.u, one.of.rank, one.of.m);
     one.v.load(pieces, staged_, one.of.v, one.of.rank, n_);
     if (one.of.w) one.w.load(pieces, staged_, one.of.w, one.of.m, n_);
+    pieces.clear(one.curve);
   }
   loaded_ = true;
 }
@@ -102,23 +102,31 @@ void DeviceCurves::add(const float* x, const float* const* g, int64_t tokens, do
     for (size_t i = 0; i < ones_.size(); ++i) {
       const int64_t m = ones_[i].of.m;
       pieces.upload(gradients_, 0, g[i] + first * m, static_cast<size_t>(count * m));
-      add(pieces, ones_[i], gradients_.read(), count, out[i]);
+      add(pieces, ones_[i], gradients_.read(), count);
     }
   }
+  for (size_t i = 0; i < ones_.size(); ++i) take(pieces, i, out[i]);
 }
 
 void DeviceCurves::add(gpu::Pieces& pieces, size_t index, gpu::Global<const float> x,
-                       gpu::Global<const float> g, int64_t tokens, double* out) {
+                       gpu::Global<const float> g, int64_t tokens) {
   load(pieces);
   for (int64_t first = 0; first < tokens; first += tokens_) {
     const int64_t count = std::min(tokens_, tokens - first);
     x_.split(pieces, x + first * n_, count, n_);
-    add(pieces, ones_[index], g + first * ones_[index].of.m, count, out);
+    add(pieces, ones_[index], g + first * ones_[index].of.m, count);
   }
 }
 
-void DeviceCurves::add(gpu::Pieces& pieces, const One& one, gpu::Global<const float> g, int64_t tokens,
-                       double* out) {
+void DeviceCurves::take(gpu::Pieces& pieces, size_t index, double* out) {
+  gpu::Buffer<double>& curve = ones_[index].curve;
+  part_.resize(curve.count());
+  pieces.download(curve, 0, part_.data(), part_.size());
+  for (size_t r = 0; r < part_.size(); ++r) out[r] += part_[r];
+  pieces.clear(curve);
+}
+
+void DeviceCurves::add(gpu::Pieces& pieces, const One& one, gpu::Global<const float> g, int64_t tokens) {
   const int64_t m = one.of.m, rank = one.of.rank;
   g_.split(pieces, g, tokens, m);
   multiply(pieces, g_, one.u, tokens, rank, ug_);
@@ -135,12 +143,8 @@ void DeviceCurves::add(gpu::Pieces& pieces, const One& one, gpu::Global<const fl
   params.tokens = static_cast<int>(tokens);
   params.rank = static_cast<int>(rank);
   params.partial = partial_.global();
-  params.curve = curve_.global();
-  pieces.clear(curve_);
+  params.curve = one.curve.global();
   gpu::launchCurve(pieces.stream(), params);
-  part_.resize(static_cast<size_t>(rank + 1));
-  pieces.download(curve_, 0, part_.data(), part_.size());
-  for (size_t r = 0; r < part_.size(); ++r) out[r] += part_[r];
 }
 
 }  // namespace flrc

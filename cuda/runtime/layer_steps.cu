@@ -1,9 +1,8 @@
 #include <algorithm>
-#include <cmath>
+#include <utility>
 
 #include "kernels/decode.h"
 #include "kernels/passes.h"
-#include "linalg/clipping.h"
 #include "runtime/curves.h"
 #include "runtime/layer_steps.h"
 #include "runtime/moments.h"
@@ -34,6 +33,10 @@ int64_t partialsOf(const LayerWeights& weights) {
 int64_t widest(const PassedLayer& layer) {
   return std::max({layer.model.hidden, layer.model.queryWidth(), layer.weights.intermediate()});
 }
+
+// Which input a projection has, and which of the projections that have it it is.
+constexpr int kInput[kBackendProjections] = {0, 0, 0, 1, 2, 2, 3};
+constexpr int kPlace[kBackendProjections] = {0, 1, 2, 0, 0, 1, 0};
 
 // Which of `count` sums is of these rows, -1 for none.
 int64_t placeOf(const BackendMomentRows* rows, int64_t count, BackendTape tape, int p) {
@@ -94,7 +97,8 @@ double LayerSteps::bytesOf(const PassedLayer& layer, int64_t longest) {
   for (const Part& part : partsOf(layer)) width += part.width;
   return static_cast<double>(longest * (4 * width + attentionRoundedBytes(layer.model))) +
          2 * RoundedRows::bytesOf(longest, widest(layer)) +
-         static_cast<double>(sizeof(double)) * static_cast<double>(widest(layer) + partialsOf(layer.weights)) +
+         static_cast<double>(sizeof(double)) *
+             static_cast<double>(kMostSquared * widest(layer) + partialsOf(layer.weights)) +
          SplitRows::bytesOf(longest, widest(layer));
 }
 
@@ -109,7 +113,7 @@ LayerSteps::LayerSteps(const PassedLayer& layer, int64_t longest)
       rows_(longest, widest(layer_)),
       partial_(static_cast<size_t>(partialsOf(layer.weights))),
       scores_(3 * kBackendProjections),
-      squares_(static_cast<size_t>(widest(layer_))),
+      squares_(static_cast<size_t>(kMostSquared * widest(layer_))),
       staged_(static_cast<size_t>(longest * std::max(widest(layer_), 2 * model_.hidden))) {
   // All that either way takes, so that neither ends for want of it halfway.
   for (const Part& part : partsOf(layer_)) {
@@ -135,6 +139,9 @@ void LayerSteps::forward(const float* x, int64_t tokens, float* y, const Backend
 
 void LayerSteps::backward(const float* x, int64_t tokens, const float* dy, float* dx, double (*scores)[3],
                           const BackendTapes* tapes, const BackendSums* sums, const BackendCancel& cancel) {
+  if (sums && sums->squareCount > kMostSquared) {
+    throw Failure(BackendCode::internal, "a pass adds up squares of each input and gradient once");
+  }
   const auto count = static_cast<size_t>(tokens * model_.hidden);
   std::copy_n(x, count, staged_.data());
   std::copy_n(dy, count, staged_.data() + count);
@@ -146,6 +153,8 @@ void LayerSteps::backward(const float* x, int64_t tokens, const float* dy, float
     pieces.clear(scores_);
     forward(call);
     backward(call);
+    // Only here is anything waited for.
+    if (sums) takeSums(call);
     if (scores) pieces.download(scores_, 0, scores[0], scores_.count());
     if (dx) pieces.download(gradient_, 0, staged_.data(), count);
   }
@@ -348,12 +357,7 @@ void LayerSteps::clip(const Call& call, int p, const Buffer<float>& g) {
   launchDots(call.pieces.stream(),
              {g.read(), g.read(), static_cast<int>(call.tokens),
               static_cast<int>(layer_.weights.projections[p].outputs), factors_.global()});
-  const auto count = static_cast<size_t>(call.tokens);
-  std::vector<float> squares(count);
-  call.pieces.download(factors_, 0, squares.data(), count);
-  std::vector<double> norms;
-  for (const float square : squares) norms.push_back(std::sqrt(static_cast<double>(square)));
-  call.pieces.upload(factors_, 0, clipFactors(norms).data(), count);
+  launchClipFactors(call.pieces.stream(), {factors_.read(), factors_.global(), static_cast<int>(call.tokens)});
 }
 
 void LayerSteps::leave(const Call& call, BackendTape tape, int p, const Buffer<float>& values, int64_t width) {
@@ -372,20 +376,29 @@ void LayerSteps::addSquares(const Call& call, BackendTape tape, int p, const Buf
                             int64_t width, Global<const float> factors) {
   const int64_t place = placeOf(call.sums->squared, call.sums->squareCount, tape, p);
   if (place < 0) return;
-  launchColumnSquares(call.pieces.stream(), {values.read(), factors, squares_.global(),
+  squared_[place] = width;
+  launchColumnSquares(call.pieces.stream(), {values.read(), factors, squares_.global() + place * widest(layer_),
                                              static_cast<int>(call.tokens), static_cast<int>(width)});
-  std::vector<double> sums(static_cast<size_t>(width));
-  call.pieces.download(squares_, 0, sums.data(), sums.size());
-  double* to = call.sums->squares[place];
-  for (size_t i = 0; i < sums.size(); ++i) to[i] += sums[i];
+}
+
+void LayerSteps::takeSums(const Call& call) {
+  for (int64_t place = 0; place < call.sums->squareCount; ++place) {
+    std::vector<double> sums(static_cast<size_t>(std::exchange(squared_[place], 0)));
+    call.pieces.download(squares_, static_cast<size_t>(place * widest(layer_)), sums.data(), sums.size());
+    double* to = call.sums->squares[place];
+    for (size_t i = 0; i < sums.size(); ++i) to[i] += sums[i];
+  }
+  for (int p = 0; p < kBackendProjections; ++p) {
+    const int input = kInput[p], place = kPlace[p];
+    DeviceCurves* curves = call.sums->curves[input];
+    if (curves) curves->take(call.pieces, static_cast<size_t>(place), call.sums->out[input][place]);
+  }
 }
 
 void LayerSteps::addCurve(const Call& call, int p, const Buffer<float>& input, const Buffer<float>& g) const {
-  // Which input it has, and which of the projections that have it it is.
-  constexpr int kInput[] = {0, 0, 0, 1, 2, 2, 3}, kPlace[] = {0, 1, 2, 0, 0, 1, 0};
-  if (!call.sums || !call.sums->curves[kInput[p]]) return;
-  call.sums->curves[kInput[p]]->add(call.pieces, static_cast<size_t>(kPlace[p]), input.read(), g.read(),
-                                    call.tokens, call.sums->out[kInput[p]][kPlace[p]]);
+  DeviceCurves* curves = call.sums ? call.sums->curves[kInput[p]] : nullptr;
+  if (!curves) return;
+  curves->add(call.pieces, static_cast<size_t>(kPlace[p]), input.read(), g.read(), call.tokens);
 }
 
 void LayerSteps::score(const Call& call, int p) {

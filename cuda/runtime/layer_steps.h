@@ -86,6 +86,8 @@ class LayerSteps {
   void addSquares(const Call& call, BackendTape tape, int p, const Buffer<float>& values, int64_t width,
                   Global<const float> factors);
   void addCurve(const Call& call, int p, const Buffer<float>& input, const Buffer<float>& g) const;
+  // Squares and curves that this pass has added up, to the host.
+  void takeSums(const Call& call);
   // To factors_, where moments sum gradients.
   void clip(const Call& call, int p, const Buffer<float>& g);
   void score(const Call& call, int p);
@@ -103,7 +105,11 @@ class LayerSteps {
   Buffer<uint16_t> attentionRounded_, backRounded_;
   RoundedRows input_, output_;  // of one projection: x, and g
   SplitRows rows_;              // what a moment sums
+  // Sums of squares: of every input and gradient at most, [kMostSquared][widest], and how wide those are that
+  // this pass has made.
+  static constexpr int64_t kMostSquared = kBackendInputs + kBackendProjections;
   Buffer<double> partial_, scores_, squares_;
+  int64_t squared_[kMostSquared] = {};
   HostBuffer<float> staged_;  // what comes and goes, one thing after another; two inputs at once
 };
 

@@ -154,6 +154,15 @@ TEST("barriers: back through a norm, squares of columns, and losses of labels") 
     return bytesOf(sums);
   });
   CHECK_EVERY_BARRIER([](Device& device) {
+    check::Random random(19);
+    std::vector<float> squares = random.floats(300);
+    for (float& square : squares) square *= square;
+    Array<float> factors(squares);
+    launchClipFactors(device.stream(), {factors.read(), factors.global(), 300});
+    device.synchronise();
+    return bytesOf(factors);
+  });
+  CHECK_EVERY_BARRIER([](Device& device) {
     check::Random random(17);
     Array<float> x(random.floats(300)), weight(random.floats(300)), dy(random.floats(300)), dx(size_t{300});
     launchNormBackward(device.stream(), {x.read(), dy.read(), weight.read(), dx.global(), 1e-5f, 300, false},

@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "check.h"
+#include "linalg/clipping.h"
 #include "test/device.h"
 
 using namespace flrc::gpu;
@@ -81,6 +82,29 @@ TEST("passes: back through a norm") {
         device.synchronise();
         CHECK(dx1.download() == slice(got, row, width));
       }
+    }
+  }
+}
+
+TEST("passes: factors that clip gradients, as the CPU's, in their own place") {
+  for (const int tokens : {1, 5, 256, 700}) {
+    check::Random random(static_cast<uint64_t>(tokens));
+    std::vector<float> squares(static_cast<size_t>(tokens));
+    std::vector<double> norms;
+    for (float& square : squares) {
+      // From far below what is rounding to far above what is clipped.
+      square = std::exp2(static_cast<float>(random.below(60)) - 50);
+      norms.push_back(std::sqrt(static_cast<double>(square)));
+    }
+    Array<float> factors(squares);
+    Device device(3);
+    launchClipFactors(device.stream(), {factors.read(), factors.global(), tokens});
+    device.synchronise();
+    const std::vector<float> got = factors.download(), expected = flrc::clipFactors(norms);
+    for (size_t t = 0; t < got.size(); ++t) {
+      // The mean is added up in another order.
+      CHECK_NEAR(static_cast<double>(got[t]), static_cast<double>(expected[t]),
+                 (0x1p-24 + (tokens + 4) * 0x1p-53) * static_cast<double>(expected[t]));
     }
   }
 }
