@@ -15,7 +15,7 @@ namespace flrc {
 
 // Raised with every change of a struct or of a function's meaning. Functions may be added at the table's end
 // without: `size` tells which are there.
-inline constexpr uint32_t kBackendVersion = 9;
+inline constexpr uint32_t kBackendVersion = 10;
 // `extern "C" const flrc::Backend* flrc_backend()`, valid for as long as the process lives.
 inline constexpr const char* kBackendEntry = "flrc_backend";
 using BackendEntry = const struct Backend* (*)();
@@ -190,8 +190,17 @@ struct BackendMomentRows {
 // The inputs of (q, k, v), o, (gate, up), down.
 inline constexpr int kBackendInputs = 4;
 
+// The order of calls that overlap, two at most: each calls `enter` when it has done what needs no order, which
+// returns when the calls before it have left or ended (and at once when it is called again); and `leave` once
+// it has added all that it adds.
+struct BackendTurn {
+  void (*enter)(void* context);
+  void (*leave)(void* context);
+  void* context;
+};
+
 // What a pass adds up where it is computed, for tables that do so (addsInPlace). Calls that add to the same
-// sums come one at a time.
+// sums come one at a time, or in turns.
 struct BackendSums {
   DeviceMoments* moments;         // or null
   const BackendMomentRows* rows;  // of each of its sums, in order
@@ -203,6 +212,7 @@ struct BackendSums {
   int64_t squareCount;
   DeviceCurves* curves[kBackendInputs];  // or null: of the projections that have the input
   double* const* out[kBackendInputs];    // of each of these projections, as addCurves has it
+  const BackendTurn* turn;               // or null
 };
 
 // What a sequence's gradients are taken against: its own next tokens, or tokens drawn from the model's own

@@ -62,7 +62,7 @@ devices(
     const cpu = await generate('cpu', {})
     const reasons: [string, RegExp][] = [
       ['absent', /gives no table/],
-      ['newer', /made for version 10 of the plugin interface, and this flrc for 9/],
+      ['newer', /made for version 11 of the plugin interface, and this flrc for 10/],
       ['short', /table that is too short/],
       ['hole', /leaves out functions/],
       ['unfit', /this machine is not to its liking/],

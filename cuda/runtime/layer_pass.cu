@@ -33,18 +33,29 @@ void DeviceLayerPass::load(const BackendCancel& cancel) {
 
 std::unique_ptr<LayerSteps> DeviceLayerPass::take(const BackendCancel& cancel) {
   std::unique_lock<std::mutex> lock(mutex_);
-  const double bytes = LayerSteps::bytesOf(layer_, longest_);
-  if (free_.empty() && !second_ && bytes < static_cast<double>(gpu::freeBytes())) {
-    second_ = true;
-    auto made = gpu::ifItFits([&] { return std::make_unique<LayerSteps>(layer_, longest_); });
-    if (made) return made;
-  }
+  if (free_.empty()) makeSecond();
   while (!given_.wait_for(lock, std::chrono::milliseconds(20), [&] { return !free_.empty(); })) {
     gpu::checkGoesOn(cancel);
   }
   std::unique_ptr<LayerSteps> steps = std::move(free_.back());
   free_.pop_back();
   return steps;
+}
+
+bool DeviceLayerPass::areTwo() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  makeSecond();
+  return two_;
+}
+
+void DeviceLayerPass::makeSecond() {
+  if (secondTried_) return;
+  secondTried_ = true;
+  if (LayerSteps::bytesOf(layer_, longest_) >= static_cast<double>(gpu::freeBytes())) return;
+  auto made = gpu::ifItFits([&] { return std::make_unique<LayerSteps>(layer_, longest_); });
+  if (!made) return;
+  two_ = true;
+  free_.push_back(std::move(made));
 }
 
 void DeviceLayerPass::give(std::unique_ptr<LayerSteps> steps) {

@@ -14,10 +14,13 @@ namespace flrc {
 struct DeviceLayerPass {
   DeviceLayerPass(const DeviceModel& model, int64_t layer, int64_t longest);
 
-  // body(steps) with steps that nobody else uses.
+  // body(steps) with steps that nobody else uses, in turn where there is one.
   template <typename Body>
-  void pass(const BackendCancel& cancel, const Body& body) {
+  void pass(const BackendCancel& cancel, const BackendTurn* turn, const Body& body) {
     load(cancel);
+    // Alone a later call could hold the steps while it waits for an earlier one, which would wait for the
+    // steps.
+    if (turn && !areTwo()) turn->enter(turn->context);
     std::unique_ptr<gpu::LayerSteps> steps = take(cancel);
     try {
       body(*steps);
@@ -32,6 +35,10 @@ struct DeviceLayerPass {
   void load(const BackendCancel& cancel);
   std::unique_ptr<gpu::LayerSteps> take(const BackendCancel& cancel);
   void give(std::unique_ptr<gpu::LayerSteps> steps);
+  // Whether two sequences can be under way.
+  bool areTwo();
+  // Makes the second's steps where they fit; mutex_ is held.
+  void makeSecond();
 
   gpu::PassedLayer layer_;
   int64_t longest_;
@@ -40,7 +47,7 @@ struct DeviceLayerPass {
   std::mutex mutex_;  // of all below
   std::condition_variable given_;
   std::vector<std::unique_ptr<gpu::LayerSteps>> free_;
-  bool second_ = false;  // has been made, or did not fit
+  bool secondTried_ = false, two_ = false;
 };
 
 }  // namespace flrc

@@ -145,6 +145,8 @@ void LayerSteps::backward(const float* x, int64_t tokens, const float* dy, float
   const auto count = static_cast<size_t>(tokens * model_.hidden);
   std::copy_n(x, count, staged_.data());
   std::copy_n(dy, count, staged_.data() + count);
+  const BackendTurn* turn = sums ? sums->turn : nullptr;
+  if (turn) turn->enter(turn->context);
   {
     Pieces pieces(cancel);
     const Call call{pieces, tokens, scores != nullptr, tapes, sums};
@@ -158,6 +160,7 @@ void LayerSteps::backward(const float* x, int64_t tokens, const float* dy, float
     if (scores) pieces.download(scores_, 0, scores[0], scores_.count());
     if (dx) pieces.download(gradient_, 0, staged_.data(), count);
   }
+  if (turn) turn->leave(turn->context);
   if (dx) std::copy_n(staged_.data(), count, dx);
 }
 

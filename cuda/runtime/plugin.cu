@@ -152,15 +152,16 @@ BackendCode createLayerPass(DeviceModel* model, int64_t layer, int64_t longest, 
 
 BackendCode layerForward(DeviceLayerPass* pass, const float* x, int64_t tokens, float* y,
                          const BackendCancel* cancel, BackendFailure* failure) {
-  return guarded(
-      failure, [&] { pass->pass(*cancel, [&](LayerSteps& steps) { steps.forward(x, tokens, y, *cancel); }); });
+  return guarded(failure, [&] {
+    pass->pass(*cancel, nullptr, [&](LayerSteps& steps) { steps.forward(x, tokens, y, *cancel); });
+  });
 }
 
 BackendCode layerBackward(DeviceLayerPass* pass, const float* x, int64_t tokens, const float* dy, float* dx,
                           double (*scores)[3], const BackendTapes* tapes, const BackendSums* sums,
                           const BackendCancel* cancel, BackendFailure* failure) {
   return guarded(failure, [&] {
-    pass->pass(*cancel,
+    pass->pass(*cancel, sums ? sums->turn : nullptr,
                [&](LayerSteps& steps) { steps.backward(x, tokens, dy, dx, scores, tapes, sums, *cancel); });
   });
 }

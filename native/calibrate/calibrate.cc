@@ -138,14 +138,15 @@ class Run {
     for (std::vector<double>& of : moments.squares) {
       if (!of.empty()) sums.squares.push_back(of.data());
     }
+    std::vector<std::array<FisherScore, kProjections>> scores(static_cast<size_t>(sequences_));
     {
       const LayerPass pass(*work_, layer, l, longest_);
-      passes_->inOrder(l, !options_.curves, [&](int64_t s, const float* x, const float* dy, float* dx) {
-        std::array<FisherScore, kProjections> scores;
-        pass.backward(x, length(s), dy, dx, &scores, sums);
-        addScores(l, scores);
-      });
+      const auto backward = [&](int64_t s, const float* x, const float* dy, float* dx, Turns::Turn& turn) {
+        pass.backward(x, length(s), dy, dx, &scores[static_cast<size_t>(s)], sums, turn);
+      };
+      passes_->inOrder(l, !options_.curves, backward);
     }
+    for (const auto& ofSequence : scores) addScores(l, ofSequence);
     return sums_->take(layer, moments);
   }
 
@@ -308,8 +309,8 @@ class Run {
       for (int p : projections) sums.out[i].push_back(result_->curves[indexOf(l, p)].data());
     }
     const LayerPass pass(*work_, layer, l, longest_);
-    passes_->inOrder(l, true, [&](int64_t s, const float* x, const float* dy, float* dx) {
-      pass.backward(x, length(s), dy, dx, nullptr, sums);
+    passes_->inOrder(l, true, [&](int64_t s, const float* x, const float* dy, float* dx, Turns::Turn& turn) {
+      pass.backward(x, length(s), dy, dx, nullptr, sums, turn);
     });
   }
 

@@ -99,8 +99,12 @@ void LayerPass::backward(const float* x, int64_t tokens, const float* dy, float*
 }
 
 void LayerPass::backward(const float* x, int64_t tokens, const float* dy, float* dx,
-                         std::array<FisherScore, kProjections>* scores, const SumsInPlace& to) const {
+                         std::array<FisherScore, kProjections>* scores, const SumsInPlace& to,
+                         Turns::Turn& turn) const {
+  const BackendTurn inTurn{[](void* context) { static_cast<Turns::Turn*>(context)->enter(); },
+                           [](void* context) { static_cast<Turns::Turn*>(context)->leave(); }, &turn};
   BackendSums sums{};
+  sums.turn = &inTurn;
   if (to.moments) sums.moments = to.moments->get();
   sums.rows = to.rows.data();
   sums.count = std::ssize(to.rows);

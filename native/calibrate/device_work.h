@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "calibrate/calibrate.h"
+#include "core/turns.h"
 #include "linalg/factors.h"
 #include "model/wide_layer.h"
 
@@ -82,7 +83,7 @@ struct TapeKeeper {
   void want(BackendTape tape, int p) { wanted[static_cast<int>(tape)] |= 1u << p; }
 };
 
-// Sums that passes add to where they are computed, one sequence at a time.
+// Sums that passes add to where they are computed, one sequence after another.
 struct SumsInPlace {
   MomentSums* moments = nullptr;
   std::vector<BackendMomentRows> rows;          // of each of the moments
@@ -103,9 +104,10 @@ class LayerPass {
   // dx from x and dy, and the sequence's scores of the projections, which may be null.
   void backward(const float* x, int64_t tokens, const float* dy, float* dx,
                 std::array<FisherScore, kProjections>* scores, const TapeKeeper& tapes) const;
-  // What a pass leaves is added up. dx and scores may be null.
+  // What a pass leaves is added up, when its turn has come. dx and scores may be null.
   void backward(const float* x, int64_t tokens, const float* dy, float* dx,
-                std::array<FisherScore, kProjections>* scores, const SumsInPlace& sums) const;
+                std::array<FisherScore, kProjections>* scores, const SumsInPlace& sums,
+                Turns::Turn& turn) const;
 
  private:
   const DeviceWork& work_;

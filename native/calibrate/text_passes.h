@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "calibrate/spill_store.h"
 #include "core/recycled.h"
 #include "core/thread_pool.h"
+#include "core/turns.h"
 #include "model/model.h"
 
 namespace flrc {
@@ -58,15 +60,20 @@ class TextPasses {
     each([&](int64_t s, Scratch& work) { backward(layer, s, true, pass, work); });
   }
 
-  // The same for one sequence after another: sums have one order. Where it does not go on, dx is null and the
-  // gradients stay.
+  // pass(s, x, dy, dx, turn), in turns: sums have one order, and what two sequences at a time bring and take
+  // away none. Where it does not go on, dx is null and the gradients stay.
   template <typename Pass>
   void inOrder(int64_t layer, bool goesOn, const Pass& pass) {
-    auto work = scratch_.take();
-    for (int64_t s = 0; s < sequences_; ++s) {
+    Turns turns;
+    ThreadPool::shared().parallelFor(sequences_, std::min(atOnce_, 2), [&](int64_t s) {
+      Turns::Turn turn(turns, s);
       work_.job().check();
-      backward(layer, s, goesOn, pass, *work);
-    }
+      auto work = scratch_.take();
+      const auto inTurn = [&](int64_t, const float* x, const float* dy, float* dx) {
+        pass(s, x, dy, dx, turn);
+      };
+      backward(layer, s, goesOn, inTurn, *work);
+    });
   }
 
  private:

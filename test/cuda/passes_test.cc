@@ -239,7 +239,9 @@ TEST("emulated CUDA: sums that passes add to in place are those of what they lea
 
   Values dx(x.size());
   std::array<FisherScore, kProjections> scores;
-  through.backward(x.data(), kTokens, dy.data(), dx.data(), &scores, in);
+  flrc::Turns turns;
+  flrc::Turns::Turn turn(turns, 0);
+  through.backward(x.data(), kTokens, dy.data(), dx.data(), &scores, in, turn);
   CHECK(dx == left.dx);
   CHECK(scores[kUp].weighted == left.scores[kUp].weighted);
   CHECK(curve[2] == curve[0]);
