@@ -591,6 +591,25 @@ TEST("emulated CUDA: moments shrunk where passes add them up are those of what p
   }
 }
 
+TEST("emulated CUDA: two sequences under way find what one at a time finds, bit for bit") {
+  const Backend* plugin = emulated::plugin();
+  if (!plugin) return;
+  CalibrationOptions options = optionsOf(Whitening::twoSided);
+  options.shrinkage = {0.2, 0.1};
+  options.lengths = {16, 9, 21, 3, 14, 7};
+  const auto found = [&](int threads) {
+    return calibrate(emulated::both(*plugin, fixture::spec("qwen2", threads), Dtype::bf16).cuda, options,
+                     Job());
+  };
+  const auto one = found(1), two = found(2);
+  CHECK(one->limits.sequences == 1 && two->limits.sequences == 2);
+  CHECK(two->curves == one->curves);
+  CHECK(two->singular == one->singular);
+  for (size_t p = 0; p < one->scores.size(); ++p) {
+    CHECK_EQUAL(two->scores[p].weighted, one->scores[p].weighted);
+  }
+}
+
 TEST("emulated CUDA: calibrations of other architectures, by labels of the text and of the model") {
   const Backend* plugin = emulated::plugin();
   if (!plugin) return;
