@@ -18,10 +18,9 @@ export function renderWithTemplate(
 }
 
 /**
- * The first `most` tokens of the samples as conversations in the model's chat template, one after another, in an order
- * in which however many come first are spread over all: their messages, or the request to summarise the dialogue and its
- * first summary. E_USAGE for a sample that has
- * neither, E_CHAT_TEMPLATE, E_ABORTED.
+ * The first `most` tokens of the samples as conversations in the model's chat template, one after another, in an
+ * order in which however many come first are spread over all: their messages, or the request to summarise the
+ * dialogue and its first summary. E_USAGE for a sample that has neither, E_CHAT_TEMPLATE, E_ABORTED.
  */
 export async function dialogueTokens(
   model: LoadedModel,
