@@ -15,12 +15,8 @@ namespace {
 constexpr double kMostJitter = 1e-2;
 // Where raising starts when no jitter was asked for.
 constexpr double kLeastRaisedJitter = 1e-12;
-// Columns that are eliminated at once, and the side of the tiles that are then brought up to date.
-constexpr int64_t kPanel = 512;
-// Rows or columns of a panel that are solved for at once.
-constexpr int64_t kBand = 128;
-// A smaller matrix is factored by one LAPACK call: it takes a tenth of a second.
-constexpr int64_t kWhole = 2048;
+// Rows of a matrix that one thread fills in at once.
+constexpr int64_t kFilled = 128;
 
 // Whether the lower triangle of a block, row-major with n values a row, could be replaced by its Cholesky
 // factor.
@@ -47,17 +43,17 @@ void addSquare(CBLAS_TRANSPOSE transposed, int64_t size, int64_t k, double scale
               blasInt(n));
 }
 
-bool replaceByFactor(int64_t n, double* matrix, int threads, const Job& job) {
-  const int64_t panel = n < kWhole ? n : kPanel;
+bool replaceByFactor(int64_t n, double* matrix, const Panels& panels, int threads, const Job& job) {
+  const int64_t panel = n < panels.whole ? n : panels.width;
   for (int64_t k = 0; k < n; k += panel) {
     const int64_t width = std::min(panel, n - k), below = k + width;
     double* corner = matrix + k * n + k;
     if (!factorise(width, corner, n)) return false;
     double* under = matrix + below * n + k;
-    forBands(n - below, kBand, threads, job, [&](int64_t first, int64_t count) {
+    forBands(n - below, panels.band, threads, job, [&](int64_t first, int64_t count) {
       solve(CblasRight, CblasTrans, count, width, 1.0, corner, n, under + first * n, n);
     });
-    forLowerTiles(n - below, kPanel, threads, job,
+    forLowerTiles(n - below, panel, threads, job,
                   [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
                     const double *left = under + row * n, *right = under + column * n;
                     double* to = matrix + (below + row) * n + below + column;
@@ -75,23 +71,24 @@ bool replaceByFactor(int64_t n, double* matrix, int threads, const Job& job) {
 // done (Bientinesi, Gunter and van de Geijn, Families of algorithms related to the inversion of a symmetric
 // positive definite matrix, 2008), so that nothing is needed but the matrix itself, and every step has as much
 // to spread.
-bool replaceByInverse(int64_t n, double* matrix, int threads, const Job& job) {
-  std::vector<double> root(static_cast<size_t>(kPanel * kPanel)), own(root.size());
-  for (int64_t k = 0; k < n; k += kPanel) {
-    const int64_t width = std::min(kPanel, n - k), below = k + width;
+bool replaceByInverse(int64_t n, double* matrix, const Panels& panels, int threads, const Job& job) {
+  const int64_t panel = panels.width;
+  std::vector<double> root(static_cast<size_t>(panel * panel)), own(root.size());
+  for (int64_t k = 0; k < n; k += panel) {
+    const int64_t width = std::min(panel, n - k), below = k + width;
     double *corner = matrix + k * n + k, *before = matrix + k * n, *under = matrix + below * n + k;
     if (!factorise(width, corner, n)) return false;
     for (int64_t i = 0; i < width; ++i) std::copy_n(corner + i * n, width, root.begin() + i * width);
     const auto solveBoth = [&](CBLAS_TRANSPOSE left, CBLAS_TRANSPOSE right, double scale) {
-      forBands(k, kBand, threads, job, [&](int64_t first, int64_t count) {
+      forBands(k, panels.band, threads, job, [&](int64_t first, int64_t count) {
         solve(CblasLeft, left, width, count, 1.0, root.data(), width, before + first, n);
       });
-      forBands(n - below, kBand, threads, job, [&](int64_t first, int64_t count) {
+      forBands(n - below, panels.band, threads, job, [&](int64_t first, int64_t count) {
         solve(CblasRight, right, count, width, scale, root.data(), width, under + first * n, n);
       });
     };
     solveBoth(CblasNoTrans, CblasTrans, 1.0);
-    forLowerTiles(n, kPanel, threads, job, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+    forLowerTiles(n, panel, threads, job, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
       if (row == k || column == k) return;
       const bool above = row<k, beside = column> k;
       const double* left = above ? before + row : matrix + row * n + k;
@@ -116,7 +113,7 @@ bool replaceByInverse(int64_t n, double* matrix, int threads, const Job& job) {
 
 // Returns the mean of the diagonal.
 double fill(int64_t n, const LowerRow& from, double* matrix, int threads, const Job& job) {
-  forBands(n, kBand, threads, job, [&](int64_t first, int64_t count) {
+  forBands(n, kFilled, threads, job, [&](int64_t first, int64_t count) {
     for (int64_t i = first; i < first + count; ++i) {
       double* row = matrix + i * n;
       from(i, row);
@@ -153,20 +150,24 @@ LowerRow rowsOf(SymmetricView matrix) {
 
 }  // namespace
 
-std::vector<double> cholesky(int64_t n, const LowerRow& matrix, double jitter, int threads, const Job& job) {
+std::vector<double> cholesky(int64_t n, const LowerRow& matrix, double jitter, int threads, const Job& job,
+                             const Panels& panels) {
   return positive(n, matrix, jitter, threads, job,
-                  [&](double* lower) { return replaceByFactor(n, lower, threads, job); });
+                  [&](double* lower) { return replaceByFactor(n, lower, panels, threads, job); });
 }
 
-std::vector<double> cholesky(SymmetricView matrix, double jitter, int threads, const Job& job) {
-  return cholesky(matrix.n, rowsOf(matrix), jitter, threads, job);
+std::vector<double> cholesky(SymmetricView matrix, double jitter, int threads, const Job& job,
+                             const Panels& panels) {
+  return cholesky(matrix.n, rowsOf(matrix), jitter, threads, job, panels);
 }
 
-std::vector<double> inverse(SymmetricView matrix, double jitter, int threads, const Job& job) {
+std::vector<double> inverse(SymmetricView matrix, double jitter, int threads, const Job& job,
+                            const Panels& panels) {
   const int64_t n = matrix.n;
-  std::vector<double> full = positive(n, rowsOf(matrix), jitter, threads, job,
-                                      [&](double* lower) { return replaceByInverse(n, lower, threads, job); });
-  forLowerTiles(n, kPanel, threads, job, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  std::vector<double> full = positive(n, rowsOf(matrix), jitter, threads, job, [&](double* lower) {
+    return replaceByInverse(n, lower, panels, threads, job);
+  });
+  forLowerTiles(n, panels.width, threads, job, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
     mirrorTile(n, full.data(), row, rows, column, columns);
   });
   return full;

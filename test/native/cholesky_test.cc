@@ -15,6 +15,9 @@ namespace {
 
 constexpr double kEpsilon = 0x1p-53;
 
+// Small ones, since matrices of several real ones take minutes on an emulated processor.
+constexpr Panels kSmall{64, 48, 20};
+
 Matrix randomMatrix(check::Random& random, int64_t rows, int64_t cols) {
   Matrix a(rows, cols);
   for (double& value : a.values) value = random.normal();
@@ -108,10 +111,10 @@ TEST("cholesky: a singular matrix gets more jitter, an indefinite or broken one 
 
 TEST("cholesky: a large matrix is factored in panels, to the same bits at any number of threads") {
   // Whole panels and a rest.
-  for (const int64_t n : {2048, 2300}) {
+  for (const int64_t n : {64, 192, 230}) {
     const PackedSymmetric packed = large(n);
-    const std::vector<double> lower = cholesky(packed, 0, 3);
-    CHECK(lower == cholesky(packed, 0, 1));
+    const std::vector<double> lower = cholesky(packed, 0, 3, Job(), kSmall);
+    CHECK(lower == cholesky(packed, 0, 1, Job(), kSmall));
     bool triangular = true;
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = i + 1; j < n; ++j) triangular = triangular && lower[static_cast<size_t>(i * n + j)] == 0;
@@ -128,9 +131,9 @@ TEST("cholesky: a large matrix is factored in panels, to the same bits at any nu
 }
 
 TEST("cholesky: where a late panel fails, more jitter is added to the matrix as it was") {
-  const int64_t n = 2100;
-  const std::vector<double> lower = cholesky(lateFailure(n, 3e-7), 1e-10, 2);
-  for (const int64_t i : {int64_t{0}, int64_t{700}, n - 2}) {
+  const int64_t n = 210;
+  const std::vector<double> lower = cholesky(lateFailure(n, 3e-7), 1e-10, 2, Job(), kSmall);
+  for (const int64_t i : {int64_t{0}, int64_t{70}, n - 2}) {
     const double root = lower[static_cast<size_t>(i * n + i)];
     CHECK_NEAR(root * root, 1 + 1e-6, 1e-14);
   }
@@ -139,7 +142,7 @@ TEST("cholesky: where a late panel fails, more jitter is added to the matrix as 
 }
 
 TEST("cholesky: cancelled between panels") {
-  const int64_t n = 2100;
+  const int64_t n = 210;
   const PackedSymmetric packed = large(n);
   Job job;
   std::atomic<int64_t> rows{0};
@@ -147,16 +150,16 @@ TEST("cholesky: cancelled between panels") {
     std::copy_n(packed.values.begin() + i * (i + 1) / 2, i + 1, to);
     if (++rows == n) job.cancel();
   };
-  CHECK_THROWS(code::aborted, cholesky(n, row, 0, 2, job));
+  CHECK_THROWS(code::aborted, cholesky(n, row, 0, 2, job, kSmall));
   CHECK_EQUAL(rows.load(), n);
 }
 
 TEST("inverse: times the matrix it is the identity, at any size and number of threads") {
-  // Less than a panel of 512, and up to three of them.
-  for (const int64_t n : {1, 2, 90, 511, 512, 513, 1024, 1300}) {
+  // Less than a panel, and up to four of them.
+  for (const int64_t n : {1, 2, 47, 48, 49, 96, 150, 192}) {
     const PackedSymmetric packed = large(n);
-    const std::vector<double> inverted = inverse(packed, 0, 3, Job()), dense = packed.dense();
-    CHECK(inverted == inverse(packed, 0, 1, Job()));
+    const std::vector<double> inverted = inverse(packed, 0, 3, Job(), kSmall), dense = packed.dense();
+    CHECK(inverted == inverse(packed, 0, 1, Job(), kSmall));
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < i; ++j) {
         if (inverted[static_cast<size_t>(i * n + j)] == inverted[static_cast<size_t>(j * n + i)]) continue;
@@ -175,11 +178,11 @@ TEST("inverse: times the matrix it is the identity, at any size and number of th
 }
 
 TEST("inverse: where a late panel fails, more jitter is added to the matrix as it was") {
-  const int64_t n = 1100;
-  const std::vector<double> inverted = inverse(lateFailure(n, 3e-7), 1e-10, 2, Job());
+  const int64_t n = 110;
+  const std::vector<double> inverted = inverse(lateFailure(n, 3e-7), 1e-10, 2, Job(), kSmall);
   CHECK_NEAR(inverted[0], 1 / (1 + 1e-6), 1e-14);
-  CHECK_NEAR(inverted[static_cast<size_t>(700 * n + 700)], 1 / (1 + 1e-6), 1e-14);
-  CHECK_THROWS(code::numeric, inverse(lateFailure(n, 0.1), 1e-10, 2, Job()));
+  CHECK_NEAR(inverted[static_cast<size_t>(70 * n + 70)], 1 / (1 + 1e-6), 1e-14);
+  CHECK_THROWS(code::numeric, inverse(lateFailure(n, 0.1), 1e-10, 2, Job(), kSmall));
   Job job;
   job.cancel();
   CHECK_THROWS(code::aborted, inverse(large(90), 0, 2, job));
