@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises'
+import { compress, evaluate, Model } from 'flrc'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Bench } from '../bench/quality/make.js'
@@ -22,6 +23,17 @@ test('rows can be chosen by parts of their keys', () => {
     (error: { code?: string; message: string }) => error.code === 'E_USAGE' && error.message.includes('f64'),
   )
 })
+
+async function asThePackageDrops({ source, inputs, numbers }: Bench): Promise<number> {
+  using dense = await Model.load(source, { dtype: 'bf16' })
+  const { calibration } = inputs
+  const { samples, seqLen, windows } = numbers
+  using small = await compress(dense, {
+    ...{ keep: 0.5, dropChannels: 'auto', samples, seqLen, calibration: [calibration] },
+    shrinkage: { inputs: 0, gradients: 0 },
+  })
+  return (await evaluate.perplexity(small, inputs.text, { seqLen, windows })).perplexity
+}
 
 test('rows are made once, each with what it lacks, and one that fails stops no other', async () => {
   const bench: Bench = {
@@ -56,6 +68,7 @@ test('rows are made once, each with what it lacks, and one that fails stops no o
     { model: lowRank, measures: ['perplexity'] },
     { model: { ...lowRank, keep: 1, dtype: 'int4' }, measures: ['perplexity'] },
     { model: { ...lowRank, keep: 0.5, drops: true }, measures: ['perplexity'] },
+    { model: { ...lowRank, keep: 0.5, dtype: 'int8', drops: true }, measures: ['perplexity'] },
   ]
   const store = await RowStore.open(undefined, {}, false)
   const failures = await makeRows(specs, bench, store, () => {})
@@ -77,6 +90,9 @@ test('rows are made once, each with what it lacks, and one that fails stops no o
     calibrated && calibrated.equalBytes < dense.equalBytes / 2 && calibrated.equalBytes > two.equalBytes,
   )
   assert.ok(dropped?.perplexity && dropped.keep <= 0.5 && dropped.keep > 0.49, `${dropped?.keep}`)
+  const narrow = rowOf({ ...lowRank, keep: 0.5, dtype: 'int8', drops: true })
+  assert.ok(narrow && narrow.keep === dropped.keep && narrow.storedBytes < dropped.storedBytes)
+  assert.is(dropped.perplexity, await asThePackageDrops(bench), 'one narrowed model serves all types')
   assert.is(falling?.levels?.length, 2)
   assert.is(falling?.levels?.[0]?.perplexity, falling?.perplexity)
 

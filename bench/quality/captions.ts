@@ -68,8 +68,8 @@ function methodsCaption(rows: readonly Row[], { searchWindows, seqLen, choices }
 
 function bytesCaption(rows: readonly Row[], settings: Settings): string {
   const parts = [
-    'Low rank is the default (curve, two-sided, shrunk, pivoted, one level). Embedding and output head count as int8 in ' +
-      'every row; rows that are not quantised hold them wider, and the row that rounds nothing but them shows what ' +
+    'Low rank is the default (curve, two-sided, shrunk, pivoted, one level), where it says so after ' +
+      'channels of the MLPs were dropped. Embedding and output head count as int8 in every row; rows that are not quantised hold them wider, and the row that rounds nothing but them shows what ' +
       'that is worth. Factors in int8 and int4 are rounded against the moments of the calibration, and so are the dense ' +
       'rows that say so; other dense rows to the nearest. 3 and 2 bits: to the nearest in groups of 32 with scale and ' +
       'zero point, as int4. A row is on the front if no other is both as small and as good.',

@@ -12,6 +12,7 @@ import {
   sensitivitySearch,
   type TaskOptions,
 } from 'flrc'
+import { type Prepared, prepare } from '#lib/compress/prepare.js'
 import { type Inputs, withoutUnknowns } from './inputs.js'
 import { countedBytes, isEmbedding, roundDirectory } from './rounded.js'
 import type { CalibrationSource, CalibrationSpec, LowRankSpec, ModelSpec, Row } from './rows.js'
@@ -85,19 +86,63 @@ function sourceBytes(model: Model): Made['bytes'] {
   return { storedBytes: bytes(tensors), equalBytes: bytes(blocks) + tables }
 }
 
+/** Of the calibrated model as it is: `drops` is not looked at. */
 export async function makeLowRank(
-  spec: LowRankSpec,
+  { method, storage, dtype, keep, levels }: LowRankSpec,
   calibration: Calibration,
-  task: TaskOptions,
+  { signal }: TaskOptions,
 ): Promise<Made> {
-  const { method, storage, dtype, keep, levels, drops } = spec
-  const model = await compress(calibration.model, {
-    ...{ method, storage, dtype, keep, levels, calibration },
-    dropChannels: drops ? 'auto' : 0,
-    signal: task.signal,
-  })
+  const options = { method, storage, dtype, keep, levels, calibration, signal }
+  const model = await compress(calibration.model, options)
   return { model, bytes: bytesOf(model) }
 }
+
+/**
+ * Makes low-rank models from one calibration. The model that channels were dropped from is kept, calibrated, for rows
+ * that differ from the last in the type of their factors alone: it takes longer than all else of a row.
+ */
+export class Cutting {
+  readonly #calibration: Calibration
+  readonly #inputMoments: boolean
+  readonly #bench: Bench
+  #narrowed: (Prepared & { key: string }) | undefined
+
+  /** For the wanted rows, of which some may be of int8 and int4; the calibration is disposed of with it. */
+  constructor(calibration: Calibration, wanted: readonly LowRankSpec[], bench: Bench) {
+    this.#calibration = calibration
+    this.#inputMoments = roundsFactors(wanted)
+    this.#bench = bench
+  }
+
+  async make(spec: LowRankSpec): Promise<Made> {
+    const calibration = spec.drops ? await this.#withoutChannels(spec) : this.#calibration
+    return makeLowRank(spec, calibration, this.#bench)
+  }
+
+  dispose(): void {
+    this.#narrowed?.release()
+    this.#calibration.dispose()
+  }
+
+  async #withoutChannels({ method, storage, keep, levels }: LowRankSpec): Promise<Calibration> {
+    const key = [method, storage, keep, levels].join()
+    if (this.#narrowed?.key !== key) {
+      this.#narrowed?.release()
+      this.#narrowed = undefined
+      const { signal } = this.#bench
+      const { labels, seed, whitening, shrinkage } = this.#calibration.options
+      const inputMoments = this.#inputMoments
+      const again = { labels, seed, whitening, shrinkage, inputMoments, curves: true, signal }
+      const allocated = { method, storage, keep, levels, dropChannels: 'auto' as const, signal }
+      const prepared = await prepare(this.#calibration.model, this.#calibration, again, allocated)
+      this.#narrowed = { ...prepared, key }
+    }
+    return this.#narrowed.calibration
+  }
+}
+
+const roundsFactors = (wanted: readonly LowRankSpec[]) =>
+  wanted.some(({ dtype }) => dtype === 'int8' || dtype === 'int4')
 
 function dialoguesOf(inputs: Inputs) {
   if (inputs.dialogues === undefined) throw new Error('a row of dialogues was planned without dialogues')
@@ -135,7 +180,7 @@ export function makeCalibration(
   const { source, whitening, labels, shrunk } = spec
   const calibration = sources[source](inputs)
   const curves = wanted.some(({ method }) => method === 'curve')
-  const inputMoments = wanted.some(({ dtype }) => dtype === 'int8' || dtype === 'int4')
+  const inputMoments = roundsFactors(wanted)
   return calibrate(dense, {
     ...{ calibration, samples, seqLen, whitening, labels, curves, inputMoments },
     ...(shrunk ? {} : { shrinkage: { inputs: 0, gradients: 0 } }),

@@ -1,5 +1,5 @@
 import { type Calibration, FlrcError, Model } from 'flrc'
-import { type Bench, type Made, makeCalibration, makeDense, makeLowRank, search } from './make.js'
+import { type Bench, Cutting, type Made, makeCalibration, makeDense, search } from './make.js'
 import { measure } from './measure.js'
 import {
   type CalibrationSpec,
@@ -100,19 +100,15 @@ class Run {
 
   async calibratedRows(dense: Model, spec: CalibrationSpec, rows: Group['rows']): Promise<void> {
     const began = performance.now()
+    const models = rows.map(({ model }) => model)
     const calibration = await this.#attempt(
       rows.map(({ key }) => key),
-      () =>
-        makeCalibration(
-          dense,
-          spec,
-          rows.map(({ model }) => model),
-          this.#bench,
-        ),
+      () => makeCalibration(dense, spec, models, this.#bench),
     )
     if (calibration === undefined) return
     const calibrate = secondsSince(began)
     this.#report(`calibrated ${calibrationKey(spec)} in ${calibrate.toFixed(1)} s`)
+    const cutting = new Cutting(calibration, models, this.#bench)
     try {
       // A search takes longer than its storage's rows together: they are kept before the next begins.
       const searches = new Map<string, number | undefined>()
@@ -123,10 +119,10 @@ class Run {
         }
         const search = method === 'asvd' ? searches.get(storage) : undefined
         if (method === 'asvd' && search === undefined) continue
-        await this.#lowRankRow(row, calibration, { calibrate, ...(search === undefined ? {} : { search }) })
+        await this.#lowRankRow(row, cutting, { calibrate, ...(search === undefined ? {} : { search }) })
       }
     } finally {
-      calibration.dispose()
+      cutting.dispose()
     }
   }
 
@@ -145,12 +141,12 @@ class Run {
 
   async #lowRankRow(
     row: Wanted<LowRankSpec>,
-    calibration: Calibration,
+    cutting: Cutting,
     before: { calibrate: number; search?: number },
   ): Promise<void> {
     await this.#attempt([row.key], async () => {
       const began = performance.now()
-      const made = await makeLowRank(row.model, calibration, this.#bench)
+      const made = await cutting.make(row.model)
       await this.#fill(row, made, { ...before, cut: secondsSince(began) })
     })
   }

@@ -117,8 +117,11 @@ function bytesSection(options: PlanOptions): RowSpec[] {
   const source: ModelSpec[] = options.quantisedSource ? [{ kind: 'source' }] : []
   const factors = [options.dtype, 'int8', 'int4'] as const
   const lowRank = byteKeeps.flatMap((keep) => factors.map((dtype) => defaultRow(keep, dtype)))
+  const narrow = channelKeeps.flatMap((keep) =>
+    factors.map((dtype) => ({ ...defaultRow(keep, dtype), drops: true })),
+  )
   const [, ...calibrated] = references(options.dtype)
-  return usual(options, [...dense, { kind: 'rounded' }, ...source, ...calibrated, ...lowRank])
+  return usual(options, [...dense, { kind: 'rounded' }, ...source, ...calibrated, ...lowRank, ...narrow])
 }
 
 function levelsSection(options: PlanOptions): RowSpec[] {

@@ -1,7 +1,14 @@
 /** Rows to Markdown. */
 import { captionOf, measuredWith } from './captions.js'
 import { isLowRank, megabytes, methodName, modelName, whiteningName } from './names.js'
-import { calibrationKey, type Interval, type ModelSpec, paretoFront, type Row } from './rows.js'
+import {
+  calibrationKey,
+  type Interval,
+  type LowRankSpec,
+  type ModelSpec,
+  paretoFront,
+  type Row,
+} from './rows.js'
 import { methodRows, type SectionName, storages } from './sections.js'
 import type { Settings } from './store.js'
 
@@ -96,6 +103,9 @@ function methodsTable(rows: readonly Row[]): string {
   return `${overview(rows)}\n\n${filledTable(columns, lines)}`
 }
 
+const bytesName = ({ keep, dtype, drops }: LowRankSpec) =>
+  `keep ${keep}, ${dtype} factors${drops ? ', channels dropped' : ''}`
+
 function bytesTable(rows: readonly Row[]): string {
   const sorted = rows.toSorted(
     (a, b) => b.equalBytes - a.equalBytes || (b.perplexity ?? 0) - (a.perplexity ?? 0),
@@ -104,8 +114,7 @@ function bytesTable(rows: readonly Row[]): string {
   const front = paretoFront(sorted.filter(({ model }) => model.kind !== 'source'))
   const lines = sorted.map((row) => {
     const { model } = row
-    const name =
-      isLowRank(model) && model.keep < 1 ? `keep ${model.keep}, ${model.dtype} factors` : modelName(model)
+    const name = isLowRank(model) && model.keep < 1 ? bytesName(model) : modelName(model)
     const onFront = front.has(row) ? 'yes' : ''
     return [name, megabytes(row.equalBytes), formatPerplexity(row.perplexity), ...choiceCells(row), onFront]
   })
