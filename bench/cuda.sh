@@ -31,11 +31,12 @@ test_limit=25 part_limit=60 mercy=5
 failures=()
 
 # Runs a command for so many seconds at most, and until the time `deadline`. Sets `outcome`: passed, failed, faulted (it
-# crashed, or CUDA reported an error), timed out, or that there was no time; and `took`, seconds.
+# crashed, or CUDA reported an error), timed out, or that there was no time, or not enough of it; and `took`, seconds.
 attempt() { # LIMIT LOG COMMAND ...
-  local limit=$1 log=$2 left=$((deadline - SECONDS)) begin=$SECONDS status=0
+  local limit=$1 log=$2 left=$((deadline - SECONDS)) begin=$SECONDS status=0 late='timed out'
   shift 2
-  limit=$((left < limit ? left : limit)) took=0
+  [ "$left" -ge "$limit" ] || limit=$left late='no time left'
+  took=0
   if [ "$limit" -le 0 ]; then
     outcome='no time left'
     : >"$log"
@@ -46,7 +47,7 @@ attempt() { # LIMIT LOG COMMAND ...
   if [ "$status" -eq 0 ]; then
     outcome=passed
   elif [ "$status" -eq 124 ] || { [ "$status" -eq 137 ] && [ "$took" -ge "$limit" ]; }; then
-    outcome='timed out'
+    outcome=$late
   elif [ "$status" -gt 128 ] || grep -q 'CUDA: ' "$log"; then
     outcome=faulted
   else

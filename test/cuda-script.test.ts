@@ -74,7 +74,11 @@ const programs = {
 }
 
 /** Runs the script in a folder of its own with these programs, of which those left out do not build, and more scripts. */
-function run(built: Partial<typeof programs>, more: Record<string, string> = {}) {
+function run(
+  built: Partial<typeof programs>,
+  more: Record<string, string> = {},
+  limits = 'test_limit=1 part_limit=1 mercy=1',
+) {
   const folder = temporaryDirectory()
   const tools = path.join(folder, 'tools')
   const write = (file: string, text: string) => {
@@ -83,9 +87,9 @@ function run(built: Partial<typeof programs>, more: Record<string, string> = {})
   }
   for (const [name, text] of Object.entries(more)) write(path.join(folder, name), text)
   const source = readFileSync(repository('bench', 'cuda.sh'), 'utf8')
-  const limits = /^test_limit=\d+ part_limit=\d+ mercy=\d+$/m
-  assert.match(source, limits)
-  const hasty = source.replace(limits, 'test_limit=1 part_limit=1 mercy=1')
+  const usual = /^test_limit=\d+ part_limit=\d+ mercy=\d+$/m
+  assert.match(source, usual)
+  const hasty = source.replace(usual, limits)
   write(path.join(folder, 'bench', 'cuda.sh'), hasty)
   for (const [name, text] of Object.entries(built)) write(path.join(folder, 'made', name), text)
   write(path.join(tools, 'nvcc'), 'echo "Cuda compilation tools, release 13.0, V13.0.88"')
@@ -168,6 +172,23 @@ script('all is well where all is, and what time is left goes to compute-sanitize
     'racecheck, good': 'passed',
     'racecheck, other': 'failed',
   })
+})
+
+script('a test that had not all of its time has not timed out', () => {
+  const { results, stdout } = run(
+    {
+      flrc_cuda_test: `[ "$1" != --names ] || exec printf '%s\\n' 'slow: one' 'slow: two'\nsleep 60`,
+      flrc_cuda_bench: partsProgram({ part: ['slow', row('never')] }),
+    },
+    {},
+    'test_limit=25 part_limit=1 mercy=1 tests_end=2',
+  )
+  assert.equal(
+    results.suites.map(({ outcome }) => outcome),
+    ['2 no time left'],
+    stdout,
+  )
+  assert.equal(outcomesOf(results.kernels), { part: 'not timed: its tests failed (slow: 2 no time left)' })
 })
 
 script('what does not compile is told, and nothing is timed without tests', () => {

@@ -28,7 +28,11 @@ void Machine::launch(const LaunchShape& shape, std::function<void()> body) {
     throw Fault("a launch of " + std::to_string(blocks) + " blocks of " + std::to_string(shape.threads) +
                 " threads");
   }
-  if (shape.sharedBytes > 227 * 1024) throw Fault("more shared memory than a block can have");
+  // No chip has more than 227 KB, and who has not asked the chip may not take more than all of them have.
+  if (shape.sharedBytes > (shape.fitted ? size_t{227 * 1024} : gpu::kSharedOfAnyChip)) {
+    throw Fault(std::to_string(shape.sharedBytes) + " bytes of shared memory, more than a block of " +
+                (shape.fitted ? "any chip" : "some chips") + " can have");
+  }
   if (shape.cluster == 0 || shape.cluster > 16 || shape.gridX % shape.cluster != 0) {
     throw Fault("a grid that is not made of whole clusters");
   }

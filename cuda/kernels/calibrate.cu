@@ -360,6 +360,7 @@ void launchCurve(Stream stream, const CurveParams& params) {
   shape.gridX = kCurveBlocks;
   shape.threads = kThreads;
   shape.sharedBytes = curveSharedBytes(params.rank);
+  shape.fitted = true;
   launch(stream, shape, curveKernel, params);
   finish(stream, {params.partial, kCurveBlocks, params.rank + 1, params.curve});
 }

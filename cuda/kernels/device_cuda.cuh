@@ -369,9 +369,30 @@ FLRC_DEVICE void multiplyFragments(double (&d)[4], const double (&a)[4], const d
 
 using Stream = cudaStream_t;
 
+// After these a process gets nothing more from its GPU.
+inline bool isFinal(cudaError_t status) {
+  switch (status) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorHardwareStackError:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorECCUncorrectable:
+      return true;
+    default:
+      return false;
+  }
+}
+
 // Throws std::runtime_error with CUDA's words.
 inline void check(cudaError_t status) {
-  if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
+  if (status == cudaSuccess) return;
+  throw std::runtime_error(
+      std::string("CUDA: ") + cudaGetErrorString(status) +
+      (isFinal(status) ? "; this process can use the GPU no more: start it again, or use device cpu" : ""));
 }
 
 inline size_t mostSharedBytes() {

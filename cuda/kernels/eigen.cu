@@ -140,6 +140,7 @@ void launchEigen(Stream stream, const EigenParams& p, int batch, const Pace& pac
       shapeOf(1, 1, batch, static_cast<size_t>(2 * kMostWarps + p.n + p.n * p.n) * sizeof(double));
   if (p.n > kMostShared || shape.sharedBytes > mostSharedBytes())
     return launchBlockEigen(stream, p, batch, pace);
+  shape.fitted = true;
   // Each group of threads has two pairs of a round.
   const int pairs = (p.n + 1) / 2;
   shape.threads = static_cast<unsigned>(std::min(kMostThreads, ((pairs + 1) / 2 * kTogether + 31) / 32 * 32));

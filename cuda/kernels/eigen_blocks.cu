@@ -20,7 +20,7 @@ constexpr int kMatrix = kRows * kLd;
 constexpr int kDepth = 16;
 constexpr int kStages = 3;
 constexpr int kDepthLd = kDepth + 4;
-static_assert(kStages * kRows * kDepthLd <= kMatrix);
+static_assert(kStages * kRows * kDepthLd <= kMatrix && 2 * kBlockRows * kCholeskyLd <= kMatrix);
 // Threads that turn a pair of rows, all pairs of a round at once.
 constexpr int kTogether = 8;
 static_assert(kRows / 2 * kTogether == kThreads);
@@ -128,8 +128,9 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 2) turnBlocksKernel(FLRC_PARAMS(Sw
     return i < kBlockRows ? one * kBlockRows + i : (other - 1) * kBlockRows + i;
   };
 
-  const Shared<double> turns = sharedMemory<double>(0), gram = turns + kMatrix, stages = gram + kMatrix;
-  const Shared<double> lengths = stages + kMatrix, squares = lengths + kRows, inverse = squares + kRows,
+  // The rotations lie where what is read for the Gram matrix did, and what its factor is made of.
+  const Shared<double> turns = sharedMemory<double>(0), gram = turns + kMatrix, stages = turns;
+  const Shared<double> lengths = gram + kMatrix, squares = lengths + kRows, inverse = squares + kRows,
                        scratch = inverse + kBlockRows;  // [kWarps]
   double sum[4][4] = {};
   const int steps = (p.n + kDepth - 1) / kDepth;
@@ -153,7 +154,6 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 2) turnBlocksKernel(FLRC_PARAMS(Sw
   waitCopies<0>();
   forEach(sum, [&](int row, int column, double value) {
     gram[row * kLd + column] = value;
-    turns[row * kLd + column] = row == column ? 1.0 : 0.0;
     if (row == column) lengths[row] = value > 0 ? sqrt(value) : 0.0;
   });
   syncBlock();
@@ -167,7 +167,11 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 2) turnBlocksKernel(FLRC_PARAMS(Sw
   if (blockReduce(wanted, pointerCast<int>(scratch), [](int a, int b) { return a | b; }) == 0) return;
   if (threadIndex() == 0) atomicAdd(busy + p.sweep, 1u);
 
-  factorGram(gram, stages, stages + kBlockRows * kCholeskyLd, inverse, lengths);
+  factorGram(gram, turns, turns + kBlockRows * kCholeskyLd, inverse, lengths);
+  syncBlock();
+  for (int i = threadIndex(); i < kRows * kRows; i += kThreads) {
+    turns[i / kRows * kLd + i % kRows] = i / kRows == i % kRows ? 1.0 : 0.0;
+  }
   if (threadIndex() < kRows) squares[threadIndex()] = lengths[threadIndex()] * lengths[threadIndex()];
   syncBlock();
   const int group = threadIndex() / kTogether, lane = threadIndex() % kTogether;
@@ -206,17 +210,17 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 2) turnBlocksKernel(FLRC_PARAMS(Sw
   }
   syncBlock();
 
-  // The rows by these, 64 columns after others.
+  // The rows by these, 64 columns after others, which come to where the factor was.
   for (int first = 0; first < p.n; first += kRows) {
     if (first > 0) syncBlock();
     for (int i = threadIndex(); i < kRows * kRows; i += kThreads) {
       const int row = rowOf(i / kRows), column = first + i % kRows;
-      stages[i / kRows * kLd + i % kRows] =
+      gram[i / kRows * kLd + i % kRows] =
           row < p.n && column < p.n ? static_cast<double>(rows[row * n + column]) : 0.0;
     }
     syncBlock();
     double turned[4][4] = {};
-    multiplyTile<false>(turns, kLd, stages, kLd, kRows, turned);
+    multiplyTile<false>(turns, kLd, gram, kLd, kRows, turned);
     forEach(turned, [&](int i, int j, double value) {
       const int row = rowOf(i), column = first + j;
       if (row < p.n && column < p.n) rows[row * n + column] = value;
@@ -267,7 +271,7 @@ void launchBlockEigen(Stream stream, const EigenParams& p, int batch, const Pace
   launch(stream, shapeOf((p.n + kThreads - 1) / kThreads, p.n, batch), startKernel,
          StartParams{p.rows, p.lengths, p.busy, p.n});
   const int blocks = blocksOf(p.n);
-  constexpr size_t kDoubles = 3 * kMatrix + 2 * kRows + kBlockRows + kWarps;
+  constexpr size_t kDoubles = 2 * kMatrix + 2 * kRows + kBlockRows + kWarps;
   for (int sweep = 0; sweep < kEigenSweeps; ++sweep) {
     for (int round = 0; round < blocks - 1; ++round) {
       launch(stream, shapeOf(blocks / 2, 1, batch, kDoubles * sizeof(double)), turnBlocksKernel,

@@ -161,8 +161,8 @@ FLRC_KERNEL void gatherKernel(FLRC_PARAMS(GatherParams) p) {
   p.job.y[column * p.job.outputs + output] = total;
 }
 
-// Of shared memory, at most: for inputs, so that one column's of 14336 take one pass (of 9000, two blocks fit
-// on a multiprocessor of sm_90); and for sums, for each column.
+// Of shared memory, at most: for inputs, so that one column's of 14336 take one pass (of 7680 in bf16, two
+// blocks fit on a multiprocessor of sm_90); and for sums, for each column.
 constexpr int inputsBudget(int columns) { return (columns == 1 ? 60 : 136) * 1024; }
 constexpr int kSumsBudget = 8 * 1024;
 
@@ -254,6 +254,7 @@ bool launchOf(Stream stream, LinearsParams params, const LinearsLaunch& how) {
   if (params.columns > kMostColumns) return false;
   LaunchShape shape;
   shape.sharedBytes = cutLines<kType, kBulk>(params, how.blocks, how.sharedBytes);
+  shape.fitted = true;
   if (shape.sharedBytes == 0) return false;
   params.aheadBytes = how.aheadBytes;
   shape.gridX = static_cast<unsigned>(how.blocks);

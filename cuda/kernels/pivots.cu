@@ -171,6 +171,10 @@ FLRC_KERNEL void columnsKernel(FLRC_PARAMS(ColumnsParams) p) {
 
 }  // namespace
 
+size_t pivotSharedBytes(int rows) {
+  return 2 * (kWarps + static_cast<size_t>(rows)) * sizeof(double) + kWarps * sizeof(int32_t);
+}
+
 void launchPivotedQr(Stream stream, const PivotedQrParams& params, int batch, const Pace& pace) {
   launch(stream, shapeOf(params.rows, 1, batch, kWarps * sizeof(double)), unitRowsKernel, params);
   const auto deflate = [&](int step) {
@@ -180,10 +184,10 @@ void launchPivotedQr(Stream stream, const PivotedQrParams& params, int batch, co
            deflateKernel, StepParams{params, step});
   };
   deflate(-1);
-  const size_t doubles = 2 * (kWarps + static_cast<size_t>(params.rows));
+  LaunchShape choice = shapeOf(1, 1, batch, pivotSharedBytes(params.rows));
+  choice.fitted = true;
   for (int step = 0; step < params.rows; ++step) {
-    launch(stream, shapeOf(1, 1, batch, doubles * sizeof(double) + kWarps * sizeof(int32_t)), chooseKernel,
-           StepParams{params, step});
+    launch(stream, choice, chooseKernel, StepParams{params, step});
     deflate(step);
     // A pivot is chosen by one block of threads alone.
     constexpr double kAlone = 64;

@@ -19,6 +19,8 @@ struct PivotedQrParams {
   Global<int32_t> rank;   // [batch]: pivots found
   int rows, width;
 };
+// What a block must be able to have in shared memory for it.
+size_t pivotSharedBytes(int rows);
 void launchPivotedQr(Stream stream, const PivotedQrParams& params, int batch, const Pace& pace = kNoPace);
 
 // out [width][count] = the first `count` rows of r [rows][width], column by column in the order given.

@@ -6,7 +6,8 @@
 
 // Prefill attention with an online softmax (Dao, FlashAttention-2, 2023): a block has 64 queries of one head
 // and goes through the keys 64 at a time. Scores and weights stay in registers; the next keys and values are
-// fetched meanwhile.
+// fetched meanwhile, but for the widest heads: two stages of those are more than a block of most chips can
+// have, and with one a multiprocessor of the others has room for two blocks.
 
 namespace flrc::gpu {
 namespace {
@@ -14,7 +15,11 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kQueries = 64;  // 16 a warp
 constexpr int kKeys = 64;
-constexpr int kStages = 2;
+template <int kDim>
+constexpr int kStages = kDim > 128 ? 1 : 2;
+template <int kDim>
+constexpr size_t kSharedBytes = size_t{1 + 2 * kStages<kDim>} * kKeys*(kDim + 8) * sizeof(uint16_t);
+static_assert(kSharedBytes<256> <= kSharedOfAnyChip);
 
 // Rows [row, row + 64) of [rows][ld], headDim values each, to rows of kDim + 8; zeros outside.
 template <int kDim>
@@ -110,7 +115,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) prefillKernel(FLRC_PARAMS(Prefi
   const int steps = (end - begin + kKeys - 1) / kKeys;
   const auto fetch = [&](int step) {
     if (step < steps) {
-      const Shared<uint16_t> stage = caches + step % kStages * 2 * kArea;
+      const Shared<uint16_t> stage = caches + step % kStages<kDim> * 2 * kArea;
       fetchRows<kDim>(keys, kvWidth, begin + step * kKeys, end, p.headDim, stage);
       fetchRows<kDim>(values, kvWidth, begin + step * kKeys, end, p.headDim, stage + kArea);
     }
@@ -127,12 +132,16 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) prefillKernel(FLRC_PARAMS(Prefi
     waitCopies<0>();
     // All have the stage, and all are done with the one before, which the next copies overwrite.
     syncBlock();
-    fetch(step + 1);
-    const Shared<uint16_t> stage = caches + step % kStages * 2 * kArea;
+    if (kStages < kDim >> 1) fetch(step + 1);
+    const Shared<uint16_t> stage = caches + step % kStages<kDim> * 2 * kArea;
     float scores[kKeys / 8][4] = {};
     scoresOf<kDim>(queries + ownRow * (kDim + 8), stage, scores);
     weigh(scores, p.first + row + ownRow, begin + step * kKeys, p.window, scale, running);
     addValues<kDim>(scores, stage + kArea, running);
+    if (kStages<kDim> == 1) {
+      syncBlock();
+      fetch(step + 1);
+    }
   }
   waitCopies<0>();
 
@@ -160,7 +169,7 @@ void launchFor(Stream stream, const PrefillParams& params) {
   shape.gridX = static_cast<unsigned>((params.count + kQueries - 1) / kQueries);
   shape.gridY = static_cast<unsigned>(params.heads);
   shape.threads = kThreads;
-  shape.sharedBytes = size_t{1 + 2 * kStages} * kKeys * (kDim + 8) * sizeof(uint16_t);
+  shape.sharedBytes = kSharedBytes<kDim>;
   launch(stream, shape, prefillKernel<kDim>, params);
 }
 

@@ -379,6 +379,7 @@ void launchStep(Stream stream, const StepParams& given, int inputWords, const St
   shape.sharedBytes =
       static_cast<size_t>(step::kWarps * params.ringBytes +
                           step::fixedBytes(inputWords, params.hidden, params.headDim, params.gathered));
+  shape.fitted = true;
   shape.cooperative = true;
   shape.dependent = how.dependent;
   switch (params.headDim) {

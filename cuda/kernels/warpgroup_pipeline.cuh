@@ -192,6 +192,7 @@ void launchClusters(Stream stream, void (*kernel)(Params), const Params& params,
   LaunchShape shape;
   shape.threads = kThreads;
   shape.sharedBytes = sharedBytes;
+  shape.fitted = true;
   shape.gridX = shape.cluster = kCluster;
   const int most = std::min({units, blocks / kCluster, clustersAtOnce(kernel, shape)});
   shape.gridX = static_cast<unsigned>(std::max(most, 1) * kCluster);

@@ -5,6 +5,9 @@
 
 #include <array>
 #else
+#include <algorithm>
+#include <stdexcept>
+
 #include "kernels/weights.cuh"
 #endif
 
@@ -74,8 +77,8 @@ struct Gemm::Library {
     file.find(setPreference, "cublasLtMatmulPreferenceSetAttribute");
     file.find(chooseAlgorithm, "cublasLtMatmulAlgoGetHeuristic");
     file.find(matmul, "cublasLtMatmul");
-    checkBlas(create(&handle), "cublasLtCreate");
     workspace = Buffer<uint8_t>(kWorkspaceBytes);
+    checkBlas(create(&handle), "cublasLtCreate");
   }
 
   ~Library() {
@@ -184,6 +187,10 @@ struct Gemm::Library {
 };
 
 void Gemm::multiply(Queue& queue, const Product& product) {
+  // As cuBLAS does.
+  if (std::min({product.columns, product.inputs, product.outputs}) < 1 || product.ldy < product.outputs) {
+    throw std::invalid_argument("a product of nothing");
+  }
   LaunchShape shape;
   shape.gridX = static_cast<unsigned>(product.columns);
   shape.threads = kThreads;

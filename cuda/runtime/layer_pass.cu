@@ -51,7 +51,8 @@ bool DeviceLayerPass::areTwo() {
 void DeviceLayerPass::makeSecond() {
   if (secondTried_) return;
   secondTried_ = true;
-  if (LayerSteps::bytesOf(layer_, longest_) >= static_cast<double>(gpu::freeBytes())) return;
+  const double wanted = LayerSteps::bytesOf(layer_, longest_) + static_cast<double>(gpu::kSpareBytes);
+  if (wanted > static_cast<double>(gpu::freeBytes())) return;
   auto made = gpu::ifItFits([&] { return std::make_unique<LayerSteps>(layer_, longest_); });
   if (!made) return;
   two_ = true;

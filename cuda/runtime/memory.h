@@ -34,7 +34,14 @@ struct Place {
   size_t first = 0;
 };
 
+// What is left of the device's memory by who could do without more of it: for caches, for what is small and
+// comes later, and for what CUDA itself takes.
+inline constexpr uint64_t kSpareBytes = 256 << 20;
+
 #ifdef __CUDACC__
+
+// Whether it still computes: after a fault it does nothing more for the process.
+inline bool deviceAnswers() { return cudaDeviceSynchronize() == cudaSuccess; }
 
 // Of the device, for new buffers.
 inline uint64_t freeBytes() {
@@ -49,7 +56,7 @@ inline void checkAllocated(cudaError_t status, size_t bytes, const std::string& 
   if (status != cudaErrorMemoryAllocation) return check(status);
   (void)cudaGetLastError();
   throw Failure(BackendCode::outOfMemory,
-                whose + " has no " + std::to_string(bytes >> 20) + " MB left; " + remedy);
+                whose + " has no " + std::to_string((bytes + (1 << 20) - 1) >> 20) + " MB left; " + remedy);
 }
 
 // `count` values on the device; what they are is up to whoever writes them first.
@@ -230,6 +237,8 @@ class Graph {
 };
 
 #else
+
+inline bool deviceAnswers() { return true; }
 
 // The emulated device's memory, less what buffers have of it.
 inline std::atomic<uint64_t> emulatedFree = uint64_t{1} << 33;

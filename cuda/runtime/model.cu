@@ -12,14 +12,11 @@ namespace {
 
 using gpu::Failure;
 
-// Working memory, caches, and what CUDA itself takes.
-constexpr uint64_t kSpareBytes = 256 << 20;
-
 void checkFits(const BackendModel& model) {
   const std::string limit = gpu::limitOf(model);
   if (!limit.empty()) throw Failure(BackendCode::device, limit);
   const uint64_t wanted = gpu::bytesOf(model), free = gpu::freeBytes();
-  if (wanted + kSpareBytes > free) {
+  if (wanted + gpu::kSpareBytes > free) {
     throw Failure(BackendCode::outOfMemory, "the model's weights take " + std::to_string(wanted >> 20) +
                                                 " MB, and the GPU has " + std::to_string(free >> 20) +
                                                 " MB free; use a smaller dtype, fewer ranks, or device cpu");

@@ -12,6 +12,12 @@ int64_t pivotedQrOf(const float* u, int64_t s, int64_t m, double* r, int32_t* co
                     const BackendCancel& cancel) {
   const Alone alone(cancel);
   const auto rows = static_cast<size_t>(s), width = static_cast<size_t>(m), count = rows * width;
+  if (pivotSharedBytes(static_cast<int>(s)) > mostSharedBytes()) {
+    throw Failure(BackendCode::device,
+                  "pivoting a block of " + std::to_string(s) +
+                      " ranks is more than this GPU's blocks can do in shared memory; compress "
+                      "on the CPU (device cpu)");
+  }
   checkRoom("pivoting a block of " + std::to_string(s) + " ranks of " + std::to_string(m),
             2.5 * 8 * static_cast<double>(s) * static_cast<double>(m) + 8.0 * static_cast<double>(s * s));
   Buffer<float> from(count);

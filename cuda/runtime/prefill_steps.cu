@@ -129,6 +129,8 @@ void PrefillSteps::project(const RowWeights& rows, int64_t rank, int64_t t, int6
 
 void PrefillSteps::expand(const PanelWeights& panels, int64_t rank, int64_t t, int64_t ldt, Global<float> y,
                           int64_t ldy, bool add, int64_t columns) {
+  // A block of all ranks has nothing but pivots.
+  if (panels.outputs == 0) return;
   gemm_.multiply(model.queue, {latent_.read() + t, viewAs<uint16_t>(panels.data), y, columns, rank,
                                panels.outputs, ldt, lineWeights(panels.dtype, panels.rank), ldy, add});
 }

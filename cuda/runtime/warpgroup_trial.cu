@@ -6,6 +6,7 @@
 #include "kernels/calibrate.h"
 #include "kernels/layout.h"
 #include "runtime/device_limits.h"
+#include "runtime/failure.h"
 #include "runtime/memory.h"
 #include "runtime/notes.h"
 #include "runtime/warpgroup_trial.h"
@@ -96,13 +97,20 @@ bool agree(const Products& products, int warpgroups) {
   return true;
 }
 
-int trustedAt(const Products& products, int warpgroups) {
+int trustedAt(const Products& products, int warpgroups, const std::function<bool()>& answers) {
   if (warpgroups == 0) return 0;
   std::string why = "give other results";
   try {
     if (agree(products, warpgroups)) return warpgroups;
   } catch (const std::exception& thrown) {
+    const auto* failure = dynamic_cast<const Failure*>(&thrown);
+    if (failure && failure->code == BackendCode::outOfMemory) throw;
     why = std::string("fail (") + thrown.what() + ")";
+    if (!answers()) {
+      throw Failure(BackendCode::device, "warpgroup products " + why +
+                                             " on this GPU, which then does nothing more for this process; "
+                                             "calibrate on the CPU (device cpu)");
+    }
   }
   note("warpgroup products " + why +
        " on this GPU and are left out, so that calibrating takes several times as long");
@@ -110,7 +118,7 @@ int trustedAt(const Products& products, int warpgroups) {
 }
 
 int trustedWarpgroups() {
-  static const int trusted = trustedAt(made, currentDevice().warpgroups);
+  static const int trusted = trustedAt(made, currentDevice().warpgroups, deviceAnswers);
   return trusted;
 }
 

@@ -14,7 +14,8 @@ int trustedWarpgroups();
 using Products = std::function<std::vector<std::vector<double>>(int warpgroups)>;
 // Whether all of them are finite and the same, up to how sums in f32 are rounded.
 bool agree(const Products& products, int warpgroups);
-// `warpgroups`, or 0 and a note for the user (notes.h) where they do not agree, or fail.
-int trustedAt(const Products& products, int warpgroups);
+// `warpgroups`, or 0 and a note for the user (notes.h) where they do not agree, or fail. Failure where memory
+// does not hold the products, and where the device then no longer answers(): nothing can be left out any more.
+int trustedAt(const Products& products, int warpgroups, const std::function<bool()>& answers);
 
 }  // namespace flrc::gpu

@@ -70,6 +70,23 @@ TEST("emulator: an index out of bounds, a misaligned access and a write to what 
              "only read"));
 }
 
+TEST("emulator: more shared memory than every chip has is a fault of who did not ask the chip") {
+  Array<int> in(counting(64)), out(64);
+  const auto faultAt = [&](size_t bytes, bool fitted) -> std::string {
+    try {
+      return faultOf(1, {.threads = 64, .sharedBytes = bytes, .fitted = fitted}, reverse,
+                     Reversal{in.read(), out.global(), true});
+    } catch (const Fault& fault) {
+      return fault.what();
+    }
+  };
+  constexpr size_t kMost = size_t{227} * 1024;
+  CHECK_EQUAL(faultAt(kSharedOfAnyChip, false), "");
+  CHECK(says(faultAt(kSharedOfAnyChip + 16, false), "a block of some chips"));
+  CHECK_EQUAL(faultAt(kMost, true), "");
+  CHECK(says(faultAt(kMost + 16, true), "a block of any chip"));
+}
+
 TEST("emulator: memory that nobody wrote is poisoned, and reading it is a fault") {
   Array<int> in(size_t{32}), out(size_t{32});
   CHECK(in.download()[0] == static_cast<int>(0xfefefefeu));

@@ -80,9 +80,10 @@ void checkCase(const PrefillCase& one, uint64_t seed) {
 
 TEST("prefill attention: any chunk, group of heads, window and head") {
   uint64_t seed = 1;
-  for (const PrefillCase& one : {PrefillCase{2, 1, 16, 0, 0, 70}, PrefillCase{3, 1, 64, 0, 37, 65},
-                                 PrefillCase{2, 2, 80, 0, 0, 17}, PrefillCase{2, 1, 128, 50, 60, 80},
-                                 PrefillCase{1, 1, 256, 0, 5, 3}, PrefillCase{2, 1, 40, 10, 0, 129}}) {
+  for (const PrefillCase& one :
+       {PrefillCase{2, 1, 16, 0, 0, 70}, PrefillCase{3, 1, 64, 0, 37, 65}, PrefillCase{2, 2, 80, 0, 0, 17},
+        PrefillCase{2, 1, 128, 50, 60, 80}, PrefillCase{1, 1, 256, 0, 5, 3},
+        PrefillCase{2, 1, 256, 40, 70, 130}, PrefillCase{2, 1, 40, 10, 0, 129}}) {
     checkCase(one, ++seed);
   }
 }

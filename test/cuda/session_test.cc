@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <numeric>
 
 #include "check.h"
 #include "dropped.h"
 #include "emulated.h"
 #include "fixture.h"
+#include "temporary.h"
 
 using emulated::both;
 using emulated::Pair;
@@ -40,6 +43,35 @@ Tokens counting(int32_t count) {
   Tokens tokens;
   for (int32_t i = 0; i < count; ++i) tokens.push_back((7 * i + 3) % 96);
   return tokens;
+}
+
+// A dense model, but for a projection [rows, <= cols] that is one block of all its ranks: nothing but pivots.
+flrc::ModelSpec ofAllRanks(const temporary::File& pivots) {
+  flrc::ModelSpec spec = fixture::spec("llama3-scaled", 1);
+  const int64_t ranks = flrc::projectionShape(spec.config, 0, flrc::kO).rows;
+  const std::string name = flrc::projectionName(0, flrc::kO);
+  const auto found = std::find_if(spec.tensors.begin(), spec.tensors.end(),
+                                  [&](const auto& source) { return source.name == name + ".weight"; });
+  found->name = name + ".P.0";
+  flrc::TensorSource rest = *found, order = *found;
+  rest.name = name + ".C.0";
+  rest.shape = {ranks, 0};
+  rest.byteLength = 0;
+  std::vector<int32_t> places(static_cast<size_t>(ranks));
+  std::iota(places.begin(), places.end(), 0);
+  order.name = name + ".I.0";
+  order.file = pivots.path;
+  order.offset = 0;
+  order.byteLength = ranks * static_cast<int64_t>(sizeof(int32_t));
+  order.type = flrc::SourceType::i32;
+  order.shape = {ranks};
+  std::ofstream(pivots.place, std::ios::binary)
+      .write(reinterpret_cast<const char*>(places.data()), order.byteLength);
+  spec.tensors.insert(spec.tensors.end(), {rest, order});
+  std::vector<int32_t> level(static_cast<size_t>(spec.config.layers * flrc::kProjections), -1);
+  level[flrc::kO] = static_cast<int32_t>(ranks);
+  spec.levels = {level};
+  return spec;
 }
 
 void append(Session& session, const Tokens& tokens, int64_t level = 0) {
@@ -93,6 +125,22 @@ TEST("emulated CUDA: pivoted blocks, plain factors and dense projections, at eac
     checkLogits(cuda, cpu);
     for (int64_t level : {1, 0, 1}) {
       for (Session* session : {&cpu, &cuda}) append(*session, {40}, level);
+      checkLogits(cuda, cpu);
+    }
+  }
+}
+
+TEST(
+    "emulated CUDA: prompts through pivoted blocks and plain factors, at each level, and a block of all "
+    "ranks") {
+  const flrc::Backend* plugin = emulated::plugin();
+  if (!plugin) return;
+  const temporary::File pivots;
+  for (const flrc::ModelSpec& spec : {fixture::twoLevelsSpec(1), ofAllRanks(pivots)}) {
+    const Pair pair = both(*plugin, spec, Dtype::bf16);
+    for (size_t level = 0; level < spec.levels.size(); ++level) {
+      Session cpu(pair.cpu), cuda(pair.cuda);
+      for (Session* session : {&cpu, &cuda}) append(*session, counting(20), static_cast<int64_t>(level));
       checkLogits(cuda, cpu);
     }
   }
