@@ -12,7 +12,7 @@ import {
 import { usualSamples, windowLength } from './calibration/windows.js'
 import { checkObject } from './check.js'
 import type { CompressionPlan } from './checkpoint/plan.js'
-import { checkFit, checkMoments, isQuantised, roundsAgainstMoments } from './compress/fit.js'
+import { checkFit, isQuantised } from './compress/fit.js'
 import { heldOutPerplexity } from './compress/held-out.js'
 import {
   type AllocateOptions,
@@ -59,14 +59,13 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
   const begin = performance.now()
   const given = options.calibration
   const dtype = options.dtype ?? model.dtype
-  const recovers = recovery !== undefined
-  const inputMoments = roundsAgainstMoments({ dtype, keep: options.keep, recovers })
+  const inputMoments = isQuantised(dtype)
   const { method = 'curve', whitening = method === 'asvd' ? 'scaled' : undefined } = options
   if (given instanceof Calibration) {
     if (given.model !== model) {
       throw new FlrcError('E_USAGE', 'the calibration is of another model; calibrate this one')
     }
-    checkFit(given, options, dtype, recovers)
+    checkFit(given, options, dtype)
     const { labels, seed, whitening: has, shrinkage } = given.options
     const same = { labels, seed, whitening: has, shrinkage, inputMoments, curves: method === 'curve' }
     return cutFrom(
@@ -165,7 +164,6 @@ async function cut(
   const recovery = levels[0]?.some((rank) => rank >= 0) ? options.recovery : undefined
   const windows = recovery && (await recoveryWindows(calibration, recovery.calibration, options))
   const cutDtype = recovery && isQuantised(dtype) ? 'bf16' : dtype
-  checkMoments(calibration, cutDtype)
   let parts = await calibration.factorize({ levels, storage, dtype: cutDtype }, keep, options)
   const recoverBegin = performance.now()
   let recovered: RecoveryReport | undefined

@@ -86,7 +86,22 @@ test('compress keeps the moments it needs, a calibration without them is refused
     const refused = () => compress(model, { keep: 0.8, dtype, calibration: withoutMoments })
     await throwsFlrcError(refused, { code: 'E_USAGE', message: /inputMoments/ })
   }
+  const trained = { keep: 0.8, dtype: 'int8', recover: 1, calibration: withoutMoments } as const
+  await throwsFlrcError(() => compress(model, trained), { code: 'E_USAGE', message: /inputMoments/ })
   ;(await compress(model, { keep: 0.8, dtype: 'bf16', calibration: withoutMoments })).dispose()
+})
+
+test('a recovery that finds nothing to train leaves the rounding to the moments', async () => {
+  const few = { ...looks, samples: 4, dtype: 'int8' } as const
+  for (const options of [{ keep: 1 }, { keep: 0.8, dropChannels: 0.5 }]) {
+    const [recovered, cut] = [
+      await compress(model, { ...few, ...options, recover: 1 }),
+      await compress(model, { ...few, ...options }),
+    ]
+    assert.is(recovered.report?.recovery, undefined)
+    assert.equal(await perplexities(recovered), await perplexities(cut))
+    for (const made of [recovered, cut]) made.dispose()
+  }
 })
 
 test('rounding gives the same bytes at any thread count and memory', async () => {

@@ -6,16 +6,6 @@ import type { AllocateOptions } from './options.js'
 
 export const isQuantised = (dtype: StorageDtype) => dtype === 'int8' || dtype === 'int4'
 
-/** Whether a model of `options` is rounded against the inputs' moments; a recovery rounds for itself. */
-export function roundsAgainstMoments({
-  dtype,
-  keep,
-  recovers,
-}: Pick<AllocateOptions, 'keep'> & { dtype: StorageDtype; recovers: boolean }): boolean {
-  // A target is looked for before the recovery.
-  return isQuantised(dtype) && (!recovers || keep === undefined)
-}
-
 type Decisive = Pick<CalibrateOptions, 'labels' | 'seed' | 'whitening' | 'shrinkage' | 'samples' | 'seqLen'>
 
 /**
@@ -27,7 +17,6 @@ export function checkFit(
   calibration: Calibration,
   options: AllocateOptions & Decisive,
   dtype: StorageDtype,
-  recovers: boolean,
 ): void {
   const { options: has, hasCurves } = calibration
   const { samples } = options
@@ -50,13 +39,12 @@ export function checkFit(
       'method curve wants truncation curves, which this calibration has not; calibrate with curves, or use another method',
     )
   }
-  if (roundsAgainstMoments({ dtype, keep: options.keep, recovers })) checkMoments(calibration, dtype)
+  // A recovery rounds for itself, but only the allocation tells whether anything is left to train.
+  if (isQuantised(dtype) && !has.inputMoments) throw withoutMoments(dtype)
 }
 
-/** E_USAGE where a type is rounded against moments that were not kept. */
-export function checkMoments({ options }: Calibration, dtype: StorageDtype): void {
-  if (!isQuantised(dtype) || options.inputMoments) return
-  throw new FlrcError(
+function withoutMoments(dtype: StorageDtype): FlrcError {
+  return new FlrcError(
     'E_USAGE',
     `${dtype} is rounded against the inputs' moments, which this calibration did not keep; calibrate with ` +
       'inputMoments (flrc calibrate without --dtype, or with int8 or int4)',
