@@ -425,6 +425,23 @@ signals('a reader that closes the pipe ends generate quietly', async () => {
   assert.not.match(ended.stderr, 'EPIPE')
 })
 
+signals('a stderr that is closed keeps no command from its result', async () => {
+  const ended = await runCli(['compress', tinyModel, '-o', file('unheard'), '--keep', '.8', ...quick], {
+    onStart: (child) => {
+      child.stderr?.destroy()
+    },
+  })
+  assert.is(ended.code, 0)
+  assert.match(ended.stdout, /projections factored/)
+  assert.ok(existsSync(file('unheard')))
+  const failed = await runCli(['inspect', file('nowhere')], {
+    onStart: (child) => {
+      child.stderr?.destroy()
+    },
+  })
+  assert.is(failed.code, 1)
+})
+
 signals('a stdout that cannot be written says so', async () => {
   if (!existsSync('/dev/full')) return console.log('skipped: a full stdout, missing /dev/full')
   const ended = await runNode([

@@ -45,15 +45,16 @@ async function main(args: string[]): Promise<number> {
   }
   process.on('SIGINT', onSignal)
   process.on('SIGTERM', onSignal)
-  // A reader such as `head` that has seen enough is no failure.
-  for (const stream of [process.stdout, process.stderr]) {
-    stream.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'EPIPE') process.exit(exitCodes.done)
-      if (stream === process.stdout)
-        note(`flrc: E_IO: stdout cannot be written (${error.code}); check the disk`)
-      process.exit(exitCodes.failed)
-    })
-  }
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    // A reader such as `head` that has seen enough is no failure.
+    if (error.code === 'EPIPE') process.exit(exitCodes.done)
+    note(`flrc: E_IO: stdout cannot be written (${error.code}); check the disk`)
+    process.exit(exitCodes.failed)
+  })
+  process.stderr.on('error', (error: NodeJS.ErrnoException) => {
+    // What is told beside the result has lost its reader; the result has not.
+    if (error.code !== 'EPIPE') process.exit(exitCodes.failed)
+  })
   let root: Command | undefined
   try {
     root = await program(args[2])
