@@ -5,6 +5,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { storeSchedule } from '#lib/checkpoint/schedule.js'
 import { scoreChart } from '#lib/cli/chart.js'
+import { qualityOf } from '#lib/cli/demo.js'
 import { numberIn, parseBytes, parseFractions, parseNumber, wholeNumber } from '#lib/cli/options.js'
 import { formatBytes, formatProse, formatSeconds, formatTable } from '#lib/cli/output.js'
 import { ProgressLine } from '#lib/cli/progress-line.js'
@@ -337,6 +338,19 @@ commands('the demo ends within a minute, shows that the curves help, and may be 
   assert.match(report, /<h1>flrc-demo<\/h1>[\s\S]*id="methods-figure-title"/)
   const loaded = await json(['inspect', 'flrc-demo'])
   assert.is((loaded.levels as unknown[]).length, 3)
+})
+
+commands('the demo cuts the model in the type that it is told to', async () => {
+  const ended = await runCli(['demo', '--dtype', 'int4'], {
+    cwd: folder,
+    onStart: (child) => {
+      child.stderr?.on('data', (data) => {
+        if (String(data).includes('measure uniform')) child.kill('SIGINT')
+      })
+    },
+  })
+  assert.is(ended.code, 130, ended.stderr)
+  assert.match(qualityOf({ dtype: 'int4' }, []).caption, /^The embedded model in int4;/)
 })
 
 commands.after(() => rmSync(folder, { recursive: true }))

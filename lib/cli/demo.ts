@@ -3,7 +3,7 @@ import type { Command } from 'commander'
 import { packageRoot } from '../binding.js'
 import { type Calibration, calibrate } from '../calibrate.js'
 import { prepareTarget } from '../checkpoint/directory.js'
-import { compress } from '../compress.js'
+import { compress, isQuantised } from '../compress.js'
 import { perplexity } from '../evaluate.js'
 import { type Completion, complete, type GenerateOptions } from '../generate.js'
 import { Model } from '../public-model.js'
@@ -61,8 +61,9 @@ async function demo({ dtype, device, threads, json }: CommonOptions, signal: Abo
   const dense = await step('load models/tiny', (onProgress) =>
     Model.load(tiny, { dtype, device, threads, signal, onProgress }),
   )
+  const inputMoments = isQuantised(dense.dtype)
   const calibration = await step('calibrate', (onProgress) =>
-    calibrate(dense, { calibration: [text], samples, seqLen, signal, onProgress }),
+    calibrate(dense, { calibration: [text], samples, seqLen, inputMoments, signal, onProgress }),
   )
   const scores = fisherScores(calibration)
   await say(
@@ -109,7 +110,7 @@ async function demo({ dtype, device, threads, json }: CommonOptions, signal: Abo
   const report = path.join(folder, 'report.html')
   await step(`write ./${report}`, async () => {
     const { reportHtml } = await import('../report.js')
-    await writeNewFile(report, await reportHtml(folder, qualityOf(rows)))
+    await writeNewFile(report, await reportHtml(folder, qualityOf(dense, rows)))
   })
   const seconds = (performance.now() - begin) / 1000
 
@@ -139,10 +140,10 @@ function fisherScores(calibration: Calibration): Record<string, number> {
 }
 
 /** The rows as the report shows them, beside what they were measured on. */
-function qualityOf(rows: readonly Row[]): QualityRows {
+export function qualityOf({ dtype }: Pick<Model, 'dtype'>, rows: readonly Row[]): QualityRows {
   return {
     caption:
-      `The embedded model in bf16; calibrated on ${samples} windows of ${seqLen} tokens, perplexity of held-out text ` +
+      `The embedded model in ${dtype}; calibrated on ${samples} windows of ${seqLen} tokens, perplexity of held-out text ` +
       `in windows of ${seqLen}.`,
     models: rows.map(({ name, keep: share, storedBytes: bytes, perplexity: value }) => ({
       series: name,
