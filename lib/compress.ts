@@ -110,7 +110,7 @@ async function cutFrom(
   model: LoadedModel,
   from: Calibration | MadeWindows,
   calibrates: CalibrateOptions,
-  options: CutOptions & Pick<CompressOptions, 'dropChannels'>,
+  options: CutOptions,
   begin: number,
 ): Promise<Model> {
   const { calibration, narrowed, release } = await prepare(model, from, calibrates, options)
@@ -123,7 +123,7 @@ async function cutFrom(
 
 type CutOptions = AllocateOptions &
   TaskOptions &
-  Pick<CompressOptions, 'state' | 'resume' | 'memory'> & { recovery?: RecoverOptions }
+  Pick<CompressOptions, 'dropChannels' | 'state' | 'resume' | 'memory'> & { recovery?: RecoverOptions }
 
 function refuseCompressed(model: LoadedModel, options: CompressOptions): void {
   const { path: file } = model.source
@@ -192,6 +192,7 @@ async function cut(
       ...{ whitening, labels, seed, samples, seqLen, score, power, rankFloor, rankMultiple, dense },
       ...{ inputShrinkage: shrinkage.inputs, gradientShrinkage: shrinkage.gradients },
       ...(levelWeights ? { levelWeights } : {}),
+      ...(given.dropChannels ? { dropChannels: given.dropChannels } : {}),
     },
     ...(narrowed ? { channels: { dropped: narrowed.share, loss: narrowed.loss } } : {}),
     model: { ...model.source.hub, sha256: calibration.hashes.model, bytes: model.source.fileBytes },

@@ -1,5 +1,5 @@
 import type { Rank } from './allocate.js'
-import { readPlan } from './checkpoint/read-plan.js'
+import { readPlan, scoreKindOf } from './checkpoint/read-plan.js'
 import { denseBlockParameters } from './format/projections.js'
 import type { ModelConfig, ModelSource, StorageDtype } from './format/types.js'
 import type { TaskOptions } from './model.js'
@@ -13,7 +13,7 @@ export interface InspectedProjection {
   shape: [number, number]
   /** Rank at each level, level 0 first; the one entry `dense` for a model that is not compressed. */
   ranks: Rank[]
-  /** Fisher score, where the checkpoint's plan has it. */
+  /** Of the kind `scoreKind`, where the checkpoint's plan has it. */
   score?: number
 }
 
@@ -26,6 +26,8 @@ export interface Inspection {
   keep?: number
   dtype?: StorageDtype
   storage?: 'pivoted' | 'plain'
+  /** Which score the projections have, where they have one: `fisher`, `gradient` or `taylor`. */
+  scoreKind?: string
   /** The schedule that `calibrated` means. */
   schedule?: string
   levels: { budget: number }[]
@@ -44,7 +46,8 @@ export async function inspect(model: string, task: TaskOptions = {}): Promise<In
   const { config, flrc } = source
   const { source: _source, ropes: _ropes, layerRope: _rope, slidingWindow: _window, ...shapes } = config
   const projections = projectionsOf(config)
-  const scores = (flrc && (await readPlan(source.path))?.scores) ?? {}
+  const plan = flrc && (await readPlan(source.path))
+  const scores = plan?.scores ?? {}
   const types: Record<string, number> = {}
   for (const { type, byteLength } of source.tensors.values()) types[type] = (types[type] ?? 0) + byteLength
   return {
@@ -54,6 +57,7 @@ export async function inspect(model: string, task: TaskOptions = {}): Promise<In
     keep: flrc?.keep,
     dtype: flrc?.dtype,
     storage: flrc?.storage,
+    scoreKind: plan && scoreKindOf(plan),
     schedule: flrc?.schedule,
     levels: flrc?.levels.map(({ budget }) => ({ budget })) ?? [{ budget: 1 }],
     types,

@@ -117,6 +117,19 @@ page('draws the calibrated schedule, unless it follows the text', async () => {
   assert.match(document.querySelector('#budgets')?.textContent ?? '', /adaptive:.8:.6, whose level follows/)
 })
 
+page('names the score that ranks went by', async () => {
+  const small = await compress(dense, { keep: 0.8, method: 'fisher', score: 'taylor', calibration })
+  await small.save(at('taylor'))
+  small.dispose()
+  const { document } = parsed(await reportHtml(at('taylor')))
+  const told = document.querySelector('#scores')?.textContent ?? ''
+  assert.match(told, /the size of each weight times its gradient[\s\S]*score: taylor/)
+  assert.not.match(told, /square|Figure 2/)
+  const { stdout } = await runCli(['inspect', at('taylor')])
+  assert.match(stdout, /score \(taylor\)/)
+  assert.not.match(stdout, /Fisher/)
+})
+
 page('leaves out what it knows nothing of', async () => {
   const one = await made('one', [0.5], 'uniform')
   for (const file of ['flrc-run.json', 'flrc-plan.json']) rmSync(path.join(one, file))
@@ -148,6 +161,8 @@ page('recovery and ROUGE where they are given', async () => {
   ]
   const { document, sections } = parsed(await reportHtml(directory, { caption: 'By hand.', models }))
   assert.ok(sections.includes('recovery') && sections.includes('rouge'))
+  assert.match(document.querySelector('#origin')?.textContent ?? '', /differ from run to run/)
+  assert.not.match(document.querySelector('#origin')?.textContent ?? '', /byte for byte/)
   assert.match(
     document.querySelector('#recovery figcaption')?.textContent ?? '',
     /level 0 from 0.5000 to 0.2500/,

@@ -19,7 +19,9 @@ const point = v.object({
 const planSchema = v.object({
   method: v.optional(v.string(), 'unknown'),
   storage: v.optional(v.picklist(['pivoted', 'plain'])),
+  budgets: v.optional(numbers),
   options: v.optional(v.record(v.string(), v.unknown()), {}),
+  channels: v.optional(v.object({ dropped: v.number() })),
   model: v.optional(v.object({ sha256: v.string(), bytes: v.optional(v.number()) })),
   calibration: v.optional(
     v.object({
@@ -46,11 +48,18 @@ const planSchema = v.object({
       levels: v.array(v.object({ perplexity: v.number() })),
     }),
   ),
-  recovery: v.optional(v.object({ curve: v.array(point), best: point, heldOut: v.number() })),
+  recovery: v.optional(
+    v.object({ minutes: v.optional(v.number()), curve: v.array(point), best: point, heldOut: v.number() }),
+  ),
   versions: v.optional(v.record(v.string(), v.string()), {}),
 })
 
 export type StoredPlan = v.InferOutput<typeof planSchema>
+
+/** Which of its projections' scores a plan holds. */
+export function scoreKindOf({ options }: Pick<StoredPlan, 'options'>): string {
+  return typeof options.score === 'string' ? options.score : 'fisher'
+}
 
 /**
  * A checkpoint's plan. A checkpoint works without it, so a missing one is undefined.

@@ -18,8 +18,19 @@ export function registerInspect(program: Command, signal: AbortSignal): void {
 }
 
 function describe(inspection: Inspection): string {
-  const { config, levels, projections, types, bytes, denseParameters, keep, dtype, storage, schedule } =
-    inspection
+  const {
+    config,
+    levels,
+    projections,
+    types,
+    bytes,
+    denseParameters,
+    keep,
+    dtype,
+    storage,
+    scoreKind,
+    schedule,
+  } = inspection
   const head = [
     `${inspection.path}: ${inspection.format}, ${config.architecture}, ${formatBytes(bytes)}`,
     `${config.layers} layers, hidden ${config.hiddenSize}, ${config.heads} heads (${config.kvHeads} key-value) of ${config.headDim},\n` +
@@ -39,7 +50,7 @@ function describe(inspection: Inspection): string {
   )
   const scored = projections.some(({ score }) => score !== undefined)
   const projectionTable = formatTable(
-    ['projection', 'shape', 'rank', ...(scored ? ['Fisher score'] : [])],
+    ['projection', 'shape', 'rank', ...(scored ? [`score (${scoreKind})`] : [])],
     projections.map(({ name, shape, ranks, score }) => [
       name,
       shape.join(' x '),

@@ -1,7 +1,15 @@
+import { scoreKindOf } from '../../checkpoint/read-plan.js'
 import { projectionKinds } from '../../format/projections.js'
 import { scoresPlot } from '../../plots.js'
 import { byLayer, type ReportContents } from '../contents.js'
 import { percent, type Section } from '../html.js'
+
+/** What each kind of score adds up. */
+const summands: Record<string, string> = {
+  fisher: 'the square of each weight times its gradient',
+  gradient: "the square of each weight's gradient",
+  taylor: 'the size of each weight times its gradient',
+}
 
 /** Importance of every projection over the layers, as in Figure 2 of the paper. */
 export async function scoresSection({ projections, plan }: ReportContents): Promise<Section | undefined> {
@@ -18,19 +26,20 @@ export async function scoresSection({ projections, plan }: ReportContents): Prom
   const seen =
     `The largest score is that of ${largest.kind} in layer ${largest.layer}; over all layers ${first.kind} holds ` +
     `${percent(first.sum / total)} of the sum.`
+  const scoreKind = plan ? scoreKindOf(plan) : 'fisher'
   const title = 'Importance score by layer and projection'
   return {
     id: 'scores',
     title: 'Which projections matter',
     lead:
-      'The score adds up, over the calibration windows, the square of each weight times its gradient: how much the ' +
-      'loss notices that a projection is disturbed. This is the counterpart of Figure 2 of the FLRC paper, in our reading.',
+      `The score adds up, over the calibration windows, ${summands[scoreKind] ?? scoreKind}: how much the loss notices that a ` +
+      `projection is disturbed.${scoreKind === 'fisher' ? ' This is the counterpart of Figure 2 of the FLRC paper, in our reading.' : ''}`,
     figures: [
       {
         svg: await scoresPlot({ id: 'scores-figure', title, description: seen }, projections),
         caption: `Score of each projection as a share of the largest, on a logarithmic scale, over the layers. ${seen}`,
         table: {
-          caption: `${title}, in per cent of the largest (score: ${String(plan?.options.score ?? 'fisher')})`,
+          caption: `${title}, in per cent of the largest (score: ${scoreKind})`,
           columns: ['layer', ...projectionKinds],
           rows: byLayer(projections, ({ score }) => (share(score) * 100).toPrecision(3)),
         },

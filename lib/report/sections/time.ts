@@ -3,6 +3,7 @@ import type { ReportContents } from '../contents.js'
 import type { Section } from '../html.js'
 
 const stages: Record<string, string> = {
+  channels: 'choose and drop channels',
   calibrate: 'calibrate (forward, backward, scores, moments)',
   curves: 'truncation curves',
   factorize: 'factorise',
