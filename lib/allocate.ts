@@ -6,7 +6,7 @@ import { falling } from './allocate/falling.js'
 import { allocateByHull } from './allocate/hull.js'
 import { allocateLevels } from './allocate/levels.js'
 import type { Problem } from './allocate/problem.js'
-import { makeProblem, smallestBudget } from './allocate/problem.js'
+import { makeProblem, smallestBudget, statedProblem } from './allocate/problem.js'
 import { allocateFisher, allocateUniform } from './allocate/proportional.js'
 import { allocateBySensitivity, sensitivityRatios } from './allocate/sensitivity.js'
 import type { Allocation, AllocationOptions, ProjectionShape, Rank } from './allocate/types.js'
@@ -192,9 +192,18 @@ export function allocate(projections: readonly ProjectionShape[], options: Alloc
   }
 }
 
-/** Rejects what `allocate` would reject whatever is known of the projections' worth. E_USAGE. */
-export function checkAllocation(projections: readonly ProjectionShape[], options: AllocationOptions): void {
-  makeProblem(projections, options, undefined)
+/**
+ * Rejects what `allocate` would reject whatever is known of the projections' worth. E_USAGE.
+ *
+ * @param narrows whether the projections are still to become smaller, after which smaller budgets may be enough
+ */
+export function checkAllocation(
+  projections: readonly ProjectionShape[],
+  options: AllocationOptions,
+  narrows: boolean,
+): void {
+  if (narrows) statedProblem(projections, options, undefined)
+  else makeProblem(projections, options, undefined)
 }
 
 /**

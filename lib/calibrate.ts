@@ -143,6 +143,8 @@ export class Calibration {
     Required<Pick<CalibrateOptions, 'labels' | 'seed' | 'whitening' | 'inputMoments'>>
   > & {
     readonly shrinkage: Shrinkage
+    /** Of a model without some channels, with what they were ranked. */
+    readonly ranking?: Shrinkage
     readonly samples: number
     /** Windows that were asked for; `samples` is fewer where the sources had no more. */
     readonly samplesAsked: number
@@ -297,6 +299,11 @@ export function shrinkageOf(
   return { ...(whitening === 'two-sided' ? twoSidedShrinkage : noShrinkage), ...shrinkage }
 }
 
+/** What ranking channels shrinks by, whatever the whitening: it is two-sided itself. */
+export function rankingShrinkage(options: Pick<CalibrateOptions, 'shrinkage'>): Shrinkage {
+  return shrinkageOf('two-sided', options)
+}
+
 /** Calibrates on windows at hand; `whole` is the model that channels were dropped from to make this one. */
 export async function calibrateOn(
   model: LoadedModel,
@@ -313,6 +320,7 @@ export async function calibrateOn(
     memory = defaultMemory(),
   } = options
   const shrinkage = shrinkageOf(whitening, options)
+  const ranked = whole ? { ranking: rankingShrinkage(options) } : {}
   const { windows } = made
   const sequences = sequencesOf(windows)
   const settings = {
@@ -334,7 +342,7 @@ export async function calibrateOn(
   const state = await calibrationState(options, async () => ({
     ...{ version: packageVersion, model: await hashed, config: model.config },
     ...{ dtype: model.dtype, device: model.device },
-    ...{ labels, seed, whitening, shrinkage, curves, inputMoments },
+    ...{ labels, seed, whitening, shrinkage, ...ranked, curves, inputMoments },
     windows: windows.map((window) => Array.from(window)),
   }))
   const kept = state && { state: state.path, lock: state.lock }
@@ -350,7 +358,7 @@ export async function calibrateOn(
   return new Calibration({
     ...{ handle, whole, figures, made },
     options: {
-      ...{ labels, seed, whitening, shrinkage, inputMoments },
+      ...{ labels, seed, whitening, shrinkage, ...ranked, inputMoments },
       ...{ samples: windows.length, samplesAsked: options.samples ?? usualSamples, seqLen },
       tokens: sequences.tokens.length,
     },

@@ -22,7 +22,7 @@ import {
 } from './compress/options.js'
 import { type Prepared, prepare } from './compress/prepare.js'
 import { checkRanks, knownOf, shareRanks } from './compress/ranks.js'
-import { atKeep, solveKeep } from './compress/solve.js'
+import { optionsAt, solveKeep } from './compress/solve.js'
 import { FlrcError } from './errors.js'
 import { checkMemory, memoryNeeds, recoveryBytes } from './memory.js'
 import { checkModel, type LoadedModel, type TaskOptions } from './model.js'
@@ -54,8 +54,8 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
   checkObject('the second argument', options, 'options, such as { keep: 0.9 }')
   checkCompressOptions(options)
   const recovery = checkRecoverOptions(options.recover)
-  refuseCompressed(model, options)
-  checkRanks(model, optionsAt(options, options.keep ?? 1))
+  refuseCompressed(model)
+  checkRanks(model, optionsAt(model, options, options.keep ?? 1), dropsChannels(options))
   const begin = performance.now()
   const given = options.calibration
   const dtype = options.dtype ?? model.dtype
@@ -125,19 +125,14 @@ type CutOptions = AllocateOptions &
   TaskOptions &
   Pick<CompressOptions, 'dropChannels' | 'state' | 'resume' | 'memory'> & { recovery?: RecoverOptions }
 
-function refuseCompressed(model: LoadedModel, options: CompressOptions): void {
-  const { path: file } = model.source
-  if (model.levels.some(({ ranks }) => Object.values(ranks).some((rank) => rank !== 'dense'))) {
+function refuseCompressed({ source, levels, config }: LoadedModel): void {
+  const { path: file } = source
+  if (levels.some(({ ranks }) => Object.values(ranks).some((rank) => rank !== 'dense'))) {
     throw new FlrcError('E_USAGE', `${file} is compressed already; compress the original model`, { file })
   }
-  if (dropsChannels(options) && model.config.intermediateSizes !== undefined) {
-    throw new FlrcError(
-      'E_USAGE',
-      `channels of ${file} were dropped already; drop them from the original model`,
-      {
-        file,
-      },
-    )
+  if (config.intermediateSizes !== undefined) {
+    const message = `channels of ${file} were dropped already; compress the original model`
+    throw new FlrcError('E_USAGE', message, { file })
   }
 }
 
@@ -155,7 +150,7 @@ async function cut(
   const known = await knownOf(calibration, given)
   const solveBegin = performance.now()
   const keep = await solveKeep(calibration, known, given)
-  const options = optionsAt(given, keep)
+  const options = optionsAt(model, given, keep)
   const { levelWeights } = options
   const budgets = levelBudgets(keep, options.levels)
   const allocateBegin = performance.now()
@@ -222,11 +217,6 @@ async function cut(
   }
   const { peakBytes, atOnce } = figures
   return new Model(parts, { plan, seconds, peakBytes, atOnce })
-}
-
-/** The options at their own keep, or at one that meets their target. */
-function optionsAt<T extends AllocateOptions>(options: T, keep: number): T & { keep: number } {
-  return options.keep === undefined ? { ...options, ...atKeep(options, keep) } : { ...options, keep }
 }
 
 function planOf({ ratios, windows, projections }: Sensitivity): CompressionPlan['sensitivity'] {

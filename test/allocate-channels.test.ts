@@ -1,6 +1,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { type ChannelProblem, chooseChannels, shareChannels } from '#lib/allocate/channels.js'
+import { falling } from '#lib/allocate/falling.js'
 import { allocate, denseParametersOf, type ProjectionShape } from '#lib/allocate.js'
 import { throwsFlrcError } from './support/flrc-error.js'
 
@@ -151,6 +152,14 @@ channels('are chosen for the least loss together with the ranks, to a few hundre
     shares.add(widths[0] as number)
   }
   assert.ok(shares.size > 1, 'it depends on what is kept')
+})
+
+channels('go by curves that are made to fall, as ranks do', () => {
+  // As of q and k before a norm: little seems lost where almost nothing is left.
+  const curves = problemOf({}).curves.map((curve) => curve.map((loss, r) => (r < 3 ? 0 : loss)))
+  const raw = chooseChannels(problemOf({ curves }))
+  assert.equal(raw, chooseChannels(problemOf({ curves: curves.map(falling) })))
+  assert.not.equal(raw.widths, [16, 16])
 })
 
 channels('stay where all is kept, or where each costs more than it saves', () => {

@@ -1,5 +1,6 @@
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
+import { parseHTML } from 'linkedom'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { calibrate } from '#lib/calibrate.js'
@@ -7,6 +8,7 @@ import { channelGroup } from '#lib/compress/channels.js'
 import { type CompressOptions, compress } from '#lib/compress.js'
 import { perplexity } from '#lib/evaluate.js'
 import { Model } from '#lib/public-model.js'
+import { reportHtml } from '#lib/report.js'
 import { runCli, tinyModel } from './support/child.js'
 import { throwsFlrcError } from './support/flrc-error.js'
 import { narrowCheckpoint } from './support/narrow.js'
@@ -136,18 +138,99 @@ channels('are refused as shares that there are not, and without curves to go by'
   calibration.dispose()
 })
 
-channels('are not dropped from what has some dropped already', async () => {
+channels('are all there in what is compressed', async () => {
   const narrow = await Model.load(
     await narrowCheckpoint(
       temporaryDirectory(),
       Array.from({ length: layers }, () => intermediateSize / 2),
     ),
   )
-  await throwsFlrcError(() => compress(narrow, { ...usual, dropChannels: 0.25 }), {
-    code: 'E_USAGE',
-    message: /dropped already/,
-  })
+  for (const options of [{ dropChannels: 0.25 }, {}]) {
+    await throwsFlrcError(() => compress(narrow, { ...usual, ...options }), {
+      code: 'E_USAGE',
+      message: /dropped already/,
+    })
+  }
   narrow.dispose()
+})
+
+/** Of the parameters, those that half of the channels leave. */
+const half = 2 / 3
+
+channels('leave out levels that would read as much as level 0', async () => {
+  const small = await compress(dense, {
+    ...usual,
+    ...{ keep: 0.95, levels: [0.95, 0.9, 0.7, 0.6, 0.4], levelWeights: [1, 2, 3, 4, 5], dropChannels: 0.5 },
+  })
+  assert.equal(small.plan?.budgets, [0.95, 0.6, 0.4])
+  assert.equal(small.plan?.options.levelWeights, [1, 4, 5])
+  assert.is(small.levels.length, 3)
+  const stored = small.levels[0]?.budget ?? 0
+  assert.ok(stored <= half + 1e-9 && stored > half - 0.01, `${stored}`)
+  assert.ok((small.levels[1]?.budget ?? 1) <= 0.6)
+  const target = path.join(temporaryDirectory(), 'levels')
+  await small.save(target)
+  const card = readFileSync(path.join(target, 'README.md'), 'utf8')
+  assert.match(card, `it keeps ${(stored * 100).toFixed(1)}% of the parameters`)
+  assert.is(JSON.parse(readFileSync(path.join(target, 'config.json'), 'utf8')).flrc.keep, 0.95)
+  assert.is(small.plan?.options.dropChannels, 0.5)
+  const { document } = parseHTML(await reportHtml(target))
+  const told = (section: string) => document.querySelector(`#${section} table`)?.textContent ?? ''
+  assert.match(told('time'), /choose and drop channels/)
+  for (const row of [
+    /dropChannels\s*0\.5/,
+    /budgets asked for\s*0\.95, 0\.6, 0\.4/,
+    /channels.* dropped\s*50\.0%/,
+  ]) {
+    assert.match(told('origin'), row)
+  }
+  small.dispose()
+})
+
+channels('make room for ranks that the whole model has none for', async () => {
+  const floor = { ...usual, rankFloor: 0.9 }
+  const small = await compress(dense, { ...floor, keep: 0.8, dropChannels: 0.5 })
+  assert.ok((small.levels[0]?.budget ?? 1) <= 0.8)
+  small.dispose()
+  const stages = new Set<string>()
+  const onProgress = ({ stage }: { stage: string }) => stages.add(stage)
+  await throwsFlrcError(() => compress(dense, { ...floor, keep: 0.2, dropChannels: 0.25, onProgress }), {
+    code: 'E_USAGE',
+    message: /keep 0\.2 is not enough for rank floor 0\.9/,
+    within: 60_000,
+  })
+  assert.not.ok(stages.has('calibrate'), 'told before what is left is calibrated')
+  await throwsFlrcError(() => compress(dense, { ...usual, dropChannels: 0.25, rankFloor: -1 }), {
+    code: 'E_USAGE',
+    message: /rank floor is -1/,
+  })
+})
+
+channels('stay where a target of perplexity is beyond reach without them, or are named', async () => {
+  const calibration = await calibrate(dense, { calibration: [text], samples: 4, seqLen: 128, heldOut: 4 })
+  const small = await compress(dense, {
+    ...{ calibration, targetPerplexityIncrease: 0.05, dropChannels: 'auto' },
+  })
+  const { dense: whole, levels } = small.report?.heldOut ?? {}
+  assert.ok((levels?.[0]?.perplexity ?? 9) <= 1.05 * (whole?.perplexity ?? 0))
+  assert.is(small.config.intermediateSizes, undefined, 'the ones that pay at that keep would cost more than 5%')
+  small.dispose()
+  const target = { calibration, targetPerplexityIncrease: 0.02 }
+  await throwsFlrcError(() => compress(dense, { ...target, dropChannels: 0.5 }), {
+    code: 'E_USAGE',
+    message: /increase of 2\.00% without 50\.00% of the channels: keep 1 has .*a smaller --drop-channels/,
+    within: 60_000,
+  })
+  calibration.dispose()
+})
+
+channels('rank apart in the state by what they were ranked with', async () => {
+  const folder = temporaryDirectory()
+  const options = { ...usual, samples: 2, whitening: 'input', dropChannels: 0.75 } as const
+  for (const shrinkage of [undefined, { inputs: 0, gradients: 0 }]) {
+    ;(await compress(dense, { ...options, shrinkage, state: path.join(folder, 's'), resume: true })).dispose()
+  }
+  assert.is(readdirSync(folder).filter((name) => /^s-[0-9a-f]{16}$/.test(name)).length, 2)
 })
 
 channels('stop when told to, and leave nothing that runs', async () => {
@@ -182,6 +265,13 @@ channels('are told of by the program, in words and as JSON', async () => {
   const words = await runCli([...args, '--drop-channels', 'auto', '-o', path.join(directory, 'a')])
   assert.is(words.code, 0, words.stderr)
   assert.match(words.stdout, /[\d.]+% of the MLPs' channels dropped: \d+ to \d+ of them left in a layer/)
+  const half = ['--drop-channels', '.5', '--levels', '.9,.6', '-o', path.join(directory, 'd')]
+  const large = await runCli([...args, '--keep', '.95', ...half])
+  assert.match(large.stdout, /keeps 66\.67% of the block parameters/)
+  assert.match(
+    large.stderr,
+    /note: 1 level left out \(0\.9\): without 50\.0% of the channels, level 0 reads 0\.6667/,
+  )
   const json = await runCli([...args, '--drop-channels', '.25', '-o', path.join(directory, 'b'), '--json'])
   const { channels: dropped, intermediateSizes, seconds } = JSON.parse(json.stdout)
   assert.is(dropped.dropped, 0.25)

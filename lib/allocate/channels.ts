@@ -1,5 +1,6 @@
 import { FlrcError } from '../errors.js'
 import { blockCost } from './costs.js'
+import { falling } from './falling.js'
 import type { FactorStorage, ProjectionShape } from './types.js'
 
 /** Groups of channels that a layer gives up at one loss a group. */
@@ -179,7 +180,7 @@ class Chooser {
     this.#weights = weights
     this.#channels = problem.projections[down]?.cols ?? 0
     this.#curves = problem.projections.map((shape, p) => {
-      const curve = problem.curves[p] as Float64Array
+      const curve = falling(problem.curves[p] as Float64Array)
       const ranks = spread(1, curve.length - 1, mostRanks)
       const kind = p % perLayer
       const side = kind === down ? 'cols' : kind >= gate ? 'rows' : 'neither'

@@ -143,12 +143,23 @@ function checkFeasible(problem: Problem, options: AllocationOptions): void {
 }
 
 /**
- * Checks the options and lists what every projection may take.
+ * Checks the options, and that their budgets are enough, and lists what every projection may take.
  *
  * @param rankLimits per projection, the highest rank that is known of (the length of its curve less one)
  * @throws E_USAGE
  */
 export function makeProblem(
+  projections: readonly ProjectionShape[],
+  options: AllocationOptions,
+  rankLimits: ArrayLike<number> | undefined,
+): Problem {
+  const problem = statedProblem(projections, options, rankLimits)
+  checkFeasible(problem, options)
+  return problem
+}
+
+/** `makeProblem`, whether the budgets are enough or not. */
+export function statedProblem(
   projections: readonly ProjectionShape[],
   options: AllocationOptions,
   rankLimits: ArrayLike<number> | undefined,
@@ -179,7 +190,5 @@ export function makeProblem(
   const parametersOf = (budget: number) => Math.floor(budget * denseParameters * (1 + 1e-12) + 1e-6)
   // Left dense, the projections lose nothing: there is no use in more.
   const limits = options.budgets.map((budget) => Math.min(total, parametersOf(budget)))
-  const problem: Problem = { items, storage, limits, weights: levelWeightsOf(options), denseParameters }
-  checkFeasible(problem, options)
-  return problem
+  return { items, storage, limits, weights: levelWeightsOf(options), denseParameters }
 }

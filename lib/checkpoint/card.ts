@@ -66,7 +66,7 @@ function levelTable({ levels }: FlrcHeader): string {
 export function modelCard(contents: CardContents): string {
   const { name, header, method, channels, chats, baseModel, measured, figures = [] } = contents
   const of = baseModel === undefined ? '' : ` of [${baseModel}](https://huggingface.co/${baseModel})`
-  const share = (header.keep * 100).toFixed(1)
+  const share = ((header.levels[0]?.budget ?? header.keep) * 100).toFixed(1)
   const dropped =
     channels === undefined ? '' : ` Channels of the MLPs were dropped; a layer has left ${channels}.`
   const falls =

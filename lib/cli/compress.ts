@@ -198,6 +198,7 @@ async function run(path: string, flags: CompressFlags, given: Given, signal: Abo
     noteTightMemory(atOnce, model.threads)
     noteFewWindows((small.plan as CompressionPlan).calibration.windows, options.samples)
   }
+  noteFullLevels(options.levels, small)
   if (report.storedBytes > report.sourceBytes) {
     const narrower = dtype === 'int8' ? 'int4' : 'int8'
     const smaller = options.targetBytes === undefined ? '--target-bytes' : 'a smaller --target-bytes'
@@ -207,6 +208,17 @@ async function run(path: string, flags: CompressFlags, given: Given, signal: Abo
         `(${formatBytes(report.sourceBytes)}), whose weights are stored in fewer bits; ${remedy}`,
     )
   }
+}
+
+/** Says so where levels are left out because, without some channels, level 0 reads no more than they may. */
+function noteFullLevels(asked: readonly number[] = [], { plan, report, keep }: Model): void {
+  const { channels, storedParameters = 0, denseParameters = 1 } = report ?? {}
+  const gone = asked.filter((budget) => budget < keep && !plan?.budgets.includes(budget))
+  if (channels === undefined || gone.length === 0) return
+  note(
+    `note: ${counted(gone.length, 'level')} left out (${gone.join(', ')}): without ${(channels.dropped * 100).toFixed(1)}% of ` +
+      `the channels, level 0 reads ${(storedParameters / denseParameters).toFixed(4)}; give levels below that`,
+  )
 }
 
 /** The options that decide a calibration, where the user gave them. */
@@ -288,11 +300,11 @@ function describeChannels({
 }
 
 function describe(output: string, report: Omit<CompressionReport, 'atOnce'>): string {
-  const { keep, storedParameters, denseParameters, storedBytes, levels, ranks, dense, heldOut } = report
+  const { storedParameters, denseParameters, storedBytes, levels, ranks, dense, heldOut } = report
   const factored = Object.keys(ranks).length
   const head =
     `${output}: ${formatBytes(storedBytes)}\n` +
-    `keeps ${(keep * 100).toFixed(2)}% of the block parameters (${storedParameters} of ${denseParameters})\n` +
+    `keeps ${((storedParameters / denseParameters) * 100).toFixed(2)}% of the block parameters (${storedParameters} of ${denseParameters})\n` +
     `${factored} projections factored, ${dense.length} left dense\n${describeChannels(report)}`
   const rows = levels.map((level, index) => [
     String(index),

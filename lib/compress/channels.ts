@@ -2,7 +2,7 @@ import { tmpdir } from 'node:os'
 import { type ChannelShares, chooseChannels, shareChannels } from '../allocate/channels.js'
 import { levelBudgets } from '../allocate.js'
 import { callNative, runTask } from '../binding.js'
-import { type CalibrateOptions, type Calibration, defaultMemory, shrinkageOf } from '../calibrate.js'
+import { type CalibrateOptions, type Calibration, defaultMemory, rankingShrinkage } from '../calibrate.js'
 import { checkedListener } from '../check.js'
 import { FlrcError } from '../errors.js'
 import { LoadedModel, type TaskOptions } from '../model.js'
@@ -78,7 +78,7 @@ export async function withoutChannels(
       ...{ labels, seed, memory, group },
       scratch: tmpdir(),
       jitter: 1e-8,
-      shrinkage: shrinkageOf('two-sided', options),
+      shrinkage: rankingShrinkage(options),
     },
     options,
   )

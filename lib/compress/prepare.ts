@@ -1,7 +1,10 @@
 import { type CalibrateOptions, Calibration, calibrateOn, type MadeWindows } from '../calibrate.js'
 import type { LoadedModel, TaskOptions } from '../model.js'
 import { byCurves, byShare, type NarrowedModel, withoutChannels } from './channels.js'
+import { windowPerplexity } from './held-out.js'
 import type { AllocateOptions, CompressOptions } from './options.js'
+import { checkRanks } from './ranks.js'
+import { optionsAt } from './solve.js'
 
 /** What a model is cut from. */
 export interface Prepared {
@@ -14,7 +17,8 @@ export interface Prepared {
 
 /**
  * Calibrates on windows, unless a calibration is given; drops channels first where that is asked for, and calibrates
- * what is left. Errors as of `calibrate`, `withoutChannels` and `byCurves`.
+ * what is left. Channels that `auto` would drop stay where a target of perplexity is beyond reach without them. Errors
+ * as of `calibrate`, `withoutChannels` and `byCurves`, and E_USAGE where what is left cannot have the ranks asked for.
  */
 export async function prepare(
   model: LoadedModel,
@@ -41,6 +45,10 @@ export async function prepare(
     if (drop !== 0) {
       const choose = choosesByCurves ? await byCurves(whole as Calibration, options) : byShare(model, drop)
       narrowed = await withoutChannels(model, made.windows, choose, calibrates)
+      if (narrowed && choosesByCurves && !(await meetsTarget(narrowed.model, whole as Calibration, options))) {
+        narrowed.model.dispose()
+        narrowed = undefined
+      }
     }
     if (narrowed === undefined) {
       if (whole === undefined) {
@@ -50,6 +58,7 @@ export async function prepare(
       return { calibration: whole, release }
     }
     const seconds = (performance.now() - begin) / 1000
+    checkRanks(narrowed.model, optionsAt(narrowed.model, options, options.keep ?? 1))
     // Of no more use, and the next one wants the memory.
     own?.dispose()
     own = await calibrateOn(narrowed.model, made, calibrates, model)
@@ -58,6 +67,17 @@ export async function prepare(
     release()
     throw error
   }
+}
+
+/** Whether a model without some channels, nothing else being cut, is within the target of perplexity, where there is one. */
+async function meetsTarget(
+  narrow: LoadedModel,
+  { whole, heldOut }: Calibration,
+  { targetPerplexityIncrease: target, ...task }: AllocateOptions & TaskOptions,
+): Promise<boolean> {
+  if (target === undefined) return true
+  const dense = await windowPerplexity(whole, heldOut, 0, task)
+  return (await windowPerplexity(narrow, heldOut, 0, task)) / dense - 1 <= target
 }
 
 function windowsOf({ windows, heldOut, sources, hashes }: Calibration): MadeWindows {

@@ -11,12 +11,18 @@ import type { CalibrateOptions, Calibration } from '../calibrate.js'
 import type { LoadedModel, TaskOptions } from '../model.js'
 import type { AllocateOptions } from './options.js'
 
-/** Rejects options that `shareRanks` would reject after the model was calibrated. E_USAGE. */
-export function checkRanks(model: LoadedModel, options: AllocateOptions & { keep: number }): void {
-  checkAllocation(
-    model.projections,
-    allocationOptions(model, {}, options, levelBudgets(options.keep, options.levels)),
-  )
+/**
+ * Rejects options that `shareRanks` would reject after the model was calibrated. E_USAGE.
+ *
+ * @param narrows whether channels are still to be dropped, after which less may be enough
+ */
+export function checkRanks(
+  model: LoadedModel,
+  options: AllocateOptions & { keep: number },
+  narrows = false,
+): void {
+  const asked = allocationOptions(model, {}, options, levelBudgets(options.keep, options.levels))
+  checkAllocation(model.projections, asked, narrows)
 }
 
 /** What an allocation goes by besides its options. */

@@ -1,3 +1,4 @@
+import { denseParametersOf, levelBudgets } from '../allocate.js'
 import type { Calibration } from '../calibrate.js'
 import { FlrcError } from '../errors.js'
 import { LoadedModel, type TaskOptions } from '../model.js'
@@ -95,7 +96,7 @@ async function cutFor<T>(
   const { storage = 'pivoted', dtype = calibration.model.dtype, signal, onProgress } = options
   const tell: TaskOptions['onProgress'] =
     onProgress && (({ stage, ...rest }) => onProgress({ stage: `keep ${keep.toFixed(4)}: ${stage}`, ...rest }))
-  const levels = shareRanks(calibration, known, { ...options, ...atKeep(options, keep) })
+  const levels = shareRanks(calibration, known, optionsAt(calibration.model, options, keep))
   const small = new LoadedModel(
     await calibration.factorize({ levels, storage, dtype }, keep, { signal, onProgress: tell }),
   )
@@ -119,6 +120,27 @@ export function atKeep(
     keep,
     levels: levels.filter(stays),
     levelWeights: levelWeights?.filter((_, level) => level === 0 || stays(levels[level - 1])),
+  }
+}
+
+/**
+ * The options at their own keep, or at one that a target led to. Without the levels that would read all there is, as
+ * level 0 does, where so many channels were dropped that the model has no more than their budgets.
+ */
+export function optionsAt<T extends AllocateOptions>(
+  { projections, denseParameters }: Pick<LoadedModel, 'projections' | 'denseParameters'>,
+  options: T,
+  keep: number,
+): T & { keep: number } {
+  const at = options.keep === undefined ? { ...options, ...atKeep(options, keep) } : { ...options, keep }
+  const all = denseParametersOf(projections) / denseParameters
+  const budgets = levelBudgets(keep, at.levels)
+  const stays = budgets.map((budget, level) => level === 0 || budget < all)
+  if (!stays.includes(false)) return at
+  return {
+    ...at,
+    levels: budgets.filter((_, level) => level > 0 && stays[level]),
+    levelWeights: at.levelWeights?.filter((_, level) => stays[level]),
   }
 }
 
@@ -150,7 +172,7 @@ async function keepOfPerplexity(
   const { below, above } = await crossing(excess, 'above', target * 0.02, least)
   if (!above) {
     const nearest = percent(target - (below?.excess ?? 0))
-    throw unreachable(`a perplexity increase of ${percent(target)}`, `keep 1 has ${nearest}`)
+    throw unreachable(`a perplexity increase of ${percent(target)}`, `keep 1 has ${nearest}`, calibration.model)
   }
   return above.keep
 }
@@ -214,9 +236,14 @@ function percent(share: number): string {
   return `${(share * 100).toFixed(2)}%`
 }
 
-function unreachable(target: string, nearest: string): FlrcError {
+/** @param narrow the model that is cut, where it lacking some channels may be what keeps the target from being reached */
+function unreachable(target: string, nearest: string, narrow?: LoadedModel): FlrcError {
+  const { intermediateSizes: left, intermediateSize = 1 } = narrow?.config ?? {}
+  const dropped = left && 1 - left.reduce((sum, size) => sum + size, 0) / (left.length * intermediateSize)
+  const without = dropped === undefined ? '' : ` without ${percent(dropped)} of the channels`
+  const fewer = dropped === undefined ? '' : ', a smaller --drop-channels'
   return new FlrcError(
     'E_USAGE',
-    `no keep reaches ${target}: ${nearest}; give a target that can be reached, or another --dtype`,
+    `no keep reaches ${target}${without}: ${nearest}; give a target that can be reached${fewer}, or another --dtype`,
   )
 }
