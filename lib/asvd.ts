@@ -1,9 +1,9 @@
 import { type FactorStorage, rankAtRatio, type Sensitivity, sensitivityRatios } from './allocate.js'
 import { SearchState } from './asvd/state.js'
 import { packageVersion } from './binding.js'
-import type { Calibration } from './calibrate.js'
+import { Calibration } from './calibrate.js'
 import { checkWindow } from './calibration/windows.js'
-import { checkOneOf, checkWhole } from './check.js'
+import { checkList, checkObject, checkOneOf, checkPath, checkTask, checkWhole, refuse } from './check.js'
 import { FlrcError } from './errors.js'
 import type { Progress, TaskOptions } from './model.js'
 import type { NativeCuts } from './native-types.js'
@@ -40,6 +40,10 @@ export async function sensitivitySearch(
   calibration: Calibration,
   options: SensitivityOptions = {},
 ): Promise<Sensitivity> {
+  if (!(calibration instanceof Calibration))
+    refuse('the calibration', typeof calibration, 'what calibrate gives')
+  checkObject('the second argument', options, "options, such as { storage: 'plain' }")
+  checkTask(options)
   const { storage = 'pivoted', onProgress } = options
   checkOneOf('storage', storage, ['pivoted', 'plain'])
   const { model } = calibration
@@ -86,6 +90,7 @@ async function keptSearch(
   asked: { storage: FactorStorage; windows: readonly Int32Array[]; chosen: readonly number[] },
 ): Promise<SearchState | undefined> {
   if (state === undefined) return undefined
+  checkPath('state', state, 'a path to keep what is done beside')
   const key = {
     ...{ version: packageVersion, hashes, config: model.config, options },
     ...{ dtype: model.dtype, device: model.device },
@@ -100,11 +105,13 @@ function windowsOf(calibration: Calibration, asked: SensitivityOptions['windows'
     return calibration.windows.slice(0, asked)
   }
   if (asked === undefined) return calibration.windows
+  checkList('windows', asked, 'token windows')
   if (asked.length > 0) return asked.map((window) => checkWindow(window, calibration.model))
   throw new FlrcError('E_CALIBRATION', 'no token windows to search with; give some, or leave windows out')
 }
 
 function projectionsOf({ model }: Calibration, asked: readonly number[] | undefined): readonly number[] {
+  if (asked !== undefined) checkList('projections', asked, 'indices of projections')
   const count = model.projections.length
   const wrong = asked?.find((index) => !(Number.isSafeInteger(index) && index >= 0 && index < count))
   if (wrong === undefined) return asked ?? model.projections.map((_, index) => index)

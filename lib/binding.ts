@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { checkSignal } from './check.js'
 import { abortedError, type ErrorCode, errorCodes, FlrcError } from './errors.js'
 import { explainMissing, explainUnloadable, thisHost } from './missing-addon.js'
 import type { NativeBinding, NativeProgress, NativeTask } from './native-types.js'
@@ -95,6 +96,7 @@ export function runTask<T>(
   releaseLate?: (result: T) => void,
   onProgress?: ProgressListener,
 ): Promise<T> {
+  signals.forEach(checkSignal)
   if (signals.some((signal) => signal?.aborted)) return Promise.reject(abortedError())
   let task: NativeTask<T>
   let aborted = false

@@ -6,7 +6,7 @@ import type { CalibrationHandle } from './calibration/handle.js'
 import type { CalibrationText, UsedSource } from './calibration/sources.js'
 import { loadCalibration, type SaveCalibrationOptions, saveCalibration } from './calibration/stored.js'
 import { type CalibrationWindows, calibrationWindows, usualSamples } from './calibration/windows.js'
-import { checkOneOf, checkRange, checkText, checkWhole } from './check.js'
+import { checkObject, checkOneOf, checkPath, checkRange, checkTask, checkWhole } from './check.js'
 import { ioError } from './checkpoint/io.js'
 import { sha256OfFiles } from './checkpoint/plan.js'
 import { OpenState } from './checkpoint/state.js'
@@ -205,7 +205,7 @@ export class Calibration {
   ): Promise<Calibration> {
     checkModel(model)
     model.assertUsable()
-    checkText('the directory', directory, 'a path of a calibration')
+    checkPath('the directory', directory, 'a path of a calibration')
     checkWhole('memory', memory, 1)
     const hash = await sha256OfFiles(weightFiles(model), signal)
     return new Calibration(await loadCalibration(model, directory, hash, { memory, signal, onProgress }))
@@ -260,20 +260,20 @@ export class Calibration {
  * option or dialogue, E_CHAT_TEMPLATE for dialogues without a template, E_CONTEXT where seqLen exceeds the context.
  */
 export async function calibrate(model: LoadedModel, options: CalibrateOptions = {}): Promise<Calibration> {
+  checkObject('the second argument', options, 'options, such as { samples: 64 }')
   checkCalibrateOptions(model, options)
   return calibrateOn(model, await makeWindows(model, options), options)
 }
 
 /** Rejects what could not be calibrated with, before any work. E_USAGE names the option. */
-export function checkCalibrateOptions(model: LoadedModel, options: CalibrateOptions): void {
-  const {
-    labels = 'model',
-    seed = 0,
-    whitening = usualWhitening,
-    memory = defaultMemory(),
-    heldOut = 0,
-  } = options
+export function checkCalibrateOptions(
+  model: LoadedModel,
+  options: Omit<CalibrateOptions, 'calibration'>,
+): void {
+  const { labels = 'model', seed = 0, whitening = usualWhitening, samples = usualSamples } = options
+  const { memory = defaultMemory(), heldOut = 0, state } = options
   checkModel(model)
+  checkTask(options)
   checkOneOf('labels', labels, ['model', 'data'])
   checkOneOf('whitening', whitening, whitenings)
   const shrinkage = shrinkageOf(whitening, options)
@@ -282,7 +282,9 @@ export function checkCalibrateOptions(model: LoadedModel, options: CalibrateOpti
   }
   checkWhole('seed', seed, 0)
   checkWhole('memory', memory, 1)
+  checkWhole('samples', samples, 1)
   checkWhole('heldOut', heldOut, 0)
+  if (state !== undefined) checkPath('state', state, 'a path to keep what is done beside')
 }
 
 /** The windows of these options' sources. Errors as of `calibrationWindows`. */

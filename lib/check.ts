@@ -16,6 +16,24 @@ export function checkText(name: string, value: unknown, wanted: string): void {
   if (typeof value !== 'string') refuse(name, value, `a string, ${wanted}`)
 }
 
+/** `wanted` says what is at the path. */
+export function checkPath(name: string, value: unknown, wanted: string): void {
+  checkText(name, value, wanted)
+  if ((value as string).includes('\0')) refuse(name, shown(value), 'a path, which holds no NUL')
+}
+
+/** `wanted` says what the list is of. */
+export function checkList(name: string, value: unknown, wanted: string): void {
+  if (!Array.isArray(value)) refuse(name, shown(value), `a list of ${wanted}`)
+}
+
+/** `wanted` says what the numbers are. */
+export function checkNumbers(name: string, value: unknown, wanted: string): void {
+  checkList(name, value, wanted)
+  const wrong = (value as unknown[]).find((one) => typeof one !== 'number')
+  if (wrong !== undefined) refuse(name, `a list with ${shown(wrong)}`, `a list of ${wanted}`)
+}
+
 /** `wanted` says what the object is. */
 export function checkObject(name: string, value: unknown, wanted: string): void {
   if (Object(value) !== value) refuse(name, value, wanted)
@@ -44,6 +62,20 @@ export function checkLevel(level: unknown, count: number): void {
     'E_USAGE',
     `level ${String(level)} does not exist; the model has levels 0 to ${count - 1}`,
   )
+}
+
+/** What ends a call, where it is given: an AbortSignal of any realm. */
+export function checkSignal(signal: unknown): void {
+  if (signal === undefined || signal === null) return
+  const { aborted, addEventListener } = Object(signal) as Partial<AbortSignal>
+  if (typeof aborted === 'boolean' && typeof addEventListener === 'function') return
+  refuse('signal', typeof signal, 'an AbortSignal')
+}
+
+/** What every long call takes. */
+export function checkTask({ signal, onProgress }: { signal?: unknown; onProgress?: unknown }): void {
+  checkSignal(signal)
+  checkedListener(onProgress)
 }
 
 /** What hears of progress, where it is given. */

@@ -53,6 +53,7 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
   checkModel(model)
   checkObject('the second argument', options, 'options, such as { keep: 0.9 }')
   checkCompressOptions(options)
+  checkCalibrateOptions(model, options)
   const recovery = checkRecoverOptions(options.recover)
   refuseCompressed(model)
   checkRanks(model, optionsAt(model, options, options.keep ?? 1), dropsChannels(options))
@@ -100,7 +101,6 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
     heldOut: options.heldOut ?? (mustHoldOut ? Math.ceil(samples * heldOutShare) : 0),
     mustHoldOut,
   }
-  checkCalibrateOptions(model, calibrates)
   const made = await makeWindows(model, calibrates)
   const texts = recovery && { calibration: given, ...recovery }
   return cutFrom(model, made, calibrates, { ...options, recovery: texts }, begin)

@@ -1,4 +1,4 @@
-import { checkText } from './check.js'
+import { checkPath } from './check.js'
 import { statIfThere } from './format/files.js'
 import type { ModelSource } from './format/types.js'
 import { parseHubReference } from './hub/reference.js'
@@ -10,7 +10,7 @@ import { openModelSource } from './model-source.js'
  * where nothing is at that path. Throws what `openModelSource` and `fetchModel` do.
  */
 export async function openModel(model: string, task: TaskOptions = {}): Promise<ModelSource> {
-  checkText('the model', model, 'a path or the id of a model of the hub')
+  checkPath('the model', model, 'a path or the id of a model of the hub')
   const reference = (await statIfThere(model)) ? undefined : parseHubReference(model)
   if (reference === undefined) return openModelSource(model)
   // Only who loads from the hub pays for its client.

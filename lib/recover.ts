@@ -2,8 +2,8 @@ import { tmpdir } from 'node:os'
 import type { FactorStorage } from './allocate.js'
 import { packageVersion } from './binding.js'
 import { type Calibration, type CalibrationText, defaultMemory } from './calibrate.js'
-import { calibrationWindows } from './calibration/windows.js'
-import { checkRange } from './check.js'
+import { calibrationWindows, givenSources } from './calibration/windows.js'
+import { checkObject, checkPath, checkRange } from './check.js'
 import { FlrcError } from './errors.js'
 import type { StorageDtype } from './format/types.js'
 import type { ModelParts, TaskOptions } from './model.js'
@@ -33,7 +33,11 @@ const longestWindow = 256
 export function checkRecoverOptions(recover: number | RecoverOptions | undefined): RecoverOptions | undefined {
   if (recover === undefined) return undefined
   const options = typeof recover === 'number' ? { minutes: recover } : recover
-  checkRange('recover', options.minutes, Number.MIN_VALUE, Number.MAX_VALUE, 'a number of minutes above 0')
+  checkObject('recover', options, 'a number of minutes, or options such as { minutes: 10 }')
+  const { minutes, calibration, state } = options
+  checkRange('recover', minutes, Number.MIN_VALUE, Number.MAX_VALUE, 'a number of minutes above 0')
+  if (calibration !== undefined) givenSources(calibration)
+  if (state !== undefined) checkPath('state', state, 'a path to keep what is done beside')
   return options
 }
 

@@ -15,6 +15,7 @@ import {
   inspect,
   Model,
   progressive,
+  sensitivitySearch,
 } from '#lib/index.js'
 import { tinyModel } from './support/child.js'
 import { rejects, throwsFlrcError } from './support/flrc-error.js'
@@ -354,6 +355,8 @@ const mistakes = suite('what programs without types pass in')
 
 mistakes('is E_USAGE that names the argument and what it may be', async () => {
   const any = (value: unknown) => value as never
+  // Too little text, which is not come to.
+  const short = { keep: 0.5, calibration: ['short'] }
   const cases: [said: RegExp, call: () => Promise<unknown>][] = [
     [/the model is undefined; it must be a string, a path/, () => Model.load(any(undefined))],
     [/the model is file:.*; it must be a string/, () => Model.load(any(new URL('file:///model')))],
@@ -374,6 +377,36 @@ mistakes('is E_USAGE that names the argument and what it may be', async () => {
     [/the prompt is undefined; it must be a text/, () => complete(model.generate(any(undefined)))],
     [/maxTokens is "5"; it must be a whole/, () => complete(model.generate('x', { maxTokens: any('5') }))],
     [/stop is 5; it must be a string/, () => complete(model.generate('x', { stop: any(5) }))],
+    [
+      /recover is null; it must be a number of minutes/,
+      () => compress(model, { ...short, recover: any(null) }),
+    ],
+    [
+      /calibration is string; it must be a list/,
+      () => compress(model, { ...short, recover: { minutes: 1, calibration: any(text) } }),
+    ],
+    [/levels is 0\.7; it must be a list/, () => compress(model, { ...short, levels: any(0.7) })],
+    [/levels is null; it must be a list/, () => compress(model, { ...short, levels: any(null) })],
+    [/levels is a list with "\.7"/, () => compress(model, { ...short, levels: any(['.7']) })],
+    [
+      /levelWeights is "21"; it must be/,
+      () => compress(model, { ...short, levels: [0.4], levelWeights: any('21') }),
+    ],
+    [/memory is "8GB"; it must be a whole/, () => compress(model, { ...short, memory: any('8GB') })],
+    [/state is 5; it must be a string/, () => compress(model, { ...short, state: any(5) })],
+    [/state is "a.*b"; it must be a path/, () => calibrate(model, { calibration: ['short'], state: 'a\0b' })],
+    [/signal is object; it must be an AbortSignal/, () => compress(model, { ...short, signal: any({}) })],
+    [
+      /signal is number; it must be/,
+      () => evaluate.perplexity(model, text, { seqLen: 64, windows: 1, signal: any(5) }),
+    ],
+    [/the second argument is null; it must be options/, () => calibrate(model, any(null))],
+    [/the calibration is number; it must be what calibrate gives/, () => sensitivitySearch(any(5))],
+    [/the second argument is null/, () => sensitivitySearch(calibration, any(null))],
+    [/windows is "all"; it must be a list/, () => sensitivitySearch(calibration, { windows: any('all') })],
+    [/projections is 3; it must be a list/, () => sensitivitySearch(calibration, { projections: any(3) })],
+    [/the target directory is "a.*b"; it must be a path/, () => small.save('a\0b')],
+    [/the model is "a.*b"; it must be a path/, () => Model.load('a\0b')],
     [/text is undefined; it must be a string/, () => evaluate.perplexity(model, any(undefined))],
     [/the message is undefined; it must be a string/, () => complete(model.chat().send(any(undefined)))],
   ]

@@ -62,15 +62,7 @@ export async function calibrationWindows(
   const seqLen = windowLength(model, options.seqLen)
   checkWhole('samples', samples, 1)
   checkWhole('seed', seed, 0)
-  if (!Array.isArray(calibration))
-    refuse('calibration', typeof calibration, 'a list of texts and other sources')
-  if (calibration.length === 0) {
-    throw new FlrcError(
-      'E_CALIBRATION',
-      'the list of calibration texts is empty; give a text of a few hundred kilobytes, or leave calibration out',
-    )
-  }
-  const given = calibration.flatMap((one) => (one instanceof Int32Array ? [] : [asSource(one)]))
+  const given = givenSources(calibration)
   const ready = calibration.flatMap((one) => (one instanceof Int32Array ? [checkWindow(one, model)] : []))
   const weights = given.map(weightOf)
   const shares = shareOut(Math.max(0, samples - ready.length), weights)
@@ -112,6 +104,19 @@ export function windowLength({ config }: Pick<LoadedModel, 'config'>, asked: num
     )
   }
   return seqLen
+}
+
+/** What there is to cut windows from, beside windows that are ready. E_USAGE, and E_CALIBRATION for an empty list. */
+export function givenSources(calibration: readonly CalibrationText[]): Source[] {
+  if (!Array.isArray(calibration))
+    refuse('calibration', typeof calibration, 'a list of texts and other sources')
+  if (calibration.length === 0) {
+    throw new FlrcError(
+      'E_CALIBRATION',
+      'the list of calibration texts is empty; give a text of a few hundred kilobytes, or leave calibration out',
+    )
+  }
+  return calibration.flatMap((one) => (one instanceof Int32Array ? [] : [asSource(one)]))
 }
 
 function asSource(given: string | Source): Source {
@@ -183,6 +188,7 @@ export function checkWindow(window: Int32Array, model: LoadedModel, file?: strin
   const { contextLength, vocabSize } = model.config
   const refuse = (problem: string) =>
     new FlrcError('E_CALIBRATION', `${file === undefined ? '' : `${file}: `}${problem}`, { file })
+  if (!(window instanceof Int32Array)) throw refuse(`a token window is ${typeof window}; give an Int32Array`)
   if (window.length < 2 || window.length > contextLength) {
     throw refuse(`a token window has ${window.length} tokens; give 2 to ${contextLength}`)
   }

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
 import { access, lstat, mkdir, readdir, realpath, rm, rmdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import { checkText } from '../check.js'
+import { checkPath } from '../check.js'
 import { abortedError, FlrcError } from '../errors.js'
 import { flushDirectory, flushFile, ioError, move, renamed, systemCode } from './io.js'
 import { type Contents, checkReplaceable } from './replaceable.js'
@@ -39,7 +39,7 @@ async function exists(path: string): Promise<boolean> {
 
 /** Links are followed, so that what a link names is replaced and the link stays. */
 async function placeOf(target: string): Promise<Place> {
-  checkText('the target directory', target, 'a path to write to')
+  checkPath('the target directory', target, 'a path to write to')
   if (target === '') throw new FlrcError('E_USAGE', 'the target directory has no name; give a path to write to')
   let path = resolve(target)
   try {

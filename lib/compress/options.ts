@@ -1,6 +1,6 @@
 import { type AllocationMethod, type FactorStorage, levelBudgets } from '../allocate.js'
 import type { CalibrateOptions, Calibration, CalibrationText, ProjectionScores } from '../calibrate.js'
-import { checkOneOf, checkRange, checkWhole } from '../check.js'
+import { checkNumbers, checkOneOf, checkRange, checkWhole } from '../check.js'
 import { FlrcError } from '../errors.js'
 import type { StorageDtype } from '../format/types.js'
 import { dtypes } from '../public-model.js'
@@ -95,15 +95,18 @@ const targets = ['keep', 'targetBytes', 'targetPerplexityIncrease', 'targetToken
 
 /** Rejects options that no model could satisfy, before any work. E_USAGE names the option. */
 export function checkCompressOptions(options: AllocateOptions & Pick<CompressOptions, 'dropChannels'>): void {
-  const { keep, levels = [], method = 'curve', storage = 'pivoted', dtype = 'bf16' } = options
+  const { keep, method = 'curve', storage = 'pivoted', dtype = 'bf16' } = options
   const given = targets.filter((name) => options[name] !== undefined)
   if (given.length !== 1) {
     const what = given.length === 0 ? 'none is given' : `${given.join(' and ')} are given`
     throw new FlrcError('E_USAGE', `${what} of ${targets.join(', ')}; give exactly one of them`)
   }
   checkTargets(options)
+  if (options.levels !== undefined) checkNumbers('levels', options.levels, 'active budgets')
+  if (options.levelWeights !== undefined) checkNumbers('levelWeights', options.levelWeights, 'numbers')
   checkOneOf('method', method, methods)
   // Where a target decides keep, the levels still have to fall.
+  const { levels = [] } = options
   const budgets = levelBudgets(keep ?? 1, levels)
   if (method === 'asvd' && (budgets.length > 1 || levels.length > 1)) {
     throw new FlrcError('E_USAGE', 'method asvd has one level; leave levels out, or use another method')
