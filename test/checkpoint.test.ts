@@ -16,7 +16,7 @@ import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { prepareTarget, writeDirectory } from '#lib/checkpoint/directory.js'
-import { type CompressionPlan, planJson, sha256OfFiles } from '#lib/checkpoint/plan.js'
+import { type CompressionPlan, planJson, sha256OfFile, sha256OfFiles } from '#lib/checkpoint/plan.js'
 import { storeSchedule } from '#lib/checkpoint/schedule.js'
 import { planShards } from '#lib/checkpoint/weights.js'
 import { writeCheckpoint, writeDenseModel } from '#lib/checkpoint/write.js'
@@ -186,6 +186,12 @@ test('shards keep the order; a tensor above the limit has one of its own', () =>
     [[10, 50], [200], [5, 95], [1]],
   )
 })
+
+test('a file that cannot be read is told so, not that it cannot be written', () =>
+  inTemporaryDirectory(async (directory) => {
+    const { message } = await failure(sha256OfFile(directory, undefined), 'E_IO')
+    assert.is(message, `${directory}: cannot be read (EISDIR); check the file and its permissions`)
+  }))
 
 test('a dense export is a plain Hugging Face directory', () =>
   inTemporaryDirectory(async (directory) => {
@@ -486,7 +492,7 @@ test('the hash of one file is its own, of several that of their list', () =>
     const sums = spawnSync('sha256sum', ['a', 'b'], { cwd: directory, encoding: 'utf8' }).stdout
     writeFileSync(join(directory, 'sums'), sums)
     assert.is(await sha256OfFiles([b, a]), await sha256OfFiles([join(directory, 'sums')]))
-    await failure(sha256OfFiles([join(directory, 'missing')]), 'E_IO')
+    await failure(sha256OfFiles([join(directory, 'missing')]), 'E_NOT_FOUND')
   }))
 
 test('a schedule is stored in config.json, which else stays as it is', () =>

@@ -14,7 +14,16 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { type ChildOptions, type Ended, root, runCli, runModule, runNode, tinyModel } from './support/child.js'
+import {
+  type ChildOptions,
+  cli,
+  type Ended,
+  root,
+  runCli,
+  runModule,
+  runNode,
+  tinyModel,
+} from './support/child.js'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'flrc-test-'))
 const file = (name: string) => path.join(folder, name)
@@ -440,6 +449,18 @@ signals('a stderr that is closed keeps no command from its result', async () => 
     },
   })
   assert.is(failed.code, 1)
+})
+
+signals('a stdin that cannot be read says so', async () => {
+  const script = `
+    const { spawnSync } = require('node:child_process')
+    const stdio = [require('node:fs').openSync(${JSON.stringify(file('write-only'))}, 'w'), 'ignore', 'pipe']
+    const { status, stderr } = spawnSync(process.execPath, ${JSON.stringify([cli, 'generate', tinyModel, '-f', '-'])}, { stdio })
+    process.stderr.write(stderr)
+    process.exit(status)`
+  const ended = await runNode(['-e', script])
+  check(ended, 1, 'E_IO')
+  assert.match(ended.stderr, /stdin: cannot be read/)
 })
 
 signals('a stdout that cannot be written says so', async () => {

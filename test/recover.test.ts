@@ -247,6 +247,23 @@ training('a step that leaves the range of numbers is E_NUMERIC with a remedy', a
   await throwsFlrcError(() => handle.step(step), { code: 'E_DISPOSED' })
 })
 
+training('removing states takes what a killed run half wrote, and leaves what another run has', async () => {
+  const folder = temporaryDirectory()
+  const hash = '0123456789abcdef'
+  const state = await OpenState.open({ prefix: path.join(folder, 'held'), key: 'a', resume: true })
+  const held = `${state.path}.77.tmp`
+  const other = path.join(folder, `s-${hash}.tmp`)
+  for (const file of [`${hash}`, `${hash}.part`, `${hash}.4711.tmp`])
+    writeFileSync(path.join(folder, `s-${file}`), '')
+  for (const file of [held, other]) writeFileSync(file, '')
+  for (const prefix of ['s', 'held']) await removeStates(path.join(folder, prefix))
+  assert.equal(
+    readdirSync(folder).sort(),
+    [held, `${state.path}.lock`, other].map((file) => path.basename(file)),
+  )
+  state.release()
+})
+
 training('the state of a directory that cannot be written is E_IO', async () => {
   const prefix = path.join(temporaryDirectory(), 'file', 'state')
   writeFileSync(path.dirname(prefix), '')
@@ -257,10 +274,16 @@ training('the state of a directory that cannot be written is E_IO', async () => 
 const compression = suite('recovery: compress')
 
 compression('recovers for the time given and says how', async () => {
+  const told: { done: number; total: number }[] = []
   const model = await compress(calibration.model, {
     ...options,
     recover: { minutes: 0.05, calibration: [text] },
+    onProgress: ({ stage, done, total }) => stage === 'recover' && told.push({ done, total }),
   })
+  assert.ok(
+    told.length > 1 && told.every(({ done, total }) => Number.isInteger(done) && Number.isInteger(total)),
+  )
+  assert.ok(told.every(({ done, total }) => done <= total) && told.at(-1)?.done === told.at(-1)?.total)
   const recovery = model.report?.recovery
   assert.ok(recovery)
   assert.equal(model.plan?.recovery, recovery)

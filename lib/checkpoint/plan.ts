@@ -4,9 +4,9 @@ import { basename } from 'node:path'
 import type { UsedSource } from '../calibration/sources.js'
 import { counted } from '../counted.js'
 import { abortedError, FlrcError } from '../errors.js'
+import { fileError } from '../format/files.js'
 import type { StorageDtype } from '../format/types.js'
 import type { RecoveryReport } from '../recover/report.js'
-import { ioError } from './io.js'
 
 /**
  * `flrc-plan.json`: what a checkpoint was made from and why each rank is what it is; enough to make it again.
@@ -121,14 +121,14 @@ export function sha256OfText(text: string): string {
   return createHash('sha256').update(text, 'utf8').digest('hex')
 }
 
-/** SHA-256 of a file. E_IO, E_ABORTED. */
+/** SHA-256 of a file. E_NOT_FOUND, E_IO, E_ABORTED. */
 export async function sha256OfFile(file: string, signal: AbortSignal | undefined): Promise<string> {
   const hash = createHash('sha256')
   try {
     for await (const chunk of createReadStream(file, { signal, highWaterMark: 1 << 20 }))
       hash.update(chunk as Buffer)
   } catch (error) {
-    throw signal?.aborted ? abortedError() : ioError(error, file)
+    throw signal?.aborted ? abortedError() : fileError(file, error)
   }
   return hash.digest('hex')
 }
@@ -137,7 +137,7 @@ export async function sha256OfFile(file: string, signal: AbortSignal | undefined
  * SHA-256 of a model's weight files: of one file its own, as the hub shows it; of several that of the lines
  * `<sha256>  <file name>\n` sorted by name, as sha256sum prints them.
  *
- * @throws E_IO, E_ABORTED
+ * @throws E_NOT_FOUND, E_IO, E_ABORTED
  */
 export async function sha256OfFiles(files: readonly string[], signal?: AbortSignal): Promise<string> {
   const hashes = await Promise.all(

@@ -81,25 +81,32 @@ function tryLock(path: string): NativeFileLock | null {
   return callNative((addon) => addon.lockFile(`${path}.lock`))
 }
 
-/** Removes every state with this prefix that no run has, whatever run it is of. E_IO. */
+/** Removes every state with this prefix that no run has, whatever run it is of, and what killed ones half wrote. E_IO. */
 export async function removeStates(prefix: string): Promise<void> {
   const parent = dirname(prefix)
   const name = `${basename(prefix)}-`
-  const entries = await readdir(parent).catch(() => [])
-  const hashes = entries.flatMap((entry) => {
-    const hash = /^([0-9a-f]{16})(\.part|\.lock)?$/.exec(entry.startsWith(name) ? entry.slice(name.length) : '')
-    return hash?.[1] === undefined ? [] : [hash[1]]
-  })
-  await Promise.all([...new Set(hashes)].map((hash) => remove(join(parent, `${name}${hash}`))))
+  const leftovers = new Map<string, string[]>()
+  for (const entry of await readdir(parent).catch(() => [])) {
+    const rest = entry.startsWith(name) ? entry.slice(name.length) : ''
+    const hash = /^([0-9a-f]{16})(\.part|\.lock|\.\d+\.tmp)?$/.exec(rest)?.[1]
+    if (hash === undefined) continue
+    leftovers.set(hash, [...(leftovers.get(hash) ?? []), join(parent, entry)])
+  }
+  await Promise.all(
+    [...leftovers].map(([hash, paths]) => removeUnlocked(join(parent, `${name}${hash}`), paths)),
+  )
 }
 
-async function remove(path: string): Promise<void> {
-  const lock = tryLock(path)
+async function removeUnlocked(state: string, paths: readonly string[]): Promise<void> {
+  const lock = tryLock(state)
   if (lock === null) return
   try {
-    for (const each of [path, `${path}.part`]) await rm(each, { recursive: true, force: true })
+    // The lock's own file goes with the lock.
+    for (const path of paths.filter((each) => !each.endsWith('.lock'))) {
+      await rm(path, { recursive: true, force: true })
+    }
   } catch (error) {
-    throw ioError(error, path)
+    throw ioError(error, state)
   } finally {
     callNative((addon) => addon.releaseLock(lock))
   }

@@ -23,7 +23,7 @@ async function readStdin(signal: AbortSignal): Promise<string> {
   try {
     for await (const chunk of addAbortSignal(signal, process.stdin)) chunks.push(chunk)
   } catch (error) {
-    throw signal.aborted ? abortedError() : ioError(error, 'stdin')
+    throw signal.aborted ? abortedError() : format.fileError('stdin', error)
   }
   const bytes = Buffer.concat(chunks)
   if (!isUtf8(bytes))

@@ -184,7 +184,10 @@ class Training {
       steps === undefined
         ? [this.#elapsed(), Math.max(1, minutes * 60_000 - this.#evaluationTime)]
         : [this.#step, steps]
-    onProgress?.({ stage: 'recover', done: Math.min(done, total), total })
+    // A time is told in whole seconds, and never as done before it is.
+    const unit = steps === undefined ? 1000 : 1
+    const whole = Math.ceil(total / unit)
+    onProgress?.({ stage: 'recover', done: done < total ? Math.floor(done / unit) : whole, total: whole })
     return done / total
   }
 
