@@ -72,7 +72,8 @@ export interface CalibrateOptions extends TaskOptions {
   /**
    * A path beside which every finished layer is kept, so that an interrupted calibration can go on: the folder is
    * `<path>-<hash of all that decides the result>`, and stays until you remove it, once the result is saved. 5 to 8
-   * bytes a block parameter, and the gradients between two layers. None by default.
+   * bytes a block parameter, and the gradients between two layers; `compress` with `dropChannels: 'auto'` has a second
+   * one, of what is left of the channels. None by default.
    */
   state?: string
   /** Goes on from that state where there is one; without it a state left over is ignored and replaced. */

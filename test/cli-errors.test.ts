@@ -185,6 +185,9 @@ usage('--help and --version exit 0', async () => {
     assert.ok(ended.stdout.length > 3)
     assert.is(ended.stderr, '')
     assert.not.match(ended.stdout, 'default: false')
+    if (args[0] !== 'compress') continue
+    assert.match(ended.stdout, /--dtype <type>\s+type that the checkpoint is stored in/)
+    assert.match(ended.stdout, /twice\s+that\s+with\s+--drop-channels/)
   }
 })
 

@@ -38,7 +38,9 @@ export function registerCalibrate(program: Command, signal: AbortSignal): void {
         .default('two-sided'),
     )
   addCalibrationOptions(command)
-  command.option('--resume', resumeHelp, false).option('--overwrite', 'replace an existing calibration', false)
+  command
+    .option('--resume', resumeHelp(), false)
+    .option('--overwrite', 'replace an existing calibration', false)
   addCommonOptions(command, dtypeHelp).action((path: string, flags: CalibrateFlags) => run(path, flags, signal))
 }
 

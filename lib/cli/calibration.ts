@@ -13,9 +13,13 @@ import { note } from './output.js'
 /** Windows to measure on, beside those to calibrate on. */
 const heldOutShare = 1 / 8
 
-export const resumeHelp =
-  'keep every layer as it is done in a hidden folder beside the output (5 to 8 bytes a block parameter, until all is ' +
-  'done), and go on from what an interrupted run with --resume has kept'
+/** @param more what else it may take than is said of one calibration */
+export function resumeHelp(more = ''): string {
+  return (
+    `keep every layer as it is done in a hidden folder beside the output (5 to 8 bytes a block parameter${more}, until ` +
+    'all is done), and go on from what an interrupted run with --resume has kept'
+  )
+}
 
 /** What every command that calibrates takes. */
 export interface CalibrationFlags {

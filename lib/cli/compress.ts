@@ -63,6 +63,9 @@ interface CompressFlags extends CommonOptions, CalibrationFlags {
   overwrite: boolean
 }
 
+const dtypeHelp =
+  "type that the checkpoint is stored in (default: bf16); f32 also holds the model's weights in f32"
+
 export function registerCompress(program: Command, signal: AbortSignal): void {
   const command = program
     .command('compress')
@@ -131,9 +134,9 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
       'train the factors towards the dense model for so long',
       numberIn(0, Number.MAX_VALUE, true),
     )
-    .option('--resume', resumeHelp, false)
+    .option('--resume', resumeHelp(', up to twice that with --drop-channels auto'), false)
     .option('--overwrite', 'replace an existing checkpoint', false)
-  addCommonOptions(command).action((path: string, flags: CompressFlags) =>
+  addCommonOptions(command, dtypeHelp).action((path: string, flags: CompressFlags) =>
     run(path, flags, givenOf(command), signal),
   )
 }
