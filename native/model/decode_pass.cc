@@ -69,11 +69,14 @@ void DecodePass::run(const int32_t* tokens, const PassRow* rows, int64_t count, 
   attended_.resize(static_cast<size_t>(count * qWidth));
   gate_.resize(static_cast<size_t>(count * config.intermediate));
   up_.resize(static_cast<size_t>(count * config.intermediate));
-  for (int64_t t = 0; t < count; ++t) rope_.grow(config, rows[t].position + 1);
+  // A prompt's rows are of one sequence, and the last needs the most. Row by row its memory would grow in
+  // steps.
+  const int64_t first = count > cpu::kMaxColumns ? count - 1 : 0;
+  for (int64_t t = first; t < count; ++t) rope_.grow(config, rows[t].position + 1);
   model_.embed(tokens, count, x_.data());
   for (int64_t l = 0; l < config.layers; ++l) {
     job.check();
-    for (int64_t t = 0; t < count; ++t) rows[t].cache->reserve(l, rows[t].position + 1);
+    for (int64_t t = first; t < count; ++t) rows[t].cache->reserve(l, rows[t].position + 1);
     layer(l, rows, count, level);
   }
 }

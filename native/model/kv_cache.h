@@ -35,10 +35,20 @@ class KvCache {
   void reserve(int64_t layer, int64_t positions) {
     Layer& of = layers_[static_cast<size_t>(layer)];
     if (positions <= of.positions) return;
+    const int64_t room = roomFor(positions);
+    const size_t keys = lines(room * view_.headDim), values = lines(room * view_.valueDim());
+    // Exactly so much: a vector that grows by resize() may double.
+    of.keys.reserve(keys);
+    of.values.reserve(values);
+    of.keys.resize(keys);
+    of.values.resize(values);
+    // Last: a layer must not claim room that memory was refused for.
+    of.positions = room;
+  }
+  // Positions that reserve() takes memory for.
+  static int64_t roomFor(int64_t positions) {
     const int64_t wanted = positions + positions / 4;
-    of.positions = (wanted + cpu::kKeyBlock - 1) / cpu::kKeyBlock * cpu::kKeyBlock;
-    of.keys.resize(lines(of.positions * view_.headDim));
-    of.values.resize(lines(of.positions * view_.valueDim()));
+    return (wanted + cpu::kKeyBlock - 1) / cpu::kKeyBlock * cpu::kKeyBlock;
   }
   cpu::KvView view(int64_t layer) {
     Layer& of = layers_[static_cast<size_t>(layer)];

@@ -1,5 +1,6 @@
 #include "model/rope.h"
 
+#include <algorithm>
 #include <cmath>
 #include <iterator>
 
@@ -13,7 +14,8 @@ void RopeTable::grow(const ModelConfig& config, int64_t positions) {
 
 void RopeTable::grow(const Rope& rope, int64_t positions, Turns& turns) {
   const int64_t pairs = turns.pairs = std::ssize(rope.frequencies);
-  const auto have = static_cast<int64_t>(turns.cosine.size()) / pairs;
+  // What both have: the second may have been refused its memory.
+  const auto have = static_cast<int64_t>(std::min(turns.cosine.size(), turns.sine.size())) / pairs;
   if (positions <= have) return;
   turns.cosine.resize(static_cast<size_t>(positions * pairs));
   turns.sine.resize(static_cast<size_t>(positions * pairs));

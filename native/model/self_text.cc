@@ -116,7 +116,7 @@ void check(const Model& model, const SelfTextOptions& options) {
 }
 
 int64_t windowsAtOnce(const Model& model, const SelfTextOptions& options) {
-  const int64_t bytes = options.length * KvCache::positionBytes(model.config, model.dtype);
+  const int64_t bytes = KvCache::roomFor(options.length) * KvCache::positionBytes(model.config, model.dtype);
   return std::clamp<int64_t>(options.memory / std::max<int64_t>(1, bytes), 1, cpu::kMaxColumns);
 }
 

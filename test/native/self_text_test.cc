@@ -6,10 +6,12 @@
 #include "check.h"
 #include "fixture.h"
 #include "model/decode_pass.h"
+#include "model/kv_cache.h"
 #include "model/session.h"
 
 using flrc::DocumentForm;
 using flrc::Job;
+using flrc::KvCache;
 using flrc::SelfTextOptions;
 
 namespace {
@@ -81,6 +83,20 @@ TEST("self text: the same windows however many are written together and with any
     CHECK(std::equal(first.begin(), first.end(), text.begin()));
     CHECK(writeSelfText(*fixture::load(name, 2).model, other, Job()) != text);
     CHECK(windowOf(text, 0, 12) != windowOf(text, 2, 12));
+  }
+}
+
+TEST("self text: windows are written together as far as memory holds what their caches take") {
+  const auto of = fixture::load(fixture::names().front(), 2);
+  SelfTextOptions how = options();
+  how.length = 64;
+  const int64_t one = KvCache::roomFor(64) * KvCache::positionBytes(of.model->config, of.model->dtype);
+  for (const auto& [memory, together] : {std::pair{4 * one, 4}, {4 * one - 1, 3}, {int64_t{0}, 1}}) {
+    how.memory = memory;
+    int64_t first = 0;
+    const Job job([&](const char*, int64_t done, int64_t) { first = first > 0 ? first : done; });
+    writeSelfText(*of.model, how, job);
+    CHECK_EQUAL(first, together);
   }
 }
 
