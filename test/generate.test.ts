@@ -1,6 +1,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { StopFilter } from '#lib/generate/stop.js'
+import { runModule } from './support/child.js'
 
 /** Feeds texts token by token; the result is each token's final text, in order. */
 function filtered(stops: string[], texts: string[]): { texts: string[]; stopped: boolean; late: number } {
@@ -49,6 +50,25 @@ test('the earliest of several stop strings counts, and one inside another works'
 
 test('what is held at the end comes out', () => {
   assert.equal(filtered(['END!'], ['the E', 'ND']), { texts: ['the E', 'ND'], stopped: false, late: 2 })
+})
+
+test('prefill gives the same bits at any number of threads, also by kernels that round by the shape of a product', async () => {
+  const { code, stderr } = await runModule(
+    `
+    import assert from 'node:assert/strict'
+    import { Model } from '#lib/index.js'
+    const tokens = Int32Array.from({ length: 40 }, (_, i) => 3 + 7 * i)
+    const logprobs = async (threads) => {
+      const model = await Model.load('models/tiny', { dtype: 'f32', threads })
+      const session = model.createSession()
+      return [await session.logprobs(tokens.subarray(0, 17), 0, 1), await session.logprobs(tokens.subarray(17), 0)]
+    }
+    const alone = await logprobs(1)
+    for (const threads of [2, 3, 4]) assert.deepEqual(await logprobs(threads), alone, 'threads ' + threads)
+  `,
+    { env: { ...process.env, OPENBLAS_CORETYPE: 'Haswell' } },
+  )
+  assert.is(code, 0, stderr)
 })
 
 test.run()

@@ -15,6 +15,8 @@ namespace {
 // Outputs of a prefill tile: at least so many, and as many as leave its dequantised weights in L2.
 constexpr int64_t kTileRows = 128;
 constexpr int64_t kTileBytes = 768 * 1024;
+// Tiles of a phase are a multiple of this, so that so many threads have equal work.
+constexpr int64_t kTileShares = 8;
 // Work below this takes no longer than fetching it as a task of its own.
 constexpr int64_t kTaskBytes = 32 * 1024;
 
@@ -30,11 +32,12 @@ int64_t panelsPerTask(int64_t panels, size_t bytes, int threads) {
 }
 
 // Outputs of a prefill tile, whole panels: of all matrices of a phase, whose outputs have up to `width`
-// weights, equal shares for all threads. Every tile costs a copy of its inputs, so small matrices are not
-// divided where their neighbours keep the other threads busy.
-int64_t tileRows(int64_t rows, int64_t width, int threads) {
+// weights, equal shares. Whatever the number of threads, as BLAS rounds by the shape of a product: where there
+// are fewer threads than shares, tiles are small, which costs nothing that could be measured.
+int64_t tileRows(int64_t rows, int64_t width) {
   const int64_t most = std::max(kTileRows, kTileBytes / (4 * std::max<int64_t>(1, width)));
-  const int64_t tiles = threads * std::max<int64_t>(1, (rows + threads * most - 1) / (threads * most));
+  const int64_t tiles =
+      kTileShares * std::max<int64_t>(1, (rows + kTileShares * most - 1) / (kTileShares * most));
   return (rows + tiles * kPanel - 1) / (tiles * kPanel) * kPanel;
 }
 
@@ -134,7 +137,7 @@ class Application {
       outputs += block.c.outputs;
       rank = std::max(rank, calls_[i].activeRank(block));
     });
-    return {tileRows(rows, calls_->linear->inputs, threads_), tileRows(outputs, rank, threads_) / kPanel};
+    return {tileRows(rows, calls_->linear->inputs), tileRows(outputs, rank) / kPanel};
   }
 
   template <typename Body>  // body(call, block, factors)
