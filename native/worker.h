@@ -163,22 +163,27 @@ Napi::Value startWork(Napi::Env env, Napi::Value onProgress, std::function<Resul
   Napi::Object task = Napi::Object::New(env);
   task.Set("promise", pending->deferred.Promise());
   task.Set("cancel", Napi::Function::New(env, [job](const Napi::CallbackInfo&) { job->cancel(); }));
-  runOnJobThread(
-      job, [environment, pending, job, work = std::move(work), toValue = std::move(toValue)]() mutable {
-        auto result = std::make_shared<std::unique_ptr<Result>>();
-        std::shared_ptr<Error> failure = failureOf([&] { *result = std::make_unique<Result>(work(*job)); });
-        work = nullptr;  // inputs are freed here, not whenever JavaScript gets round to the result
-        environment->post([environment, pending, result, failure, toValue = std::move(toValue)](Napi::Env to) {
-          std::unique_ptr<Pending> owned(pending);
-          environment->settled(to);
-          if (failure) {
-            owned->deferred.Reject(toJavaScript(to, *failure));
-          } else {
-            owned->deferred.Resolve(toValue(to, **result));
-          }
-        });
-        environment->ended(job);
-      });
+  auto run = [environment, pending, job, work = std::move(work), toValue = std::move(toValue)]() mutable {
+    auto result = std::make_shared<std::unique_ptr<Result>>();
+    std::shared_ptr<Error> failure = failureOf([&] { *result = std::make_unique<Result>(work(*job)); });
+    work = nullptr;  // inputs are freed here, not whenever JavaScript gets round to the result
+    environment->post([environment, pending, result, failure, toValue = std::move(toValue)](Napi::Env to) {
+      std::unique_ptr<Pending> owned(pending);
+      environment->settled(to);
+      if (failure) {
+        owned->deferred.Reject(toJavaScript(to, *failure));
+      } else {
+        owned->deferred.Resolve(toValue(to, **result));
+      }
+    });
+    environment->ended(job);
+  };
+  if (const auto refused = failureOf([&] { runOnJobThread(job, std::move(run)); })) {
+    std::unique_ptr<Pending> owned(pending);
+    environment->ended(job);
+    environment->settled(env);
+    owned->deferred.Reject(toJavaScript(env, *refused));
+  }
   return task;
 }
 

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { type Ended, runModule } from './support/child.js'
@@ -44,6 +45,26 @@ test('the process may end in the middle of a calibration, at any moment, and doe
     `)
     assert.ok(seconds < 10, `took ${seconds} s`)
   }
+})
+
+test('where the system refuses a thread, the call says so and the process ends', async () => {
+  if (spawnSync('prlimit', ['--version']).status !== 0) {
+    console.log('skipped: there is no prlimit to refuse threads with')
+    return
+  }
+  const { seconds } = await child(`
+    import { spawnSync } from 'node:child_process'
+    import { stat } from 'node:fs/promises'
+    import { binding } from '#lib/binding.js'
+    const native = binding()
+    await stat('.') // Node's own threads are there from now on.
+    assert.equal(spawnSync('prlimit', ['--pid', process.pid, '--nproc=1:1']).status, 0)
+    // Of root the system refuses nothing.
+    if (process.getuid() === 0) process.setuid(65534)
+    const refused = { code: 'E_OUT_OF_MEMORY', message: /refuses another thread.*ulimit -u/ }
+    for (let call = 0; call < 2; call++) await assert.rejects(native.readBandwidth(2 ** 20, 1).promise, refused)
+  `)
+  assert.ok(seconds < 30, `took ${seconds} s`)
 })
 
 test('dispose ends a generation with E_ABORTED and later calls with E_DISPOSED', async () => {
