@@ -45,6 +45,7 @@ std::vector<float> Session::logits() const {
 
 int64_t Session::append(const int32_t* tokens, int64_t count, int64_t level, const Job& job) {
   std::lock_guard<std::mutex> lock(mutex_);
+  job.check();
   checkAppend(tokens, count, level);
   open(job);
   return appendChunks(tokens, count, level, job, nullptr);
@@ -53,6 +54,7 @@ int64_t Session::append(const int32_t* tokens, int64_t count, int64_t level, con
 std::vector<double> Session::logprobs(const int32_t* tokens, int64_t count, int64_t from, int64_t level,
                                       const Job& job) {
   std::lock_guard<std::mutex> lock(mutex_);
+  job.check();
   const int64_t vocab = model_->config.vocab;
   if (from < 0 || from > count) throw Error(code::internal, "log probabilities from a token that is not there");
   // Tokens and level must be known to be sound before the first of them is looked up.
@@ -186,6 +188,7 @@ void Session::checkLogits() const {
 SpeculationRound Session::speculate(int32_t token, const DraftOptions& options, const Sampling& sampling,
                                     const Job& job) {
   std::lock_guard<std::mutex> lock(mutex_);
+  job.check();
   const int64_t before = length_;
   if (options.tokens < 1 || options.tokens >= kBackendRows) {
     throw Error(code::internal, "a round drafts 1 to " + std::to_string(kBackendRows - 1) + " tokens");

@@ -31,6 +31,7 @@ void Session::appendEach(const std::vector<NextToken>& next, const Job& job) {
   std::vector<Session*> sessions;
   for (const NextToken& one : next) sessions.push_back(one.session);
   const Locks locks = lockEach(sessions);
+  job.check();
   for (const NextToken& one : next) {
     one.session->checkAppend(&one.token, 1, one.level);
     one.session->open(job);

@@ -86,7 +86,9 @@ TEST("logprobs: what cannot be looked up is refused and leaves the session as it
   Job cancelled;
   cancelled.cancel();
   CHECK_THROWS("E_ABORTED", session.logprobs(tokens + 3, 2, 0, 0, cancelled));
+  CHECK_THROWS("E_ABORTED", session.append(tokens + 3, 2, 0, cancelled));
   CHECK_EQUAL(session.length(), 3);
+  CHECK(!session.logits().empty());
 }
 
 TEST("logprobs: a logit that is not finite is an error") {

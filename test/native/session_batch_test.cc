@@ -89,6 +89,7 @@ TEST("sessions: what cannot be decoded together is refused, and an abort leaves 
   Job cancelled;
   cancelled.cancel();
   refused("E_ABORTED", {{some[0].get(), 1, 0}, {some[1].get(), 1, 0}}, cancelled);
+  CHECK(!some[0]->logits().empty() && !some[1]->logits().empty());
   Session::appendEach({}, Job());
   const std::vector<int32_t> filling(static_cast<size_t>(of.model->config.context) - 4, 1);
   some[2]->append(filling.data(), static_cast<int64_t>(filling.size()), 0, Job());

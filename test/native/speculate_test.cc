@@ -287,6 +287,12 @@ TEST("speculate: what is aborted or refused leaves the session where it was") {
   CHECK_THROWS("E_INTERNAL", session->speculate(1, drafts(2, 0, {vocab}), {}, Job()));
   CHECK_THROWS("E_INTERNAL", session->speculate(1, {2, 2, 0, {}}, {}, Job()));
   check();
+  session->append(kPrompt.data(), 1, 0, Job());
+  Job cancelled;
+  cancelled.cancel();
+  CHECK_THROWS("E_ABORTED", session->speculate(kPrompt.back(), drafts(3), {}, cancelled));
+  CHECK(!session->logits().empty());
+  session->rewind(begin);
   const Tokens filler(static_cast<size_t>(model->config.context - 3 - begin), 5);
   session->append(filler.data(), static_cast<int64_t>(filler.size()), 0, Job());
   CHECK_THROWS("E_CONTEXT", session->speculate(1, drafts(3), {}, Job()));
