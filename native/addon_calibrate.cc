@@ -54,7 +54,7 @@ Napi::Value calibrationResult(Napi::Env env, const std::shared_ptr<const Calibra
 
   const auto array = [&](const std::vector<double>& values) { return toArray(env, values); };
   Napi::Object to = Napi::Object::New(env);
-  to.Set("calibration", Handle<const Calibration>::wrap(env, calibration, 0));
+  to.Set("calibration", Handle<const Calibration>::wrap(env, calibration, calibration->memoryBytes()));
   to.Set("scores", byName);
   to.Set("singular", toList(env, calibration->singular, array));
   to.Set("curves", toList(env, calibration->curves, array));

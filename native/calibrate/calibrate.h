@@ -78,6 +78,11 @@ struct Calibration {
   CalibrationSeconds seconds;
   LayerLimits limits;
   int64_t memory = 0;  // of the bytes allowed, what the factors leave for cutting
+
+  // What its factors and moments hold in memory, not in files.
+  int64_t memoryBytes() const {
+    return factors->memoryBytes() + (inputMoments ? inputMoments->memoryBytes() : 0);
+  }
 };
 
 // The moments of one layer: A of the inputs of (q, k, v), o, (gate, up), down (a diagonal where scaled); of

@@ -111,6 +111,13 @@ TEST("calibration files: what is written is read back, value for value") {
   const flrc::StoredCalibration stored = {written(*made, file), true, true, 1000};
   const auto read = flrc::readCalibration(of.model, stored, Job());
   checkSame(*made, *read);
+  size_t held = 0;
+  for (size_t i = 0; i < made->ranks.size() * 2; ++i) held += made->factors->count(i) * sizeof(float);
+  for (int64_t i = 0; i < of.model->config.layers * flrc::kInputs; ++i) {
+    held += made->inputMoments->count(static_cast<size_t>(i)) * sizeof(float);
+  }
+  CHECK_EQUAL(made->memoryBytes(), static_cast<int64_t>(held));
+  CHECK_EQUAL(read->memoryBytes(), 0);
   CHECK_EQUAL(read->memory, 1000);
   // And written again from the files themselves.
   const temporary::File again;
