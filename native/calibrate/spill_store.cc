@@ -58,7 +58,7 @@ SpillStore::~SpillStore() {
 
 int64_t SpillStore::memoryBytes() const {
   int64_t bytes = 0;
-  for (const Slot& slot : slots_) bytes += static_cast<int64_t>(slot.memory.size() * sizeof(float));
+  for (const Slot& slot : slots_) bytes += static_cast<int64_t>(slot.memory.capacity() * sizeof(float));
   return bytes;
 }
 
@@ -68,10 +68,11 @@ void SpillStore::put(size_t index, const float* data, size_t count) {
   const bool placed = slot.count == count && (slot.offset >= 0 || !slot.memory.empty());
   if (!placed) {
     if (!slot.memory.empty()) space_->giveMemory(static_cast<int64_t>(slot.memory.size() * sizeof(float)));
-    slot.memory.clear();
+    // Not clear(), which would keep what the space may now give to others.
+    slot.memory = std::vector<float>();
     slot.offset = -1;
     if (space_->takeMemory(bytes)) {
-      slot.memory.resize(count);
+      slot.memory = std::vector<float>(count);
     } else {
       slot.offset = space_->takeFile(bytes);
     }
