@@ -17,6 +17,8 @@ namespace {
 
 constexpr int kMaxThreads = 256;
 constexpr auto kSpin = std::chrono::microseconds(40);
+// How long a region keeps others waiting, and how long once it has had that.
+constexpr auto kTurn = std::chrono::milliseconds(20), kNextTurn = std::chrono::milliseconds(2);
 
 // Set while this thread runs tasks of a region: a nested call must not wait for the region it is part of.
 thread_local bool insideRegion = false;
@@ -75,7 +77,10 @@ class TurnLock {
   void lock() {
     std::unique_lock<std::mutex> guard(mutex_);
     const uint64_t turn = last_++;
-    if (turn != serving_) changed_.wait(guard, [&] { return turn == serving_; });
+    if (turn == serving_) return;
+    waiting_.fetch_add(1, std::memory_order_relaxed);
+    changed_.wait(guard, [&] { return turn == serving_; });
+    waiting_.fetch_sub(1, std::memory_order_relaxed);
   }
   void unlock() {
     bool waiters;
@@ -86,11 +91,13 @@ class TurnLock {
     }
     if (waiters) changed_.notify_all();
   }
+  bool othersWait() const { return waiting_.load(std::memory_order_relaxed) > 0; }
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
   uint64_t last_ = 0, serving_ = 0;
+  std::atomic<int> waiting_{0};
 };
 
 }  // namespace
@@ -107,7 +114,8 @@ struct ThreadPool::State {
   // What a helper needs to begin lies on one cache line.
   alignas(64) std::atomic<uint32_t> gate{0};
   const std::function<void(int64_t)>* body = nullptr;
-  int64_t tasks = 0;
+  int64_t tasks = 0, handedOut = 0;
+  std::chrono::steady_clock::time_point turnEnd;
   std::atomic<int64_t> next{0};
   alignas(64) std::mutex failureMutex;
   std::exception_ptr failure;
@@ -191,7 +199,34 @@ struct ThreadPool::State {
         if (!failure) failure = std::current_exception();
         next.store(tasks, std::memory_order_relaxed);
       }
+      if (turn.othersWait() && std::chrono::steady_clock::now() >= turnEnd) stop();
     }
+  }
+
+  // The region goes on in a later turn.
+  void stop() {
+    const int64_t from = next.exchange(tasks, std::memory_order_relaxed);
+    if (from < tasks) handedOut = from;
+  }
+
+  // Tasks from `first` on, until all are done or the turn is over; returns the first that is left.
+  int64_t takeTurn(const std::function<void(int64_t)>& run, int64_t first, int64_t end, int threads) {
+    std::lock_guard<TurnLock> guard(turn);
+    const int seats = static_cast<int>(std::min<int64_t>(threads, end - first)) - 1;
+    grow(seats);
+    body = &run;
+    tasks = handedOut = end;
+    next.store(first, std::memory_order_relaxed);
+    failure = nullptr;
+    turnEnd = std::chrono::steady_clock::now() + (first == 0 ? kTurn : kNextTurn);
+    open(seats);
+    {
+      RegionScope scope;
+      work();
+    }
+    close();
+    if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
+    return handedOut;
   }
 };
 
@@ -221,20 +256,7 @@ void ThreadPool::parallelFor(int64_t tasks, int threads, const std::function<voi
     return;
   }
 
-  State& state = *state_;
-  std::lock_guard<TurnLock> turn(state.turn);
-  state.grow(working - 1);
-  state.body = &body;
-  state.tasks = tasks;
-  state.next.store(0, std::memory_order_relaxed);
-  state.failure = nullptr;
-  state.open(working - 1);
-  {
-    RegionScope scope;
-    state.work();
-  }
-  state.close();
-  if (state.failure) std::rethrow_exception(std::exchange(state.failure, nullptr));
+  for (int64_t next = 0; next < tasks;) next = state_->takeTurn(body, next, tasks, working);
 }
 
 }  // namespace flrc

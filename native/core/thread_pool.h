@@ -9,7 +9,8 @@ namespace flrc {
 // A process-wide pool of compute threads. parallelFor runs body(task) for task = 0..tasks-1 on the
 // calling thread and up to threads-1 helpers and returns when all are done. Which thread runs which task
 // is left open, so results must not depend on it: every task writes its own outputs.
-// Several callers may call at once; their regions take turns. Nested calls run on the calling thread.
+// Several callers may call at once; their regions take turns, and one that lasts interrupts itself between two
+// tasks for those that wait. Tasks begin in order. Nested calls run on the calling thread.
 // An exception in a task stops the handing out of further tasks and is rethrown to the caller (the first).
 // Helpers spin for some microseconds after a region (decoding calls again at once), then park.
 class ThreadPool {

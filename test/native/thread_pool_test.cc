@@ -151,6 +151,32 @@ TEST("thread pool: concurrent callers take turns and all finish") {
   }
 }
 
+TEST("thread pool: short regions get turns between tasks of a long one, which still begin in order") {
+  constexpr int64_t kTasks = 400;
+  std::atomic<int64_t> begun{0};
+  std::vector<std::atomic<int>> runs(kTasks);
+  std::vector<int64_t> last(256, -1);  // by thread
+  std::thread longer([&] {
+    ThreadPool::shared().parallelFor(kTasks, 2, [&](int64_t task) {
+      int64_t& before = last[static_cast<size_t>(ThreadPool::threadNumber())];
+      CHECK(before < task);
+      before = task;
+      ++begun;
+      ++runs[static_cast<size_t>(task)];
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    });
+  });
+  while (begun < 20) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  for (int round = 0; round < 5; ++round) {
+    std::atomic<int> done{0};
+    ThreadPool::shared().parallelFor(4, 2, [&](int64_t) { ++done; });
+    CHECK_EQUAL(done.load(), 4);
+  }
+  CHECK_AT_MOST(static_cast<double>(begun), kTasks / 2);
+  longer.join();
+  for (const auto& count : runs) CHECK_EQUAL(count.load(), 1);
+}
+
 TEST("thread pool: helpers that slept wake for the next region") {
   for (int round = 0; round < 20; ++round) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
