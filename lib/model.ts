@@ -123,7 +123,7 @@ export async function loadParts(
   // Made while other threads read the weights, for it takes about as long.
   let tokenizer: Tokenizer
   try {
-    tokenizer = new Tokenizer(source.tokenizer(), {
+    tokenizer = new Tokenizer(source.tokenizer, {
       file: source.path,
       eosTokenIds: source.config.eosTokenIds,
     })

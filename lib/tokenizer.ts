@@ -68,23 +68,29 @@ export class Tokenizer {
   /** Only a decoder with patterns can hang, and watching one costs more than decoding a token. */
   readonly #watchDecoding: boolean
 
-  constructor(source: TokenizerSource, { file = 'tokenizer', eosTokenIds = [] }: TokenizerOptions = {}) {
+  /** A source that is a function is called within the limits of building. */
+  constructor(
+    given: TokenizerSource | (() => TokenizerSource),
+    { file = 'tokenizer', eosTokenIds = [] }: TokenizerOptions = {},
+  ) {
     this.#file = file
-    const { config } = source
-    const bosToken = tokenText(config.bos_token)
-    const eosToken = tokenText(config.eos_token)
-    const [library, vocabSize, watchDecoding] = this.#guard('cannot be used', buildLimitMs, () => {
-      const json = portableTokenizer(source.tokenizer)
+    const built = this.#guard('cannot be used', buildLimitMs, () => {
+      const { tokenizer, config } = typeof given === 'function' ? given() : given
+      const json = portableTokenizer(tokenizer)
+      const bosToken = tokenText(config.bos_token)
+      const eosToken = tokenText(config.eos_token)
       // The library looks strings up in this list; objects there, as some files have them, would be no match.
       const additional = Array.isArray(config.additional_special_tokens)
         ? config.additional_special_tokens.map(tokenText).filter((text) => text !== undefined)
         : []
       const strings = { ...config, bos_token: bosToken, eos_token: eosToken }
-      const built = new LibraryTokenizer(json, { ...strings, additional_special_tokens: additional })
+      const library = new LibraryTokenizer(json, { ...strings, additional_special_tokens: additional })
       // Of its own table: going through the names of tokenizer.json's once more takes twenty times as long.
-      const ids = built.model?.tokens_to_ids.values() ?? []
-      return [built, vocabularySize(ids), JSON.stringify(json.decoder ?? null).includes('"Regex"')] as const
+      const vocabSize = vocabularySize(library.model?.tokens_to_ids.values() ?? [])
+      const watchDecoding = JSON.stringify(json.decoder ?? null).includes('"Regex"')
+      return { config, bosToken, eosToken, library, vocabSize, watchDecoding }
     })
+    const { config, bosToken, eosToken, library, vocabSize, watchDecoding } = built
     this.#library = library
     this.#watchDecoding = watchDecoding
     this.vocabSize = vocabSize

@@ -360,19 +360,22 @@ for (const [what, metadata, code, message] of bad) {
 
 test('merges of scores: best union first, then the longer left part', () => {
   const piece = (token: string, score: number, mergeable = true) => ({ token, score, mergeable })
-  const merges = mergesFromScores([
-    piece('<s>', 0, false),
-    piece('a', -9),
-    piece('b', -9),
-    piece('aa', -2),
-    piece('ab', -1),
-    piece('aab', -3),
-    piece('s>', -4),
-    piece('<', -9),
-    piece('é👍', -5),
-    piece('é', -9),
-    piece('👍', -9),
-  ])
+  const merges = mergesFromScores(
+    [
+      piece('<s>', 0, false),
+      piece('a', -9),
+      piece('b', -9),
+      piece('aa', -2),
+      piece('ab', -1),
+      piece('aab', -3),
+      piece('s>', -4),
+      piece('<', -9),
+      piece('é👍', -5),
+      piece('é', -9),
+      piece('👍', -9),
+    ],
+    file,
+  )
   assert.equal(merges, [
     ['a', 'b'],
     ['a', 'a'],
@@ -380,6 +383,22 @@ test('merges of scores: best union first, then the longer left part', () => {
     ['a', 'ab'],
     ['é', '👍'],
   ])
+})
+
+test('SentencePiece: vocabularies made to have merges without end are read in moments, or refused', async () => {
+  const runs = (character: string, longest: number) =>
+    Array.from({ length: longest }, (_, i) => ({
+      ...{ token: character.repeat(i + 1), score: -i, mergeable: true },
+    }))
+  const begin = performance.now()
+  const merges = mergesFromScores(runs('a', 1024), file)
+  assert.ok(performance.now() - begin < 2000)
+  // Runs of spaces are the longest pieces that trained vocabularies have.
+  assert.ok(merges.some(([left, right]) => left.length + right.length === 128))
+  const many = Array.from({ length: 31 }, (_, i) => runs(String.fromCodePoint(0x4e00 + i), 256)).flat()
+  await throwsFlrcError(() => mergesFromScores(many, file), {
+    ...{ code: 'E_TOKENIZER', file, message: /more than 1000000 merges/ },
+  })
 })
 
 /** llama2.c's tokenizer.bin as the metadata that llama.cpp's converter writes. */

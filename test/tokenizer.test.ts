@@ -167,6 +167,16 @@ const bad: [what: string, run: () => unknown, message: RegExp][] = [
   ['an enormous id', () => small({ model: { type: 'BPE', vocab: { a: 4e9 }, merges: [] } }), /4000000000/],
   ['a negative id', () => small({ model: { type: 'BPE', vocab: { a: -1 }, merges: [] } }), /-1/],
   ['an id of text', () => small({ model: { type: 'BPE', vocab: { a: 'x' }, merges: [] } }), /"x"/],
+  [
+    'more added tokens than there is memory for',
+    () => small({ added_tokens: [{ id: 3, content: 'x'.repeat(2_600_000), special: true }] }),
+    /added tokens of 2600000 characters/,
+  ],
+  [
+    'more pieces than there is memory for',
+    () => small({ model: { type: 'Unigram', unk_id: 0, vocab: [['x'.repeat(2_600_000), 0]] } }),
+    /pieces of 2600000 characters/,
+  ],
   ['an added token without id', () => small({ added_tokens: [{ content: 'a' }] }), /token id/],
   [
     'an ill-formed pattern',
@@ -192,6 +202,14 @@ const bad: [what: string, run: () => unknown, message: RegExp][] = [
 for (const [what, run, message] of bad) {
   test(`refuses ${what}`, () => throwsFlrcError(run, { code: 'E_TOKENIZER', file: 'tokenizer.json', message }))
 }
+
+test('what goes wrong where the source is read is E_TOKENIZER too, and under the same limits', () => {
+  const read = () => {
+    throw new TypeError('no vocabulary at all')
+  }
+  const expected = { code: 'E_TOKENIZER', file: 'x.gguf', message: /no vocabulary at all/ }
+  return throwsFlrcError(() => new Tokenizer(read, { file: 'x.gguf' }), expected)
+})
 
 test('a pattern that never ends is stopped', () => {
   const tokenizer = small({ pre_tokenizer: endless })

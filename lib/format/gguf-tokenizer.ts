@@ -281,6 +281,7 @@ function sentencePieceTokenizer(gguf: GgufFile): { json: Json; config: Json } {
           score: scores[id] ?? 0,
           mergeable: types[id] === tokenTypes.normal && ids.get(token) === id,
         })),
+        gguf.file,
       ),
     },
   }

@@ -117,8 +117,32 @@ function typedModel(model: unknown): unknown {
   return model
 }
 
+/** The library makes an object of each character of these texts; multilingual vocabularies of 250 k pieces have 1.5 M. */
+const maxTrieCharacters = 2_500_000
+
+function checkTries({ added_tokens: added, model }: Json): void {
+  const texts = Array.isArray(added)
+    ? added.map((token: unknown) => (isObject(token) ? token.content : undefined))
+    : []
+  const pieces =
+    isObject(model) && model.type === 'Unigram' && Array.isArray(model.vocab)
+      ? model.vocab.map((entry: unknown) => (Array.isArray(entry) ? entry[0] : undefined))
+      : []
+  for (const [what, list] of [
+    ['added tokens', texts],
+    ['pieces', pieces],
+  ] as const) {
+    const characters = list
+      .map((text: unknown) => (typeof text === 'string' ? text.length : 0))
+      .reduce((sum, length) => sum + length, 0)
+    if (characters > maxTrieCharacters)
+      throw new UnportableTokenizer(`${what} of ${characters} characters, more than ${maxTrieCharacters}`)
+  }
+}
+
 /** tokenizer.json as @huggingface/tokenizers should be given it. Throws UnportableTokenizer. */
 export function portableTokenizer(json: Json): Json {
+  checkTries(json)
   const needed = withoutIdleSplit(json)
   const filled: Json = {
     normalizer: null,
