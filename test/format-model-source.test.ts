@@ -115,6 +115,22 @@ test('takes names without the model. prefix', async () => {
   assert.equal([...(await openModelSource(directory)).tensors.keys()].sort(), [...tensors.keys()].sort())
 })
 
+test('refuses two spellings of one name', async () => {
+  const directory = modelDirectory()
+  const file = join(directory, 'model.safetensors')
+  const { tensors } = await openModelSource(directory)
+  const stored = [...tensors.values()].map(({ name, shape }) => ({ name, shape }))
+  for (const name of ['model.norm.weight', 'model.layers.1.self_attn.q_proj.weight']) {
+    const shape = tensors.get(name)?.shape ?? []
+    const other = name.replace(/^model/, 'language_model.model')
+    writeFileSync(file, safetensorsBytes([...stored, { name: other, shape }]))
+    await throwsFlrcError(() => openModelSource(directory), {
+      ...{ code: 'E_MODEL_FORMAT', file, tensor: other },
+      message: new RegExp(`${name} and ${other} are both`),
+    })
+  }
+})
+
 test('generation_config.json has the last word on end tokens', async () => {
   const directory = modelDirectory()
   write(join(directory, 'generation_config.json'), { eos_token_id: [7, 8] })

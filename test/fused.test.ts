@@ -264,6 +264,11 @@ const broken: [what: string, change: (tensors: TestTensor[]) => TestTensor[], ex
     { code: 'E_MODEL_FORMAT', tensor: qkv, message: /k_proj, which is there on its own too/ },
   ],
   [
+    'two spellings of one',
+    (tensors) => [...tensors, { name: qkv.replace('model.', ''), shape: [64, 32] }],
+    { code: 'E_MODEL_FORMAT', tensor: qkv.replace('model.', ''), message: new RegExp(`${qkv} and layers`) },
+  ],
+  [
     'integers in a fused tensor',
     (tensors) => tensors.map((t) => (t.name === qkv ? { name: qkv, dtype: 'I8', shape: [64, 32] } : t)),
     { code: 'E_UNSUPPORTED_TYPE', tensor: qkv },
@@ -332,6 +337,10 @@ reading('GGUF: refuses fused tensors that do not fit', async () => {
   await throwsFlrcError(() => openPhi3([{ ...tinyQkv, dimensions: [8, 15] }, tinyUp]), {
     ...{ code: 'E_MODEL_FORMAT', file: ggufFile, tensor: tinyQkv.name },
     message: /\[15, 8\], expected \[16, 8\]/,
+  })
+  await throwsFlrcError(() => openPhi3([tinyQkv, tinyUp, { ...tinyQkv, name: 'blk.00.attn_qkv.weight' }]), {
+    ...{ code: 'E_MODEL_FORMAT', file: ggufFile, tensor: 'blk.00.attn_qkv.weight' },
+    message: /blk\.0\.attn_qkv\.weight and blk\.00\.attn_qkv\.weight are both/,
   })
   await throwsFlrcError(() => openPhi3([tinyQkv]), {
     code: 'E_MODEL_FORMAT',

@@ -44,7 +44,7 @@ const projectionOf = (name: string) => /^.*_proj(?=\.)/.exec(name)?.[0] ?? name
 /**
  * The model's tensors by their own names: of a fused one, every projection's rows. `path` is the model's, for errors where no
  * file can be named. Throws E_MODEL_FORMAT for fused tensors of another shape, that are missing, or that hold what the
- * files hold alone as well.
+ * files hold alone as well, and for two tensors whose names in the files mean the same.
  */
 export function separated(
   stored: readonly TensorSource[],
@@ -55,7 +55,15 @@ export function separated(
   const byName = new Map(all.map((fused) => [fused.name, fused]))
   const sources = new Map<string, TensorSource>()
   const cut: TensorSource[] = []
+  const seen = new Map<string, TensorSource>()
   for (const source of stored) {
+    const other = seen.get(source.name)
+    if (other) {
+      const names = `${inFile(other)} and ${inFile(source)}`
+      const problem = `${names} are both ${source.name}; download the model again`
+      throw malformed(source.file, inFile(source), problem)
+    }
+    seen.set(source.name, source)
     const [, base = '', suffix = ''] = /^(.*)\.(\w+)$/.exec(source.name) ?? []
     const fused = byName.get(base)
     if (fused) cut.push(...parts(source, fused, suffix))
