@@ -99,8 +99,11 @@ async function main([name, ...args]) {
     return 2
   }
   const [major, minor] = process.versions.node.split('.').map(Number)
-  if (major < 20 || (major === 20 && minor < 19)) {
-    process.stderr.write(`flrc needs Node 20.19 or newer; this is ${process.versions.node}\n`)
+  const leastMinor = { 20: 19, 21: Number.POSITIVE_INFINITY, 22: 12 }[major] ?? 0
+  if (major < 20 || minor < leastMinor) {
+    process.stderr.write(
+      `flrc needs Node 20.19 or newer of 20, or 22.12 or newer; this is ${process.versions.node}\n`,
+    )
     return 1
   }
   for (const step of command.steps) await step()
