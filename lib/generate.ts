@@ -42,19 +42,23 @@ export function generate(
   })
 }
 
-/** Runs a generation to its end. */
+/** Runs a generation to its end, and leaves it where `onPiece` throws. */
 export async function complete(
   generation: PieceGenerator,
   onPiece?: (piece: Piece) => unknown,
 ): Promise<Completion> {
   const gathered = new GatheredPieces()
-  let next = await generation.next()
-  while (!next.done) {
-    gathered.add(next.value)
-    await onPiece?.(next.value)
-    next = await generation.next()
+  try {
+    let next = await generation.next()
+    while (!next.done) {
+      gathered.add(next.value)
+      await onPiece?.(next.value)
+      next = await generation.next()
+    }
+    return gathered.completion(next.value)
+  } finally {
+    await generation.return(undefined)
   }
-  return gathered.completion(next.value)
 }
 
 /** The pieces of one generation as they come, and what they make together. Time runs from when it is made. */
@@ -128,13 +132,15 @@ export async function* decode(
   for (let step = 1; ; ) {
     for (const { tokenId, level, activeBudget, logprob, likeliest } of produced) {
       if (endTokens.has(tokenId)) {
-        yield* asPieces(filter.finish())
+        yield* asPieces(filter.finish(stream.flush()))
         return end('stop')
       }
       penalties?.push(tokenId)
       const last = step === maxTokens
       const piece = { tokenId, level, activeBudget, logprob, ...named(likeliest, model) }
-      yield* asPieces(filter.push(piece, stream.push(tokenId) + (last ? stream.flush() : '')))
+      const text = stream.push(tokenId) + (last ? stream.flush() : '')
+      // Bytes of half a character become this piece's text if nothing completes them.
+      yield* asPieces(filter.push(piece, text, stream.waiting))
       if (filter.stopped) return end('stop')
       if (last) {
         yield* asPieces(filter.finish())

@@ -236,3 +236,8 @@ export class TokenStream {
     this.#emitted = this.#tokenizer.decode(this.#window).length
   }
 }
+  /** Whether bytes of a character that is not complete wait. */
+  get waiting(): boolean {
+    return this.#window.length > this.#context
+  }
+

@@ -3,6 +3,8 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { checkOptions } from '#lib/generate/options.js'
+import { decode } from '#lib/generate.js'
 import {
   type Calibration,
   calibrate,
@@ -188,7 +190,47 @@ generation('options that cannot be used are E_USAGE, an overflow E_CONTEXT', asy
   await rejects(run({ maxTokens: 512 }), 'E_CONTEXT')
 })
 
+generation('half a character before the end token is not lost', async () => {
+  const [half = 0] = model.tokenizer.encode('👍')
+  const [end = 0] = model.tokenizer.eosTokenIds
+  const script = [half, end].map((tokenId) => ({ tokenId, logprob: 0, entropy: 0 }))
+  const next = () => {
+    const step = script.shift()
+    if (step === undefined) throw new Error('it goes on behind the end')
+    return step
+  }
+  const session = {
+    prefill: async () => 0,
+    sample: next,
+    decode: async () => next(),
+    speculate: async () => ({ steps: [next()], drafted: 0, draftSeconds: 0 }),
+  }
+  const options = { ...checkOptions({}, model), reused: 0 }
+  const { text, tokenIds } = await complete(decode(model, session, [5], options, new AbortController().signal))
+  assert.equal([text, tokenIds], ['\ufffd', [half]])
+})
+
 const chats = suite('chat')
+
+chats('a listener that throws leaves the turn', async () => {
+  const chat = model.chat()
+  const refuse = () => {
+    throw new Error('no')
+  }
+  await complete(chat.send('One.', { maxTokens: 4 }), refuse).then(
+    () => assert.unreachable(),
+    (error: Error) => assert.is(error.message, 'no'),
+  )
+  assert.is((await complete(chat.send('Two.', { maxTokens: 2 }))).tokenIds.length, 2)
+  chat.dispose()
+})
+
+chats('dispose while the template renders ends the turn', async () => {
+  const chat = model.chat()
+  const first = chat.send('One.').next()
+  chat.dispose()
+  await rejects(first, 'E_DISPOSED')
+})
 
 chats('a second turn continues the first, as a fresh chat of the same messages would', async () => {
   const chat = model.chat({ messages: [{ role: 'system', content: 'Speak in verse.' }] })

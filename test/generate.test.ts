@@ -71,4 +71,18 @@ test('prefill gives the same bits at any number of threads, also by kernels that
   assert.is(code, 0, stderr)
 })
 
+test('an item that is open to more text waits for it, and a stop string may end in that', () => {
+  const texts = (held: { item: number; text: string }[]) => held.map(({ item, text }) => [item, text])
+  const filter = new StopFilter<number>(['x\ufffd'])
+  assert.equal(texts(filter.push(0, 'a', true)), [])
+  assert.equal(texts(filter.push(1, '', true)), [[0, 'a']])
+  assert.equal(texts(filter.push(2, '\u00e9')), [
+    [1, ''],
+    [2, '\u00e9'],
+  ])
+  assert.equal(texts(filter.push(3, 'bx', true)), [])
+  assert.equal(texts(filter.finish('\ufffd')), [[3, 'b']])
+  assert.ok(filter.stopped)
+})
+
 test.run()

@@ -61,7 +61,7 @@ export class Chat {
   }
 
   async *#turn(content: string, options: GenerateOptions, signal: AbortSignal): ReturnType<typeof decode> {
-    if (this.#disposed) throw new FlrcError('E_DISPOSED', 'the chat was disposed; start a new one')
+    this.#assertUsable()
     this.#model.assertUsable()
     checkText('the message', content, 'what the user says')
     if (this.#busy) throw new FlrcError('E_USAGE', 'a turn of this chat is under way; wait until it ends')
@@ -76,6 +76,7 @@ export class Chat {
         messages.map((message) => ({ ...message })),
         { remedy: 'generate from a prompt of your own instead', signal },
       )
+      this.#assertUsable()
       checkContext(this.#model, tokens.length, checked.maxTokens)
       const reused = this.#reuse(tokens)
       const pieces = decode(this.#model, this.#openSession(), tokens, { ...checked, reused }, signal, (token) =>
@@ -94,6 +95,10 @@ export class Chat {
       // A pass that was cut off may still be writing to the cache.
       if (signal.aborted) this.#forget()
     }
+  }
+
+  #assertUsable(): void {
+    if (this.#disposed) throw new FlrcError('E_DISPOSED', 'the chat was disposed; start a new one')
   }
 
   /** Rewinds the cache to what it shares with the new prompt; the last token is computed anew for its logits. */

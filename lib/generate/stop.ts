@@ -21,29 +21,46 @@ export class StopFilter<T> {
     return this.#stopped
   }
 
-  /** Takes one token's text and gives out what is certain. */
-  push(item: T, text: string): Held<T>[] {
+  /** Takes one token's text and gives out what is certain; not this item yet where it is `open` to more text. */
+  push(item: T, text: string, open = false): Held<T>[] {
     this.#held.push({ item, text })
-    const all = this.#held.map((held) => held.text).join('')
-    const end = earliestMatch(all, this.#stops)
-    if (end !== undefined) {
-      this.#stopped = true
-      return this.#release(end, true)
+    const all = this.#all()
+    const end = this.#matched(all)
+    if (end !== undefined) return this.#release(end, this.#held.length)
+    const certain = all.length - longestOpenSuffix(all, this.#stops)
+    let items = 0
+    let position = 0
+    for (const held of open ? this.#held.slice(0, -1) : this.#held) {
+      position += held.text.length
+      if (position > certain) break
+      items++
     }
-    return this.#release(all.length - longestOpenSuffix(all, this.#stops), false)
+    return this.#release(certain, items)
   }
 
-  /** The end of the stream: everything still held. */
-  finish(): Held<T>[] {
-    return this.#release(Number.POSITIVE_INFINITY, true)
+  /** The end of the stream: everything still held, the last item with this much more text. */
+  finish(rest = ''): Held<T>[] {
+    const last = this.#held.at(-1)
+    if (last) last.text += rest
+    return this.#release(this.#matched(this.#all()) ?? Number.POSITIVE_INFINITY, this.#held.length)
   }
 
-  #release(length: number, everything: boolean): Held<T>[] {
+  #all(): string {
+    return this.#held.map((held) => held.text).join('')
+  }
+
+  #matched(all: string): number | undefined {
+    const end = earliestMatch(all, this.#stops)
+    if (end !== undefined) this.#stopped = true
+    return end
+  }
+
+  /** The first held items, their text cut at `length`. */
+  #release(length: number, items: number): Held<T>[] {
     const released: Held<T>[] = []
     let position = 0
-    for (const held of this.#held) {
+    for (const held of this.#held.slice(0, items)) {
       const end = position + held.text.length
-      if (end > length && !everything) break
       released.push({ item: held.item, text: held.text.slice(0, Math.max(0, length - position)) })
       position = end
     }
