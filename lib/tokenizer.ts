@@ -4,6 +4,8 @@ import { isObject } from './format/files.js'
 import { portableTokenizer, vocabularySize } from './format/tokenizer-json.js'
 import type { TokenizerSource } from './format/types.js'
 import { TimeLimitError, withTimeLimit } from './time-limit.js'
+import { TokenCache } from './token-cache.js'
+import { TokenLimit } from './token-limit.js'
 
 /*
  * Tokenizers come from strangers, and hold regular expressions. Bounded: the time of building one, of encoding
@@ -15,9 +17,13 @@ const encodeLimitMs = 5_000
 const encodeLimitMsPerCharacter = 0.05
 const decodeLimitMs = 5_000
 
+const cachedWords = 10_000
+
 export interface EncodeOptions {
   /** Add BOS and EOS as the tokenizer is set up to; false for rendered chats, whose template adds them. */
   addSpecial?: boolean
+  /** Tokens that there is room for; a text that has more is E_CONTEXT, mostly before all of it is encoded. */
+  context?: number
 }
 
 export interface DecodeOptions {
@@ -45,6 +51,27 @@ function llamaFlags(config: Record<string, unknown>): { bos: boolean; eos: boole
   return { bos: config.add_bos_token, eos: config.add_eos_token === true }
 }
 
+interface LibraryDecoder {
+  config: { type?: unknown }
+  /** Of a Sequence. */
+  decoders?: LibraryDecoder[]
+  text_decoder?: InstanceType<typeof TextDecoder>
+}
+
+/** The library's decoder of byte tokens drops U+FEFF, which is text like any other. */
+function keepMarks(decoder: LibraryDecoder): void {
+  decoder.decoders?.forEach(keepMarks)
+  if (decoder.config.type === 'ByteFallback')
+    decoder.text_decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+}
+
+function tooLong(context: number): FlrcError {
+  return new FlrcError(
+    'E_CONTEXT',
+    `more than ${context} prompt tokens leave no room in the context of ${context}; shorten the prompt`,
+  )
+}
+
 /**
  * A model's tokenizer: text to ids and back. Ids are those of the Rust library on the same tokenizer.json.
  * Failures are E_TOKENIZER.
@@ -63,6 +90,7 @@ export class Tokenizer {
   readonly vocabSize: number
 
   readonly #library: LibraryTokenizer
+  readonly #limit: TokenLimit
   readonly #file: string
   readonly #overrule: { bos: boolean; eos: boolean } | undefined
   /** Only a decoder with patterns can hang, and watching one costs more than decoding a token. */
@@ -85,6 +113,8 @@ export class Tokenizer {
         : []
       const strings = { ...config, bos_token: bosToken, eos_token: eosToken }
       const library = new LibraryTokenizer(json, { ...strings, additional_special_tokens: additional })
+      if (library.decoder) keepMarks(library.decoder)
+      if (library.model?.cache) library.model.cache = new TokenCache(cachedWords)
       // Of its own table: going through the names of tokenizer.json's once more takes twenty times as long.
       const vocabSize = vocabularySize(library.model?.tokens_to_ids.values() ?? [])
       const watchDecoding = JSON.stringify(json.decoder ?? null).includes('"Regex"')
@@ -92,6 +122,7 @@ export class Tokenizer {
     })
     const { config, bosToken, eosToken, library, vocabSize, watchDecoding } = built
     this.#library = library
+    this.#limit = new TokenLimit(library.model)
     this.#watchDecoding = watchDecoding
     this.vocabSize = vocabSize
     const added = library.get_added_tokens_decoder()
@@ -124,13 +155,20 @@ export class Tokenizer {
     }
   }
 
-  encode(text: string, { addSpecial = true }: EncodeOptions = {}): Int32Array {
+  encode(
+    text: string,
+    { addSpecial = true, context = Number.POSITIVE_INFINITY }: EncodeOptions = {},
+  ): Int32Array {
     const limit = encodeLimitMs + encodeLimitMsPerCharacter * text.length
     const ids: (number | undefined)[] = this.#guard('failed to encode a text', limit, () => {
       const plain = addSpecial && this.#overrule !== undefined
-      return this.#library.encode(text, { add_special_tokens: addSpecial && !plain }).ids
+      const encode = () => this.#library.encode(text, { add_special_tokens: addSpecial && !plain }).ids
+      const found = this.#limit.within(context, encode)
+      if (found === undefined) throw tooLong(context)
+      return found
     })
     const result = addSpecial ? this.#withEnds(ids) : ids
+    if (result.length > context) throw tooLong(context)
     const unknown = result.indexOf(undefined)
     if (unknown >= 0) {
       throw new FlrcError(
@@ -223,6 +261,11 @@ export class TokenStream {
     return piece
   }
 
+  /** Whether bytes of a character that is not complete wait. */
+  get waiting(): boolean {
+    return this.#window.length > this.#context
+  }
+
   /** What still waits, with U+FFFD for bytes that never became a character. */
   flush(): string {
     const piece = this.#tokenizer.decode(this.#window).slice(this.#emitted)
@@ -236,8 +279,3 @@ export class TokenStream {
     this.#emitted = this.#tokenizer.decode(this.#window).length
   }
 }
-  /** Whether bytes of a character that is not complete wait. */
-  get waiting(): boolean {
-    return this.#window.length > this.#context
-  }
-

@@ -369,9 +369,15 @@ refusals('what is not supported is said, and what changes nothing is not', () =>
     assert.is(missing.error.param, 'prompt')
     const outside = await ask(url + completions, { prompt: [99999], max_tokens: 1 }, 400)
     assert.is(outside.error.code, 'E_USAGE')
-    const long = await ask(url + completions, { prompt: 'word '.repeat(600) }, 400)
-    assert.is(long.error.code, 'E_CONTEXT')
-    assert.match(long.error.message, /^\d+ prompt tokens leave no room in the context of 512/)
+    const begin = performance.now()
+    for (const text of ['word '.repeat(600), 'word '.repeat(200_000)]) {
+      const long = await ask(url + completions, { prompt: text }, 400)
+      assert.is(long.error.code, 'E_CONTEXT')
+      assert.match(long.error.message, /^more than 512 prompt tokens leave no room in the context of 512/)
+    }
+    assert.ok(performance.now() - begin < 3000, 'a text that cannot fit is not encoded whole')
+    const full = await ask(url + completions, { prompt: Array(512).fill(5) }, 400)
+    assert.match(full.error.message, /^512 prompt tokens leave no room in the context of 512/)
   }),
 )
 

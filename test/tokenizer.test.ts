@@ -203,6 +203,48 @@ for (const [what, run, message] of bad) {
   test(`refuses ${what}`, () => throwsFlrcError(run, { code: 'E_TOKENIZER', file: 'tokenizer.json', message }))
 }
 
+test('a text of more tokens than there is room for is refused before it is encoded whole', async () => {
+  const tokenizer = await open(tinyPath)
+  const refused = (text: string, context: number, from = tokenizer, within = 2000) =>
+    throwsFlrcError(() => from.encode(text, { context }), {
+      ...{ code: 'E_CONTEXT', message: new RegExp(`more than ${context} prompt tokens`), within },
+    })
+  await refused('Once upon a time '.repeat(60_000), 512)
+  await refused('a'.repeat(1_000_000), 512)
+  for (const { text, ids } of casesOf('tiny-tokens.json').strings) {
+    assert.equal([...tokenizer.encode(text, { context: ids.length })], ids)
+    if (ids.length > 1) await refused(text, ids.length - 1)
+  }
+  const vocab = { a: 0, b: 1, '?': 2 }
+  const fusing = small({ model: { type: 'BPE', vocab, merges: [], unk_token: '?', fuse_unk: true } })
+  assert.equal([...fusing.encode(`a${'x'.repeat(50)}b`, { context: 3 })], [0, 2, 1])
+  await refused('axaxa', 2, fusing)
+  assert.equal([...fusing.encode('aaaa')], [0, 0, 0, 0], 'a limit ends with its text')
+})
+
+test('words take no longer after many others', async () => {
+  const tokenizer = await open(tinyPath)
+  const text = 'word '.repeat(100_000)
+  const seconds = () => {
+    const begin = performance.now()
+    tokenizer.encode(text)
+    return (performance.now() - begin) / 1000
+  }
+  const fresh = seconds()
+  const others = Array.from({ length: 20_000 }, (_, index) => String.fromCodePoint(0x4e00 + index)).join(' ')
+  assert.is(tokenizer.decode(tokenizer.encode(others)), others)
+  const later = seconds()
+  assert.ok(later < 3 * fresh + 0.5, `${later} s after ${fresh} s`)
+})
+
+test('U+FEFF made of byte tokens is text like any other', () => {
+  const bytes = { '<0xEF>': 0, '<0xBB>': 1, '<0xBF>': 2, a: 3 }
+  const decoder = { type: 'Sequence', decoders: [{ type: 'ByteFallback' }, { type: 'Fuse' }] }
+  const model = { type: 'BPE', vocab: bytes, merges: [], byte_fallback: true }
+  const tokenizer = small({ added_tokens: [], model, decoder })
+  assert.is(tokenizer.decode(tokenizer.encode('\ufeffa\ufeff')), '\ufeffa\ufeff')
+})
+
 test('what goes wrong where the source is read is E_TOKENIZER too, and under the same limits', () => {
   const read = () => {
     throw new TypeError('no vocabulary at all')
@@ -211,13 +253,14 @@ test('what goes wrong where the source is read is E_TOKENIZER too, and under the
   return throwsFlrcError(() => new Tokenizer(read, { file: 'x.gguf' }), expected)
 })
 
-test('a pattern that never ends is stopped', () => {
+test('a pattern that never ends is stopped, and other texts are encoded after it', async () => {
   const tokenizer = small({ pre_tokenizer: endless })
-  return throwsFlrcError(() => tokenizer.encode(`${'a'.repeat(60)}b`), {
+  await throwsFlrcError(() => tokenizer.encode(`${'a'.repeat(60)}b`, { context: 2 }), {
     code: 'E_TOKENIZER',
     message: /made to hang/,
     within: 20_000,
   })
+  assert.equal([...tokenizer.encode('bcb')], [1, 2, 1])
 })
 
 if (existsSync(smollm2Gguf)) {

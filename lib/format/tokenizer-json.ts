@@ -117,7 +117,7 @@ function typedModel(model: unknown): unknown {
   return model
 }
 
-/** The library makes an object of each character of these texts; multilingual vocabularies of 250 k pieces have 1.5 M. */
+/** The library makes an object of each character of these texts; 250 k pieces, as multilingual vocabularies have, are fewer. */
 const maxTrieCharacters = 2_500_000
 
 function checkTries({ added_tokens: added, model }: Json): void {

@@ -79,13 +79,16 @@ export function checkOptions(options: GenerateOptions, model: LoadedModel): Omit
   return { maxTokens, schedule: running, speculation, ...sampling, ...penalties, stop }
 }
 
-/** The token ids of a prompt; the begin token where it is empty. E_USAGE for ids that there are not. */
+/**
+ * The token ids of a prompt; the begin token where it is empty. E_USAGE for ids that there are not, E_CONTEXT for a text of
+ * more tokens than the context has.
+ */
 export function promptTokens(model: LoadedModel, prompt: string | readonly number[] | Int32Array): number[] {
   if (typeof prompt !== 'string' && !Array.isArray(prompt) && !(prompt instanceof Int32Array)) {
     refuse('the prompt', prompt, 'a text or a list of token ids')
   }
-  const tokens = Array.from(typeof prompt === 'string' ? model.tokenizer.encode(prompt) : prompt)
-  const { vocabSize, bosTokenId, eosTokenIds } = model.config
+  const { vocabSize, bosTokenId, eosTokenIds, contextLength: context } = model.config
+  const tokens = Array.from(typeof prompt === 'string' ? model.tokenizer.encode(prompt, { context }) : prompt)
   const wrong = tokens.find((token) => !Number.isSafeInteger(token) || token < 0 || token >= vocabSize)
   if (wrong !== undefined) {
     refuse('a token of the prompt', wrong, `a whole number below the vocabulary's ${vocabSize}`)

@@ -44,14 +44,18 @@ export async function renderForModel(
   return texts
 }
 
-/** The token ids of one chat in the model's own template, with its turn opened. E_CHAT_TEMPLATE, E_ABORTED. */
+/**
+ * The token ids of one chat in the model's own template, with its turn opened. E_CHAT_TEMPLATE, E_ABORTED, E_CONTEXT where
+ * they are more than the context has.
+ */
 export async function chatTokens(
   model: LoadedModel,
   messages: readonly ChatMessage[],
   { remedy, signal }: Omit<RenderForOptions, 'opening'>,
 ): Promise<number[]> {
   const [text = ''] = await renderForModel(model, [messages], { opening: true, remedy, signal })
-  return Array.from(model.tokenizer.encode(text, { addSpecial: false }))
+  const { contextLength: context } = model.config
+  return Array.from(model.tokenizer.encode(text, { addSpecial: false, context }))
 }
 
 /** Tokens at the beginning of both. */
