@@ -95,7 +95,7 @@ export type DecodingSession = Pick<Session, 'prefill' | 'sample' | 'decode' | 's
 
 /**
  * Prefills what the cache lacks of `tokens` at level 0 and decodes. `onCached` hears of every token that
- * enters the cache.
+ * enters the cache, and of the level of the pass that computed it.
  */
 export async function* decode(
   model: LoadedModel,
@@ -103,7 +103,7 @@ export async function* decode(
   tokens: readonly number[],
   options: DecodeOptions,
   signal: AbortSignal,
-  onCached?: (token: number) => void,
+  onCached?: (token: number, level: number) => void,
 ): PieceGenerator {
   const { maxTokens, schedule, speculation, stop } = options
   const endTokens = new Set(model.tokenizer.eosTokenIds)
@@ -125,7 +125,7 @@ export async function* decode(
   }
   const fresh = tokens.slice(options.reused)
   await session.prefill(Int32Array.from(fresh), 0, signal)
-  for (const token of fresh) onCached?.(token)
+  for (const token of fresh) onCached?.(token, 0)
   if (maxTokens === 0) return end('length')
   const first = { ...session.sample(sampling(0)), level: 0, activeBudget: levelBudget(model, 0) }
   let produced: ProducedToken[] = [first]
@@ -149,8 +149,8 @@ export async function* decode(
       step++
     }
     const advance = await source.advance(produced.at(-1) ?? first, step - 1, signal)
-    for (const token of advance.cached) onCached?.(token)
     produced = advance.produced
+    for (const token of advance.cached) onCached?.(token, produced[0]?.level ?? 0)
   }
 }
 

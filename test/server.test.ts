@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { request as httpRequest } from 'node:http'
+import { connect } from 'node:net'
 import path from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { suite } from 'uvu'
@@ -17,8 +18,9 @@ import {
   serve,
 } from '#lib/index.js'
 import { serverApp } from '#lib/server/app.js'
-import { PromptCaches } from '#lib/server/caches.js'
+import { hold, PromptCaches } from '#lib/server/caches.js'
 import { Engine } from '#lib/server/engine.js'
+import { readCompletionRequest } from '#lib/server/requests.js'
 import { Session } from '#lib/session.js'
 import { root, tinyModel } from './support/child.js'
 import { throwsFlrcError } from './support/flrc-error.js'
@@ -475,6 +477,57 @@ refusals('options that cannot be used, and an address that is taken', () =>
   }),
 )
 
+refusals('a listener that fails is warned of, and ends nothing', async () => {
+  const warnings: string[] = []
+  const onWarning = ({ message }: Error) => warnings.push(message)
+  process.on('warning', onWarning)
+  const listeners: ServeOptions['onRequest'][] = [
+    () => {
+      throw new Error('thrown')
+    },
+    async () => {
+      throw new Error('rejected')
+    },
+  ]
+  for (const onRequest of listeners) {
+    await serving(
+      async ({ url }) => {
+        const before = warnings.length
+        await ask(url + completions, { prompt, max_tokens: 1 })
+        await until(() => warnings.length > before)
+        assert.is((await fetch(`${url}/health`)).status, 200)
+      },
+      { onRequest },
+    )
+  }
+  process.off('warning', onWarning)
+  assert.match(warnings[0] ?? '', /onRequest failed: Error: thrown/)
+  assert.ok(warnings.some((warning) => warning.includes('rejected')))
+})
+
+/** All that the server says to bytes of a request, until it closes the connection. */
+async function exchange(url: string, request: string): Promise<string> {
+  const { hostname, port } = new URL(url)
+  const socket = connect(Number(port), hostname)
+  socket.write(request)
+  let text = ''
+  for await (const bytes of socket) text += bytes
+  return text
+}
+
+endpoints('a client of HTTP/1.0 gets events as they are, and then the end of the connection', () =>
+  serving(async ({ url }) => {
+    const body = JSON.stringify({ prompt, max_tokens: 2, stream: true })
+    const headers = ['Host: 127.0.0.1', 'Connection: keep-alive', 'Content-Type: application/json']
+    const head = [`POST ${completions} HTTP/1.0`, ...headers, `Content-Length: ${body.length}`]
+    const said = await exchange(url, `${head.join('\r\n')}\r\n\r\n${body}`)
+    const [answerHead = '', ...events] = said.split('\r\n\r\n')
+    assert.match(answerHead, /^HTTP\/1\.\d 200/)
+    assert.not.match(answerHead, /transfer-encoding/i)
+    assert.match(events.join(''), /^data: \{.*data: \[DONE\]\n\n$/s)
+  }),
+)
+
 const together = suite('requests at once')
 
 together('each gets what it would get alone, through shared reads of the weights', async () => {
@@ -572,9 +625,10 @@ together('a reader that stalls is waited for a while, and holds up no other', as
   }
   const asked = (body: object) => {
     const record = { promptTokens: 0, completionTokens: 0 }
+    const context = { record, chunked: true, cut }
     const headers = { 'content-type': 'application/json', host: 'localhost' }
     const init = { method: 'POST', body: JSON.stringify({ prompt, temperature: 0, ...body }), headers }
-    return { record, response: Promise.resolve(app.request(completions, init, { record, cut })) }
+    return { record, response: Promise.resolve(app.request(completions, init, context)) }
   }
   const stalled = asked({ stream: true })
   const reader = (await stalled.response).body?.getReader()
@@ -590,6 +644,13 @@ together('a reader that stalls is waited for a while, and holds up no other', as
   await reader?.cancel()
   // Its turn is free again, and there is no queue.
   await Promise.all([asked({ max_tokens: 1 }), asked({ max_tokens: 1 })].map(({ response }) => response))
+  await engine.close()
+})
+
+together('whoever has left before it begins has no generation', async () => {
+  const engine = new Engine(model, { parallel: 1, queue: 0, cacheBytes: 0, schedule: undefined })
+  const wanted = readCompletionRequest({ prompt })
+  await throwsFlrcError(() => engine.generate(wanted, AbortSignal.abort()), { code: 'E_ABORTED' })
   await engine.close()
 })
 
@@ -670,6 +731,32 @@ caching('each turn has its schedule from the start', () =>
   ),
 )
 
+caching('what a low level computed serves requests of the same schedule, and no other', () =>
+  serving(
+    async ({ url }) => {
+      const schedule = 'step:.8:.6:4'
+      const tokens = [...small.tokenizer.encode(prompt.repeat(2))]
+      const greedy = { temperature: 0, schedule }
+      const { tokenIds } = await complete(small.generate(tokens, { maxTokens: 24, schedule }))
+      const next = [...tokens, ...tokenIds, ...small.tokenizer.encode(' said')]
+      await ask(url + completions, { ...greedy, prompt: tokens, max_tokens: 24 })
+      const full = { ...greedy, prompt: next, max_tokens: 8, schedule: 'full' }
+      const other = await ask(url + completions, full)
+      // Level 0 has read the prompt and three tokens more.
+      assert.is(cachedOf(other), tokens.length + 3)
+      const again = await ask(url + completions, { ...full, schedule })
+      assert.is(cachedOf(again), next.length - 1, 'level 0 has read it all by now')
+      const low = await ask(url + completions, { ...greedy, prompt: tokens, max_tokens: 24 })
+      assert.is(cachedOf(low), tokens.length - 1)
+      const longer = [...next.slice(0, -1), 5, 6, 7]
+      const like = await ask(url + completions, { ...greedy, prompt: longer, max_tokens: 1 })
+      assert.ok(cachedOf(like) >= tokens.length + tokenIds.length - 1, `${cachedOf(like)} cached`)
+    },
+    {},
+    small,
+  ),
+)
+
 caching('an answer that was cut off can be gone on from', () =>
   serving(
     async ({ url }, requests) => {
@@ -703,10 +790,10 @@ caching('the least recently used go first, and what another holds too', async ()
   const batch = new DecodeBatch(model, { waitsFor: 'none' })
   const tokensOf = (first: number, length: number) => Array.from({ length }, (_, index) => first + index)
   const made = async (caches: PromptCaches, tokens: readonly number[]) => {
-    const cached = await caches.take(tokens)
+    const cached = await caches.take(tokens, 'full')
     const held = cached.tokens.length
     await cached.session.prefill(Int32Array.from(tokens.slice(held)), 0)
-    cached.tokens.push(...tokens.slice(held))
+    for (const token of tokens.slice(held)) hold(cached, token, 0)
     caches.keep(cached)
     return held
   }
@@ -729,6 +816,30 @@ caching('the least recently used go first, and what another holds too', async ()
   caches.clear()
 })
 
+caching('a longer cache of lower levels takes no place of what level 0 computed', async () => {
+  const caches = new PromptCaches(new DecodeBatch(model, { waitsFor: 'none' }), 1e9)
+  const tokens = Array.from({ length: 64 }, (_, index) => 100 + index)
+  const keep = async (length: number, schedule: string, exact: number) => {
+    const cached = caches.empty(schedule)
+    await cached.session.prefill(Int32Array.from(tokens.slice(0, length)), 0)
+    for (const [index, token] of tokens.slice(0, length).entries()) hold(cached, token, index < exact ? 0 : 1)
+    caches.keep(cached)
+  }
+  const taken = async (schedule: string) => {
+    const cached = await caches.take(tokens, schedule)
+    const { length } = cached.tokens
+    assert.is(cached.schedule, schedule)
+    caches.keep(cached)
+    return length
+  }
+  await keep(40, 'low', 40)
+  await keep(60, 'low', 20)
+  assert.equal([await taken('full'), await taken('low'), await taken('full')], [40, 60, 40])
+  await keep(50, 'low', 45)
+  assert.equal([await taken('full'), await taken('low')], [45, 60])
+  caches.clear()
+})
+
 caching('what cannot be gone on with stays as it was', async () => {
   const tokens = Array.from({ length: 64 }, (_, index) => 100 + index)
   const refuse = () => {
@@ -739,19 +850,19 @@ caching('what cannot be gone on with stays as it was', async () => {
     ['fork', [...tokens.slice(0, 32), 7]],
   ] as const) {
     const caches = new PromptCaches(new DecodeBatch(model, { waitsFor: 'none' }), 1e9)
-    const cached = await caches.take(tokens)
+    const cached = await caches.take(tokens, 'full')
     await cached.session.prefill(Int32Array.from(tokens), 0)
-    cached.tokens.push(...tokens)
+    for (const token of tokens) hold(cached, token, 0)
     caches.keep(cached)
     const { [fails]: works } = cached.session
     Object.assign(cached.session, { [fails]: refuse })
-    await caches.take(wanted).then(
+    await caches.take(wanted, 'full').then(
       () => assert.unreachable(),
       (error: Error) => assert.is(error.message, 'no'),
     )
     Object.assign(cached.session, { [fails]: works })
     assert.equal(cached.tokens, tokens)
-    const [one, other] = await Promise.all([caches.take(wanted), caches.take(wanted)])
+    const [one, other] = await Promise.all([caches.take(wanted, 'full'), caches.take(wanted, 'full')])
     assert.is(one.tokens.length, wanted.length - 1)
     assert.is(other.tokens.length, fails === 'fork' ? wanted.length - 1 : 0, 'it is given once, or copied')
     for (const { session } of [one, other]) session.release()
@@ -762,7 +873,7 @@ caching('what cannot be gone on with stays as it was', async () => {
 caching('what lies idle holds its keys and values, and no working memory', async () => {
   const caches = new PromptCaches(new DecodeBatch(model, { waitsFor: 'none' }), 1e9)
   const tokens = Array.from({ length: 64 }, (_, index) => 100 + index)
-  const cached = await caches.take(tokens)
+  const cached = await caches.take(tokens, 'full')
   await cached.session.prefill(Int32Array.from(tokens), 0)
   cached.tokens.push(...tokens)
   const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, seed: 0, draw: 0 }

@@ -22,6 +22,8 @@ export interface Asked {
   name: string
   /** Fires when whoever asked is gone. */
   signal: AbortSignal
+  /** Whether who asks takes an answer in chunks. */
+  chunked: boolean
   /** Ends the connection of one who takes nothing for so long: others may wait for the turn. */
   cut: () => void
   stallMs: number
@@ -114,7 +116,7 @@ function event(data: unknown): string {
 function eventResponse(
   source: AsyncGenerator<string, void, void>,
   leave: () => Promise<void>,
-  { cut, stallMs }: Pick<Asked, 'cut' | 'stallMs'>,
+  { chunked, cut, stallMs }: Pick<Asked, 'chunked' | 'cut' | 'stallMs'>,
 ): Response {
   const encoder = new TextEncoder()
   let stalled: NodeJS.Timeout | undefined
@@ -139,7 +141,7 @@ function eventResponse(
       'content-type': 'text/event-stream; charset=utf-8',
       'cache-control': 'no-cache',
       // Without it, the adapter holds the first events back to see whether there are more.
-      'transfer-encoding': 'chunked',
+      ...(chunked ? { 'transfer-encoding': 'chunked' } : { connection: 'close' }),
     },
   })
 }

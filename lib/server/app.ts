@@ -20,6 +20,8 @@ export interface AppOptions extends Guarded {
 /** What comes with a request besides itself. */
 export interface RequestContext {
   record: RequestRecord
+  /** Whether who asks takes an answer in chunks, as clients do since HTTP/1.1. */
+  chunked: boolean
   /** Ends the connection. */
   cut: () => void
 }

@@ -1,13 +1,13 @@
 import { toFlrcError } from '../binding.js'
 import { counted } from '../counted.js'
-import { FlrcError } from '../errors.js'
+import { abortedError, FlrcError } from '../errors.js'
 import { DecodeBatch } from '../generate/batch.js'
 import { checkOptions, type DecodeOptions, promptTokens } from '../generate/options.js'
 import { chatTokens } from '../generate/prompt.js'
 import { decode, type Generation, LeavableGeneration, type PieceGenerator } from '../generate.js'
 import type { LoadedModel } from '../model.js'
 import type { ScheduleChoice } from '../schedule.js'
-import { PromptCaches } from './caches.js'
+import { hold, PromptCaches } from './caches.js'
 import { closingFailure } from './failure.js'
 import type { Wanted } from './requests.js'
 import { Turns } from './turns.js'
@@ -39,6 +39,9 @@ export interface ServedGeneration {
   levels: number
 }
 
+/** With the schedule of those that name none filled in. */
+type Scheduled = Omit<Wanted, 'schedule'> & Pick<EngineOptions, 'schedule'>
+
 /** Generates what requests want on one model: side by side, and as many as may at once. */
 export class Engine {
   readonly model: LoadedModel
@@ -58,11 +61,13 @@ export class Engine {
   }
 
   /**
-   * Pieces as they come; asking for the first one waits for the request's turn. Errors: E_USAGE at once for what the
-   * model cannot do, then those of a generation, of the chat template, and of a server that is busy or closing.
+   * Pieces as they come; asking for the first one waits for the request's turn. Errors: at once E_USAGE for what the
+   * model cannot do, and E_ABORTED; then those of a generation, of the chat template, and of a server that is busy or closing.
    */
   generate(wanted: Wanted, signal: AbortSignal): ServedGeneration {
     if (this.#closed) throw closingFailure()
+    // A generation that never begins would never leave the set of those there are.
+    if (signal.aborted) throw abortedError()
     const { sampling, maxTokens = 0, schedule = this.#schedule } = wanted
     const options = checkOptions({ ...sampling, maxTokens, schedule }, this.model)
     const started = { waitedMs: 0, promptTokens: 0, cachedTokens: 0 }
@@ -70,7 +75,7 @@ export class Engine {
       signal,
       async function* (this: Engine, left: AbortSignal) {
         try {
-          return yield* this.#run(wanted, options, started, left)
+          return yield* this.#run({ ...wanted, schedule }, options, started, left)
         } finally {
           this.#generations.delete(pieces)
         }
@@ -93,7 +98,7 @@ export class Engine {
   }
 
   async *#run(
-    wanted: Wanted,
+    wanted: Scheduled,
     options: Omit<DecodeOptions, 'reused'>,
     started: Started,
     signal: AbortSignal,
@@ -105,7 +110,7 @@ export class Engine {
       const tokens = await this.#tokensOf(wanted.prompt, signal)
       const maxTokens = this.#room(tokens.length, wanted.maxTokens)
       started.promptTokens = tokens.length
-      return yield* this.#decode(tokens, wanted.reuse, { ...options, maxTokens }, started, signal)
+      return yield* this.#decode(tokens, wanted, { ...options, maxTokens }, started, signal)
     } finally {
       leave()
     }
@@ -113,20 +118,20 @@ export class Engine {
 
   async *#decode(
     tokens: readonly number[],
-    reuse: boolean,
+    { reuse, schedule = 'full' }: Scheduled,
     options: Omit<DecodeOptions, 'reused'>,
     started: Started,
     signal: AbortSignal,
   ): PieceGenerator {
-    const cached = reuse ? await this.#caches.take(tokens) : this.#caches.empty()
+    const cached = reuse ? await this.#caches.take(tokens, schedule) : this.#caches.empty(schedule)
     const { session, tokens: held } = cached
     const reused = held.length
     started.cachedTokens = reused
     let whole = true
     try {
-      return yield* decode(this.model, session, tokens, { ...options, reused }, signal, (token) => {
-        held.push(token)
-      })
+      return yield* decode(this.model, session, tokens, { ...options, reused }, signal, (token, level) =>
+        hold(cached, token, level),
+      )
     } catch (error) {
       // Who leaves between two tokens leaves the cache as it was; a prompt that was cut off may still be writing to it.
       whole = toFlrcError(error).code === 'E_ABORTED' && held.length >= tokens.length

@@ -37,16 +37,20 @@ export async function listen({ host, port, fetch, onRequest }: ListenOptions): P
       const record: RequestRecord = { promptTokens: 0, completionTokens: 0 }
       const { incoming, outgoing } = bindings as HttpBindings
       const begin = performance.now()
-      outgoing.once('close', () =>
-        onRequest?.({
+      outgoing.once('close', () => {
+        const served = {
           method: incoming.method ?? '',
           path: new URL(request.url).pathname,
           status: outgoing.writableFinished ? outgoing.statusCode : clientLeft,
           ...record,
           seconds: (performance.now() - begin) / 1000,
-        }),
-      )
-      return fetch(request, { record, cut: () => outgoing.destroy() })
+        }
+        // What fails in a listener is no reason to end the process, and with it all answers under way.
+        const told = async () => onRequest?.(served)
+        told().catch((error: unknown) => process.emitWarning(`onRequest failed: ${String(error)}`))
+      })
+      const chunked = incoming.httpVersion !== '1.0'
+      return fetch(request, { record, chunked, cut: () => outgoing.destroy() })
     },
     // Whoever serves a model goes on with Node's own Request and Response.
     overrideGlobalObjects: false,
