@@ -80,7 +80,12 @@
       'dependencies': ['flrc_core'],
       'sources': ['<!@(node scripts/native/sources.mjs addon <(flrc_platform))'],
       'include_dirs': ['<!(node -p "require(\'node-addon-api\').include_dir")'],
-      'defines': ['NAPI_VERSION=9', 'NODE_ADDON_API_CPP_EXCEPTIONS'],
+      'defines': [
+        'NAPI_VERSION=9',
+        'NODE_ADDON_API_CPP_EXCEPTIONS',
+        # Or a worker thread that is terminated while it calls the addon ends the process.
+        'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
+      ],
       'conditions': [
         ['flrc_platform=="linux"', {
           'ldflags': [
