@@ -23,7 +23,8 @@ namespace {
 int left = 0;
 
 JobThreads& limited(int threads) {
-  static std::vector<JobThreads*> all;
+  // Reachable to the end, like what it holds.
+  static auto& all = *new std::vector<JobThreads*>;
   left = threads;
   all.push_back(new JobThreads([](std::function<void()> loop) {
     if (left == 0) throw std::system_error(EAGAIN, std::generic_category());
