@@ -55,7 +55,7 @@ export async function compress(model: LoadedModel, options: CompressOptions): Pr
   checkCompressOptions(options)
   checkCalibrateOptions(model, options)
   const recovery = checkRecoverOptions(options.recover)
-  refuseCompressed(model)
+  refuseCompressed(model, options)
   checkRanks(model, optionsAt(model, options, options.keep ?? 1), dropsChannels(options))
   const begin = performance.now()
   const given = options.calibration
@@ -125,13 +125,13 @@ type CutOptions = AllocateOptions &
   TaskOptions &
   Pick<CompressOptions, 'dropChannels' | 'state' | 'resume' | 'memory'> & { recovery?: RecoverOptions }
 
-function refuseCompressed({ source, levels, config }: LoadedModel): void {
+function refuseCompressed({ source, levels, config }: LoadedModel, options: CompressOptions): void {
   const { path: file } = source
   if (levels.some(({ ranks }) => Object.values(ranks).some((rank) => rank !== 'dense'))) {
     throw new FlrcError('E_USAGE', `${file} is compressed already; compress the original model`, { file })
   }
-  if (config.intermediateSizes !== undefined) {
-    const message = `channels of ${file} were dropped already; compress the original model`
+  if (dropsChannels(options) && config.intermediateSizes !== undefined) {
+    const message = `channels of ${file} were dropped already; drop them from the original model`
     throw new FlrcError('E_USAGE', message, { file })
   }
 }

@@ -138,21 +138,32 @@ channels('are refused as shares that there are not, and without curves to go by'
   calibration.dispose()
 })
 
-channels('are all there in what is compressed', async () => {
-  const narrow = await Model.load(
-    await narrowCheckpoint(
-      temporaryDirectory(),
-      Array.from({ length: layers }, () => intermediateSize / 2),
-    ),
-  )
-  for (const options of [{ dropChannels: 0.25 }, {}]) {
-    await throwsFlrcError(() => compress(narrow, { ...usual, ...options }), {
+channels(
+  'are not dropped from what has some dropped already, which says how much it reads itself',
+  async () => {
+    const narrow = await Model.load(
+      await narrowCheckpoint(
+        temporaryDirectory(),
+        Array.from({ length: layers }, () => intermediateSize / 2),
+      ),
+    )
+    await throwsFlrcError(() => compress(narrow, { ...usual, dropChannels: 0.25 }), {
       code: 'E_USAGE',
       message: /dropped already/,
     })
-  }
-  narrow.dispose()
-})
+    const small = await compress(narrow, { ...usual, heldOut: 1 })
+    assert.is(small.plan?.heldOut?.dense.budget, narrow.levels[0]?.budget)
+    const output = path.join(temporaryDirectory(), 'small')
+    await small.save(output)
+    const told = `dense</td><td>${narrow.levels[0]?.budget.toFixed(4)}`
+    assert.match(
+      (await reportHtml(output)).replaceAll(/<(td|th)[^>]*>/g, '<$1>').replaceAll('th>', 'td>'),
+      told,
+    )
+    small.dispose()
+    narrow.dispose()
+  },
+)
 
 /** Of the parameters, those that half of the channels leave. */
 const half = 2 / 3

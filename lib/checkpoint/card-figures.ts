@@ -50,7 +50,7 @@ export function heldOutTable(
     caption: `${heldOutSource(heldOut)} MB of all tensors.`,
     columns: ['model', 'active budget', 'MB', 'perplexity'],
     rows: [
-      ['dense', '1', megabytes(dense.bytes), dense.perplexity.toFixed(2)],
+      ['dense', dense.budget?.toFixed(4) ?? '1', megabytes(dense.bytes), dense.perplexity.toFixed(2)],
       ...levels.map(({ perplexity }, level) => [
         `level ${level}`,
         stored.budgets[level]?.toFixed(4) ?? '',

@@ -63,8 +63,11 @@ export interface HeldOutPerplexity {
   tokens: number
   /** Whether they also decided keep (`targetPerplexityIncrease`), which flatters it a little. */
   decidedKeep?: boolean
-  /** Bytes of all tensors as a checkpoint would store them in the type that the model is held in. */
-  dense: { bytes: number; perplexity: number }
+  /**
+   * Bytes of all tensors as a checkpoint would store them in the type that the model is held in, and, where channels had
+   * been dropped from it before, the share of the whole one's block parameters that it reads.
+   */
+  dense: { bytes: number; perplexity: number; budget?: number }
   levels: { perplexity: number }[]
 }
 

@@ -44,7 +44,7 @@ const planSchema = v.object({
       windows: v.number(),
       tokens: v.number(),
       decidedKeep: v.optional(v.boolean()),
-      dense: v.object({ bytes: v.number(), perplexity: v.number() }),
+      dense: v.object({ bytes: v.number(), perplexity: v.number(), budget: v.optional(v.number()) }),
       levels: v.array(v.object({ perplexity: v.number() })),
     }),
   ),

@@ -314,7 +314,8 @@ function describe(output: string, report: Omit<CompressionReport, 'atOnce'>): st
     level.budget.toFixed(4),
     ...(heldOut ? [(heldOut.levels[index]?.perplexity ?? Number.NaN).toFixed(2)] : []),
   ])
-  if (heldOut) rows.unshift(['dense', '1.0000', heldOut.dense.perplexity.toFixed(2)])
+  if (heldOut)
+    rows.unshift(['dense', (heldOut.dense.budget ?? 1).toFixed(4), heldOut.dense.perplexity.toFixed(2)])
   const table = formatTable(['level', 'active budget', ...(heldOut ? ['perplexity'] : [])], rows)
   const measured = heldOut
     ? [

@@ -35,5 +35,11 @@ export async function heldOutPerplexity(
     levels.push({ perplexity: await windowPerplexity(small, heldOut, level, task) })
   }
   const tokens = heldOut.reduce((sum, window) => sum + window.length - 1, 0)
-  return { windows: heldOut.length, tokens, dense: { bytes: dense.storedBytes, perplexity }, levels }
+  const budget = dense.levels[0]?.budget ?? 1
+  return {
+    windows: heldOut.length,
+    tokens,
+    dense: { bytes: dense.storedBytes, perplexity, ...(budget < 1 ? { budget } : {}) },
+    levels,
+  }
 }

@@ -46,7 +46,16 @@ async function ownFigure({ plan, inspection }: ReportContents): Promise<Figure |
   const table = {
     caption: 'Perplexity of the dense model and of each level; MB of all tensors',
     columns: ['model', 'active budget', 'MB', 'perplexity', 'beside dense'],
-    rows: [['dense', '1', (dense.bytes / 1e6).toFixed(2), dense.perplexity.toFixed(3), ''], ...rows],
+    rows: [
+      [
+        'dense',
+        dense.budget?.toFixed(4) ?? '1',
+        (dense.bytes / 1e6).toFixed(2),
+        dense.perplexity.toFixed(3),
+        '',
+      ],
+      ...rows,
+    ],
   }
   const measuredOn = heldOutSource(heldOut)
   if (levels.length < 2) return { caption: `${seen} ${measuredOn}`, table }
