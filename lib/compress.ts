@@ -136,14 +136,11 @@ function refuseCompressed({ source, levels, config }: LoadedModel, options: Comp
   }
 }
 
-/**
- * Finds the keep, shares the rank out and cuts the model from the calibration's factors, which may be of a model that
- * channels were dropped from. Errors as of `compress`, which checks what is asked for first.
- */
-export async function cut(
+/** Finds the keep, shares the rank out and cuts the model from the calibration's factors. */
+async function cut(
   calibration: Calibration,
   given: CutOptions & Pick<Prepared, 'narrowed'>,
-  begin = performance.now(),
+  begin: number,
 ): Promise<Model> {
   const { model, figures } = calibration
   const { narrowed } = given

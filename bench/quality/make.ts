@@ -6,13 +6,13 @@ import {
   type Calibration,
   type CalibrationText,
   calibrate,
+  compress,
   exportModel,
   Model,
   sensitivitySearch,
   type TaskOptions,
 } from 'flrc'
 import { type Prepared, prepare } from '#lib/compress/prepare.js'
-import { cut } from '#lib/compress.js'
 import { type Inputs, withoutUnknowns } from './inputs.js'
 import { countedBytes, isEmbedding, roundDirectory } from './rounded.js'
 import type { CalibrationSource, CalibrationSpec, LowRankSpec, ModelSpec, Row } from './rows.js'
@@ -92,7 +92,8 @@ export async function makeLowRank(
   calibration: Calibration,
   { signal }: TaskOptions,
 ): Promise<Made> {
-  const model = await cut(calibration, { method, storage, dtype, keep, levels, signal })
+  const options = { method, storage, dtype, keep, levels, calibration, signal }
+  const model = await compress(calibration.model, options)
   return { model, bytes: bytesOf(model) }
 }
 
