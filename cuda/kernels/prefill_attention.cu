@@ -16,10 +16,11 @@ constexpr int kThreads = 128;
 constexpr int kQueries = 64;  // 16 a warp
 constexpr int kKeys = 64;
 template <int kDim>
-constexpr int kStages = kDim > 128 ? 1 : 2;
-template <int kDim>
-constexpr size_t kSharedBytes = size_t{1 + 2 * kStages<kDim>} * kKeys*(kDim + 8) * sizeof(uint16_t);
-static_assert(kSharedBytes<256> <= kSharedOfAnyChip);
+struct Room {
+  static constexpr int kStages = kDim > 128 ? 1 : 2;
+  static constexpr size_t kBytes = size_t{1 + 2 * kStages} * kKeys * (kDim + 8) * sizeof(uint16_t);
+  static_assert(kBytes <= kSharedOfAnyChip);
+};
 
 // Rows [row, row + 64) of [rows][ld], headDim values each, to rows of kDim + 8; zeros outside.
 template <int kDim>
@@ -100,7 +101,7 @@ FLRC_DEVICE void addValues(const float (&weights)[kKeys / 8][4], Shared<const ui
 
 template <int kDim>
 FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) prefillKernel(FLRC_PARAMS(PrefillParams) p) {
-  constexpr int kArea = kKeys * (kDim + 8);
+  constexpr int kArea = kKeys * (kDim + 8), kStages = Room<kDim>::kStages;
   const Shared<uint16_t> queries = sharedMemory<uint16_t>(0), caches = queries + kArea;
   // Those with the most keys begin first.
   const int head = blockY(), row = (gridX() - 1 - blockX()) * kQueries, width = p.heads * p.headDim;
@@ -115,7 +116,7 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) prefillKernel(FLRC_PARAMS(Prefi
   const int steps = (end - begin + kKeys - 1) / kKeys;
   const auto fetch = [&](int step) {
     if (step < steps) {
-      const Shared<uint16_t> stage = caches + step % kStages<kDim> * 2 * kArea;
+      const Shared<uint16_t> stage = caches + step % kStages * 2 * kArea;
       fetchRows<kDim>(keys, kvWidth, begin + step * kKeys, end, p.headDim, stage);
       fetchRows<kDim>(values, kvWidth, begin + step * kKeys, end, p.headDim, stage + kArea);
     }
@@ -132,13 +133,13 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) prefillKernel(FLRC_PARAMS(Prefi
     waitCopies<0>();
     // All have the stage, and all are done with the one before, which the next copies overwrite.
     syncBlock();
-    if (kStages < kDim >> 1) fetch(step + 1);
-    const Shared<uint16_t> stage = caches + step % kStages<kDim> * 2 * kArea;
+    if (kStages > 1) fetch(step + 1);
+    const Shared<uint16_t> stage = caches + step % kStages * 2 * kArea;
     float scores[kKeys / 8][4] = {};
     scoresOf<kDim>(queries + ownRow * (kDim + 8), stage, scores);
     weigh(scores, p.first + row + ownRow, begin + step * kKeys, p.window, scale, running);
     addValues<kDim>(scores, stage + kArea, running);
-    if (kStages<kDim> == 1) {
+    if (kStages == 1) {
       syncBlock();
       fetch(step + 1);
     }
@@ -169,7 +170,7 @@ void launchFor(Stream stream, const PrefillParams& params) {
   shape.gridX = static_cast<unsigned>((params.count + kQueries - 1) / kQueries);
   shape.gridY = static_cast<unsigned>(params.heads);
   shape.threads = kThreads;
-  shape.sharedBytes = kSharedBytes<kDim>;
+  shape.sharedBytes = Room<kDim>::kBytes;
   launch(stream, shape, prefillKernel<kDim>, params);
 }
 
