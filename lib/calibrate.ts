@@ -202,8 +202,10 @@ export class Calibration {
   static async load(
     model: LoadedModel,
     directory: string,
-    { memory = defaultMemory(), signal, onProgress }: LoadCalibrationOptions = {},
+    options: LoadCalibrationOptions = {},
   ): Promise<Calibration> {
+    checkObject('the third argument', options, 'options, such as { memory: 2e9 }')
+    const { memory = defaultMemory(), signal, onProgress } = options
     checkModel(model)
     model.assertUsable()
     checkPath('the directory', directory, 'a path of a calibration')
@@ -241,8 +243,9 @@ export class Calibration {
    * Writes all of it as a directory, whole or not at all, for `Calibration.load`. Errors: E_EXISTS (also for the model
    * that was calibrated, whatever `overwrite` says), E_IO (disk full, permissions), E_ABORTED, E_DISPOSED.
    */
-  save(directory: string, options: SaveCalibrationOptions = {}): Promise<void> {
-    return saveCalibration(this, this.#handle, directory, options)
+  async save(directory: string, options: SaveCalibrationOptions = {}): Promise<void> {
+    checkObject('the second argument', options, 'options, such as { overwrite: true }')
+    await saveCalibration(this, this.#handle, directory, options)
   }
 
   /** Frees the factors; models cut from them live on. */

@@ -1,4 +1,4 @@
-import { checkLevel, checkText, checkWhole } from './check.js'
+import { checkLevel, checkObject, checkText, checkWhole } from './check.js'
 import { counted } from './counted.js'
 import { FlrcError } from './errors.js'
 import { checkModel, type LoadedModel, type TaskOptions } from './model.js'
@@ -57,6 +57,7 @@ export async function perplexity(
 ): Promise<PerplexityResult> {
   checkModel(model)
   checkText('text', text, 'the text itself')
+  checkObject('the third argument', options, 'options, such as { seqLen: 512 }')
   const context = model.config.contextLength
   const { seqLen = Math.min(2048, context), windows: limit, level = 0, name = 'the text' } = options
   checkWhole('seqLen', seqLen, 2)

@@ -1,3 +1,4 @@
+import { checkObject } from './check.js'
 import { fused } from './checkpoint/fuse.js'
 import { writeDenseModel } from './checkpoint/write.js'
 import { checkModel, type LoadedModel, type TaskOptions } from './model.js'
@@ -20,9 +21,11 @@ export interface ExportResult {
 export async function exportModel(
   model: LoadedModel,
   directory: string,
-  { overwrite, signal, onProgress }: ExportOptions = {},
+  options: ExportOptions = {},
 ): Promise<ExportResult> {
   checkModel(model)
+  checkObject('the third argument', options, 'options, such as { overwrite: true }')
+  const { overwrite, signal, onProgress } = options
   const { source } = model
   const separate = {
     entries: model.tensorEntries(true),

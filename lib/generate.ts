@@ -1,3 +1,4 @@
+import { checkObject } from './check.js'
 import { abortedError, FlrcError } from './errors.js'
 import { checkContext, checkOptions, type DecodeOptions, promptTokens } from './generate/options.js'
 import { Penalties } from './generate/penalties.js'
@@ -29,6 +30,7 @@ export function generate(
   prompt: string | readonly number[] | Int32Array,
   options: GenerateOptions = {},
 ): Generation {
+  checkObject('the third argument', options, 'options, such as { maxTokens: 64 }')
   return new LeavableGeneration(options.signal, async function* (signal) {
     const checked = checkOptions(options, model)
     const tokens = promptTokens(model, prompt)

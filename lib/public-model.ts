@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os'
 import path from 'node:path'
-import { checkOneOf, checkWhole } from './check.js'
+import { checkObject, checkOneOf, checkWhole } from './check.js'
 import { cardFigures, heldOutTable } from './checkpoint/card-figures.js'
 import { prepareTarget } from './checkpoint/directory.js'
 import type { CompressionPlan, HeldOutPerplexity } from './checkpoint/plan.js'
@@ -112,6 +112,7 @@ export class Model extends LoadedModel {
    * E_BINDING, E_IO, E_USAGE, E_ABORTED.
    */
   static async load(model: string, options: LoadOptions = {}): Promise<Model> {
+    checkObject('the second argument', options, "options, such as { device: 'cpu' }")
     const { below, ...own } = options
     if (below === undefined) return new Model(await partsOf(model, own))
     // A cache goes from one model to another on the CPU only.
@@ -141,6 +142,7 @@ export class Model extends LoadedModel {
    * E_DISPOSED, and E_USAGE for a model that was loaded.
    */
   async save(directory: string, options: SaveOptions = {}): Promise<void> {
+    checkObject('the second argument', options, 'options, such as { overwrite: true }')
     const { overwrite, signal, onProgress } = options
     const plan = this.plan
     if (plan === undefined) {

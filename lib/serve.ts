@@ -1,4 +1,4 @@
-import { checkText, checkWhole, refuse } from './check.js'
+import { checkObject, checkText, checkWhole, refuse } from './check.js'
 import type { FlrcError } from './errors.js'
 import { checkModel, type LoadedModel } from './model.js'
 import type { ScheduleChoice } from './schedule.js'
@@ -55,6 +55,7 @@ export interface ModelServer {
  * address cannot be listened on, E_DISPOSED.
  */
 export async function serve(model: LoadedModel, options: ServeOptions = {}): Promise<ModelServer> {
+  checkObject('the second argument', options, 'options, such as { port: 8080 }')
   const { host = '127.0.0.1', port = 8080, parallel = 4, queue = 64, cacheBytes = 2 ** 30 } = options
   const { apiKey, schedule, onRequest } = options
   checkModel(model)

@@ -6,7 +6,7 @@ import * as assert from 'uvu/assert'
 import { checkOptions } from '#lib/generate/options.js'
 import { decode } from '#lib/generate.js'
 import {
-  type Calibration,
+  Calibration,
   calibrate,
   calibrateSchedule,
   complete,
@@ -18,6 +18,7 @@ import {
   Model,
   progressive,
   sensitivitySearch,
+  serve,
 } from '#lib/index.js'
 import { tinyModel } from './support/child.js'
 import { rejects, throwsFlrcError } from './support/flrc-error.js'
@@ -443,6 +444,19 @@ mistakes('is E_USAGE that names the argument and what it may be', async () => {
       () => evaluate.perplexity(model, text, { seqLen: 64, windows: 1, signal: any(5) }),
     ],
     [/the second argument is null; it must be options/, () => calibrate(model, any(null))],
+    [/the second argument is null/, () => Model.load(tinyModel, any(null))],
+    [/the second argument is 5/, () => small.save('x', any(5))],
+    [/the second argument is null/, () => calibration.save('x', any(null))],
+    [/the third argument is null/, () => Calibration.load(model, 'x', any(null))],
+    [/the third argument is null/, () => exportModel(model, 'x', any(null))],
+    [/the third argument is null/, () => complete(model.generate('x', any(null)))],
+    [/the argument of chat is null/, async () => model.chat(any(null))],
+    [/the second argument is null/, () => complete(model.chat().send('x', any(null)))],
+    [/the second argument is null/, () => serve(model, any(null))],
+    [/the third argument is null/, () => evaluate.perplexity(model, text, any(null))],
+    [/the third argument is null/, () => evaluate.choice(model, [], any(null))],
+    [/the third argument is null/, () => evaluate.summarize(model, [], any(null))],
+    [/the fourth argument is null/, () => evaluate.agreement(model, model, text, any(null))],
     [/the calibration is number; it must be what calibrate gives/, () => sensitivitySearch(any(5))],
     [/the second argument is null/, () => sensitivitySearch(calibration, any(null))],
     [/windows is "all"; it must be a list/, () => sensitivitySearch(calibration, { windows: any('all') })],

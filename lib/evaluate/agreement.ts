@@ -1,4 +1,4 @@
-import { checkWhole } from '../check.js'
+import { checkObject, checkWhole } from '../check.js'
 import type { DialogueSample } from '../data/dialogues.js'
 import { checkOptions } from '../generate/options.js'
 import type { LoadedModel, TaskOptions } from '../model.js'
@@ -65,6 +65,7 @@ export async function agreement(
   samples: readonly DialogueSample[] | string,
   options: AgreementOptions = {},
 ): Promise<AgreementResult> {
+  checkObject('the fourth argument', options, 'options, such as { maxTokens: 64 }')
   const { limit, maxTokens = 60, schedule, name, signal, onProgress } = options
   checkWhole('maxTokens', maxTokens, 1)
   checkReference(model, reference)

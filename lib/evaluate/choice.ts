@@ -1,4 +1,4 @@
-import { checkLevel } from '../check.js'
+import { checkLevel, checkObject } from '../check.js'
 import type { ChoiceSample } from '../data/choices.js'
 import { FlrcError } from '../errors.js'
 import { checkModel, type LoadedModel, type TaskOptions } from '../model.js'
@@ -49,8 +49,9 @@ export async function choice(
   samples: readonly ChoiceSample[],
   options: ChoiceOptions = {},
 ): Promise<ChoiceResult> {
-  const { limit, level = 0, signal, onProgress } = options
   checkModel(model)
+  checkObject('the third argument', options, 'options, such as { limit: 50 }')
+  const { limit, level = 0, signal, onProgress } = options
   checkLevel(level, model.levels.length)
   const chosen = firstSamples(samples, limit)
   chosen.forEach(checkSample)

@@ -1,3 +1,4 @@
+import { checkObject } from '../check.js'
 import type { DialogueSample } from '../data/dialogues.js'
 import { FlrcError } from '../errors.js'
 import { checkModel, type LoadedModel, type TaskOptions } from '../model.js'
@@ -65,8 +66,9 @@ export async function summarize(
   samples: readonly DialogueSample[],
   options: SummarizeOptions = {},
 ): Promise<SummarizeResult> {
-  const { limit, maxTokens = 60, schedule, reference, signal, onProgress } = options
   checkModel(model)
+  checkObject('the third argument', options, 'options, such as { limit: 50 }')
+  const { limit, maxTokens = 60, schedule, reference, signal, onProgress } = options
   const chosen = firstSamples(samples, limit).map(checkedSample)
   const referenceTexts = reference && byId(reference, chosen)
   const chats = chosen.map(({ id, dialogue }) => ({ id, messages: summaryRequest(dialogue) }))

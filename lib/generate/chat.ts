@@ -1,4 +1,4 @@
-import { checkText } from '../check.js'
+import { checkObject, checkText } from '../check.js'
 import { FlrcError } from '../errors.js'
 import { decode, type GenerateOptions, type Generation, LeavableGeneration } from '../generate.js'
 import type { LoadedModel } from '../model.js'
@@ -31,6 +31,7 @@ export class Chat {
   #disposed = false
 
   constructor(model: LoadedModel, options: ChatOptions = {}) {
+    checkObject('the argument of chat', options, 'options, such as { messages: [] }')
     this.#model = model
     this.#messages = [...(options.messages ?? [])]
   }
@@ -46,6 +47,7 @@ export class Chat {
    * turn is under way.
    */
   send(content: string, options: GenerateOptions = {}): Generation {
+    checkObject('the second argument', options, 'options, such as { maxTokens: 64 }')
     return new LeavableGeneration(options.signal, this.#turn.bind(this, content, options))
   }
 
