@@ -86,7 +86,9 @@ function bytesCaption(rows: readonly Row[], settings: Settings): string {
 }
 
 function calibrationCaption({ summaries, summaryLimit, dialogues }: Settings): string {
-  const parts = ['Two-sided whitening, shrunk, pivoted, one level.']
+  const parts = [
+    'Two-sided whitening, shrunk, pivoted, one level; where it says so after channels of the MLPs were dropped.',
+  ]
   if (dialogues !== undefined) {
     parts.push(
       `Dialogues: ${dialogues} in the model's chat template; half: as many windows of them as of the text.`,
@@ -104,7 +106,7 @@ function calibrationCaption({ summaries, summaryLimit, dialogues }: Settings): s
 }
 
 function furtherCaption(rows: readonly Row[], { transfer, text }: Settings): string {
-  const parts = ['Pivoted, one level.']
+  const parts = ['Pivoted, one level; where it says so after channels of the MLPs were dropped.']
   if (rows.some(({ full }) => full !== undefined)) {
     parts.push(`Whole text: all of ${text} in windows of 2048, or of the model's context where that is less.`)
   }

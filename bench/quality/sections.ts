@@ -49,6 +49,9 @@ export const storages = ['plain', 'pivoted'] as const
 const byteKeeps = [0.95, 0.9, 0.8, 0.7, 0.6, 0.5]
 const channelKeeps = [0.8, 0.7, 0.6, 0.5]
 const calibrationKeeps = [0.9, 0.8]
+/** Whether what dropped channels gain on the calibration's kind of text holds for another kind, and what mends it. */
+const narrowSources: readonly CalibrationSource[] = ['text', 'half dialogues']
+const narrowKeep = 0.8
 /** How far the lowest level lies below keep, whatever their number, so that rows differ in that alone. */
 const levelSpan = 0.2
 const levelCounts = [2, 4]
@@ -149,14 +152,17 @@ function calibrationSection(options: PlanOptions): RowSpec[] {
   const sources: CalibrationSource[] = options.dialogues
     ? ['text', 'half dialogues', 'dialogues', 'self', 'self and text']
     : ['text', 'self', 'self and text']
-  const models: ModelSpec[] = sources.flatMap((source) =>
-    calibrationKeeps.flatMap((keep) =>
+  const models: ModelSpec[] = sources.flatMap((source) => [
+    ...calibrationKeeps.flatMap((keep) =>
       (['curve', 'uniform'] as const).map((method) => ({
         ...defaultRow(keep, options.dtype, source),
         method,
       })),
     ),
-  )
+    ...(narrowSources.includes(source)
+      ? [{ ...defaultRow(narrowKeep, options.dtype, source), drops: true }]
+      : []),
+  ])
   const rows = usual(options, models)
   const dense = usual(options, references(options.dtype))
   if (!options.summaries) return [...dense, ...rows]
@@ -182,6 +188,7 @@ function furtherSection(options: PlanOptions): RowSpec[] {
       { model: { ...best, calibration: input, method: 'fisher' }, measures },
       { model: best, measures },
     )
+    if (channelKeeps.includes(keep)) rows.push({ model: { ...best, drops: true }, measures })
     if (options.unknowns) {
       rows.push({ model: defaultRow(keep, options.dtype, 'text without <unk>'), measures })
     }
