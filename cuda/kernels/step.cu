@@ -300,6 +300,8 @@ FLRC_KERNEL void FLRC_KERNEL_BOUNDS(kThreads, 1) stepKernel(FLRC_PARAMS(StepPara
               areas.scratch + (job.source == StepSource::normed ? norms++ % 2 * kWarps : 0);
           if (job.unitWords == 0) {
             placeInput(p, areas, job, base + static_cast<uint32_t>(job.wants), scratch);
+            // No barrier of the job's lines keeps the next one's input from what slower warps still write.
+            if (job.begin == job.end) syncBlock();
           }
           loaded = job.input;
         }

@@ -6,14 +6,25 @@ namespace flrc::gpu {
 
 namespace {
 
-// Of no use but to ask what code of this plugin the driver has taken.
-__global__ void emptyKernel() {}
+// Products by warpgroups are in code for 9.0 with its own features alone; in all other code they trap.
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+constexpr int kProbeThreads = 32;
+#else
+constexpr int kProbeThreads = 64;
+#endif
+
+// Of no use but to ask what code of this plugin the driver has taken, which its bounds tell.
+__global__ void __launch_bounds__(kProbeThreads) probeKernel() {}
+
+struct Compiled {
+  bool hopper, warpgroups;
+};
 
 // What is compiled for an older chip leaves out what Hopper brought, on newer chips as well.
-bool isCompiledForHopper() {
+Compiled whatIsCompiled() {
   cudaFuncAttributes attributes;
-  check(cudaFuncGetAttributes(&attributes, emptyKernel));
-  return attributes.ptxVersion >= 90;
+  check(cudaFuncGetAttributes(&attributes, probeKernel));
+  return {attributes.ptxVersion >= 90, attributes.maxThreadsPerBlock != 32};
 }
 
 }  // namespace
@@ -26,8 +37,9 @@ DeviceLimits currentDevice() {
   check(cudaDeviceGetAttribute(&limits.sharedBytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
   check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  limits.hopper = major >= 9 && isCompiledForHopper();
-  limits.warpgroups = major == 9 && minor == 0 ? limits.multiprocessors : 0;
+  const Compiled compiled = whatIsCompiled();
+  limits.hopper = major >= 9 && compiled.hopper;
+  limits.warpgroups = major == 9 && minor == 0 && compiled.warpgroups ? limits.multiprocessors : 0;
   return limits;
 }
 

@@ -147,6 +147,24 @@ void checkChain(Dtype dtype, int blocks) {
   }
 }
 
+// A block without rows of V keeps its copy of the residual stream all the same, and goes on to panels.
+void checkFewRanks(Dtype dtype) {
+  if (!hasBulkCopies()) return;
+  constexpr int kHidden = 2048, kOutputs = 2048, kRank = 4, kBlocks = 5;
+  check::Random random(1);
+  const std::vector<float> x = random.floats(kHidden);
+  StepChain chain(onThisChip(kBlocks), x, dtype);
+  Values& out = chain.values(kOutputs);
+  chain.product(chain.normed(out, 0), {{&out, kOutputs, kRank}});
+  chain.finish();
+  Device device(kBlocks);
+  chain.enqueue(device);
+  device.synchronise();
+  const StepChain::Matrix& v = chain.matrix(0);
+  checkProduct(v, normalised({x.begin(), x.end()}), *v.t);
+  checkProduct(chain.matrix(1), received(*v.t), out);
+}
+
 }  // namespace
 
 TEST("step bf16: products of values, of a residual stream and gated, by one block and by all") {
@@ -155,3 +173,6 @@ TEST("step bf16: products of values, of a residual stream and gated, by one bloc
 }
 TEST("step int8: products of values, of a residual stream and gated") { checkChain(Dtype::int8, 0); }
 TEST("step int4: products of values, of a residual stream and gated") { checkChain(Dtype::int4, 0); }
+TEST("step: fewer ranks than blocks") {
+  for (const Dtype dtype : {Dtype::bf16, Dtype::int8, Dtype::int4}) checkFewRanks(dtype);
+}
