@@ -35,7 +35,8 @@ function loadBinding(): NativeBinding {
   const nodeGypBuild = require('node-gyp-build') as NodeGypBuild
   let file: string
   try {
-    file = nodeGypBuild.resolve(packageRoot)
+    // What FLRC_PREBUILD says is relative to the working directory, and `require` is not.
+    file = path.resolve(nodeGypBuild.resolve(packageRoot))
   } catch (cause) {
     throw new FlrcError('E_BINDING', explainMissing(packageRoot, thisHost(), process.env.FLRC_PREBUILD), {
       cause,

@@ -261,11 +261,12 @@ export class Calibration {
 /**
  * Runs the calibration text forward and backward through the model: Fisher scores, moments, nested factors and
  * truncation curves of every projection. E_CALIBRATION where a source gives no window, E_USAGE for an unusable
- * option or dialogue, E_CHAT_TEMPLATE for dialogues without a template, E_CONTEXT where seqLen exceeds the context.
+ * option or dialogue or a compressed model, E_CHAT_TEMPLATE for dialogues without a template, E_CONTEXT where seqLen exceeds the context.
  */
 export async function calibrate(model: LoadedModel, options: CalibrateOptions = {}): Promise<Calibration> {
   checkObject('the second argument', options, 'options, such as { samples: 64 }')
   checkCalibrateOptions(model, options)
+  refuseFactored(model, 'calibrate')
   return calibrateOn(model, await makeWindows(model, options), options)
 }
 
@@ -289,6 +290,14 @@ export function checkCalibrateOptions(
   checkWhole('samples', samples, 1)
   checkWhole('heldOut', heldOut, 0)
   if (state !== undefined) checkPath('state', state, 'a path to keep what is done beside')
+}
+
+/** E_USAGE for a model that has factors already; `verb` is what was to be done with it. */
+export function refuseFactored({ source, levels }: LoadedModel, verb: string): void {
+  const { path: file } = source
+  if (levels.some(({ ranks }) => Object.values(ranks).some((rank) => rank !== 'dense'))) {
+    throw new FlrcError('E_USAGE', `${file} is compressed already; ${verb} the original model`, { file })
+  }
 }
 
 /** The windows of these options' sources. Errors as of `calibrationWindows`. */

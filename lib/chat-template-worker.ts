@@ -22,6 +22,9 @@ export interface RenderRequest {
 }
 export type RenderReply = { texts: string[] } | { error: string }
 
+/** That the thread has started, and then its answer. */
+export type WorkerMessage = 'ready' | RenderReply
+
 type Program = Template['parsed']
 type Statement = Parameters<Interpreter['evaluate']>[0]
 
@@ -126,6 +129,7 @@ function render({
   })
 }
 
+parentPort?.postMessage('ready' satisfies WorkerMessage)
 let reply: RenderReply
 try {
   reply = { texts: render(workerData as RenderRequest) }

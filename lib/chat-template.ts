@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads'
-import type { RenderReply, RenderRequest } from './chat-template-worker.js'
+import type { RenderReply, RenderRequest, WorkerMessage } from './chat-template-worker.js'
 import { abortedError, FlrcError } from './errors.js'
 
 /*
@@ -105,10 +105,13 @@ export async function renderChats(
   let abort = () => {}
   try {
     const reply = await new Promise<RenderReply>((resolve, reject) => {
-      timer = setTimeout(() => reject(refusal(file, `did not end within ${limit} ms`)), limit)
+      // A machine that has other things to do takes its time to start a thread, which is no fault of the template.
+      const begin = () => {
+        timer = setTimeout(() => reject(refusal(file, `did not end within ${limit} ms`)), limit)
+      }
       abort = () => reject(abortedError())
       signal?.addEventListener('abort', abort, { once: true })
-      worker.once('message', resolve)
+      worker.on('message', (message: WorkerMessage) => (message === 'ready' ? begin() : resolve(message)))
       worker.once('error', (error) => reject(refusal(file, `failed (${error.message})`, error)))
       worker.once('exit', () => reject(refusal(file, 'ended its thread')))
     })

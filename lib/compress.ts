@@ -7,6 +7,7 @@ import {
   defaultMemory,
   type MadeWindows,
   makeWindows,
+  refuseFactored,
   usualWhitening,
 } from './calibrate.js'
 import { usualSamples, windowLength } from './calibration/windows.js'
@@ -125,11 +126,10 @@ type CutOptions = AllocateOptions &
   TaskOptions &
   Pick<CompressOptions, 'dropChannels' | 'state' | 'resume' | 'memory'> & { recovery?: RecoverOptions }
 
-function refuseCompressed({ source, levels, config }: LoadedModel, options: CompressOptions): void {
+function refuseCompressed(model: LoadedModel, options: CompressOptions): void {
+  refuseFactored(model, 'compress')
+  const { source, config } = model
   const { path: file } = source
-  if (levels.some(({ ranks }) => Object.values(ranks).some((rank) => rank !== 'dense'))) {
-    throw new FlrcError('E_USAGE', `${file} is compressed already; compress the original model`, { file })
-  }
   if (dropsChannels(options) && config.intermediateSizes !== undefined) {
     const message = `channels of ${file} were dropped already; drop them from the original model`
     throw new FlrcError('E_USAGE', message, { file })

@@ -1,4 +1,4 @@
-import { checkPath } from './check.js'
+import { checkPath, refuse } from './check.js'
 import { statIfThere } from './format/files.js'
 import type { ModelSource } from './format/types.js'
 import { parseHubReference } from './hub/reference.js'
@@ -11,6 +11,7 @@ import { openModelSource } from './model-source.js'
  */
 export async function openModel(model: string, task: TaskOptions = {}): Promise<ModelSource> {
   checkPath('the model', model, 'a path or the id of a model of the hub')
+  if (model === '') refuse('the model', 'empty', 'a path or the id of a model of the hub')
   const reference = (await statIfThere(model)) ? undefined : parseHubReference(model)
   if (reference === undefined) return openModelSource(model)
   // Only who loads from the hub pays for its client.

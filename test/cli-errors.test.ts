@@ -132,6 +132,12 @@ usage('numbers are read strictly', async () => {
   }
 })
 
+usage('what is above 0 may be as large as it likes, and a model must be named', async () => {
+  const compress = ['compress', tinyModel, '-o', file('none'), '--target-perplexity-increase', '-5%']
+  assert.match((await fails(2, 'E_USAGE', compress)).message, /It must be a number from 0, 0 excluded/)
+  assert.match((await fails(2, 'E_USAGE', ['generate', '', '-p', 'x'])).message, /the model is empty/)
+})
+
 usage('schedules and levels are checked', async () => {
   for (const schedule of [
     'half',
@@ -468,17 +474,19 @@ signals('a stdin that cannot be read says so', async () => {
 
 signals('a stdout that cannot be written says so', async () => {
   if (!existsSync('/dev/full')) return console.log('skipped: a full stdout, missing /dev/full')
-  const ended = await runNode([
-    '-e',
-    `
-    const { spawnSync } = require('node:child_process')
-    const stdio = ['ignore', require('node:fs').openSync('/dev/full', 'w'), 'pipe']
-    const { status, stderr } = spawnSync(process.execPath, ${JSON.stringify([path.join(root, 'dist', 'cli', 'main.js'), 'inspect', tinyModel])}, { stdio })
-    process.stderr.write(stderr)
-    process.exit(status)`,
-  ])
-  check(ended, 1, 'E_IO')
-  assert.match(ended.stderr, /stdout cannot be written \(ENOSPC\)/)
+  for (const args of [['inspect', tinyModel], ['--help']]) {
+    const ended = await runNode([
+      '-e',
+      `
+      const { spawnSync } = require('node:child_process')
+      const stdio = ['ignore', require('node:fs').openSync('/dev/full', 'w'), 'pipe']
+      const { status, stderr } = spawnSync(process.execPath, ${JSON.stringify([path.join(root, 'dist', 'cli', 'main.js'), ...args])}, { stdio })
+      process.stderr.write(stderr)
+      process.exit(status)`,
+    ])
+    check(ended, 1, 'E_IO')
+    assert.match(ended.stderr, /stdout cannot be written \(ENOSPC\)/)
+  }
 })
 
 signals.after(() => rmSync(folder, { recursive: true }))

@@ -267,6 +267,12 @@ using("the README's program", async () => {
   assert.ok(existsSync(path.join(project, 'smol-flrc', 'flrc-plan.json')))
 })
 
+const tsc = (file: string, module: string, resolution: string) => [
+  ...[path.join(root, 'node_modules/typescript/bin/tsc'), '--noEmit', '--strict', '--target', 'es2022'],
+  ...['--types', 'node', '--typeRoots', path.join(root, 'node_modules/@types')],
+  ...['--module', module, '--moduleResolution', resolution, file],
+]
+
 using("the README's program has the package's types, whatever finds them", async () => {
   const code = readmeProgram()
   // Modules that become CommonJS have no await outside of functions.
@@ -279,11 +285,6 @@ using("the README's program has the package's types, whatever finds them", async
   for (const [name, text] of Object.entries(files)) {
     writeFileSync(path.join(project, name), text)
   }
-  const tsc = (file: string, module: string, resolution: string) => [
-    ...[path.join(root, 'node_modules/typescript/bin/tsc'), '--noEmit', '--strict', '--target', 'es2022'],
-    ...['--types', 'node', '--typeRoots', path.join(root, 'node_modules/@types')],
-    ...['--module', module, '--moduleResolution', resolution, file],
-  ]
   await works(process.execPath, tsc('a.mts', 'node16', 'node16'))
   for (const resolution of ['node16', 'nodenext']) {
     await works(process.execPath, tsc('a.cts', resolution, resolution))
@@ -292,6 +293,39 @@ using("the README's program has the package's types, whatever finds them", async
   await works(process.execPath, tsc('a.mts', 'esnext', 'bundler'))
   const refused = await runProgram(process.execPath, tsc('b.mts', 'node16', 'node16'))
   assert.match(refused.stdout, /b\.mts.*error TS2322: Type 'string' is not assignable to type 'number'/)
+})
+
+/** What samples take from the program around them, and as much of a client as they use. */
+const aroundSamples = `
+declare const model: import('flrc').Model
+declare const prompt: string, text: string, apart: string
+declare const dialogues: import('flrc').CalibrationDialogue[]
+declare module 'openai' {
+  interface Asked { model: string; messages: { role: 'system' | 'user'; content: string }[]; stream?: boolean }
+  export default class { constructor(options: object); chat: { completions: { create(asked: Asked): any } } }
+}
+`
+
+using('every sample of the documents has its types', async () => {
+  const documents = ['README.md', 'docs', 'docs/guides'].flatMap((place) =>
+    place.endsWith('.md')
+      ? [place]
+      : readdirSync(path.join(root, place)).flatMap((name) =>
+          name.endsWith('.md') ? [`${place}/${name}`] : [],
+        ),
+  )
+  const samples = documents.flatMap((file) =>
+    [...readFileSync(path.join(root, file), 'utf8').matchAll(/```ts\n(.*?)```/gs)].map(
+      ([, code = ''], index) => ({
+        name: `${file.replaceAll('/', '-')}-${index}.mts`,
+        code,
+      }),
+    ),
+  )
+  assert.ok(samples.length >= 7)
+  for (const { name, code } of samples) writeFileSync(path.join(project, name), `${code}\nexport {}\n`)
+  writeFileSync(path.join(project, 'around.d.ts'), aroundSamples)
+  await works(process.execPath, [...tsc('around.d.ts', 'node16', 'node16'), ...samples.map(({ name }) => name)])
 })
 
 using('every example', async () => {

@@ -4,7 +4,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { explainMissing, explainUnloadable } from '#lib/missing-addon.js'
 import { inTemporaryDirectory } from './support/checkpoint.js'
-import { root } from './support/child.js'
+import { cli, root, runNode, tinyModel } from './support/child.js'
 
 const script = (name: string) => import(path.join(root, 'scripts/package', name))
 const { binaryProblems } = (await script('binary.mjs')) as { binaryProblems(file: string): string[] }
@@ -95,6 +95,17 @@ errors('the message lists what was tried, what there is, and the remedy', () =>
     assert.not.ok(existsSync(path.join(folder, 'binding.gyp')))
     writeFileSync(path.join(folder, 'binding.gyp'), '{}')
     assert.match(explainMissing(folder, host), /run `npm run build` in/)
+  }),
+)
+
+errors('FLRC_PREBUILD may be relative to the working directory', () =>
+  inTemporaryDirectory(async (folder) => {
+    const elsewhere = path.join(folder, 'there', 'prebuilds', `${process.platform}-${process.arch}`)
+    mkdirSync(elsewhere, { recursive: true })
+    copyFileSync(shipped, path.join(elsewhere, 'flrc.glibc.node'))
+    const env = { ...process.env, FLRC_PREBUILD: 'there' }
+    const ended = await runNode([cli, 'inspect', tinyModel], { cwd: folder, env })
+    assert.is(ended.code, 0, ended.stderr)
   }),
 )
 

@@ -333,6 +333,8 @@ command('writes one file, and replaces one only when told to', async () => {
   const folderInPlace = await runCli(['report', 'three', '-o', 'three', '--overwrite'], { cwd: folder })
   assert.match(folderInPlace.stderr, /E_EXISTS/)
   assert.is((await runCli(['report', 'three'], { cwd: folder })).code, 2)
+  const noRows = await runCli(['report', 'three', '-o', 'x', '--quality', 'report.html'], { cwd: folder })
+  assert.match(noRows.stderr, /E_USAGE: report.html: not valid JSON .*; give a file that npm run bench:quality/)
 })
 
 command.after(() => {

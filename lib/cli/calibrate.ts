@@ -15,7 +15,7 @@ import {
 import { loadModel, noteDevice } from './load.js'
 import { tellMemory } from './memory.js'
 import { addCommonOptions, type CommonOptions } from './options.js'
-import { formatBytes, print, printJson } from './output.js'
+import { formatBytes, print, printJson, shellWord } from './output.js'
 import { elapsed, step } from './steps.js'
 
 interface CalibrateFlags extends CommonOptions, CalibrationFlags {
@@ -101,6 +101,6 @@ function describe(
   return (
     `${output}: ${formatBytes(bytes)}\n` +
     `calibrated on ${samples} windows (${tokens} tokens, perplexity ${Math.exp(meanLoss).toFixed(2)}), ${heldOut} held out\n` +
-    `flrc compress ${path} -o OUT --keep .9 --calibration ${output}`
+    `flrc compress ${shellWord(path)} -o OUT --keep .9 --calibration ${shellWord(output)}`
   )
 }

@@ -86,7 +86,7 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
     .option(
       '--target-tokens-per-second <n>',
       'keep as much as decodes this fast on this machine',
-      numberIn(0, Number.MAX_VALUE, true),
+      numberIn(0, Number.POSITIVE_INFINITY, true),
     )
     .addOption(
       new Option('--method <method>', 'how rank is shared out')
@@ -132,7 +132,7 @@ export function registerCompress(program: Command, signal: AbortSignal): void {
     .option(
       '--recover <minutes>',
       'train the factors towards the dense model for so long',
-      numberIn(0, Number.MAX_VALUE, true),
+      numberIn(0, Number.POSITIVE_INFINITY, true),
     )
     .option('--resume', resumeHelp(', up to twice that with --drop-channels auto'), false)
     .option('--overwrite', 'replace an existing checkpoint', false)
@@ -279,7 +279,7 @@ function parseDrop(text: string): number | 'auto' {
 }
 
 function parseWeights(text: string): number[] {
-  return text.split(',').map((part) => numberIn(0, Number.MAX_VALUE)(part.trim()))
+  return text.split(',').map((part) => numberIn(0, Number.POSITIVE_INFINITY)(part.trim()))
 }
 
 function describeRecovery({ minutes, steps, tokens, curve, best }: RecoveryReport): string {

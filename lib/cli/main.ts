@@ -2,7 +2,7 @@
 import { Command, CommanderError, Help } from 'commander'
 import { packageDescription, packageVersion, toFlrcError } from '../binding.js'
 import { FlrcError } from '../errors.js'
-import { note, printJson } from './output.js'
+import { note, print, printJson } from './output.js'
 
 /** What registers each command. Only the one that is called is loaded, which takes half the time of loading all. */
 const commands = {
@@ -62,7 +62,11 @@ async function main(args: string[]): Promise<number> {
     await root.parseAsync(args)
     return interrupt.signal.aborted ? interruptCode : exitCodes.done
   } catch (error) {
-    if (error instanceof CommanderError && error.exitCode === 0) return exitCodes.done
+    if (error instanceof CommanderError && error.exitCode === 0) {
+      // Help is written without being waited for.
+      await print('')
+      return exitCodes.done
+    }
     const failure =
       error instanceof CommanderError ? usageError(error, root, args.slice(2)) : toFlrcError(error)
     note(`flrc: ${failure.code}: ${describe(failure)}`)

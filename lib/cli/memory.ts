@@ -35,8 +35,10 @@ export async function tellMemory(path: string, held: Held, signal: AbortSignal):
   checkMemory(needs, calibrates?.memory)
   const { least, everything, available } = needs
   const calibrating = calibrates ? `${formatBytes(least)} to ${formatBytes(everything)} to calibrate; ` : ''
+  const short = calibrates?.memory !== undefined && calibrates.memory < least
   note(
     `memory: ${formatBytes(weights)} for weights${trains ? ' and their training' : ''}${calibrates ? ', ' : '; '}` +
-      `${calibrating}${formatBytes(available)} are free`,
+      `${calibrating}${formatBytes(available)} are free` +
+      (short ? `; --memory allows less than the least, which is taken` : ''),
   )
 }

@@ -86,7 +86,7 @@ export function parseDecimalBytes(text: string): number {
 /** A share above 0, as `.05` or `5%`. */
 export function parseShare(text: string): number {
   const share = /^(.*?)\s*%$/.exec(text.trim())
-  return numberIn(0, Number.MAX_VALUE, true)(share?.[1] ?? text) / (share ? 100 : 1)
+  return numberIn(0, Number.POSITIVE_INFINITY, true)(share?.[1] ?? text) / (share ? 100 : 1)
 }
 
 /** `K:B`: drafts and their budget. */

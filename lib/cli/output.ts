@@ -72,3 +72,8 @@ export function formatSeconds(seconds: number): string {
   const minutes = Math.round(seconds / 60)
   return minutes < 90 ? `${minutes} min` : `${(minutes / 60).toFixed(1)} h`
 }
+
+/** A word of a command line as a shell takes it for one. */
+export function shellWord(text: string): string {
+  return /^[\p{L}\p{N}_./@:+,=\\-]+$/u.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`
+}

@@ -76,6 +76,8 @@ export interface TextFileOptions {
   limit: number
   /** Code of a file that is too large or ill-formed. */
   code: ErrorCode
+  /** What to do where it holds no JSON object: to download it again, if nothing else is said. */
+  remedy?: string
 }
 
 /** A UTF-8 text file within `limit`. Throws E_NOT_FOUND, E_IO, or `code`. */
@@ -113,24 +115,29 @@ export function isObject(value: unknown): value is Record<string, unknown> {
 }
 
 /** A JSON object from text that came from `file`. */
-export function parseJsonObject(text: string, file: string, code: ErrorCode): Record<string, unknown> {
+export function parseJsonObject(
+  text: string,
+  file: string,
+  code: ErrorCode,
+  remedy = 'download the file again',
+): Record<string, unknown> {
   let value: unknown
   try {
     value = JSON.parse(text)
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
-    throw new FlrcError(code, `${file}: not valid JSON (${reason}); download the file again`, {
+    throw new FlrcError(code, `${file}: not valid JSON (${reason}); ${remedy}`, {
       file,
       cause: error,
     })
   }
   if (!isObject(value)) {
-    throw new FlrcError(code, `${file}: holds no JSON object; download the file again`, { file })
+    throw new FlrcError(code, `${file}: holds no JSON object; ${remedy}`, { file })
   }
   return value
 }
 
 /** A file that holds one JSON object. Throws E_NOT_FOUND, E_IO, or `code`. */
 export async function readJsonObject(file: string, options: TextFileOptions): Promise<Record<string, unknown>> {
-  return parseJsonObject(await readTextFile(file, options), file, options.code)
+  return parseJsonObject(await readTextFile(file, options), file, options.code, options.remedy)
 }

@@ -20,6 +20,7 @@ const fileSchema = v.object({
 })
 
 const limit = 100_000_000
+const remedy = 'give a file that npm run bench:quality -- --json FILE wrote'
 
 /**
  * The rows that `npm run bench:quality` or `bench:progressive` wrote with `--json FILE`, of one file after another.
@@ -41,13 +42,9 @@ export async function readQuality(files: readonly string[]): Promise<QualityRows
 }
 
 async function readRows(file: string): Promise<QualityRows> {
-  const parsed = v.safeParse(fileSchema, await readJsonObject(file, { limit, code: 'E_USAGE' }))
+  const parsed = v.safeParse(fileSchema, await readJsonObject(file, { limit, code: 'E_USAGE', remedy }))
   if (!parsed.success) {
-    throw new FlrcError(
-      'E_USAGE',
-      `${file}: ${issueText(parsed.issues)}; give a file that npm run bench:quality -- --json FILE wrote`,
-      { file },
-    )
+    throw new FlrcError('E_USAGE', `${file}: ${issueText(parsed.issues)}; ${remedy}`, { file })
   }
   const { settings, rows } = parsed.output
   const { modelSha256 } = settings

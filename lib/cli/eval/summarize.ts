@@ -48,11 +48,12 @@ export function registerSummarize(group: Command, signal: AbortSignal): void {
     const { outputs: written, ...result } = await step('summarize', (onProgress) =>
       summarize(model, samples, { limit, maxTokens, schedule, reference, signal, onProgress }),
     )
+    // An hour's result is told before a full disk can end it; JSON is one document, with the error or without.
+    if (!json) await print(describe(result))
     if (outputs !== undefined) {
       await writeNewFile(outputs, written.map((output) => `${JSON.stringify(output)}\n`).join(''))
     }
     if (json) await printJson(result)
-    else await print(describe(result))
   })
 }
 
