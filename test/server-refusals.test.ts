@@ -1,0 +1,216 @@
+import { request as httpRequest } from 'node:http'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { type Model, type ServeOptions, serve } from '#lib/index.js'
+import { throwsFlrcError } from './support/flrc-error.js'
+import {
+  type Answer,
+  ask,
+  chats,
+  completions,
+  messages,
+  model,
+  post,
+  prompt,
+  serving,
+  until,
+} from './support/serving.js'
+
+const refusals = suite('refusals')
+
+refusals('what is not supported is said, and what changes nothing is not', () =>
+  serving(async ({ url }) => {
+    const wrong: [endpoint: string, param: string, fields: object][] = [
+      [chats, 'n', { n: 2 }],
+      [chats, 'tools', { tools: [{ type: 'function' }] }],
+      [chats, 'tool_choice', { tool_choice: 'required' }],
+      [chats, 'frequency_penalty', { frequency_penalty: 3 }],
+      [chats, 'repeat_penalty', { repeat_penalty: 0 }],
+      [chats, 'logit_bias', { logit_bias: { 5: 1 } }],
+      [chats, 'response_format', { response_format: { type: 'json_object' } }],
+      [chats, 'top_logprobs', { logprobs: true, top_logprobs: 21 }],
+      [chats, 'top_logprobs', { logprobs: true, top_logprobs: '3' }],
+      [chats, 'top_logprobs', { top_logprobs: 3 }],
+      [chats, 'mirostat', { mirostat: 2 }],
+      [chats, 'temperature', { temperature: -1 }],
+      [chats, 'temperature', { temperature: '1' }],
+      [chats, 'top_p', { top_p: 2 }],
+      [chats, 'max_tokens', { max_tokens: 1.5 }],
+      [chats, 'seed', { seed: -2 }],
+      [chats, 'stop', { stop: '' }],
+      [chats, 'stop', { stop: ['a', 'b', 'c', 'd', 'e'] }],
+      [chats, 'stream', { stream: 'yes' }],
+      [chats, 'stream_options', { stream_options: { include_usage: true } }],
+      [chats, 'messages', { messages: [] }],
+      [chats, 'messages', { messages: 'Hello' }],
+      [chats, 'messages.0.role', { messages: [{ role: 'tool', content: 'x' }] }],
+      [chats, 'messages.0.content', { messages: [{ role: 'user' }] }],
+      [
+        chats,
+        'messages.0.content.0.type',
+        { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'data:' } }] }] },
+      ],
+      [completions, 'prompt', { prompt: ['a', 'b'] }],
+      [completions, 'prompt', { prompt: null }],
+      [completions, 'best_of', { best_of: 3 }],
+      [completions, 'echo', { echo: true }],
+      [completions, 'suffix', { suffix: 'end' }],
+      [completions, 'logprobs', { logprobs: -1 }],
+      [completions, 'logprobs', { logprobs: true }],
+    ]
+    for (const [endpoint, param, fields] of wrong) {
+      const good = endpoint === chats ? { messages } : { prompt }
+      const { error } = await ask(url + endpoint, { ...good, ...fields }, 400)
+      assert.equal([error.type, error.param, error.code], ['invalid_request_error', param, 'E_USAGE'])
+      assert.ok(error.message.startsWith(param.split('.')[0] ?? ''), error.message)
+    }
+    const harmless = {
+      user: 'me',
+      model: 'gpt',
+      metadata: {},
+      store: false,
+      n: 1,
+      tools: [],
+      tool_choice: 'none',
+    }
+    const neutral = { frequency_penalty: 0, presence_penalty: 0, logit_bias: {}, stop: null, seed: null }
+    await ask(url + chats, { messages, max_tokens: 1, ...harmless, ...neutral })
+    const missing = await ask(url + completions, {}, 400)
+    assert.is(missing.error.param, 'prompt')
+    const outside = await ask(url + completions, { prompt: [99999], max_tokens: 1 }, 400)
+    assert.is(outside.error.code, 'E_USAGE')
+    const begin = performance.now()
+    for (const text of ['word '.repeat(600), 'word '.repeat(200_000)]) {
+      const long = await ask(url + completions, { prompt: text }, 400)
+      assert.is(long.error.code, 'E_CONTEXT')
+      assert.match(long.error.message, /^more than 512 prompt tokens leave no room in the context of 512/)
+    }
+    assert.ok(performance.now() - begin < 3000, 'a text that cannot fit is not encoded whole')
+    const full = await ask(url + completions, { prompt: Array(512).fill(5) }, 400)
+    assert.match(full.error.message, /^512 prompt tokens leave no room in the context of 512/)
+  }),
+)
+
+refusals('bodies that are no JSON, called something else, or too long', () =>
+  serving(async ({ url }) => {
+    const deep = (levels: number) =>
+      `{"prompt": "x", "max_tokens": 1, "metadata": ${'['.repeat(levels)}${']'.repeat(levels)}}`
+    assert.is((await post(url + completions, deep(50))).status, 200)
+    for (const body of [deep(100), deep(200_000), `{"n": ${'['.repeat(200_000)}${']'.repeat(200_000)}}`]) {
+      const { error } = await ask(url + completions, body, 400)
+      assert.equal([error.type, error.code], ['invalid_request_error', 'E_USAGE'])
+      assert.match(error.message, 'nested deeper')
+    }
+    for (const body of ['{"prompt": "x",}', '', '[]', 'null']) {
+      const { error } = await ask(url + completions, body, 400)
+      assert.equal([error.code, error.param], ['E_USAGE', null])
+    }
+    for (const type of ['text/plain', 'application/x-www-form-urlencoded']) {
+      const response = await post(url + completions, { prompt }, { headers: { 'content-type': type } })
+      assert.is(response.status, 415)
+    }
+    const long = JSON.stringify({ prompt: 'x'.repeat(2 ** 20) })
+    assert.is((await ask(url + completions, long, 413)).error.code, 'body_too_large')
+    const inParts = (body: string) => ({ body: new Blob([body]).stream(), duplex: 'half' }) as RequestInit
+    assert.is((await post(url + completions, '', inParts(long))).status, 413)
+    const short = JSON.stringify({ prompt, max_tokens: 1 })
+    assert.is((await post(url + completions, '', inParts(short))).status, 200)
+  }),
+)
+
+refusals('a key, where one is set, and no other', () =>
+  serving(
+    async ({ url }) => {
+      assert.is((await fetch(`${url}/health`)).status, 200)
+      for (const authorization of [undefined, 'Bearer', 'Bearer wrong', 'Basic secret', 'Bearer secret2']) {
+        const response = await fetch(`${url}/v1/models`, { headers: authorization ? { authorization } : {} })
+        const { error } = (await response.json()) as Answer
+        assert.equal([response.status, error.code], [401, 'invalid_api_key'])
+        assert.is(response.headers.get('www-authenticate'), 'Bearer')
+        assert.not.match(error.message, /secret/)
+      }
+      const headers = { authorization: 'Bearer secret' }
+      assert.is((await post(url + completions, { prompt, max_tokens: 1 }, { headers })).status, 200)
+    },
+    { apiKey: 'secret' },
+  ),
+)
+
+/** Of a request that names `host`, which fetch does not let one do. */
+function statusFor(url: string, host: string): Promise<number | undefined> {
+  return new Promise((resolve, reject) => {
+    const request = httpRequest(`${url}/v1/models`, { headers: { host, authorization: 'Bearer key' } })
+    request.on('error', reject)
+    request.on('response', (response) => {
+      response.resume()
+      resolve(response.statusCode)
+    })
+    request.end()
+  })
+}
+
+refusals('without a key, only requests that name this machine', async () => {
+  await serving(async ({ url }) => {
+    for (const host of [
+      'localhost',
+      'localhost:80',
+      '127.0.0.1:8080',
+      '[::1]:1',
+      '192.168.0.7',
+      'x.localhost',
+    ]) {
+      assert.is(await statusFor(url, host), 200, host)
+    }
+    for (const host of ['example.com', 'localhost.example.com:8080', '127.0.0.1.example.com']) {
+      assert.is(await statusFor(url, host), 403, host)
+    }
+  })
+  await serving(async ({ url }) => assert.is(await statusFor(url, 'example.com'), 200), { apiKey: 'key' })
+})
+
+refusals('options that cannot be used, and an address that is taken', () =>
+  serving(async ({ url }) => {
+    const port = Number(new URL(url).port)
+    await throwsFlrcError(() => serve(model, { port }), { code: 'E_IO', message: /127\.0\.0\.1, port \d+: / })
+    await throwsFlrcError(() => serve(model, { port: 0, host: '192.0.2.1' }), { code: 'E_IO' })
+    const wrong: ServeOptions[] = [
+      ...[{ port: 65536 }, { port: -1 }, { parallel: 0 }, { queue: -1 }, { cacheBytes: -1 }],
+      ...[{ apiKey: '' }, { schedule: 'half' }],
+      ...([{ host: 5 }, { apiKey: 5 }, { onRequest: 'log' }] as unknown as ServeOptions[]),
+    ]
+    for (const options of wrong) {
+      await throwsFlrcError(() => serve(model, { port: 0, ...options }), { code: 'E_USAGE' })
+    }
+    await throwsFlrcError(() => serve({} as Model), { code: 'E_USAGE' })
+  }),
+)
+
+refusals('a listener that fails is warned of, and ends nothing', async () => {
+  const warnings: string[] = []
+  const onWarning = ({ message }: Error) => warnings.push(message)
+  process.on('warning', onWarning)
+  const listeners: ServeOptions['onRequest'][] = [
+    () => {
+      throw new Error('thrown')
+    },
+    async () => {
+      throw new Error('rejected')
+    },
+  ]
+  for (const onRequest of listeners) {
+    await serving(
+      async ({ url }) => {
+        const before = warnings.length
+        await ask(url + completions, { prompt, max_tokens: 1 })
+        await until(() => warnings.length > before)
+        assert.is((await fetch(`${url}/health`)).status, 200)
+      },
+      { onRequest },
+    )
+  }
+  process.off('warning', onWarning)
+  assert.match(warnings[0] ?? '', /onRequest failed: Error: thrown/)
+  assert.ok(warnings.some((warning) => warning.includes('rejected')))
+})
+
+refusals.run()
