@@ -175,4 +175,18 @@ typed('a message that does not fit is noted, and the next is answered', async ()
   assert.match(played.notes[0] ?? '', /no room in the context of 512/)
 })
 
+typed('a message that does not fit even alone takes nothing from the conversation', async () => {
+  const long = `${'word '.repeat(600)}\r`
+  const lines = ['And more.\r', long, 'And then?\r', ctrlD]
+  const played = play(({ keys }) => keys.write(lines.shift()))
+  played.keys.write('Continue this text.\r')
+  const turns = await played.run()
+  const chat = model.chat()
+  for (const [index, said] of ['Continue this text.', 'And more.', 'And then?'].entries()) {
+    const { text, promptTokens } = await complete(chat.send(said, { maxTokens: 12 }))
+    assert.equal([turns[index]?.text, turns[index]?.promptTokens], [text, promptTokens])
+  }
+  assert.is(played.notes.length, 1)
+})
+
 for (const tests of [piped, typed]) tests.run()

@@ -62,8 +62,7 @@ export async function converse(
     for await (const line of lines) {
       if (terminal && line.trim() === '/exit') break
       if (terminal && line.trim() === '/clear') {
-        chat.dispose()
-        chat = model.chat({ messages: opening })
+        restart(opening)
       } else if (line.trim() !== '') {
         answer = new AbortController()
         const options = { ...settings, signal: AbortSignal.any([signal, answer.signal]) }
@@ -86,16 +85,33 @@ export async function converse(
   }
   return turns
 
+  function restart(messages: readonly ChatMessage[]): void {
+    chat.dispose()
+    chat = model.chat({ messages })
+  }
+
   async function say(content: string, options: GenerateOptions): Promise<Turn> {
+    const before = [...chat.messages]
+    let dropped = 0
+    // Turns are forgotten once there is an answer without them.
+    const forget = () => {
+      for (; dropped > 0; dropped--) note('note: the context is full; the oldest turn is forgotten')
+    }
+    const onPiece = (piece: Piece) => {
+      forget()
+      return scene.onPiece?.(piece)
+    }
     for (;;) {
       try {
-        return { prompt: content, ...(await complete(chat.send(content, options), scene.onPiece)) }
+        const completion = await complete(chat.send(content, options), onPiece)
+        forget()
+        return { prompt: content, ...completion }
       } catch (error) {
         const rest = shortened(chat, opening.length, error)
+        if (rest === undefined && dropped > 0) restart(before)
         if (rest === undefined) throw error
-        note('note: the context is full; the oldest turn is forgotten')
-        chat.dispose()
-        chat = model.chat({ messages: rest })
+        dropped++
+        restart(rest)
       }
     }
   }
