@@ -161,13 +161,15 @@ ending('closing ends what is being generated', async () => {
   const body = { prompt, temperature: 0 }
   const stream = await post(url, { ...body, stream: true })
   const [whole, waiting] = [post(url, body), post(url, body)]
-  await setTimeout(20)
+  const waitingStream = post(url, { ...body, stream: true })
+  // All must have come in, and answers of 500 tokens take longer.
+  await setTimeout(200)
   const begin = performance.now()
   await Promise.all([server.close(), server.close()])
   assert.ok(performance.now() - begin < 900, 'answers end by themselves')
   const events = await eventsOf(stream)
   assert.equal([events.at(-1)?.error.code, events.at(-1)?.error.type], ['E_ABORTED', 'unavailable_error'])
-  for (const response of await Promise.all([whole, waiting])) {
+  for (const response of await Promise.all([whole, waiting, waitingStream])) {
     assert.is(response.status, 503)
     assert.is(((await response.json()) as Answer).error.code, 'E_ABORTED')
   }

@@ -2,7 +2,7 @@ import { toFlrcError } from '../binding.js'
 import type { FlrcError } from '../errors.js'
 import { GatheredPieces, type GenerationEnd, type Piece } from '../generate.js'
 import type { Engine, ServedGeneration } from './engine.js'
-import { failedAnswer } from './failure.js'
+import { closingFailure, failedAnswer } from './failure.js'
 import { type AnswerForm, AnswerWriter } from './forms.js'
 import type { Wanted } from './requests.js'
 
@@ -37,6 +37,8 @@ export async function answer(engine: Engine, asked: Asked): Promise<Response> {
   if (!asked.wanted.stream) return Response.json(await writing.whole())
   // Waiting for the first token, what keeps it from coming still has a status of its own.
   const first = await writing.next()
+  // Who still waits when the server closes is left without a word.
+  if (first.done && first.value === undefined) throw closingFailure()
   return eventResponse(writing.events(first), () => writing.leave(), asked)
 }
 
