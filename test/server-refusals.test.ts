@@ -37,6 +37,8 @@ refusals('what is not supported is said, and what changes nothing is not', () =>
       [chats, 'top_p', { top_p: 2 }],
       [chats, 'max_tokens', { max_tokens: 1.5 }],
       [chats, 'seed', { seed: -2 }],
+      [chats, 'reasoning_effort', { reasoning_effort: 'low' }],
+      [chats, 'messages.0.parsed', { messages: [{ role: 'assistant', content: '', parsed: {} }] }],
       [chats, 'stop', { stop: '' }],
       [chats, 'stop', { stop: ['a', 'b', 'c', 'd', 'e'] }],
       [chats, 'stream', { stream: 'yes' }],
@@ -52,6 +54,9 @@ refusals('what is not supported is said, and what changes nothing is not', () =>
       ],
       [completions, 'prompt', { prompt: ['a', 'b'] }],
       [completions, 'prompt', { prompt: null }],
+      [completions, 'prompt', { prompt: [] }],
+      [completions, 'prompt', { prompt: [[]] }],
+      [completions, 'max_completion_tokens', { max_completion_tokens: 5 }],
       [completions, 'best_of', { best_of: 3 }],
       [completions, 'echo', { echo: true }],
       [completions, 'suffix', { suffix: 'end' }],
@@ -63,6 +68,8 @@ refusals('what is not supported is said, and what changes nothing is not', () =>
       const { error } = await ask(url + endpoint, { ...good, ...fields }, 400)
       assert.equal([error.type, error.param, error.code], ['invalid_request_error', param, 'E_USAGE'])
       assert.ok(error.message.startsWith(param.split('.')[0] ?? ''), error.message)
+      // In words of our own, not in those of the library that checks.
+      assert.not.match(error.message, /expected|received/i)
     }
     const harmless = {
       user: 'me',
@@ -75,6 +82,16 @@ refusals('what is not supported is said, and what changes nothing is not', () =>
     }
     const neutral = { frequency_penalty: 0, presence_penalty: 0, logit_bias: {}, stop: null, seed: null }
     await ask(url + chats, { messages, max_tokens: 1, ...harmless, ...neutral })
+    const absent = {
+      reasoning_effort: null,
+      verbosity: null,
+      web_search_options: null,
+      parallel_tool_calls: null,
+    }
+    // As the messages that the official client makes of a stream are handed back.
+    const back = { role: 'assistant', content: 'So.', name: null, refusal: null, parsed: null, tool_calls: [] }
+    const last = { role: 'user', content: 'And?' }
+    await ask(url + chats, { messages: [...messages, back, last], max_tokens: 1, ...absent })
     const missing = await ask(url + completions, {}, 400)
     assert.is(missing.error.param, 'prompt')
     const outside = await ask(url + completions, { prompt: [99999], max_tokens: 1 }, 400)
@@ -105,6 +122,10 @@ refusals('bodies that are no JSON, called something else, or too long', () =>
       const { error } = await ask(url + completions, body, 400)
       assert.equal([error.code, error.param], ['E_USAGE', null])
     }
+    const latin1 = { body: Buffer.from('{"prompt": "na\xefve", "max_tokens": 1}', 'latin1') }
+    const broken = await post(url + completions, '', latin1)
+    assert.is(broken.status, 400)
+    assert.match(((await broken.json()) as Answer).error.message, /UTF-8/)
     for (const type of ['text/plain', 'application/x-www-form-urlencoded']) {
       const response = await post(url + completions, { prompt }, { headers: { 'content-type': type } })
       assert.is(response.status, 415)

@@ -19,9 +19,18 @@ export async function readJson({ headers, body }: Request, most: number): Promis
   }
   if (size > most)
     throw new RequestFailure(413, 'body_too_large', `the body has more than the ${most} bytes allowed`)
-  const value = parse(Buffer.concat(parts).toString('utf8'))
+  const value = parse(textOf(Buffer.concat(parts)))
   checkDepth(value)
   return value
+}
+
+/** Bytes that are no characters would be answered as others than were meant. */
+function textOf(bytes: Uint8Array): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
+  } catch {
+    throw new RequestFailure(400, 'E_USAGE', 'the body is not valid UTF-8')
+  }
 }
 
 function parse(text: string): unknown {

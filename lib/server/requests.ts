@@ -55,7 +55,8 @@ const only = (...allowed: unknown[]) => {
   )
 }
 
-const stopText = v.pipe(v.string(), v.nonEmpty())
+const stopWanted = `must be a text, or a list of up to ${mostStops}, none empty`
+const stopText = v.pipe(v.string(), v.nonEmpty(stopWanted))
 
 const common = {
   max_tokens: v.nullish(whole(-1)),
@@ -68,10 +69,7 @@ const common = {
   presence_penalty: v.nullish(numberIn(-2, 2, 'from -2 to 2'), 0),
   seed: v.nullish(whole(-1), -1),
   stop: v.nullish(
-    v.union(
-      [stopText, v.pipe(v.array(stopText), v.maxLength(mostStops))],
-      `must be a text, or a list of up to ${mostStops}, none empty`,
-    ),
+    v.union([stopText, v.pipe(v.array(stopText), v.maxLength(mostStops, stopWanted))], stopWanted),
     [],
   ),
   stream: flag,
@@ -114,9 +112,10 @@ const message = v.strictObject({
     'must be system, developer, user or assistant; tools are not supported',
   ),
   content: v.lazy((content) => (Array.isArray(content) ? textParts : plainText)),
-  name: v.optional(v.string('must be a text')),
+  name: v.nullish(v.string('must be a text')),
   // What the official client's messages have, which are handed back as they came.
   refusal: only(),
+  parsed: only(),
   annotations: only([]),
   audio: only(),
   tool_calls: only([]),
@@ -138,9 +137,13 @@ const chatRequest = v.strictObject({
   modalities: only(['text']),
   audio: only(),
   prediction: only(),
+  reasoning_effort: only(),
+  verbosity: only(),
+  web_search_options: only(),
 })
 
-const onePrompt = v.union([v.string(), v.pipe(v.array(whole(0)), v.nonEmpty())])
+const promptWanted = 'must be one text, or the token ids of one'
+const onePrompt = v.union([v.string(), v.pipe(v.array(whole(0)), v.nonEmpty(promptWanted))], promptWanted)
 const listOfOne = v.pipe(
   v.strictTuple([onePrompt]),
   v.transform(([prompt]) => prompt),
@@ -148,7 +151,7 @@ const listOfOne = v.pipe(
 
 const completionRequest = v.strictObject({
   ...common,
-  prompt: v.union([onePrompt, listOfOne], 'must be one text, or the token ids of one'),
+  prompt: v.union([onePrompt, listOfOne], promptWanted),
   logprobs: v.nullish(topLogprobs),
   best_of: only(1),
   echo: only(false),
@@ -162,7 +165,7 @@ export function readChatRequest(body: unknown): Wanted {
     // The name that newer models have for it, which templates do not know.
     role: role === 'developer' ? 'system' : role,
     content,
-    ...(name === undefined ? {} : { name }),
+    ...(typeof name === 'string' ? { name } : {}),
   }))
   const maxTokens = request.max_completion_tokens ?? request.max_tokens
   const { logprobs, top_logprobs: top } = request
