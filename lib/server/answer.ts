@@ -47,6 +47,7 @@ type NextPiece = IteratorResult<Piece, GenerationEnd | undefined>
 /** One answer while it is generated. */
 class Writing {
   readonly #generation: ServedGeneration
+  readonly #name: string
   readonly #record: RequestRecord
   readonly #includeUsage: boolean
   readonly #writer: AnswerWriter
@@ -54,6 +55,7 @@ class Writing {
 
   constructor(generation: ServedGeneration, { wanted, form, name, record }: Asked) {
     this.#generation = generation
+    this.#name = name
     this.#record = record
     this.#includeUsage = wanted.includeUsage
     const { logprobs, sampling } = wanted
@@ -83,7 +85,7 @@ class Writing {
       yield event(writer.closing(completion))
       if (this.#includeUsage) yield event(writer.usage(completion))
     } catch (error) {
-      const { status, body } = failedAnswer(error)
+      const { status, body } = failedAnswer(error, this.#name)
       if (status === 500) this.#record.error = toFlrcError(error)
       yield event(body)
       return

@@ -60,16 +60,15 @@ export function serverApp(engine: Engine, options: AppOptions): Hono<Env> {
     })
   endpoint('/v1/chat/completions', chatForm, readChatRequest)
   endpoint('/v1/completions', completionForm, readCompletionRequest)
+  const failed = (c: Context<Env>, error: unknown) => {
+    const { status, body, headers } = failedAnswer(error, name)
+    // A body that breaks off with its connection is nobody's fault.
+    if (status === 500 && !c.req.raw.signal.aborted) c.env.record.error = toFlrcError(error)
+    return c.json(body, status as ContentfulStatusCode, { ...headers })
+  }
   app.notFound((c) =>
     failed(c, new RequestFailure(404, 'not_found', `there is no ${c.req.method} ${c.req.path} here`)),
   )
   app.onError((error, c) => failed(c, error))
   return app
-}
-
-function failed(c: Context<Env>, error: unknown): Response {
-  const { status, body, headers } = failedAnswer(error)
-  // A body that breaks off with its connection is nobody's fault.
-  if (status === 500 && !c.req.raw.signal.aborted) c.env.record.error = toFlrcError(error)
-  return c.json(body, status as ContentfulStatusCode, { ...headers })
 }

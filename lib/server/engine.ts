@@ -4,11 +4,17 @@ import { abortedError, FlrcError } from '../errors.js'
 import { DecodeBatch } from '../generate/batch.js'
 import { checkOptions, type DecodeOptions, promptTokens } from '../generate/options.js'
 import { chatTokens } from '../generate/prompt.js'
-import { decode, type Generation, LeavableGeneration, type PieceGenerator } from '../generate.js'
+import {
+  decode,
+  type GenerateOptions,
+  type Generation,
+  LeavableGeneration,
+  type PieceGenerator,
+} from '../generate.js'
 import type { LoadedModel } from '../model.js'
 import type { ScheduleChoice } from '../schedule.js'
 import { hold, PromptCaches } from './caches.js'
-import { closingFailure } from './failure.js'
+import { blamed, closingFailure } from './failure.js'
 import type { Wanted } from './requests.js'
 import { Turns } from './turns.js'
 
@@ -69,7 +75,7 @@ export class Engine {
     // A generation that never begins would never leave the set of those there are.
     if (signal.aborted) throw abortedError()
     const { sampling, maxTokens = 0, schedule = this.#schedule } = wanted
-    const options = checkOptions({ ...sampling, maxTokens, schedule }, this.model)
+    const options = this.#checked({ ...sampling, maxTokens, schedule })
     const started = { waitedMs: 0, promptTokens: 0, cachedTokens: 0 }
     const pieces = new LeavableGeneration(
       signal,
@@ -107,8 +113,7 @@ export class Engine {
     const leave = await this.#turns.take(signal)
     try {
       started.waitedMs = performance.now() - begin
-      const tokens = await this.#tokensOf(wanted.prompt, signal)
-      const maxTokens = this.#room(tokens.length, wanted.maxTokens)
+      const { tokens, maxTokens } = await this.#read(wanted, signal)
       started.promptTokens = tokens.length
       return yield* this.#decode(tokens, wanted, { ...options, maxTokens }, started, signal)
     } finally {
@@ -139,6 +144,27 @@ export class Engine {
     } finally {
       if (whole && !this.#closed && !this.model.disposed) this.#caches.keep(cached)
       else session.release()
+    }
+  }
+
+  /** All but the schedule was checked when the request was read. */
+  #checked(options: GenerateOptions): Omit<DecodeOptions, 'reused'> {
+    try {
+      return checkOptions(options, this.model)
+    } catch (error) {
+      throw blamed('schedule', error)
+    }
+  }
+
+  async #read(
+    { prompt, maxTokens }: Scheduled,
+    signal: AbortSignal,
+  ): Promise<{ tokens: number[]; maxTokens: number }> {
+    try {
+      const tokens = await this.#tokensOf(prompt, signal)
+      return { tokens, maxTokens: this.#room(tokens.length, maxTokens) }
+    } catch (error) {
+      throw blamed('text' in prompt ? 'prompt' : 'messages', error)
     }
   }
 

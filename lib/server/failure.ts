@@ -1,5 +1,5 @@
 import { toFlrcError } from '../binding.js'
-import type { ErrorCode } from '../errors.js'
+import { type ErrorCode, FlrcError } from '../errors.js'
 
 /** What a request is refused for, beyond what an FlrcError says. */
 export class RequestFailure extends Error {
@@ -51,18 +51,38 @@ const types: Readonly<Record<number, string>> = {
   503: 'unavailable_error',
 }
 
-/** How any error is answered. */
-export function failedAnswer(error: unknown): FailedAnswer {
+/** What a field of a request is to blame for. */
+class FieldError extends Error {
+  readonly param: string
+  override readonly cause: FlrcError
+
+  constructor(param: string, cause: FlrcError) {
+    super(cause.message)
+    this.param = param
+    this.cause = cause
+  }
+}
+
+/** An error with the field that is to blame for it, unless the server is. */
+export function blamed(param: string, error: unknown): unknown {
+  return error instanceof FlrcError && statuses[error.code] === 400 ? new FieldError(param, error) : error
+}
+
+/** How any error is answered. `name` is what the model is called, instead of where its files are. */
+export function failedAnswer(error: unknown, name: string): FailedAnswer {
   if (error instanceof RequestFailure) {
     const { status, code, message, param, headers } = error
     return answer(status, code, message, param, headers)
   }
-  const { code, message } = toFlrcError(error)
+  const param = error instanceof FieldError ? error.param : undefined
+  const { code, message, file } = toFlrcError(error instanceof FieldError ? error.cause : error)
   // Who went away hears nothing of it.
-  if (code === 'E_ABORTED') return failedAnswer(closingFailure())
+  if (code === 'E_ABORTED') return failedAnswer(closingFailure(), name)
   const status = statuses[code] ?? 500
   // What is no FlrcError is a fault in the program, of which its user has no use and a stranger might.
-  return answer(status, code, code === 'E_INTERNAL' ? 'the server failed to answer; try again' : message)
+  if (code === 'E_INTERNAL') return answer(status, code, 'the server failed to answer; try again')
+  const isAboutFile = file !== undefined && message.startsWith(`${file}: `)
+  return answer(status, code, isAboutFile ? name + message.slice(file.length) : message, param)
 }
 
 function answer(
