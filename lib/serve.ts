@@ -30,7 +30,7 @@ export interface ServeOptions {
    * of a chat; 2^30 by default, 0 keeps none.
    */
   cacheBytes?: number
-  /** What requests must bring as `Authorization: Bearer KEY`; none by default. */
+  /** What requests must bring as `Authorization: Bearer KEY`, in visible ASCII characters; none by default. */
   apiKey?: string
   /** Of requests that name none; level 0 throughout by default. */
   schedule?: ScheduleChoice
@@ -61,14 +61,17 @@ export async function serve(model: LoadedModel, options: ServeOptions = {}): Pro
   checkModel(model)
   model.assertUsable()
   checkText('host', host, 'an address of this machine')
+  // Node would listen on all of them.
+  if (host === '') refuse('host', 'empty', 'an address of this machine; 0.0.0.0 is all of them')
   checkWhole('port', port, 0)
   if (port > 65535) refuse('port', port, 'a whole number from 0 to 65535')
   checkWhole('parallel', parallel, 1)
   checkWhole('queue', queue, 0)
   checkWhole('cacheBytes', cacheBytes, 0)
   // The key itself is no matter for a message.
-  if (apiKey !== undefined && (typeof apiKey !== 'string' || apiKey === ''))
-    refuse('apiKey', typeof apiKey === 'string' ? 'empty' : typeof apiKey, 'a text that is not empty')
+  if (apiKey !== undefined && typeof apiKey !== 'string') refuse('apiKey', typeof apiKey, 'a text')
+  if (apiKey !== undefined && !/^[\x21-\x7e]+$/.test(apiKey))
+    refuse('apiKey', 'no key that a client can send', 'visible ASCII characters, with no space or line end')
   if (onRequest !== undefined && typeof onRequest !== 'function') refuse('onRequest', onRequest, 'a function')
   // Only who serves pays for the server.
   const { startServer } = await import('./server/start.js')

@@ -89,6 +89,8 @@ running('a key comes from the environment too', async () => {
   assert.not.match(stdout + stderr, /secret|whoever reaches/)
   const open = await serving(['--host', '0.0.0.0'], async () => undefined)
   assert.match(open.stderr, /^note: whoever reaches this machine may use the model; --api-key/m)
+  const local = await serving(['--host', '127.1'], async () => undefined)
+  assert.not.match(local.stderr, /whoever reaches/)
 })
 
 running('wrong usage is found before the model is loaded, a taken port when it listens', async () => {

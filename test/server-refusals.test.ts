@@ -4,6 +4,7 @@ import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Model, type ServeOptions, serve } from '#lib/index.js'
+import { isLoopback } from '#lib/server/guard.js'
 import { inTemporaryDirectory } from './support/checkpoint.js'
 import { tinyModel } from './support/child.js'
 import { throwsFlrcError } from './support/flrc-error.js'
@@ -228,6 +229,24 @@ refusals('without a key, only requests that name this machine', async () => {
     }
   })
   await serving(async ({ url }) => assert.is(await statusFor(url, 'example.com'), 200), { apiKey: 'key' })
+  // However the address was written.
+  await serving(
+    async ({ url }) => {
+      assert.equal([await statusFor(url, 'example.com'), await statusFor(url, '127.1')], [403, 200])
+    },
+    { host: '127.1' },
+  )
+  for (const [address, local] of [
+    ['127.9.9.9', true],
+    ['[::1]', true],
+    ['[::ffff:127.0.0.1]', true],
+    ['0.0.0.0', false],
+    ['[::]', false],
+    ['[::ffff:192.168.0.7]', false],
+    ['192.168.0.7', false],
+  ] as const) {
+    assert.is(isLoopback(`http://${address}:80`), local, address)
+  }
 })
 
 refusals('options that cannot be used, and an address that is taken', () =>
@@ -237,11 +256,17 @@ refusals('options that cannot be used, and an address that is taken', () =>
     await throwsFlrcError(() => serve(model, { port: 0, host: '192.0.2.1' }), { code: 'E_IO' })
     const wrong: ServeOptions[] = [
       ...[{ port: 65536 }, { port: -1 }, { parallel: 0 }, { queue: -1 }, { cacheBytes: -1 }],
-      ...[{ apiKey: '' }, { schedule: 'half' }],
+      ...[{ host: '' }, { apiKey: '' }, { schedule: 'half' }],
       ...([{ host: 5 }, { apiKey: 5 }, { onRequest: 'log' }] as unknown as ServeOptions[]),
     ]
     for (const options of wrong) {
       await throwsFlrcError(() => serve(model, { port: 0, ...options }), { code: 'E_USAGE' })
+    }
+    // What no client could send; the key itself is not shown.
+    for (const apiKey of ['hush\r', 'hush\n', 'hu sh', 'h\xfcsh']) {
+      await throwsFlrcError(() => serve(model, { port: 0, apiKey }), {
+        ...{ code: 'E_USAGE', message: /^apiKey (?!.*(hu|sh\b))/s },
+      })
     }
     await throwsFlrcError(() => serve({} as Model), { code: 'E_USAGE' })
   }),

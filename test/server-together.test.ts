@@ -124,7 +124,7 @@ together('a reader that stalls is waited for a while, and holds up no other', as
   }
   const asked = (body: object) => {
     const record = { promptTokens: 0, completionTokens: 0 }
-    const context = { record, chunked: true, cut }
+    const context = { url: 'http://127.0.0.1:80', record, chunked: true, cut }
     const headers = { 'content-type': 'application/json', host: 'localhost' }
     const init = { method: 'POST', body: JSON.stringify({ prompt, temperature: 0, ...body }), headers }
     return { record, response: Promise.resolve(app.request(completions, init, context)) }

@@ -217,4 +217,11 @@ endpoints('a client of HTTP/1.0 gets events as they are, and then the end of the
   }),
 )
 
+endpoints('what leaves the host out, as HTTP/1.0 may, is answered', () =>
+  serving(async ({ url }) => {
+    const said = await exchange(url, 'GET /health HTTP/1.0\r\n\r\n')
+    assert.match(said, /^HTTP\/1\.\d 200.*\{"status":"ok"\}$/s)
+  }),
+)
+
 endpoints.run()

@@ -49,9 +49,9 @@ export function registerServe(program: Command, signal: AbortSignal): void {
     const onRequest = (request: ServedRequest) => note(describe(request))
     const server = await serve(model, { host, port, parallel, cacheBytes, apiKey, schedule, onRequest })
     try {
-      if (!isLoopback(host) && apiKey === undefined)
-        note('note: whoever reaches this machine may use the model; --api-key lets only those who know it')
       const { url, model: name } = server
+      if (!isLoopback(url) && apiKey === undefined)
+        note('note: whoever reaches this machine may use the model; --api-key lets only those who know it')
       if (json) await printJson({ url, model: name })
       else await print(`${name} at ${url}/v1\n`)
       if (!signal.aborted) await once(signal, 'abort')

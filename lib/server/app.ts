@@ -19,6 +19,8 @@ export interface AppOptions extends Guarded {
 
 /** What comes with a request besides itself. */
 export interface RequestContext {
+  /** Where the server listens, by its address. */
+  url: string
   record: RequestRecord
   /** Whether who asks takes an answer in chunks, as clients do since HTTP/1.1. */
   chunked: boolean
@@ -36,7 +38,7 @@ const leastBody = 2 ** 20
 export function serverApp(engine: Engine, options: AppOptions): Hono<Env> {
   const app = new Hono<Env>()
   app.use(async (c, next) => {
-    checkHost(options, c.req.header('host'))
+    checkHost(options, c.env.url, c.req.header('host'))
     await next()
   })
   app.get('/health', (c) => c.json({ status: 'ok' }))

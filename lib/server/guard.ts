@@ -1,10 +1,10 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
-import { isIP } from 'node:net'
+import { BlockList, isIP } from 'node:net'
 import { RequestFailure } from './failure.js'
 
 /** Whom a server answers. */
 export interface Guarded {
-  /** The address that it listens on. */
+  /** What it was told to listen on. */
   host: string
   apiKey: string | undefined
 }
@@ -28,21 +28,28 @@ function digest(key: string): Buffer {
 
 /**
  * Refuses what a browser may send for a page of elsewhere, whose name was made to lead here (DNS rebinding): without a
- * key and on a loopback address, requests must name an address or this machine itself.
+ * key and on a loopback address, requests must name an address or this machine itself. `url` is where the server listens.
  */
-export function checkHost({ host, apiKey }: Guarded, header: string | undefined): void {
-  if (apiKey !== undefined || !isLoopback(host)) return
-  const name = header === undefined ? undefined : hostname(header)
+export function checkHost({ host, apiKey }: Guarded, url: string, header: string | undefined): void {
+  // No browser leaves the header out: HTTP/1.0 may, and Node refuses all else that does.
+  if (apiKey !== undefined || header === undefined || !isLoopback(url)) return
+  const name = hostname(`http://${header}`)
   if (name !== undefined && (isLocalName(name) || isIP(name) !== 0 || name === host.toLowerCase())) return
   throw new RequestFailure(
     403,
     'host_not_allowed',
-    `the server listens on ${host} and is not ${header ?? 'named'}: ask it by its address, or start it with an API key`,
+    `the server listens on ${host} and is not ${header}: ask it by its address, or start it with an API key`,
   )
 }
 
-export function isLoopback(host: string): boolean {
-  return isLocalName(host.toLowerCase()) || /^127(\.\d+){3}$/.test(host) || host === '::1'
+const loopback = new BlockList()
+loopback.addSubnet('127.0.0.0', 8)
+loopback.addAddress('::1', 'ipv6')
+
+/** Whether only this machine reaches a server that listens at `url`, which names an address. */
+export function isLoopback(url: string): boolean {
+  const address = hostname(url) ?? ''
+  return loopback.check(address, isIP(address) === 6 ? 'ipv6' : 'ipv4')
 }
 
 function isLocalName(name: string): boolean {
@@ -50,7 +57,6 @@ function isLocalName(name: string): boolean {
 }
 
 /** Without port and, where it is an IPv6 address, brackets. */
-function hostname(header: string): string | undefined {
-  const url = URL.canParse(`http://${header}`) ? new URL(`http://${header}`) : undefined
-  return url?.hostname.replace(/^\[(.*)\]$/, '$1')
+function hostname(url: string): string | undefined {
+  return URL.canParse(url) ? new URL(url).hostname.replace(/^\[(.*)\]$/, '$1') : undefined
 }

@@ -32,7 +32,10 @@ const clientLeft = 499
 
 /** Node's own limits of time for headers and bodies hold. E_IO where the address cannot be listened on. */
 export async function listen({ host, port, fetch, onRequest }: ListenOptions): Promise<Listening> {
+  let url = ''
   const server = createAdaptorServer({
+    // Named where a client of HTTP/1.0 names none: a Request has a whole URL.
+    hostname: 'localhost',
     fetch(request, bindings) {
       const record: RequestRecord = { promptTokens: 0, completionTokens: 0 }
       const { incoming, outgoing } = bindings as HttpBindings
@@ -50,7 +53,7 @@ export async function listen({ host, port, fetch, onRequest }: ListenOptions): P
         told().catch((error: unknown) => process.emitWarning(`onRequest failed: ${String(error)}`))
       })
       const chunked = incoming.httpVersion !== '1.0'
-      return fetch(request, { record, chunked, cut: () => outgoing.destroy() })
+      return fetch(request, { url, record, chunked, cut: () => outgoing.destroy() })
     },
     // Whoever serves a model goes on with Node's own Request and Response.
     overrideGlobalObjects: false,
@@ -64,13 +67,13 @@ export async function listen({ host, port, fetch, onRequest }: ListenOptions): P
   // That one connection could not be accepted, say for want of file descriptors, is no reason to end.
   server.on('error', () => undefined)
   const { address, family, port: chosen } = server.address() as AddressInfo
-  const name = family === 'IPv6' ? `[${address}]` : address
+  url = `http://${family === 'IPv6' ? `[${address}]` : address}:${chosen}`
   let closed: Promise<void> | undefined
   const close = () => {
     closed ??= closeServer(server)
     return closed
   }
-  return { url: `http://${name}:${chosen}`, close }
+  return { url, close }
 }
 
 async function closeServer(server: Server): Promise<void> {
