@@ -1,6 +1,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { complete, type Piece } from '#lib/index.js'
+import { chatForm } from '#lib/server/forms.js'
 import {
   type Answer,
   ask,
@@ -223,5 +224,14 @@ endpoints('what leaves the host out, as HTTP/1.0 may, is answered', () =>
     assert.match(said, /^HTTP\/1\.\d 200.*\{"status":"ok"\}$/s)
   }),
 )
+
+endpoints('half a character has no bytes of its own', () => {
+  const piece = { text: '\ufffd', tokenId: 5, level: 0, activeBudget: 1, logprob: -1 }
+  const { content } = chatForm.logprobs([piece, { ...piece, text: 'h\xe9' }], 0) as { content: SaidToken[] }
+  assert.equal(
+    content.map(({ bytes }) => bytes),
+    [null, [0x68, 0xc3, 0xa9]],
+  )
+})
 
 endpoints.run()

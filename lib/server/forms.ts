@@ -28,15 +28,9 @@ export const chatForm: AnswerForm = {
   partChoice: (content, logprobs) => ({ delta: { content }, logprobs }),
   closing: { delta: {}, logprobs: null },
   logprobs: (pieces) => ({
-    content: pieces.map(({ text, logprob, topLogprobs = [] }) => ({
-      token: text,
-      logprob,
-      bytes: [...Buffer.from(text)],
-      top_logprobs: topLogprobs.map((token) => ({
-        token: token.text,
-        logprob: token.logprob,
-        bytes: bytesOf(token),
-      })),
+    content: pieces.map(({ topLogprobs = [], ...chosen }) => ({
+      ...said(chosen),
+      top_logprobs: topLogprobs.map(said),
     })),
     refusal: null,
   }),
@@ -65,9 +59,9 @@ export const completionForm: AnswerForm = {
   },
 }
 
-/** Unknown where a token is but a part of a character. */
-function bytesOf({ text }: TokenLogprob): number[] | null {
-  return text.includes('\ufffd') ? null : [...Buffer.from(text)]
+/** The bytes are unknown where a token is but a part of a character. */
+function said({ text, logprob }: Pick<TokenLogprob, 'text' | 'logprob'>): Fields {
+  return { token: text, logprob, bytes: text.includes('\ufffd') ? null : [...Buffer.from(text)] }
 }
 
 /** The likelier one where two have the same text; the chosen token too, where it is none of the likeliest. */
