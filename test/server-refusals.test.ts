@@ -229,13 +229,15 @@ refusals('without a key, only requests that name this machine', async () => {
     }
   })
   await serving(async ({ url }) => assert.is(await statusFor(url, 'example.com'), 200), { apiKey: 'key' })
-  // However the address was written.
-  await serving(
-    async ({ url }) => {
-      assert.equal([await statusFor(url, 'example.com'), await statusFor(url, '127.1')], [403, 200])
-    },
-    { host: '127.1' },
-  )
+  // However the address was written, and whatever name it came of.
+  for (const host of ['127.1', 'localhost']) {
+    await serving(
+      async ({ url }) => {
+        assert.equal([await statusFor(url, 'example.com'), await statusFor(url, host)], [403, 200])
+      },
+      { host },
+    )
+  }
   for (const [address, local] of [
     ['127.9.9.9', true],
     ['[::1]', true],
