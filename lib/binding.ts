@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { isMainThread } from 'node:worker_threads'
 import { checkSignal } from './check.js'
 import { abortedError, type ErrorCode, errorCodes, FlrcError } from './errors.js'
 import { explainMissing, explainUnloadable, thisHost } from './missing-addon.js'
@@ -42,12 +43,16 @@ function loadBinding(): NativeBinding {
       cause,
     })
   }
+  let addon: NativeBinding
   try {
-    return require(file) as NativeBinding
+    addon = require(file) as NativeBinding
   } catch (cause) {
     const message = explainUnloadable(packageRoot, thisHost(), messageOf(cause))
     throw new FlrcError('E_BINDING', message, { file, cause })
   }
+  // Before the exit handlers of what work under way may be using, CUDA among it. A worker thread ends its own work.
+  if (isMainThread) process.once('exit', () => addon.endWork())
+  return addon
 }
 
 /** A native failure as an FlrcError; anything that carries no code of ours is E_INTERNAL. */

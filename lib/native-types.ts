@@ -337,6 +337,8 @@ export interface NativeTensorEntry {
 export interface NativeBinding {
   /** Instruction set in use, cores available, BLAS in use. */
   info(): { target: string; cores: number; blas: string }
+  /** Cancels all work of the process, waits until its next check, and starts no more: for a process that exits. */
+  endWork(): void
   /** Bytes per second that threads (0 is all cores) together read from a buffer of so many bytes. */
   readBandwidth(bytes: number, threads: number): NativeTask<number>
 

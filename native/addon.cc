@@ -18,6 +18,11 @@ Napi::Value lockFile(const Napi::CallbackInfo& call) {
   return Handle<platform::FileLock>::wrap(call.Env(), lock, 0);
 }
 
+Napi::Value endWork(const Napi::CallbackInfo& call) {
+  stopJobThreads();
+  return call.Env().Undefined();
+}
+
 Napi::Object initialise(Napi::Env env, Napi::Object object) {
   platform::stayLoaded();
   Environment::attach(env);
@@ -27,6 +32,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object object) {
   addCalibrationFunctions(exports);
   addChannelFunctions(exports);
   addRecoveryFunctions(exports);
+  exports.add<endWork>("endWork");
   exports.add<lockFile>("lockFile");
   exports.add<release<platform::FileLock>>("releaseLock");
   return object;

@@ -3,7 +3,7 @@
 // The one way long work leaves the JavaScript thread: startWork() runs it on a thread of its own, gives
 // JavaScript {promise, cancel}, and settles the promise on the JavaScript thread. The work owns its inputs.
 // When the environment ends (a terminated worker thread, the end of the main script) its work is cancelled and
-// waited for up to its next check; process.exit() skips that, and job_threads.cc sees to it.
+// waited for up to its next check; process.exit() skips that, and stopJobThreads() sees to it.
 
 #include <napi.h>
 

@@ -209,4 +209,33 @@ devices('a failure of the device reaches the caller with its code', async () => 
   }
 })
 
+devices(
+  'a process that exits ends the work of a plugin before the exit handlers of what that uses',
+  async () => {
+    const work = `
+    import { Model } from '#lib/index.js'
+    const model = await Model.load('models/tiny', { device: 'cuda' })
+    void model.generate('Once').next()
+  `
+    const leave = `process.on('SIGTERM', () => process.exit(7))`
+    const inWorker = `
+    import { Worker } from 'node:worker_threads'
+    const source = ${JSON.stringify(work)}.replace('#lib/', new URL('dist/', 'file://' + process.cwd() + '/').href)
+    const url = 'data:text/javascript,' + encodeURIComponent(source)
+    new Worker('import(' + JSON.stringify(url) + ')', { eval: true })
+  `
+    for (const source of [work, inWorker]) {
+      const ended = await runModule(source + leave, {
+        env: { ...process.env, FLRC_BACKEND_PATH: counter, FAKE_PLUGIN: 'endless' },
+        onStart: (child) => {
+          child.stderr?.on('data', (data) => {
+            if (String(data).includes('under way')) child.kill('SIGTERM')
+          })
+        },
+      })
+      assert.is(ended.code, 7, ended.stderr)
+    }
+  },
+)
+
 devices.run()

@@ -1,7 +1,11 @@
 import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import path from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { type Ended, runModule } from './support/child.js'
+import { type Ended, root, runModule } from './support/child.js'
+
+const emulatedPlugin = 'build/cuda-tests/flrc_cuda.so'
 
 /** What every child begins with. */
 const prelude = `
@@ -44,6 +48,26 @@ test('the process may end in the middle of a calibration, at any moment, and doe
       process.exit(0)
     `)
     assert.ok(seconds < 10, `took ${seconds} s`)
+  }
+})
+
+test('the process may end in the middle of what an emulated GPU does', async () => {
+  if (!existsSync(path.join(root, emulatedPlugin))) {
+    console.log(`skipped: ${emulatedPlugin} is not built`)
+    return
+  }
+  const env = { ...process.env, FLRC_BACKEND_PATH: emulatedPlugin }
+  for (const call of ['model.generate(prompt.repeat(8)).next()', 'calibrate(model, { calibration: [text] })']) {
+    const { seconds } = await child(
+      `
+      const model = await Model.load('models/tiny', { device: 'cuda' })
+      void ${call}
+      await sleep(500)
+      process.exit(0)
+    `,
+      { env },
+    )
+    assert.ok(seconds < 30, `took ${seconds} s`)
   }
 })
 

@@ -87,4 +87,6 @@ void runOnJobThread(std::shared_ptr<Job> job, std::function<void()> work) {
   shared().start(std::move(job), std::move(work));
 }
 
+void stopJobThreads() { shared().stop(); }
+
 }  // namespace flrc

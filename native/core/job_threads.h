@@ -51,4 +51,8 @@ class JobThreads {
 // OpenBLAS unmaps its buffers in a destructor, under the feet of whoever still multiplies.
 void runOnJobThread(std::shared_ptr<Job> job, std::function<void()> work);
 
+// JobThreads::stop() of the process's own, for whoever knows of the exit before handlers run. Those of
+// libraries that work has opened since, such as CUDA's, come before the one that does so at any exit.
+void stopJobThreads();
+
 }  // namespace flrc
