@@ -10,6 +10,7 @@ import { checkObject, checkOneOf, checkPath, checkRange, checkTask, checkWhole }
 import { ioError } from './checkpoint/io.js'
 import { sha256OfFiles } from './checkpoint/plan.js'
 import { OpenState } from './checkpoint/state.js'
+import { FlrcError } from './errors.js'
 import { availableMemory } from './memory.js'
 import {
   type CalibrationData,

@@ -68,12 +68,18 @@ export async function serve(model: LoadedModel, options: ServeOptions = {}): Pro
   checkWhole('parallel', parallel, 1)
   checkWhole('queue', queue, 0)
   checkWhole('cacheBytes', cacheBytes, 0)
-  // The key itself is no matter for a message.
-  if (apiKey !== undefined && typeof apiKey !== 'string') refuse('apiKey', typeof apiKey, 'a text')
-  if (apiKey !== undefined && !/^[\x21-\x7e]+$/.test(apiKey))
-    refuse('apiKey', 'no key that a client can send', 'visible ASCII characters, with no space or line end')
+  checkKey('apiKey', apiKey)
   if (onRequest !== undefined && typeof onRequest !== 'function') refuse('onRequest', onRequest, 'a function')
   // Only who serves pays for the server.
   const { startServer } = await import('./server/start.js')
   return startServer(model, { host, port, parallel, queue, cacheBytes, apiKey, schedule, onRequest })
+}
+
+/** E_USAGE for a key that no client can send; `name` is where it came from. The key itself is no matter for a message. */
+export function checkKey(name: string, key: unknown): void {
+  if (key === undefined) return
+  if (typeof key !== 'string') refuse(name, typeof key, 'a text')
+  if (key === '') refuse(name, 'empty', 'a key; leave it out, or unset, for none')
+  if (!/^[\x21-\x7e]+$/.test(key))
+    refuse(name, 'no key that a client can send', 'visible ASCII characters, with no space or line end')
 }

@@ -98,6 +98,7 @@ running('wrong usage is found before the model is loaded, a taken port when it l
     ['--port', '70000'],
     ['--parallel', '0'],
     ['--cache', 'much'],
+    ['--api-key', ''],
     ['--schedule', 'half'],
     ['--cors', '*'],
   ]) {

@@ -299,7 +299,7 @@ using("the README's program has the package's types, whatever finds them", async
 const aroundSamples = `
 declare const model: import('flrc').Model
 declare const prompt: string, text: string, apart: string
-declare const dialogues: import('flrc').CalibrationDialogue[]
+declare const dialogues: import('flrc').DialogueSample[]
 declare module 'openai' {
   interface Asked { model: string; messages: { role: 'system' | 'user'; content: string }[]; stream?: boolean }
   export default class { constructor(options: object); chat: { completions: { create(asked: Asked): any } } }
@@ -325,7 +325,12 @@ using('every sample of the documents has its types', async () => {
   assert.ok(samples.length >= 7)
   for (const { name, code } of samples) writeFileSync(path.join(project, name), `${code}\nexport {}\n`)
   writeFileSync(path.join(project, 'around.d.ts'), aroundSamples)
-  await works(process.execPath, [...tsc('around.d.ts', 'node16', 'node16'), ...samples.map(({ name }) => name)])
+  await works(process.execPath, [
+    ...tsc('around.d.ts', 'node16', 'node16'),
+    // Without the names of browsers, such as prompt.
+    ...['--lib', 'es2023,esnext.disposable'],
+    ...samples.map(({ name }) => name),
+  ])
 })
 
 using('every example', async () => {

@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { type Command, Option } from 'commander'
 import { counted } from '../counted.js'
 import { parseSchedule } from '../schedule.js'
-import { type ServedRequest, serve } from '../serve.js'
+import { checkKey, type ServedRequest, serve } from '../serve.js'
 import { isLoopback } from '../server/guard.js'
 import { loadModel, noteUnusedSchedule } from './load.js'
 import {
@@ -44,6 +44,7 @@ export function registerServe(program: Command, signal: AbortSignal): void {
   addCommonOptions(addScheduleOptions(command)).action(async (path: string, flags: ServeFlags) => {
     const { json, host, port, parallel, cache: cacheBytes, apiKey, schedule } = flags
     parseSchedule(schedule)
+    checkKey('--api-key or FLRC_API_KEY', apiKey)
     const model = await loadModel(path, flags, signal)
     noteUnusedSchedule(schedule, model)
     const onRequest = (request: ServedRequest) => note(describe(request))
