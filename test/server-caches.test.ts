@@ -2,7 +2,9 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { DecodeBatch } from '#lib/generate/batch.js'
 import { complete, Model } from '#lib/index.js'
+import { LoadedModel } from '#lib/model.js'
 import { hold, PromptCaches } from '#lib/server/caches.js'
+import { Session } from '#lib/session.js'
 import { tinyModel } from './support/child.js'
 import {
   type Answer,
@@ -256,6 +258,51 @@ caching('what lies idle holds its keys and values, and no working memory', async
   assert.ok(working > 2 * cached.session.bytes, `${working} bytes while it worked`)
   assert.equal(await cached.session.decode(5, 0, sampling), before)
   caches.clear()
+})
+
+caching('no session is left behind by what fails, nor by closing', async () => {
+  const open = new Set<Session>()
+  const { createSession } = LoadedModel.prototype
+  const { fork, release } = Session.prototype
+  LoadedModel.prototype.createSession = function (this: LoadedModel) {
+    const session = createSession.call(this)
+    open.add(session)
+    return session
+  }
+  Session.prototype.fork = async function (this: Session, ...given) {
+    const session = await fork.apply(this, given)
+    open.add(session)
+    return session
+  }
+  Session.prototype.release = function (this: Session) {
+    open.delete(this)
+    release.call(this)
+  }
+  try {
+    await serving(async ({ url }) => {
+      await ask(url + completions, { prompt: prompt.repeat(3), max_tokens: 2 })
+      await ask(url + completions, { prompt: `${prompt}!`, max_tokens: 8, temperature: 0 })
+      assert.ok(open.size > 0, 'caches wait')
+    })
+    assert.is(open.size, 0)
+    const failing = (step: number) => {
+      if (step === 3) throw new Error('no')
+      return 1
+    }
+    await serving(
+      async ({ url }, requests) => {
+        const stream = await post(url + completions, { prompt, max_tokens: 8, stream: true })
+        assert.ok((await eventsOf(stream)).at(-1)?.error)
+        await until(() => requests.length === 1)
+        assert.is(open.size, 0)
+        assert.is(requests[0]?.error?.code, 'E_INTERNAL')
+      },
+      { schedule: failing },
+    )
+  } finally {
+    LoadedModel.prototype.createSession = createSession
+    Object.assign(Session.prototype, { fork, release })
+  }
 })
 
 caching.run()

@@ -1,4 +1,6 @@
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import path from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { suite } from 'uvu'
@@ -6,7 +8,9 @@ import * as assert from 'uvu/assert'
 import { complete, Model, serve } from '#lib/index.js'
 import { serverApp } from '#lib/server/app.js'
 import { Engine } from '#lib/server/engine.js'
+import type { RequestFailure } from '#lib/server/failure.js'
 import { readCompletionRequest } from '#lib/server/requests.js'
+import { Turns } from '#lib/server/turns.js'
 import { Session } from '#lib/session.js'
 import { root, tinyModel } from './support/child.js'
 import { throwsFlrcError } from './support/flrc-error.js'
@@ -117,7 +121,7 @@ together('whoever leaves ends its generation', () =>
 
 together('a reader that stalls is waited for a while, and holds up no other', async () => {
   const engine = new Engine(model, { parallel: 2, queue: 0, cacheBytes: 0, schedule: undefined })
-  const app = serverApp(engine, { host: '127.0.0.1', apiKey: undefined, name: 'tiny', stallMs: 200 })
+  const app = serverApp(engine, { host: '127.0.0.1', apiKey: undefined, name: 'tiny', stallMs: 2000 })
   let cuts = 0
   const cut = () => {
     cuts++
@@ -146,11 +150,40 @@ together('a reader that stalls is waited for a while, and holds up no other', as
   await engine.close()
 })
 
+together('a reader that keeps reading is not cut off', async () => {
+  const stallMs = 500
+  const engine = new Engine(model, { parallel: 1, queue: 0, cacheBytes: 0, schedule: undefined })
+  const app = serverApp(engine, { host: '127.0.0.1', apiKey: undefined, name: 'tiny', stallMs })
+  const cut = () => assert.unreachable('it reads on')
+  const record = { promptTokens: 0, completionTokens: 0 }
+  const headers = { 'content-type': 'application/json', host: 'localhost' }
+  const init = { method: 'POST', body: JSON.stringify({ prompt, max_tokens: 8, stream: true }), headers }
+  const context = { url: 'http://127.0.0.1:80', record, chunked: true, cut }
+  const reader = (await app.request(completions, init, context)).body?.getReader()
+  while (!(await reader?.read())?.done) await setTimeout(5)
+  await setTimeout(stallMs + 100)
+  await engine.close()
+})
+
+together('whoever leaves the queue leaves its turn to others', async () => {
+  const turns = new Turns(1, 1)
+  const { signal } = new AbortController()
+  const leave = await turns.take(signal)
+  const gone = new AbortController()
+  const waiting = turns.take(gone.signal)
+  gone.abort()
+  await throwsFlrcError(() => waiting, { code: 'E_ABORTED' })
+  leave()
+  ;(await turns.take(signal))()
+})
+
 together('whoever has left before it begins has no generation', async () => {
   const engine = new Engine(model, { parallel: 1, queue: 0, cacheBytes: 0, schedule: undefined })
   const wanted = readCompletionRequest({ prompt })
   await throwsFlrcError(() => engine.generate(wanted, AbortSignal.abort()), { code: 'E_ABORTED' })
   await engine.close()
+  const closed = () => engine.generate(wanted, new AbortController().signal)
+  assert.throws(closed, (error: RequestFailure) => error.status === 503)
 })
 
 const ending = suite('ending')
@@ -178,6 +211,20 @@ ending('closing ends what is being generated', async () => {
     () => undefined,
   )
   assert.is((await complete(model.generate(prompt, { maxTokens: 2 }))).tokenIds.length, 2)
+})
+
+ending('closing waits for no request that is not whole', async () => {
+  const server = await serve(model, { port: 0 })
+  const socket = connect(Number(new URL(server.url).port), '127.0.0.1')
+  const closed = once(socket, 'close')
+  socket.on('error', () => undefined)
+  const head = 'POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json'
+  socket.write(`${head}\r\nContent-Length: 10\r\n\r\n{`)
+  await setTimeout(50)
+  const begin = performance.now()
+  await server.close()
+  await closed
+  assert.ok(performance.now() - begin < 5000)
 })
 
 ending('a model that is disposed of is no longer there for requests', async () => {

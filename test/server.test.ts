@@ -23,14 +23,18 @@ const small = await smallModel()
 
 const endpoints = suite('endpoints')
 
+/** In seconds since 1970. */
+const isNow = (seconds: number) => Math.abs(seconds - Date.now() / 1000) < 60
+
 endpoints('health, and the model that is served', () =>
   serving(async ({ url, model: name }) => {
     assert.is(name, 'tiny')
     assert.equal(await (await fetch(`${url}/health`)).json(), { status: 'ok' })
     const { data } = (await (await fetch(`${url}/v1/models`)).json()) as {
-      data: [{ id: string; flrc: { contextLength: number } }]
+      data: [{ id: string; created: number; flrc: { contextLength: number } }]
     }
     assert.is(data[0].id, 'tiny')
+    assert.ok(isNow(data[0].created))
     assert.is(data[0].flrc.contextLength, 512)
     assert.equal(await (await fetch(`${url}/v1/models/tiny`)).json(), data[0])
     for (const path of ['/v1/models/other', '/v1/embeddings', '/']) {
@@ -48,6 +52,7 @@ endpoints('greedy texts are those of the API, from text and from token ids', () 
     for (const one of [prompt, [prompt], tokens, [tokens]]) {
       const answer = await ask(url + completions, { prompt: one, max_tokens: 24, temperature: 0 })
       assert.is(answer.object, 'text_completion')
+      assert.ok(isNow(answer.created))
       assert.is(textOf(answer), own.text)
       assert.is(answer.choices[0].finish_reason, 'length')
       const { prompt_tokens, completion_tokens, total_tokens } = answer.usage
@@ -63,6 +68,10 @@ endpoints('greedy texts are those of the API, from text and from token ids', () 
       role: role === 'system' ? 'developer' : role,
       content: content.split(' ').map((text) => ({ type: 'text', text })),
     }))
+    const both = { messages, max_tokens: 4, max_completion_tokens: 2 }
+    assert.is((await ask(url + chats, both)).usage.completion_tokens, 2)
+    const full = Array(model.config.contextLength).fill(5)
+    await ask(url + completions, { prompt: full, max_tokens: 0 })
     const joined = await ask(url + chats, { messages: parts, max_tokens: 1 })
     assert.is.not(joined.usage.prompt_tokens, 0)
   }),

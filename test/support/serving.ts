@@ -50,6 +50,7 @@ export interface SaidToken {
 
 export interface Answer {
   object: string
+  created: number
   choices: [Choice]
   usage: {
     prompt_tokens: number
