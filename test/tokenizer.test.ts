@@ -263,6 +263,13 @@ test('a pattern that never ends is stopped, and other texts are encoded after it
   assert.equal([...tokenizer.encode('bcb')], [1, 2, 1])
 })
 
+test('and so is one that decoding goes by', () => {
+  const replace = { type: 'Replace', pattern: endless.pattern, content: '' }
+  const tokenizer = small({ decoder: { type: 'Sequence', decoders: [{ type: 'Fuse' }, replace] } })
+  const ids = [...Array.from({ length: 60 }, () => 0), 1]
+  return throwsFlrcError(() => tokenizer.decode(ids), { code: 'E_TOKENIZER', within: 20_000 })
+})
+
 if (existsSync(smollm2Gguf)) {
   test('SmolLM2 from its GGUF file: ids of the published tokenizer, text back, streams', async () => {
     const tokenizer = await open(smollm2Gguf)
