@@ -4,6 +4,8 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { renderChat } from '#lib/chat-template.js'
 import { type DialogueSample, summaryPrompt } from '#lib/data/dialogues.js'
+import { agreementOf } from '#lib/evaluate/agreement.js'
+import { textPrompts } from '#lib/evaluate/prompts.js'
 import { DecodeBatch } from '#lib/generate/batch.js'
 import {
   type Completion,
@@ -205,6 +207,28 @@ agreements('shares and divergences are those of the model reading the referenceâ
   const { agreement, meanKl } = result.intervals
   assert.ok(agreement[0] <= result.agreement && result.agreement <= agreement[1])
   assert.ok(meanKl[0] <= result.meanKl && result.meanKl <= meanKl[1])
+})
+
+agreements('counts tokens, of which samples may have more or fewer', () => {
+  const run = (kl: number[], agrees: boolean[]) => ({ kl, agrees, entropy: kl, levels: kl.map(() => 0) })
+  const runs = [run([0], [true]), run([1, 1, 1], [false, false, false])]
+  const { agreement, meanKl } = agreementOf({ levels: small.levels.slice(0, 1) }, runs)
+  assert.equal([agreement, meanKl], [0.25, 0.75])
+})
+
+agreements('windows of a text follow each other, each behind the begin token where there is one', () => {
+  const begin = 1
+  const codes = Array.from({ length: 300 }, (_, index) => 1000 + index)
+  const encode = (content: string) => Int32Array.from([begin, ...codes.slice(0, content.length)])
+  const from = Object.create(small, { tokenizer: { value: { addsBos: true, encode } } }) as Model
+  const prompts = textPrompts(from, String.fromCharCode(...codes), { limit: undefined, maxTokens: 8 })
+  assert.equal(
+    prompts.map(({ tokens }) => tokens),
+    [
+      [begin, ...codes.slice(0, 128)],
+      [begin, ...codes.slice(128, 256)],
+    ],
+  )
 })
 
 agreements('against its own level 0, a schedule is exact until it falls', async () => {
