@@ -183,23 +183,31 @@ const samples: ChoiceSample[] = heldout.slice(0, 8).map((line, index) => {
   return { context: line.slice(0, middle(line)), choices, answer }
 })
 
-choices('log-likelihoods are those of the texts read alone', async () => {
-  const result = await evaluate.choice(model, samples, { limit: 2 })
+choices('log-likelihoods are those of the texts read alone, at the level asked for', async () => {
+  for (const [of, level] of [
+    [model, 0],
+    [small, 1],
+  ] as const)
+    await assertReadAlone(of, level)
+})
+
+async function assertReadAlone(of: Model, level: number): Promise<void> {
+  const result = await evaluate.choice(of, samples, { limit: 2, level })
   assert.is(result.samples, 2)
   for (const [index, { logLikelihoods }] of result.outcomes.entries()) {
     const sample = samples[index]
     if (sample === undefined) throw new Error('a sample is missing')
     for (const [at, choice] of sample.choices.entries()) {
-      const whole = model.tokenizer.encode(sample.context + choice)
-      const context = model.tokenizer.encode(sample.context)
-      const session = model.createSession()
-      const values = await session.logprobs(whole, 0, context.length)
+      const whole = of.tokenizer.encode(sample.context + choice)
+      const context = of.tokenizer.encode(sample.context)
+      const session = of.createSession()
+      const values = await session.logprobs(whole, level, context.length)
       session.release()
       const expected = values.reduce((sum, value) => sum + value, 0)
       assert.ok(Math.abs((logLikelihoods[at] ?? 0) / expected - 1) < 1e-5)
     }
   }
-})
+}
 
 choices('accuracies count what is likeliest, in all and by character', async () => {
   const result = await evaluate.choice(model, samples)
@@ -222,6 +230,24 @@ choices('accuracies count what is likeliest, in all and by character', async () 
     const [low, high] = result.intervals[key]
     assert.ok(low <= result[key] && result[key] <= high)
   }
+})
+
+choices('characters are those of Unicode, also where JavaScript takes two for one', async () => {
+  const texts = [' 👍👍👍👍', ' 王王王王']
+  const { outcomes } = await evaluate.choice(model, [{ context: 'The king', choices: texts, answer: 0 }])
+  const [one] = outcomes
+  const likeliestBy = (lengthOf: (content: string) => number) => {
+    const values = one?.logLikelihoods.map((value, at) => value / lengthOf(texts[at] ?? '')) ?? []
+    return values.indexOf(Math.max(...values))
+  }
+  assert.is(
+    one?.chosenNormalised,
+    likeliestBy(() => 5),
+  )
+  assert.is.not(
+    one?.chosenNormalised,
+    likeliestBy((content) => content.length),
+  )
 })
 
 choices('a level of its own, and the order of choices does not matter', async () => {
