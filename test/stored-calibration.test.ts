@@ -163,6 +163,8 @@ fitting('each is told with what to calibrate', async () => {
     [{ keep: 0.8, method: 'uniform', dtype: 'int4', calibration: plain }, /int4.*calibrate with inputMoments/],
     [{ keep: 0.8, calibration: loaded, seed: 1 }, /seed 0, and 1 is asked for/],
     [{ keep: 0.8, calibration: loaded, samples: 9 }, /samples 8/],
+    [{ keep: 0.8, calibration: loaded, labels: 'data' }, /labels model/],
+    [{ keep: 0.8, calibration: loaded, seqLen: 32 }, /seqLen 64/],
     [{ keep: 0.8, calibration: loaded, whitening: 'scaled' }, /whitening two-sided/],
     [{ keep: 0.8, calibration: loaded, shrinkage: { inputs: 0 } }, /shrinkage\.inputs 0\.1/],
   ]
