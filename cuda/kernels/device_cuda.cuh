@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/device_full.h"
 #include "kernels/shape.h"
 
 #define FLRC_KERNEL __global__
@@ -381,15 +382,21 @@ inline bool isFinal(cudaError_t status) {
     case cudaErrorLaunchFailure:
     case cudaErrorLaunchTimeout:
     case cudaErrorECCUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorExternalDevice:
       return true;
     default:
       return false;
   }
 }
 
-// Throws std::runtime_error with CUDA's words.
+// Throws DeviceFull, or std::runtime_error with CUDA's words.
 inline void check(cudaError_t status) {
   if (status == cudaSuccess) return;
+  if (status == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();
+    throw DeviceFull();
+  }
   throw std::runtime_error(
       std::string("CUDA: ") + cudaGetErrorString(status) +
       (isFinal(status) ? "; this process can use the GPU no more: start it again, or use device cpu" : ""));

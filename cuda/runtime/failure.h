@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "backend.h"
+#include "kernels/device_full.h"
 
 namespace flrc::gpu {
 
@@ -49,6 +50,8 @@ BackendCode guarded(BackendFailure* failure, const Body& body) {
     return BackendCode::ok;
   } catch (const Failure& thrown) {
     return say(thrown.code, thrown.what());
+  } catch (const DeviceFull& thrown) {
+    return say(BackendCode::outOfMemory, thrown.what());
   } catch (const std::bad_alloc&) {
     return say(BackendCode::outOfMemory, "not enough memory on the host");
   } catch (const std::exception& thrown) {

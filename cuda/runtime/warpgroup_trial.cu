@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdint>
 #include <exception>
+#include <new>
 
 #include "kernels/calibrate.h"
 #include "kernels/layout.h"
@@ -102,6 +103,8 @@ int trustedAt(const Products& products, int warpgroups, const std::function<bool
   std::string why = "give other results";
   try {
     if (agree(products, warpgroups)) return warpgroups;
+  } catch (const std::bad_alloc&) {
+    throw;
   } catch (const std::exception& thrown) {
     const auto* failure = dynamic_cast<const Failure*>(&thrown);
     if (failure && failure->code == BackendCode::outOfMemory) throw;

@@ -2,6 +2,8 @@
 
 #include <memory>
 #include <new>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "check.h"
@@ -44,6 +46,7 @@ TEST("room: what does not fit after all is done without, and no other failure is
   CHECK(*ifItFits([] { return std::make_unique<int>(7); }) == 7);
   CHECK(!made(Failure(BackendCode::outOfMemory, "none left")));
   CHECK(!made(std::bad_alloc()));
+  CHECK(!made(gpu::DeviceFull()));
   bool told = false;
   try {
     made(Failure(BackendCode::device, "lost"));
@@ -51,4 +54,15 @@ TEST("room: what does not fit after all is done without, and no other failure is
     told = failure.code == BackendCode::device;
   }
   CHECK(told);
+}
+
+TEST("room: memory that is short is told from what else fails, and whose it is") {
+  const auto told = [](auto thrown, BackendCode code, const std::string& words) {
+    BackendFailure failure{};
+    CHECK(gpu::guarded(&failure, [&] { throw thrown; }) == code);
+    CHECK(std::string(failure.message).find(words) != std::string::npos);
+  };
+  told(gpu::DeviceFull(), BackendCode::outOfMemory, "the GPU has no memory left");
+  told(std::bad_alloc(), BackendCode::outOfMemory, "on the host");
+  told(std::runtime_error("CUDA: lost"), BackendCode::device, "CUDA: lost");
 }
