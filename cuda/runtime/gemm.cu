@@ -6,12 +6,26 @@
 #include <array>
 #else
 #include <algorithm>
+#include <set>
 #include <stdexcept>
 
 #include "kernels/weights.cuh"
 #endif
 
+#include <map>
+#include <tuple>
+
+#include "runtime/notes.h"
+
 namespace flrc::gpu {
+
+namespace {
+
+// Sizes and strides of a product.
+using Form = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
+Form formOf(const Product& p) { return {p.columns, p.inputs, p.outputs, p.ldx, p.ldw, p.ldy}; }
+
+}  // namespace
 
 #ifdef __CUDACC__
 
@@ -19,10 +33,14 @@ namespace {
 
 constexpr size_t kWorkspaceBytes = 32 << 20;
 
+std::string failureAt(const char* step, cublasStatus_t status) {
+  return std::string("cuBLAS fails at ") + step + " (" + std::to_string(status) + ")";
+}
+
 void checkBlas(cublasStatus_t status, const char* step) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw Failure(BackendCode::device,
-                std::string("cuBLAS fails at ") + step + " (" + std::to_string(status) + ")");
+  if (status == CUBLAS_STATUS_ALLOC_FAILED) throw DeviceFull();
+  throw Failure(BackendCode::device, failureAt(step, status));
 }
 
 // Bytes that a matrix and all its columns are aligned to. Ranks are any numbers.
@@ -37,6 +55,7 @@ uint32_t alignmentOf(const T* first, std::initializer_list<int64_t> strides) {
 
 struct Gemm::Library {
   gpu::Library file{kCublasLt};
+  std::string missing = file.missing();
   cublasLtHandle_t handle = nullptr;
   Buffer<uint8_t> workspace;
 
@@ -45,9 +64,10 @@ struct Gemm::Library {
     cublasLtMatmulDesc_t operation = nullptr;
     cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
     cublasLtMatmulAlgo_t algorithm{};
+    bool served = false;
   };
-  using Form = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, uint32_t, uint32_t, uint32_t>;
-  std::map<Form, Plan> plans;
+  // By form, and what W, x and y are aligned to.
+  std::map<std::tuple<Form, uint32_t, uint32_t, uint32_t>, Plan> plans;
 
   // The functions by their own types.
   decltype(&cublasLtCreate) create = nullptr;
@@ -64,7 +84,7 @@ struct Gemm::Library {
   decltype(&cublasLtMatmul) matmul = nullptr;
 
   Library() {
-    if (!file.missing().empty()) return;
+    if (!missing.empty()) return;
     file.find(create, "cublasLtCreate");
     file.find(destroy, "cublasLtDestroy");
     file.find(createOperation, "cublasLtMatmulDescCreate");
@@ -78,11 +98,17 @@ struct Gemm::Library {
     file.find(chooseAlgorithm, "cublasLtMatmulAlgoGetHeuristic");
     file.find(matmul, "cublasLtMatmul");
     workspace = Buffer<uint8_t>(kWorkspaceBytes);
-    checkBlas(create(&handle), "cublasLtCreate");
+    const cublasStatus_t status = create(&handle);
+    if (status == CUBLAS_STATUS_SUCCESS) return;
+    handle = nullptr;
+    if (status == CUBLAS_STATUS_ALLOC_FAILED) throw DeviceFull();
+    workspace = {};
+    missing = failureAt("cublasLtCreate", status);
+    note(missing + " and is left out, so that prompts take longer");
   }
 
   ~Library() {
-    for (auto& [form, plan] : plans) release(plan);
+    for (auto& [key, plan] : plans) release(plan);
     if (handle) destroy(handle);
   }
 
@@ -103,8 +129,8 @@ struct Gemm::Library {
   const Plan& planOf(const Product& p) {
     const uint32_t wBytes = alignmentOf(p.w, {p.ldw}), xBytes = alignmentOf(p.x, {p.ldx});
     const uint32_t yBytes = alignmentOf(p.y, {p.ldy});
-    const Form form = {p.columns, p.inputs, p.outputs, p.ldx, p.ldw, p.ldy, wBytes, xBytes, yBytes};
-    const auto at = plans.find(form);
+    const std::tuple key(formOf(p), wBytes, xBytes, yBytes);
+    const auto at = plans.find(key);
     if (at != plans.end()) return at->second;
     Plan plan;
     try {
@@ -113,7 +139,7 @@ struct Gemm::Library {
       release(plan);
       throw;
     }
-    return plans.emplace(form, plan).first->second;
+    return plans.emplace(key, plan).first->second;
   }
 
   // cuBLAS has matrices by column: y^T [outputs, columns] = W^T x^T. `alignments` are those of W, x, and y
@@ -145,14 +171,15 @@ struct Gemm::Library {
                                &found);
     }
     destroyPreference(preference);
-    checkBlas(status, "choosing an algorithm");
-    if (found == 0) throw Failure(BackendCode::device, "cuBLAS has no algorithm for a product of a prompt");
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) checkBlas(status, "choosing an algorithm");
+    plan.served = status == CUBLAS_STATUS_SUCCESS && found > 0;
     plan.algorithm = result.algo;
   }
 };
 
 void Gemm::multiply(Queue& queue, const Product& p) {
   const Library::Plan& plan = library_->planOf(p);
+  if (!plan.served) throw Unserved();
   const float one = 1, kept = p.add ? 1 : 0;
   checkBlas(library_->matmul(library_->handle, plan.operation, &one, p.w, plan.w, p.x, plan.x, &kept, p.y,
                              plan.y, p.y, plan.y, &plan.algorithm, library_->workspace.global(),
@@ -160,7 +187,8 @@ void Gemm::multiply(Queue& queue, const Product& p) {
             "a product");
 }
 
-const std::string& Gemm::missing() const { return library_->file.missing(); }
+const std::string& Gemm::missing() const { return library_->missing; }
+size_t Gemm::plans() const { return library_->plans.size(); }
 
 #else
 
@@ -184,6 +212,7 @@ FLRC_KERNEL void productKernel(FLRC_PARAMS(Product) p) {
 
 struct Gemm::Library {
   std::string missing;
+  std::set<Form> forms;
 };
 
 void Gemm::multiply(Queue& queue, const Product& product) {
@@ -191,6 +220,8 @@ void Gemm::multiply(Queue& queue, const Product& product) {
   if (std::min({product.columns, product.inputs, product.outputs}) < 1 || product.ldy < product.outputs) {
     throw std::invalid_argument("a product of nothing");
   }
+  library_->forms.insert(formOf(product));
+  if (emulatedUnserved && emulatedUnserved(product)) throw Unserved();
   LaunchShape shape;
   shape.gridX = static_cast<unsigned>(product.columns);
   shape.threads = kThreads;
@@ -198,6 +229,7 @@ void Gemm::multiply(Queue& queue, const Product& product) {
 }
 
 const std::string& Gemm::missing() const { return library_->missing; }
+size_t Gemm::plans() const { return library_->forms.size(); }
 
 #endif
 

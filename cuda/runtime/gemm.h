@@ -1,8 +1,7 @@
 #pragma once
 
-#include <map>
+#include <cstddef>
 #include <memory>
-#include <tuple>
 
 #include "runtime/libraries.h"
 #include "runtime/memory.h"
@@ -18,6 +17,9 @@ struct Product {
   bool add;
 };
 
+// There is no algorithm for a product, of which nothing was done.
+struct Unserved {};
+
 // Large products, by cuBLASLt. On the emulator by the plainest of kernels, so that what surrounds them is
 // tested.
 class Gemm {
@@ -29,11 +31,19 @@ class Gemm {
 
   // Why there is none; empty where there is.
   const std::string& missing() const;
+  // Throws Unserved.
   void multiply(Queue& queue, const Product& product);
+  // Made so far, one for each form of products, and kept: numbers of columns must be few.
+  size_t plans() const;
 
  private:
   struct Library;
   std::unique_ptr<Library> library_;
 };
+
+#ifndef __CUDACC__
+// Products that the emulator's has no algorithm for; null: none.
+inline bool (*emulatedUnserved)(const Product&) = nullptr;
+#endif
 
 }  // namespace flrc::gpu

@@ -2,12 +2,19 @@
 
 #include "kernels/attention.h"
 #include "kernels/calibrate.h"
+#include "runtime/notes.h"
 #include "runtime/prefill_steps.h"
 
 namespace flrc::gpu {
 namespace {
 
 // Rows of bf16 activations begin at multiples of 16 bytes.
+
+// Products are of a multiple of so many tokens: those of each number have plans of their own, which take long
+// to make and are kept. What comes of the tokens beyond the last one nobody reads.
+constexpr int64_t kPiece = 64;
+
+int64_t wholePieces(int64_t columns) { return (columns + kPiece - 1) / kPiece * kPiece; }
 
 // Of any one projection, in values a token.
 struct Most {
@@ -33,11 +40,12 @@ Most mostOf(const DeviceModel& model) {
 
 }  // namespace
 
-PrefillSteps::PrefillSteps(DeviceModel& of, int64_t columns) : Steps(of, columns) {
+PrefillSteps::PrefillSteps(DeviceModel& of, int64_t columns) : Steps(of, wholePieces(columns)) {
   if (!gemm_.missing().empty()) return;
   const Most most = mostOf(model);
-  const auto count = [columns](int64_t width) { return static_cast<size_t>(columns * width); };
+  const auto count = [this](int64_t width) { return static_cast<size_t>(Steps::columns() * width); };
   input_ = Buffer<uint16_t>(count(most.inputs));
+  model.queue.clear(input_);
   latent_ = Buffer<uint16_t>(count(most.t));
   remainder_ = Buffer<uint16_t>(count(std::max(most.inputs, most.t)));
   t_ = Buffer<float>(count(most.t));
@@ -60,14 +68,19 @@ void PrefillSteps::multiply(const std::vector<PlannedLinear>& linears, Global<co
   if (any.dtype() != Dtype::bf16 || !gemm_.missing().empty()) return Steps::multiply(linears, x, columns);
   round(x, any.inputs, columns, input_);
   for (const PlannedLinear& linear : linears) {
-    if (!linear.weights->factored) {
-      multiplyDense(linear, columns);
-    } else if (linear.weights->pivoted) {
-      multiplyPivoted(linear, columns);
-    } else {
-      multiplyPlain(linear, columns);
+    try {
+      multiply(linear, wholePieces(columns));
+    } catch (const Unserved&) {
+      note("cuBLAS has no algorithm for some products of prompts, which take longer without it");
+      Steps::multiply({linear}, x, columns);
     }
   }
+}
+
+void PrefillSteps::multiply(const PlannedLinear& linear, int64_t columns) {
+  if (!linear.weights->factored) return multiplyDense(linear, columns);
+  if (linear.weights->pivoted) return multiplyPivoted(linear, columns);
+  multiplyPlain(linear, columns);
 }
 
 void PrefillSteps::round(Global<const float> x, int64_t width, int64_t columns, Buffer<uint16_t>& to) {

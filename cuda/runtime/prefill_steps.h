@@ -9,12 +9,17 @@ namespace flrc::gpu {
 // it is there, inputs rounded to bf16; all others by the decoding kernels, kBackendRows tokens at a time.
 class PrefillSteps : public Steps {
  public:
+  // For up to `columns` tokens, and as many more as fill a piece.
   PrefillSteps(DeviceModel& model, int64_t columns);
+
+  // Of products by cuBLASLt (Gemm::plans).
+  size_t plans() const { return gemm_.plans(); }
 
  private:
   void multiply(const std::vector<PlannedLinear>& linears, Global<const float> x, int64_t columns) override;
   void attend(int64_t layer, const RotateParams& heads, int64_t columns) override;
-  // y = W x of one projection, from input_.
+  // y = W x of one projection, from input_. Throw Unserved.
+  void multiply(const PlannedLinear& linear, int64_t columns);
   void multiplyDense(const PlannedLinear& linear, int64_t columns);
   void multiplyPlain(const PlannedLinear& linear, int64_t columns);
   void multiplyPivoted(const PlannedLinear& linear, int64_t columns);
