@@ -30,13 +30,15 @@ Compiled whatIsCompiled() {
 }  // namespace
 
 DeviceLimits currentDevice() {
-  int device = 0, major = 0, minor = 0;
+  int device = 0, major = 0, minor = 0, mps = 0;
   check(cudaGetDevice(&device));
   DeviceLimits limits;
   check(cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device));
   check(cudaDeviceGetAttribute(&limits.sharedBytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
   check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  check(cudaDeviceGetAttribute(&mps, cudaDevAttrMpsEnabled, device));
+  limits.shared = mps != 0;
   const Compiled compiled = whatIsCompiled();
   limits.hopper = major >= 9 && compiled.hopper;
   limits.warpgroups = major == 9 && minor == 0 && compiled.warpgroups ? limits.multiprocessors : 0;

@@ -40,6 +40,10 @@ inline constexpr uint64_t kSpareBytes = 256 << 20;
 
 #ifdef __CUDACC__
 
+// Has the calling thread use the device that driver.h describes. One that chooses none may get another, where
+// that one is for one process at a time and busy.
+inline void useFirstDevice() { check(cudaSetDevice(0)); }
+
 // Whether it still computes: after a fault it does nothing more for the process.
 inline bool deviceAnswers() { return cudaDeviceSynchronize() == cudaSuccess; }
 
@@ -238,6 +242,7 @@ class Graph {
 
 #else
 
+inline void useFirstDevice() {}
 inline bool deviceAnswers() { return true; }
 
 // The emulated device's memory, less what buffers have of it.

@@ -48,13 +48,21 @@ BackendCode describe(BackendDevice* out, BackendFailure* failure) {
   });
 }
 
+template <typename Body>
+BackendCode onDevice(BackendFailure* failure, const Body& body) {
+  return guarded(failure, [&] {
+    useFirstDevice();
+    body();
+  });
+}
+
 BackendCode readBandwidth(double* out, BackendFailure* failure) {
-  return guarded(failure, [&] { *out = measureBandwidth(); });
+  return onDevice(failure, [&] { *out = measureBandwidth(); });
 }
 
 BackendCode createModel(const BackendModel* model, const BackendCancel* cancel, DeviceModel** out,
                         BackendFailure* failure) {
-  return guarded(failure, [&] { *out = new DeviceModel(*model, *cancel); });
+  return onDevice(failure, [&] { *out = new DeviceModel(*model, *cancel); });
 }
 
 // Frees what is on the device under the lock of the queue, once that is done with it.
@@ -67,7 +75,7 @@ void release(Object* object) {
 }
 
 BackendCode createSequence(DeviceModel* model, DeviceSequence** out, BackendFailure* failure) {
-  return guarded(failure, [&] {
+  return onDevice(failure, [&] {
     std::lock_guard<std::mutex> lock(model->mutex);
     *out = new DeviceSequence(*model);
   });
@@ -75,7 +83,7 @@ BackendCode createSequence(DeviceModel* model, DeviceSequence** out, BackendFail
 
 BackendCode copySequence(const DeviceSequence* from, int64_t length, DeviceSequence** out,
                          BackendFailure* failure) {
-  return guarded(failure, [&] {
+  return onDevice(failure, [&] {
     std::lock_guard<std::mutex> lock(from->model.mutex);
     *out = new DeviceSequence(*from, length);
   });
@@ -86,7 +94,7 @@ uint64_t sequenceBytes(const DeviceSequence* sequence) {
 }
 
 BackendCode createPass(DeviceModel* model, DevicePass** out, BackendFailure* failure) {
-  return guarded(failure, [&] {
+  return onDevice(failure, [&] {
     std::lock_guard<std::mutex> lock(model->mutex);
     *out = new DevicePass(*model);
   });
@@ -96,35 +104,35 @@ uint64_t passBytes(const DevicePass* pass) { return pass->bytes(); }
 
 BackendCode run(DevicePass* pass, const int32_t* tokens, const BackendRow* rows, int64_t count, int64_t level,
                 const BackendCancel* cancel, BackendFailure* failure) {
-  return guarded(failure, [&] {
+  return onDevice(failure, [&] {
     std::lock_guard<std::mutex> lock(pass->model.mutex);
     pass->run(tokens, rows, count, level, *cancel);
   });
 }
 
 BackendCode logits(DevicePass* pass, const int64_t* rows, int64_t count, float* out, BackendFailure* failure) {
-  return guarded(failure, [&] {
+  return onDevice(failure, [&] {
     std::lock_guard<std::mutex> lock(pass->model.mutex);
     pass->logits(rows, count, out);
   });
 }
 
 BackendCode keepLogits(DevicePass* pass, const int64_t* rows, int64_t count, BackendFailure* failure) {
-  return guarded(failure, [&] {
+  return onDevice(failure, [&] {
     std::lock_guard<std::mutex> lock(pass->model.mutex);
     pass->keepLogits(rows, count);
   });
 }
 
 BackendCode getLogits(DeviceSequence* sequence, float* out, BackendFailure* failure) {
-  return guarded(failure, [&] {
+  return onDevice(failure, [&] {
     std::lock_guard<std::mutex> lock(sequence->model.mutex);
     sequence->model.queue.download(sequence->logits, 0, sequence->logits.count(), out);
   });
 }
 
 BackendCode setLogits(DeviceSequence* sequence, const float* logits, BackendFailure* failure) {
-  return guarded(failure, [&] {
+  return onDevice(failure, [&] {
     std::lock_guard<std::mutex> lock(sequence->model.mutex);
     sequence->setLogits(logits);
   });
@@ -132,14 +140,14 @@ BackendCode setLogits(DeviceSequence* sequence, const float* logits, BackendFail
 
 BackendCode likeliest(DevicePass* pass, const int64_t* rows, int64_t count, BackendSampled* out,
                       BackendFailure* failure) {
-  return guarded(failure, [&] {
+  return onDevice(failure, [&] {
     std::lock_guard<std::mutex> lock(pass->model.mutex);
     pass->likeliest(rows, count, out);
   });
 }
 
 BackendCode sample(const BackendDraw* draws, int64_t count, BackendSampled* out, BackendFailure* failure) {
-  return guarded(failure, [&] {
+  return onDevice(failure, [&] {
     std::lock_guard<std::mutex> lock(draws[0].sequence->model.mutex);
     sampleEach(draws, count, out);
   });
@@ -147,12 +155,12 @@ BackendCode sample(const BackendDraw* draws, int64_t count, BackendSampled* out,
 
 BackendCode createLayerPass(DeviceModel* model, int64_t layer, int64_t longest, const void*,
                             DeviceLayerPass** out, BackendFailure* failure) {
-  return guarded(failure, [&] { *out = new DeviceLayerPass(*model, layer, longest); });
+  return onDevice(failure, [&] { *out = new DeviceLayerPass(*model, layer, longest); });
 }
 
 BackendCode layerForward(DeviceLayerPass* pass, const float* x, int64_t tokens, float* y,
                          const BackendCancel* cancel, BackendFailure* failure) {
-  return guarded(failure, [&] {
+  return onDevice(failure, [&] {
     pass->pass(*cancel, nullptr, [&](LayerSteps& steps) { steps.forward(x, tokens, y, *cancel); });
   });
 }
@@ -160,7 +168,7 @@ BackendCode layerForward(DeviceLayerPass* pass, const float* x, int64_t tokens, 
 BackendCode layerBackward(DeviceLayerPass* pass, const float* x, int64_t tokens, const float* dy, float* dx,
                           double (*scores)[3], const BackendTapes* tapes, const BackendSums* sums,
                           const BackendCancel* cancel, BackendFailure* failure) {
-  return guarded(failure, [&] {
+  return onDevice(failure, [&] {
     pass->pass(*cancel, sums ? sums->turn : nullptr,
                [&](LayerSteps& steps) { steps.backward(x, tokens, dy, dx, scores, tapes, sums, *cancel); });
   });
@@ -169,18 +177,18 @@ BackendCode layerBackward(DeviceLayerPass* pass, const float* x, int64_t tokens,
 bool addsInPlace() { return true; }
 
 BackendCode createHeadPass(DeviceModel* model, DeviceHeadPass** out, BackendFailure* failure) {
-  return guarded(failure, [&] { *out = new DeviceHeadPass(*model); });
+  return onDevice(failure, [&] { *out = new DeviceHeadPass(*model); });
 }
 
 BackendCode headGradient(DeviceHeadPass* pass, const float* x, const int32_t* ids, int64_t tokens,
                          const BackendLabels* labels, double* loss, float* dx, const BackendCancel* cancel,
                          BackendFailure* failure) {
-  return guarded(failure, [&] { *loss = pass->gradient(x, ids, tokens, *labels, dx, *cancel); });
+  return onDevice(failure, [&] { *loss = pass->gradient(x, ids, tokens, *labels, dx, *cancel); });
 }
 
 BackendCode createMoments(DeviceModel* model, const int64_t* widths, double* const* sums, int64_t count,
                           DeviceMoments** out, BackendFailure* failure) {
-  return guarded(failure, [&] {
+  return onDevice(failure, [&] {
     std::lock_guard<std::mutex> lock(model->mutex);
     *out = new DeviceMoments(*model, widths, sums, count);
   });
@@ -188,31 +196,31 @@ BackendCode createMoments(DeviceModel* model, const int64_t* widths, double* con
 
 BackendCode addMoments(DeviceMoments* moments, const float* const* x, int64_t tokens,
                        const BackendCancel* cancel, BackendFailure* failure) {
-  return guarded(failure, [&] { moments->add(x, tokens, *cancel); });
+  return onDevice(failure, [&] { moments->add(x, tokens, *cancel); });
 }
 
 BackendCode finishMoments(DeviceMoments* moments, const BackendCancel* cancel, BackendFailure* failure) {
-  return guarded(failure, [&] { moments->finish(*cancel); });
+  return onDevice(failure, [&] { moments->finish(*cancel); });
 }
 
 BackendCode factorize(DeviceModel*, const BackendFactoring* factoring, const BackendCancel* cancel,
                       BackendFailure* failure) {
-  return guarded(failure, [&] { factorizeProjection(*factoring, *cancel); });
+  return onDevice(failure, [&] { factorizeProjection(*factoring, *cancel); });
 }
 
 BackendCode createCurves(DeviceModel*, int64_t n, const BackendCurve* of, int64_t count, DeviceCurves** out,
                          BackendFailure* failure) {
-  return guarded(failure, [&] { *out = new DeviceCurves(n, of, count); });
+  return onDevice(failure, [&] { *out = new DeviceCurves(n, of, count); });
 }
 
 BackendCode addCurves(DeviceCurves* curves, const float* x, const float* const* g, int64_t tokens,
                       double* const* out, const BackendCancel* cancel, BackendFailure* failure) {
-  return guarded(failure, [&] { curves->add(x, g, tokens, out, *cancel); });
+  return onDevice(failure, [&] { curves->add(x, g, tokens, out, *cancel); });
 }
 
 BackendCode pivotedQr(DeviceModel*, const float* u, int64_t s, int64_t m, double* r, int32_t* column,
                       int64_t* rank, const BackendCancel* cancel, BackendFailure* failure) {
-  return guarded(failure, [&] { *rank = pivotedQrOf(u, s, m, r, column, *cancel); });
+  return onDevice(failure, [&] { *rank = pivotedQrOf(u, s, m, r, column, *cancel); });
 }
 
 void tell(BackendNotes* out) { std::snprintf(out->text, sizeof out->text, "%s", notes().c_str()); }

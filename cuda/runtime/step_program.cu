@@ -20,7 +20,7 @@ Buffer<T> uploaded(const std::vector<T>& values) {
 }
 
 StepLaunch stepLaunch(const DeviceModel& model) {
-  return {model.limits.multiprocessors, model.limits.sharedBytes, model.limits.hopper};
+  return {model.limits.multiprocessors, model.limits.sharedBytes, model.limits.dependent()};
 }
 
 // Of the widest input.

@@ -68,6 +68,12 @@ TEST("cuda runtime: weights are fetched ahead, and launches begin early, where t
   CHECK(!small.dependent);
 }
 
+TEST("cuda runtime: launches wait for each other where other processes' run beside them") {
+  const LinearsLaunch shared = linearsLaunch({132, 227 * 1024, true, 132, true});
+  CHECK(!shared.dependent && shared.bulk);
+  CHECK_EQUAL(shared.aheadBytes, kAheadBytes);
+}
+
 TEST("cuda runtime: outputs that are no pivots, in the order in which they lie behind the pivots") {
   const std::vector<int32_t> gather = {2, 0, 3, 1, 4};  // outputs 1 and 3 are pivots
   CHECK(restOf(gather.data(), 5, 2) == std::vector<int32_t>({0, 2, 4}));
