@@ -369,6 +369,11 @@ using Stream = emulator::Machine&;
 // What a block may have of shared memory: 227 KB on sm_90.
 inline size_t mostSharedBytes() { return 232448; }
 
+template <typename Kernel>
+unsigned mostClusterBlocks(Stream stream, const LaunchShape&, Kernel) {
+  return stream.mostCluster;
+}
+
 template <typename Kernel, typename Params>
 void launch(Stream stream, const LaunchShape& shape, Kernel kernel, const Params& params) {
   // Not captured by value: GCC 12 clears padding inside a large capture under -ftrivial-auto-var-init, and not

@@ -33,8 +33,8 @@ void Machine::launch(const LaunchShape& shape, std::function<void()> body) {
     throw Fault(std::to_string(shape.sharedBytes) + " bytes of shared memory, more than a block of " +
                 (shape.fitted ? "any chip" : "some chips") + " can have");
   }
-  if (shape.cluster == 0 || shape.cluster > 16 || shape.gridX % shape.cluster != 0) {
-    throw Fault("a grid that is not made of whole clusters");
+  if (shape.cluster == 0 || shape.cluster > mostCluster || shape.gridX % shape.cluster != 0) {
+    throw Fault("a grid that is not made of whole clusters, or of larger ones than there is room for");
   }
   // Whoever comes from here on comes after all that was done.
   if (Launch::all == 0) moments.forget();

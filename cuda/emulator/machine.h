@@ -199,6 +199,8 @@ class Machine {
   // Runs what is queued. Throws the first Fault and forgets the rest.
   void synchronise();
 
+  // Blocks that a cluster may have. Small parts of a chip have room for fewer.
+  unsigned mostCluster = 16;
   // The nth time that a thread comes to a barrier of its block or cluster it goes past: for tests that every
   // barrier is needed.
   int dropBarrier = -1;

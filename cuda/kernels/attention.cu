@@ -117,12 +117,13 @@ void launchFor(Stream stream, const AttentionParams& params, const AttentionLaun
   shape.threads = kThreads;
   shape.dependent = how.dependent;
   shape.sharedBytes = sharedBytes(r.headDim, areTogether(kWidth));
-  if (!how.clusters || params.chunks > kClusterBlocks) {
+  unsigned blocks = 1;
+  while (blocks < shape.gridX) blocks *= 2;
+  if (!how.clusters || params.chunks > kClusterBlocks ||
+      blocks > mostClusterBlocks(stream, shape, attentionKernel<kWidth, true>)) {
     return launch(stream, shape, attentionKernel<kWidth, false>, params);
   }
-  int blocks = 1;
-  while (blocks < params.chunks) blocks *= 2;
-  shape.gridX = shape.cluster = static_cast<unsigned>(blocks);
+  shape.gridX = shape.cluster = blocks;
   launch(stream, shape, attentionKernel<kWidth, true>, params);
 }
 

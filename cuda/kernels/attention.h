@@ -53,8 +53,8 @@ inline int64_t attentionCounters(int64_t columns, int64_t heads, int chunks) {
   return columns * heads * (attentionGroups(chunks) + 1);
 }
 
-// Both from sm_90 on: clusters of blocks put short sequences' results together, and the launch may begin before
-// the one ahead is complete.
+// Both from sm_90 on: clusters of blocks put short sequences' results together where the chip has room for
+// them, and the launch may begin before the one ahead is complete.
 struct AttentionLaunch {
   bool clusters = false, dependent = false;
 };

@@ -409,23 +409,43 @@ inline size_t mostSharedBytes() {
   return static_cast<size_t>(bytes);
 }
 
-// Params: a plain struct, passed by value.
 template <typename Params>
-void launch(Stream stream, const LaunchShape& shape, void (*kernel)(Params), const Params& params) {
-  if (shape.sharedBytes > 48 * 1024) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shape.sharedBytes)));
-  }
-  // All with the same split of a multiprocessor's memory, which must be idle for another: nothing could begin
-  // early.
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                             cudaSharedmemCarveoutMaxShared));
-  cudaLaunchAttribute attributes[3];
+void allowSharedBytes(const LaunchShape& shape, void (*kernel)(Params)) {
+  if (shape.sharedBytes <= 48 * 1024) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shape.sharedBytes)));
+}
+
+inline cudaLaunchConfig_t configOf(Stream stream, const LaunchShape& shape) {
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(shape.gridX, shape.gridY, shape.gridZ);
   config.blockDim = dim3(shape.threads);
   config.dynamicSmemBytes = shape.sharedBytes;
   config.stream = stream;
+  return config;
+}
+
+// Blocks that a cluster of such a launch may have: 8 at most without more ado, and fewer on a small part of a
+// chip (MIG).
+template <typename Params>
+unsigned mostClusterBlocks(Stream stream, const LaunchShape& shape, void (*kernel)(Params)) {
+  allowSharedBytes(shape, kernel);
+  cudaLaunchConfig_t config = configOf(stream, shape);
+  int blocks = 0;
+  check(cudaOccupancyMaxPotentialClusterSize(&blocks, kernel, &config));
+  return static_cast<unsigned>(blocks);
+}
+
+// Params: a plain struct, passed by value.
+template <typename Params>
+void launch(Stream stream, const LaunchShape& shape, void (*kernel)(Params), const Params& params) {
+  allowSharedBytes(shape, kernel);
+  // All with the same split of a multiprocessor's memory, which must be idle for another: nothing could begin
+  // early.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared));
+  cudaLaunchAttribute attributes[3];
+  cudaLaunchConfig_t config = configOf(stream, shape);
   config.attrs = attributes;
   if (shape.cluster > 1) {
     attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;

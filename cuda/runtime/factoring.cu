@@ -87,9 +87,9 @@ class Factoring {
   // takes.
   void factorThin() {
     Matrix rows(packedCount(thin_)), moment(square(thin_));
-    pieces_.upload(rows, 0, thinMoment_, rows.count());
     lower_ = Matrix(square(thin_));
     lengths_ = Matrix(static_cast<size_t>(kRowLengths) * static_cast<size_t>(thin_));
+    pieces_.upload(rows, 0, thinMoment_, rows.count());
     const double mean = meanDiagonal();
     for (double jitter = from_.jitter;; jitter = std::max(jitter * 10, kLeastRaisedJitter)) {
       launchUnpack(stream(), {rows.read(), moment.global(), thin_, jitter * mean, broken_.global()});
@@ -134,6 +134,7 @@ class Factoring {
     Matrix gram(square(thin_));
     if (!wideMoment_) {
       multiply({x_.read(), x_.read(), gram.global(), thin_, thin_, wide_, true, !isSketched()});
+      pieces_.finish();
       return gram;
     }
     const Matrix moment = unpacked(wideMoment_, wide_);
@@ -204,6 +205,8 @@ class Factoring {
   // The first `rank` rows of a factor.
   void download(const Matrix& factor, int width, float* to) {
     const size_t count = static_cast<size_t>(rank_) * static_cast<size_t>(width);
+    // Where there is no room for it, the factor is freed.
+    pieces_.finish();
     Buffer<float> narrow(count);
     launchNarrow(stream(), {factor.read(), narrow.global(), static_cast<int64_t>(count)});
     pieces_.download(narrow, 0, to, count);

@@ -23,7 +23,7 @@ DeviceHeadPass::DeviceHeadPass(DeviceModel& model) : model_(model) {
   const auto hidden = static_cast<size_t>(kPositions * model.hidden);
   for (gpu::Buffer<float>* buffer : {&x_, &normed_, &dx_}) *buffer = gpu::Buffer<float>(hidden);
   logits_ = gpu::Buffer<float>(static_cast<size_t>(kPositions * model.vocab));
-  next_ = gpu::Buffer<int32_t>(kPositions);
+  next_ = gpu::HostBuffer<int32_t>(kPositions);
   losses_ = gpu::Buffer<double>(kPositions);
   total_ = gpu::Buffer<double>(1);
 }
@@ -56,7 +56,7 @@ void DeviceHeadPass::gradient(gpu::Pieces& pieces, const int32_t* ids, int64_t t
   // Nothing follows the last one.
   std::vector<int32_t> next(static_cast<size_t>(count), -1);
   std::copy(ids + first + 1, ids + std::min(first + count + 1, tokens), next.begin());
-  pieces.upload(next_, 0, next.data(), next.size());
+  next_.write(next.data(), next.size());
   gpu::launchNorm(pieces.stream(),
                   {x_.global(), nullptr, model_.finalNorm.read(), normed_.global(), model_.eps, width}, rows,
                   false);

@@ -27,7 +27,7 @@ struct DeviceHeadPass {
   gpu::WeightHalves weights_;
   gpu::RoundedRows rounded_, roundedLogits_;
   gpu::Buffer<float> x_, normed_, logits_, dx_;
-  gpu::Buffer<int32_t> next_;
+  gpu::HostBuffer<int32_t> next_;
   gpu::Buffer<double> losses_, total_;
 };
 

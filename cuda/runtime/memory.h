@@ -85,7 +85,7 @@ class Buffer {
     std::swap(data_, other.data_);
     return *this;
   }
-  // Waits for what still uses it.
+  // Whoever frees it has waited for what uses it: cudaFree promises no more than that it may.
   ~Buffer() { cudaFree(data_); }
 
   size_t count() const { return count_; }
@@ -177,9 +177,10 @@ class Queue {
   // All of `to`, from host memory that may go at once.
   template <typename T>
   void upload(Buffer<T>& to, const T* from) {
-    check(cudaMemcpyAsync(to.global(), from, to.bytes(), cudaMemcpyHostToDevice, stream()));
+    upload(to, 0, from, to.count());
+    synchronise();
   }
-  // `count` values from `first` on.
+  // `count` values from `first` on, out of host memory that stays until the queue has been waited for.
   template <typename T>
   void upload(Buffer<T>& to, size_t first, const T* from, size_t count) {
     check(cudaMemcpyAsync(to.global() + first, from, count * sizeof(T), cudaMemcpyHostToDevice, stream()));

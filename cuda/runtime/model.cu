@@ -83,6 +83,8 @@ DeviceModel::DeviceModel(const BackendModel& from, const BackendCancel& cancel)
 DeviceModel::~DeviceModel() = default;
 
 DeviceSequence::DeviceSequence(const DeviceSequence& from, int64_t count) : DeviceSequence(from.model) {
+  // All room before the first copy: what is freed where there is none must not be in use.
+  if (from.logits.count() > 0) makeLogits();
   if (count > 0) {
     reserve(count);
     take(from, count);

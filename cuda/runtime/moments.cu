@@ -25,10 +25,10 @@ DeviceMoments::DeviceMoments(DeviceModel& model, const int64_t* widths, double* 
   gpu::checkRoom("the moments of a layer, of up to " + std::to_string(widest) + " values,",
                  bytes + SplitRows::bytesOf(kTokens, widest) + SplitRows::stagedBytesOf(kTokens, widest));
   for (int64_t i = 0; i < count; ++i) {
-    gpu::Buffer<double> packed(static_cast<size_t>(packedCount(widths[i])));
-    model.queue.clear(packed);
-    sums_.push_back({widths[i], sums[i], std::move(packed)});
+    sums_.push_back({widths[i], sums[i], gpu::Buffer<double>(static_cast<size_t>(packedCount(widths[i])))});
   }
+  // Once there is room for all: what is freed where there is not must not be in use.
+  for (Sum& sum : sums_) model.queue.clear(sum.packed);
 }
 
 void DeviceMoments::add(const float* const* x, int64_t tokens, const BackendCancel& cancel) {

@@ -365,6 +365,12 @@ TEST(
         CHECK(attend(device, alone, written[static_cast<size_t>(c)], own, position + 1, clusters) ==
               slice(out, c * width, width));
       }
+#ifndef __CUDACC__
+      Device small(5);
+      small.machine().mostCluster = 2;
+      CHECK(attend(small, alone, written[static_cast<size_t>(c)], own, position + 1, true) ==
+            slice(out, c * width, width));
+#endif
     }
   }
 }
