@@ -5,6 +5,7 @@ import { getHeapStatistics } from 'node:v8'
 import { parentPort, workerData } from 'node:worker_threads'
 import { Environment, Interpreter, Template } from '@huggingface/jinja'
 import { numberKeys } from './jinja-number-keys.js'
+import { pythonOutput } from './jinja-output.js'
 
 /** What the thread is given, and what it answers. */
 export interface RenderRequest {
@@ -102,8 +103,12 @@ function render({
   let made = 0
   const evaluate = Interpreter.prototype.evaluate
   const byNumber = numberKeys(evaluate)
+  const asText = pythonOutput(Interpreter)
   Interpreter.prototype.evaluate = function (statement: Statement, environment: Environment) {
-    const result = byNumber(this, statement, environment) ?? evaluate.call(this, statement, environment)
+    const result =
+      byNumber(this, statement, environment) ??
+      asText(this, statement, environment) ??
+      evaluate.call(this, statement, environment)
     const value: unknown = result.value
     if (typeof value === 'string') {
       check(value.length)

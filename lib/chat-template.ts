@@ -76,8 +76,10 @@ function requestOf(
 }
 
 /**
- * Renders a chat with its template, as transformers' apply_chat_template does. Throws E_CHAT_TEMPLATE for a
- * template that is too large, wrong, refuses the messages, or goes beyond its time or memory; E_ABORTED.
+ * Renders a chat with its template, as transformers' apply_chat_template does, but for the form of some values: lists and
+ * dictionaries are put out as JSON, not in Python's quotes, `tojson` writes 1.0 as 1, numbers from 1e16 on are put out in
+ * digits, and lists are joined with true, false and none in JavaScript's words. Throws E_CHAT_TEMPLATE for a template that is
+ * too large, wrong, refuses the messages, or goes beyond its time or memory; E_ABORTED.
  */
 export async function renderChat(
   template: string,

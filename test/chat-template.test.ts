@@ -35,9 +35,9 @@ test('gives the template what transformers gives it', async () => {
   const template =
     '{{ bos_token }}|{{ eos_token }}|{{ add_generation_prompt }}|{{ tools is none }}|{{ documents is none }}|{{ name }}'
   const options = { bosToken: '<s>', eosToken: '</s>', variables: { name: 'x' } }
-  assert.is(await renderChat(template, hello, options), '<s>|</s>|true|true|true|x')
+  assert.is(await renderChat(template, hello, options), '<s>|</s>|True|True|True|x')
   const without = await renderChat(template, hello, { addGenerationPrompt: false, tools: [{ a: 1 }] })
-  assert.is(without, '||false|false|true|')
+  assert.is(without, '||False|False|True|')
 })
 
 test('strips blocks as transformers does', async () => {
@@ -59,6 +59,50 @@ test('dictionaries may have numbers for keys', async () => {
     {%- endfor -%}
     {{ ns.interval }} {{ budgets[16384] }} {{ { 'a': 1 }['a'] }} {{ 'abc'[1:] }}{% for k, v in { 'b': 1, 'a': 2 } | dictsort %} {{ k }}{% endfor %}`
   assert.is(await renderChat(template, hello), '128 1024 1 bc a b')
+})
+
+// The texts are transformers'.
+const left: [template: string, text: string][] = [
+  [
+    '{% for m in messages %}<{{ m.role }}>{% if m.role == "b" %}{{ m.content }}{% continue %}{% endif %}[{{ m.content }}]{% endfor %}',
+    '<a>[A]<b>B<c>[C]',
+  ],
+  [
+    '{% for m in messages %}{{ m.content }}{% if loop.index == 2 %}{% break %}{% endif %},{% endfor %}!',
+    'A,B!',
+  ],
+  [
+    '{% for m in messages %}{% for k in [1, 2, 3] %}{{ k }}{% if k == 2 %}{% break %}{% endif %}{% endfor %}|{% endfor %}',
+    '12|12|12|',
+  ],
+  ['{% for m in messages %}{{ m.content }}{% continue %}{% else %}E{% endfor %}', 'ABCE'],
+  [
+    '{% for m in messages %}{{ m.content }}{% for k in [] %}{% else %}e{% break %}{% endfor %}x{% endfor %}!',
+    'Ae!',
+  ],
+  [
+    '{% for m in messages %}{{ m.content }}{% set z %}s{% if loop.index == 2 %}{% break %}{% endif %}{% endset %}{{ z }}.{% endfor %}!',
+    'As.B!',
+  ],
+  [
+    '{% for m in messages %}{{ m.content }}{% filter upper %}s{% if loop.index == 2 %}{% continue %}{% endif %}t{% endfilter %}.{% endfor %}',
+    'AST.BCST.',
+  ],
+  [
+    '{% macro f(n) %}{% for i in range(n) %}{{ i }}{% if i == 1 %}{{ f(1) }}{% break %}{% endif %},{% endfor %}{% endmacro %}{{ f(3) }}',
+    '0,10,',
+  ],
+]
+
+test('keeps what a pass of a loop put out before it was left', async () => {
+  const messages = ['a', 'b', 'c'].map((role) => ({ role, content: role.toUpperCase() }))
+  for (const [template, text] of left) assert.is(await renderChat(template, messages), text, template)
+})
+
+test("puts true, false and none out in Python's words", async () => {
+  const template =
+    '{{ true }} {{ 1 > 2 }} {{ none }} {{ nope }}{{ messages[0].get("x") }}{% set a = none %} {{ "a" ~ true ~ none ~ nope ~ 1.0 ~ 2 }}{{ "x" if false }} {{ true | string }} {{ true | tojson }}'
+  assert.is(await renderChat(template, hello), 'True False None None aTrueNone1.02 True true')
 })
 
 test('knows the date', async () => {
