@@ -2,7 +2,14 @@ import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FlrcError } from './errors.js'
 import { modelConfig } from './format/config.js'
-import { isObject, parseJsonObject, readJsonObject, readTextFile, statIfThere } from './format/files.js'
+import {
+  isObject,
+  parseJsonObject,
+  readJsonObject,
+  readTextFile,
+  sameBytes,
+  statIfThere,
+} from './format/files.js'
 import { checkRanks, flrcHeader, withChannelsLeft } from './format/flrc-header.js'
 import { separated } from './format/fused.js'
 import { type GgufFile, ggufTypes, readGguf } from './format/gguf.js'
@@ -14,6 +21,7 @@ import { isModelTensor } from './format/projections.js'
 import {
   readSafetensors,
   readShardedSafetensors,
+  type StoredTensor,
   type StoredTensors,
   tensorSource,
 } from './format/safetensors.js'
@@ -123,15 +131,25 @@ function canonicalName(stored: string): string {
   return /^(layers\.\d+|embed_tokens|norm)\./.test(name) ? `model.${name}` : name
 }
 
+const embeddingName = 'model.embed_tokens.weight'
+const headName = 'lm_head.weight'
+
+function storedAs(stored: StoredTensors, name: string): StoredTensor | undefined {
+  return [...stored.tensors.values()].find((tensor) => canonicalName(tensor.name) === name)
+}
+
 function directorySources(
   stored: StoredTensors,
   config: ModelConfig,
   allowed: readonly TensorType[],
   path: string,
 ): Map<string, TensorSource> {
+  // Where the two are one tensor, files may hold it by either name.
+  const headIsBoth = config.tieEmbeddings && !storedAs(stored, embeddingName)
   const sources: TensorSource[] = []
   for (const tensor of stored.tensors.values()) {
-    const name = canonicalName(tensor.name)
+    const own = canonicalName(tensor.name)
+    const name = headIsBoth && own === headName ? embeddingName : own
     if (!isModelTensor(name, config)) continue
     const source = tensorSource(tensor, allowed)
     sources.push(name === source.name ? source : { ...source, name, storedName: source.name })
@@ -139,13 +157,29 @@ function directorySources(
   return separated(sources, config, path)
 }
 
+function withHead(config: ModelConfig, tied: boolean): ModelConfig {
+  return { ...config, tieEmbeddings: tied, source: { ...config.source, tie_word_embeddings: tied } }
+}
+
 /**
  * Models that also see say in two places whether their head is the embedding, and may mean neither: transformers goes by
  * whether the files hold one.
  */
 function withHeadAsStored(config: ModelConfig, stored: StoredTensors): ModelConfig {
-  const tied = ![...stored.tensors.keys()].some((name) => canonicalName(name) === 'lm_head.weight')
-  return { ...config, tieEmbeddings: tied, source: { ...config.source, tie_word_embeddings: tied } }
+  return withHead(config, !storedAs(stored, headName))
+}
+
+/** A head that the config says is the embedding is none where the files hold another one: transformers compares them too. */
+async function withHeadCompared(
+  config: ModelConfig,
+  stored: StoredTensors,
+  signal?: AbortSignal,
+): Promise<ModelConfig> {
+  const embedding = storedAs(stored, embeddingName)
+  const head = storedAs(stored, headName)
+  if (!config.tieEmbeddings || !embedding || !head) return config
+  const alike = embedding.dtype === head.dtype && `${embedding.shape}` === `${head.shape}`
+  return alike && (await sameBytes(embedding, head, signal)) ? config : withHead(config, false)
 }
 
 function refuseQuantised(config: Record<string, unknown>, file: string): void {
@@ -159,7 +193,7 @@ function refuseQuantised(config: Record<string, unknown>, file: string): void {
   )
 }
 
-async function openDirectory(path: string): Promise<ModelSource> {
+async function openDirectory(path: string, signal?: AbortSignal): Promise<ModelSource> {
   const file = join(path, 'config.json')
   if (!(await isThere(file))) {
     const [gguf] = (await readdir(path)).filter((name) => name.endsWith('.gguf')).sort()
@@ -189,7 +223,9 @@ async function openDirectory(path: string): Promise<ModelSource> {
 
   const tokenizer = await directoryTokenizer(path)
   const stored = await directoryTensors(path)
-  const config = isObject(source.text_config) ? withHeadAsStored(written, stored) : written
+  const config = isObject(source.text_config)
+    ? withHeadAsStored(written, stored)
+    : await withHeadCompared(written, stored, signal)
   return {
     format: flrc ? 'flrc' : 'huggingface',
     path,
@@ -257,15 +293,15 @@ async function openGguf(path: string): Promise<ModelSource> {
 
 /**
  * Opens a model on disk: a .gguf file, a Hugging Face directory (one or many safetensors) or an FLRC
- * directory. Reads and checks headers and config; no weights. Presence and shapes of tensors are checked where they
- * are loaded, and the tokenizer where it is made.
+ * directory. Reads and checks headers and config; no weights, but of a head that is stored beside the embedding which it is said
+ * to be. Presence and shapes of tensors are checked where they are loaded, and the tokenizer where it is made.
  *
- * Throws E_NOT_FOUND, E_IO, E_MODEL_FORMAT, E_UNSUPPORTED_ARCH, E_UNSUPPORTED_TYPE, E_TOKENIZER, E_VERSION.
+ * Throws E_NOT_FOUND, E_IO, E_MODEL_FORMAT, E_UNSUPPORTED_ARCH, E_UNSUPPORTED_TYPE, E_TOKENIZER, E_VERSION, E_ABORTED.
  */
-export async function openModelSource(path: string): Promise<ModelSource> {
+export async function openModelSource(path: string, signal?: AbortSignal): Promise<ModelSource> {
   const stats = await statIfThere(path)
   if (!stats) throw nothingThere(path)
-  if (stats.isDirectory()) return openDirectory(path)
+  if (stats.isDirectory()) return openDirectory(path, signal)
   if (path.endsWith('.safetensors')) {
     throw new FlrcError(
       'E_USAGE',

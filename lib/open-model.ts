@@ -13,9 +13,9 @@ export async function openModel(model: string, task: TaskOptions = {}): Promise<
   checkPath('the model', model, 'a path or the id of a model of the hub')
   if (model === '') refuse('the model', 'empty', 'a path or the id of a model of the hub')
   const reference = (await statIfThere(model)) ? undefined : parseHubReference(model)
-  if (reference === undefined) return openModelSource(model)
+  if (reference === undefined) return openModelSource(model, task.signal)
   // Only who loads from the hub pays for its client.
   const { fetchModel } = await import('./hub.js')
   const { path, commit } = await fetchModel(reference, task)
-  return { ...(await openModelSource(path)), hub: { id: reference.repo, revision: commit } }
+  return { ...(await openModelSource(path, task.signal)), hub: { id: reference.repo, revision: commit } }
 }

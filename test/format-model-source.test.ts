@@ -2,6 +2,7 @@ import { copyFileSync, cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, wri
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { readBytes } from '#lib/format/files.js'
 import { projectionNames } from '#lib/format/projections.js'
 import { openModelSource } from '#lib/model-source.js'
 import { type ExpectedError, throwsFlrcError } from './support/flrc-error.js'
@@ -113,6 +114,42 @@ test('takes names without the model. prefix', async () => {
   )
   writeFileSync(join(directory, 'model.safetensors'), bytes)
   assert.equal([...(await openModelSource(directory)).tensors.keys()].sort(), [...tensors.keys()].sort())
+})
+
+test('a head beside the embedding that it is said to be is another one where it differs, as in transformers', async () => {
+  const directory = modelDirectory()
+  const { tensors } = await openModelSource(directory)
+  const withHead = async (change: (embedding: Buffer) => Buffer, left: string[] = [], dtype = 'F32') => {
+    const stored: TestTensor[] = []
+    for (const { name, file, offset, byteLength, shape } of tensors.values()) {
+      const data = await readBytes(file, offset, byteLength)
+      if (!left.includes(name)) stored.push({ name, shape, data })
+      if (name === embedding) stored.push({ name: 'lm_head.weight', shape, dtype, data: change(data) })
+    }
+    const other = modelDirectory()
+    writeFileSync(join(other, 'model.safetensors'), safetensorsBytes(stored))
+    return other
+  }
+  const embedding = 'model.embed_tokens.weight'
+  const asFound = async (path: string) => {
+    const { config, tensors: found } = await openModelSource(path)
+    const { storedName } = found.get(embedding) ?? {}
+    return [config.tieEmbeddings, config.source.tie_word_embeddings, found.has('lm_head.weight'), storedName]
+  }
+  assert.equal(await asFound(directory), [true, true, false, undefined])
+  assert.equal(await asFound(await withHead((data) => data)), [true, true, false, undefined])
+  const lastByte = (data: Buffer) => Buffer.concat([data.subarray(0, -1), Buffer.of(~(data.at(-1) ?? 0))])
+  const differs = await withHead(lastByte)
+  assert.equal(await asFound(differs), [false, false, true, undefined])
+  const half = await withHead((data) => data.subarray(data.length / 2), [], 'F16')
+  assert.equal(await asFound(half), [false, false, true, undefined])
+  assert.equal(await asFound(await withHead((data) => data, [embedding])), [
+    true,
+    true,
+    false,
+    'lm_head.weight',
+  ])
+  await throwsFlrcError(() => openModelSource(differs, AbortSignal.abort()), { code: 'E_ABORTED' })
 })
 
 test('refuses two spellings of one name', async () => {

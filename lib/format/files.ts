@@ -2,7 +2,7 @@ import { isUtf8 } from 'node:buffer'
 import type { Stats } from 'node:fs'
 import { open, stat } from 'node:fs/promises'
 import { type BaseIssue, getDotPath } from 'valibot'
-import { type ErrorCode, FlrcError } from '../errors.js'
+import { abortedError, type ErrorCode, FlrcError } from '../errors.js'
 
 function systemCode(error: unknown): string | undefined {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined
@@ -69,6 +69,31 @@ export async function readBytes(file: string, begin: number, length: number): Pr
   } catch (error) {
     throw fileError(file, error)
   }
+}
+
+/** Bytes [offset, offset + byteLength) of a file. */
+export interface ByteRange {
+  file: string
+  offset: number
+  byteLength: number
+}
+
+/** Read at a time: little memory, and few calls for gigabytes. */
+const comparedBytes = 1 << 22
+
+/** Whether two ranges hold the same bytes; what lies behind a difference is not read. Throws what `readBytes` does, E_ABORTED. */
+export async function sameBytes(a: ByteRange, b: ByteRange, signal?: AbortSignal): Promise<boolean> {
+  if (a.byteLength !== b.byteLength) return false
+  for (let begin = 0; begin < a.byteLength; begin += comparedBytes) {
+    if (signal?.aborted) throw abortedError()
+    const length = Math.min(comparedBytes, a.byteLength - begin)
+    const [one, other] = await Promise.all([
+      readBytes(a.file, a.offset + begin, length),
+      readBytes(b.file, b.offset + begin, length),
+    ])
+    if (!one.equals(other)) return false
+  }
+  return true
 }
 
 export interface TextFileOptions {
