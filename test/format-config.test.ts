@@ -69,6 +69,27 @@ for (const { name, config, invFreq, attentionScaling } of ropeCases) {
   })
 }
 
+test('rope_scaling that is empty is as good as missing', () => {
+  const given = { rope_type: 'linear', factor: 4, rope_theta: 100 }
+  for (const model_type of ['llama', 'cwm', 'ministral3'])
+    for (const rope_parameters of [given, {}, undefined]) {
+      const { ropes } = parse({ model_type, rope_parameters })
+      assert.equal(parse({ model_type, rope_parameters, rope_scaling: {} }).ropes, ropes)
+    }
+  const rope_parameters = { full_attention: given }
+  const { ropes } = parse({ ...gemma, rope_parameters })
+  assert.equal(parse({ ...gemma, rope_parameters, rope_scaling: {} }).ropes, ropes)
+})
+
+test('rope factors of checkpoints that earlier versions made', () => {
+  const plain = onlyRope(parse()).frequencies
+  const { frequencies } = onlyRope(parse({ flrc_rope_factors: [1, 2, 4, 8] }))
+  assert.equal(
+    frequencies,
+    plain.map((f, i) => Math.fround(f / 2 ** i)),
+  )
+})
+
 test("llama's fields and defaults", () => {
   const config = parse()
   assert.equal(

@@ -468,10 +468,29 @@ test("rope_freqs of Llama 3.1 become the published scaling, with transformers' f
   }
 })
 
-test('rope_freqs of no published scaling are folded in as they are, and survive in the config', async () => {
+test("rope_freqs of no other published scaling become longrope's, which transformers reads", async () => {
   const { config } = await openTiny(withFactors(4, 100, [2, 5]))
-  assert.equal(config.ropes[0]?.frequencies, [0.5, Math.fround(0.02)])
-  assert.equal(config.source.flrc_rope_factors, [2, 5])
+  assert.equal(config.ropes, [{ frequencies: [0.5, Math.fround(0.02)], scale: 1 }])
+  assert.is(config.contextLength, 131_072)
+  const { rope_scaling, flrc_rope_factors, original_max_position_embeddings } = config.source
+  assert.equal([flrc_rope_factors, original_max_position_embeddings], [undefined, undefined])
+  assert.equal(rope_scaling, {
+    ...{ rope_type: 'longrope', short_factor: [2, 5], long_factor: [2, 5], attention_factor: 1 },
+    original_max_position_embeddings: 131_072,
+  })
+})
+
+test('rope_freqs beside another scaling are divided by as well', async () => {
+  const { metadata = [], ...rest } = withFactors(4, 100, [2, 5])
+  const { config } = await openTiny({
+    metadata: [
+      ...metadata,
+      ['llama.rope.scaling.type', 'string', 'linear'],
+      ['llama.rope.scaling.factor', 'f32', 4],
+    ],
+    ...rest,
+  })
+  assert.equal(config.ropes[0]?.frequencies, [0.125, Math.fround(0.005)])
 })
 
 test('the licence is what the file names, where that is an identifier', async () => {

@@ -69,15 +69,19 @@ async function ropeFactors(gguf: GgufFile, name: string, rotated: number): Promi
 
 /**
  * The published form of the factors that llama.cpp stores for Llama 3.1's scaling: that scaling with its own constants,
- * where it gives them; else the factors themselves.
+ * where it gives them; else longrope's, of one list for all positions. The factors themselves beside another `scaling` of the
+ * file, which no published form combines with them, and for gemma3, whose scaling is for some layers.
  */
 async function factorFields(
   gguf: GgufFile,
   { rotated, theta, context }: Rotation,
+  scaling: Record<string, unknown>,
 ): Promise<Record<string, unknown>> {
   const factors = await ropeFactors(gguf, 'rope_freqs.weight', rotated)
   if (!factors) return {}
-  const scaling = {
+  if (Object.keys(scaling).length > 0 || ggufArchitecture(gguf) === 'gemma3')
+    return { flrc_rope_factors: factors }
+  const llama3 = {
     rope_type: 'llama3',
     factor: Number(Math.max(...factors).toPrecision(6)),
     low_freq_factor: 1,
@@ -86,12 +90,19 @@ async function factorFields(
   }
   const shape = { headDim: rotated, maxPositions: context }
   const plain = ropeOf({ rope_theta: theta }, shape, gguf.file).frequencies
-  const stretched = ropeOf({ rope_theta: theta, rope_scaling: scaling }, shape, gguf.file).frequencies
+  const stretched = ropeOf({ rope_theta: theta, rope_scaling: llama3 }, shape, gguf.file).frequencies
   const same = factors.every((factor, i) => {
     const ratio = (plain[i] ?? 0) / (stretched[i] ?? 1)
     return Math.abs(ratio - factor) <= 1e-4 * factor
   })
-  return same ? { rope_scaling: scaling } : { flrc_rope_factors: factors }
+  const longrope = {
+    rope_type: 'longrope',
+    short_factor: factors,
+    long_factor: factors,
+    attention_factor: 1,
+    original_max_position_embeddings: context,
+  }
+  return { rope_scaling: same ? llama3 : longrope }
 }
 
 /**
@@ -300,7 +311,8 @@ export async function configFromGguf(gguf: GgufFile): Promise<Record<string, unk
   const window = ggufNumber(gguf, `${arch}.attention.sliding_window`)
   const rotation = { rotated, theta, context }
   const type = modelType(gguf, arch, window)
-  const scaling = (await longropeFields(gguf, arch, rotation)) ?? scalingFields(gguf, arch, context)
+  const own = (await longropeFields(gguf, arch, rotation)) ?? scalingFields(gguf, arch, context)
+  const scaling = { ...own, ...(await factorFields(gguf, rotation, own)) }
   const embedding = gguf.tensors.get('token_embd.weight')
   if (!embedding) throw missingTensor(gguf, 'token_embd.weight')
   const bos = ggufNumber(gguf, 'tokenizer.ggml.bos_token_id')
@@ -322,7 +334,6 @@ export async function configFromGguf(gguf: GgufFile): Promise<Record<string, unk
     rope_theta: theta,
     ...(rotated === headDim ? {} : { partial_rotary_factor: partialRotaryFactor(headDim, rotated) }),
     ...scaling,
-    ...(await factorFields(gguf, rotation)),
     tie_word_embeddings: !gguf.tensors.has('output.weight'),
     attention_bias: gguf.tensors.has('blk.0.attn_q.bias'),
     mlp_bias: gguf.tensors.has('blk.0.ffn_down.bias'),

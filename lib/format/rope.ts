@@ -37,13 +37,19 @@ const parametersSchema = v.pipe(
 /** The part of a Hugging Face config that decides the rotary embedding. */
 export const ropeConfigEntries = {
   rope_theta: optionalPositive,
-  rope_scaling: v.nullish(parametersSchema),
+  // Empty is as good as missing; rope_parameters count then, and they may be empty.
+  rope_scaling: v.nullish(
+    v.pipe(
+      parametersSchema,
+      v.transform((given) => (Object.keys(given).length === 0 ? undefined : given)),
+    ),
+  ),
   rope_parameters: v.nullish(parametersSchema),
   partial_rotary_factor: v.nullish(v.number()),
   original_max_position_embeddings: optionalPositions,
   /**
-   * Ours, for GGUF files whose frequency factors fit no published scaling: each pair's frequency is divided
-   * by its factor. [pairs]
+   * Ours, for GGUF files with frequency factors beside another scaling, and in checkpoints of earlier versions: each pair's
+   * frequency is divided by its factor. [pairs]
    */
   flrc_rope_factors: v.nullish(v.array(positive)),
 }
