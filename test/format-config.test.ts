@@ -438,6 +438,20 @@ const bad: [what: string, more: object, code: string, message: RegExp][] = [
     'E_UNSUPPORTED_ARCH',
     /chunked/,
   ],
+  ['clipped queries', { model_type: 'iquestcoder', clip_qkv: 8 }, 'E_UNSUPPORTED_ARCH', /clip_qkv/],
+  [
+    'windows that iquestcoder lacks',
+    { model_type: 'iquestcoder', use_sliding_window: true },
+    'E_UNSUPPORTED_ARCH',
+    /use_sliding_window/,
+  ],
+  ['biases on q, k and v alone', { model_type: 'internlm3', qkv_bias: true }, 'E_UNSUPPORTED_ARCH', /qkv_bias/],
+  [
+    'biases on all but q, k and v',
+    { model_type: 'internlm3', qkv_bias: false, bias: true },
+    'E_UNSUPPORTED_ARCH',
+    /qkv_bias false beside bias true/,
+  ],
   ['too few kinds of layer', { model_type: 'qwen3', layer_types: [] }, 'E_MODEL_FORMAT', /layer_types/],
 ]
 

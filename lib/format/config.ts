@@ -103,6 +103,7 @@ const configSchema = v.object({
   attn_logit_softcapping: v.nullish(v.number()),
   final_logit_softcapping: v.nullish(v.number()),
   use_bidirectional_attention: flag,
+  clip_qkv: v.nullish(v.number()),
   ...ropeConfigEntries,
 })
 type HuggingFaceConfig = v.InferOutput<typeof configSchema>
@@ -241,14 +242,28 @@ function scales(architecture: Architecture, config: HuggingFaceConfig, headDim: 
   }
 }
 
-/** What gemma's configurations may ask for beside what we compute. */
-function refuseUnusual(config: HuggingFaceConfig, file: string): void {
+/** What configurations may ask for beside what we compute, and transformers, of iquestcoder and internlm3, neither. */
+function refuseUnusual(architecture: Architecture, config: HuggingFaceConfig, file: string): void {
   for (const field of ['attn_logit_softcapping', 'final_logit_softcapping'] as const) {
     if (config[field] === null || config[field] === undefined) continue
     throw unsupported(file, `${field} ${config[field]} is not supported; choose a model without soft caps`)
   }
   if (config.use_bidirectional_attention) {
     throw unsupported(file, 'use_bidirectional_attention is not supported; choose a model that writes text')
+  }
+  if (architecture === 'iquestcoder') {
+    if (config.clip_qkv !== null && config.clip_qkv !== undefined)
+      throw unsupported(file, 'clip_qkv is not supported; choose a model without it')
+    if (config.use_sliding_window)
+      throw unsupported(file, 'use_sliding_window is not supported in iquestcoder; choose a model without it')
+  }
+  if (architecture === 'internlm3') {
+    const { qkvBias, mlpBias } = biases(architecture, config)
+    if (qkvBias !== mlpBias)
+      throw unsupported(
+        file,
+        `qkv_bias ${qkvBias} beside bias ${mlpBias} is not supported; choose a model that has both or none`,
+      )
   }
 }
 
@@ -333,7 +348,7 @@ export function modelConfig(
   const parsed = v.safeParse(configSchema, source)
   if (!parsed.success) throw malformed(file, issueText(parsed.issues))
   const config = parsed.output
-  refuseUnusual(config, file)
+  refuseUnusual(architecture, config, file)
   const activation = activationOf(architecture, config, file)
   const ids = v.safeParse(generationSchema, generation ?? {})
   if (!ids.success) throw malformed(file, `generation config: ${issueText(ids.issues)}`)
