@@ -1,6 +1,7 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FlrcError } from './errors.js'
+import { type OlderTokenFiles, withAddedTokens, withSpecialTokens } from './format/added-tokens.js'
 import { modelConfig } from './format/config.js'
 import {
   isObject,
@@ -100,7 +101,24 @@ async function directoryTokenizer(directory: string): Promise<() => TokenizerSou
     ? await readJsonObject(configFile, { limit: tokenizerLimit, code: 'E_TOKENIZER' })
     : {}
   const chatTemplate = await directoryTemplate(directory, config)
-  return once(() => ({ tokenizer: parseJsonObject(text, file, 'E_TOKENIZER'), config, chatTemplate }))
+  const older = await olderTokenFiles(directory, config)
+  return once(() => ({
+    tokenizer: withAddedTokens(parseJsonObject(text, file, 'E_TOKENIZER'), config, older),
+    config: withSpecialTokens(config, older),
+    chatTemplate,
+  }))
+}
+
+/** As transformers, which reads these files where the configuration does not list the added tokens. */
+async function olderTokenFiles(directory: string, config: Record<string, unknown>): Promise<OlderTokenFiles> {
+  if (config.added_tokens_decoder !== undefined) return {}
+  const read = async (name: string) => {
+    const file = join(directory, name)
+    return (await isThere(file))
+      ? readJsonObject(file, { limit: tokenizerLimit, code: 'E_TOKENIZER' })
+      : undefined
+  }
+  return { special: await read('special_tokens_map.json'), added: await read('added_tokens.json') }
 }
 
 async function directoryTensors(directory: string): Promise<StoredTensors> {

@@ -1,11 +1,12 @@
 import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers'
 import { FlrcError } from './errors.js'
-import { isObject } from './format/files.js'
+import { tokenText } from './format/added-tokens.js'
 import { portableTokenizer, vocabularySize } from './format/tokenizer-json.js'
 import type { TokenizerSource } from './format/types.js'
 import { TimeLimitError, withTimeLimit } from './time-limit.js'
 import { TokenCache } from './token-cache.js'
 import { TokenLimit } from './token-limit.js'
+import { wholeWords } from './whole-words.js'
 
 /*
  * Tokenizers come from strangers, and hold regular expressions. Bounded: the time of building one, of encoding
@@ -38,13 +39,10 @@ export interface TokenizerOptions {
   eosTokenIds?: readonly number[]
 }
 
-/** A token's text in tokenizer_config.json: a string, or an AddedToken object. */
-function tokenText(value: unknown): string | undefined {
-  if (typeof value === 'string') return value
-  return isObject(value) && typeof value.content === 'string' ? value.content : undefined
-}
-
-/** transformers lets these flags of a Llama tokenizer's config overrule tokenizer.json's post-processor. */
+/**
+ * These flags of a Llama tokenizer's config overrule tokenizer.json's post-processor, as in transformers 4, for which published
+ * files were made; transformers 5 goes by tokenizer.json alone.
+ */
 function llamaFlags(config: Record<string, unknown>): { bos: boolean; eos: boolean } | undefined {
   if (!/^(Code)?LlamaTokenizer(Fast)?$/.test(String(config.tokenizer_class))) return undefined
   if (typeof config.add_bos_token !== 'boolean') return undefined
@@ -114,6 +112,7 @@ export class Tokenizer {
       const strings = { ...config, bos_token: bosToken, eos_token: eosToken }
       const library = new LibraryTokenizer(json, { ...strings, additional_special_tokens: additional })
       if (library.decoder) keepMarks(library.decoder)
+      wholeWords(library)
       if (library.model?.cache) library.model.cache = new TokenCache(cachedWords)
       // Of its own table: going through the names of tokenizer.json's once more takes twenty times as long.
       const vocabSize = vocabularySize(library.model?.tokens_to_ids.values() ?? [])

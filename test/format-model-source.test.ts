@@ -5,6 +5,7 @@ import * as assert from 'uvu/assert'
 import { readBytes } from '#lib/format/files.js'
 import { projectionNames } from '#lib/format/projections.js'
 import { openModelSource } from '#lib/model-source.js'
+import { Tokenizer } from '#lib/tokenizer.js'
 import { type ExpectedError, throwsFlrcError } from './support/flrc-error.js'
 import { fixture, repository, temporaryDirectory } from './support/paths.js'
 import { rawSafetensors, safetensorsBytes, type TestTensor } from './support/safetensors-writer.js'
@@ -192,6 +193,53 @@ test('chat templates from their own file, from a list, or not at all', async () 
   assert.is(await template(), undefined)
   writeFileSync(join(directory, 'chat_template.jinja'), 'own file')
   assert.is(await template(), 'own file')
+})
+
+test('begin and end tokens that only special_tokens_map.json names, as transformers reads it', async () => {
+  const directory = modelDirectory()
+  const config = join(directory, 'tokenizer_config.json')
+  const ends = async () => {
+    const { bosToken, eosToken } = new Tokenizer((await openModelSource(directory)).tokenizer)
+    return [bosToken, eosToken]
+  }
+  write(join(directory, 'special_tokens_map.json'), {
+    bos_token: '<|im_start|>',
+    eos_token: { content: '<|im_end|>', lstrip: false },
+  })
+  write(config, {})
+  assert.equal(await ends(), ['<|im_start|>', '<|im_end|>'])
+  write(config, { bos_token: null, eos_token: 'a' })
+  assert.equal(await ends(), ['<|im_start|>', 'a'])
+  write(config, { added_tokens_decoder: {} })
+  assert.equal(await ends(), [undefined, undefined])
+})
+
+test('tokens that only added_tokens_decoder or added_tokens.json adds, as in transformers', async () => {
+  const directory = modelDirectory()
+  const config = join(directory, 'tokenizer_config.json')
+  const open = async () => new Tokenizer((await openModelSource(directory)).tokenizer)
+  const { vocabSize } = await open()
+  const textsOf = async (text: string) => {
+    const tokenizer = await open()
+    return [...tokenizer.encode(text, { addSpecial: false })].map((id) => [id, tokenizer.tokenOf(id)])
+  }
+  const spelt = await textsOf('<|new|>')
+  assert.ok(spelt.length > 1)
+  const token = { content: '<|new|>', lstrip: false, rstrip: false, normalized: false, special: true }
+  write(config, { added_tokens_decoder: { [vocabSize]: token } })
+  assert.equal(await textsOf('<|new|>'), [[vocabSize, '<|new|>']])
+  assert.is((await open()).decode([vocabSize]), '')
+  write(config, { added_tokens_decoder: { 5: token } })
+  assert.equal(await textsOf('<|new|>'), spelt)
+  write(config, { pad_token: '<|pad|>' })
+  write(join(directory, 'added_tokens.json'), { '<|new|>': vocabSize, '<|pad|>': vocabSize + 1 })
+  assert.equal(await textsOf('<|new|>'), [[vocabSize, '<|new|>']])
+  assert.is((await open()).decode([vocabSize, vocabSize + 1]), '<|new|>')
+  write(config, { added_tokens_decoder: {} })
+  assert.equal(await textsOf('<|new|>'), spelt)
+  write(config, {})
+  write(join(directory, 'added_tokens.json'), { '<|new|>': 'x' })
+  await throwsFlrcError(open, { code: 'E_TOKENIZER', message: /token id "x"/ })
 })
 
 test('tensors that the model does not use may be of any type', async () => {

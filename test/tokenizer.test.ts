@@ -139,7 +139,7 @@ test("digits and white space are Unicode's, as in the Rust library", () => {
   assert.equal(split(metaspace, 'a▁b▁▁c'), ['a', '▁b', '▁', '▁c'])
 })
 
-test('flags of a Llama tokenizer overrule its post-processor, as in transformers', () => {
+test('flags of a Llama tokenizer overrule its post-processor, as in transformers 4', () => {
   const single = [{ SpecialToken: { id: '<s>', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }]
   const post_processor = { type: 'TemplateProcessing', single, pair: single, special_tokens: {} }
   const config = { bos_token: { content: '<s>' }, eos_token: 'c' }
@@ -149,6 +149,30 @@ test('flags of a Llama tokenizer overrule its post-processor, as in transformers
   const both = { tokenizer_class: 'LlamaTokenizerFast', add_bos_token: true, add_eos_token: true }
   assert.equal(ids(both), [3, 0, 1, 2])
   assert.equal(ids({ tokenizer_class: 'PreTrainedTokenizerFast', add_bos_token: false }), [3, 0, 1])
+})
+
+test('a token that is to be a word of its own is found as one only, as in the Rust library', () => {
+  const vocab = Object.fromEntries([...'fox .é_'].map((c, i) => [c, i]))
+  const whole: [text: string, tokens: string][] = [
+    ['foxo', 'f|o|x|o'],
+    ['o fox', 'o| |fox'],
+    ['foxfox', 'f|o|x|f|o|x'],
+    ['fox.foxo', 'fox|.|f|o|x|o'],
+    ['éfox fox_ fox', 'é|f|o|x| |f|o|x|_| |fox'],
+    ['<s>fox<s>', '<s>|fox|<s>'],
+    ['xf_foxo', 'xf_|f|o|x|o'],
+    ['fox xf_', 'fox| |xf_'],
+  ]
+  const others = ['<s>', 'xf_'].map((content, i) => ({ id: 11 + i, content, special: true, normalized: false }))
+  for (const special of [true, false]) {
+    const fox = { id: 10, content: 'fox', single_word: true, special, normalized: !special }
+    for (const normalizer of [null, { type: 'Lowercase' }]) {
+      const added_tokens = [fox, ...others]
+      const tokenizer = small({ added_tokens, normalizer, model: { type: 'BPE', vocab, merges: [] } })
+      for (const [text, tokens] of whole)
+        assert.is(Array.from(tokenizer.encode(text), (id) => tokenizer.tokenOf(id)).join('|'), tokens)
+    }
+  }
 })
 
 const endless = { type: 'Split', pattern: { Regex: '(a+)+$' }, behavior: 'Isolated', invert: false }

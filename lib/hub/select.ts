@@ -6,6 +6,8 @@ import { type HubReference, referenceText } from './reference.js'
 const optional = [
   'generation_config.json',
   'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
   'chat_template.jinja',
   'chat_template.json',
   'flrc-plan.json',
