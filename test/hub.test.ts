@@ -42,7 +42,8 @@ async function withHub(
   const before = { ...process.env }
   try {
     await inTemporaryDirectory(async (home) => {
-      for (const name of ['HF_HUB_CACHE', 'HF_TOKEN', 'HF_HUB_OFFLINE']) delete process.env[name]
+      for (const name of ['HF_HUB_CACHE', 'HF_TOKEN', 'HF_TOKEN_PATH', 'HF_HUB_OFFLINE'])
+        delete process.env[name]
       process.env.HF_HOME = home
       process.env.HF_ENDPOINT = hub.endpoint
       await run(hub, path.join(home, 'hub', 'models--org--tiny'))
@@ -143,8 +144,12 @@ fetching('shards are those that the index names', () => {
   }
   return withHub({ files: sharded }, async () => {
     const { path: folder } = await fetchTiny()
+    process.env.HF_HUB_OFFLINE = '1'
+    assert.is((await fetchTiny()).path, folder)
     const shards = readdirSync(folder).filter((name) => name.startsWith('model'))
     assert.equal(shards.sort(), [...names, 'model.safetensors.index.json'])
+    rmSync(path.join(folder, names[1]))
+    await throwsFlrcError(() => fetchTiny(), { code: 'E_HUB', message: /nor is all of it in the cache/ })
   })
 })
 
@@ -340,17 +345,30 @@ refusing('the token goes to the hub and to nobody else', () =>
   }),
 )
 
+refusing('a token lies where the Python library looks for it', () =>
+  withHub({}, async (hub, repo) => {
+    const home = path.join(repo, '..', '..')
+    for (const name of ['token', 'mine']) writeFileSync(path.join(home, name), `hf_${name}\n`)
+    await fetchTiny()
+    process.env.HF_TOKEN_PATH = path.join(home, 'mine')
+    await fetchTiny()
+    const told = new Set(hub.requests.map(({ authorization }) => authorization))
+    assert.equal([...told].filter(Boolean), ['Bearer hf_token', 'Bearer hf_mine'])
+  }),
+)
+
 refusing('refusals have a code and a remedy', async () => {
   for (const [status, token, code, message] of [
     [401, '', 'E_HUB', /private or gated; check the name, or set HF_TOKEN/],
     [403, 'hf_x', 'E_HUB', /private or gated; .*accept its terms at http:.*\/org\/tiny/],
     [404, '', 'E_NOT_FOUND', /no such file or directory here, and the hub .* has no such model/],
+    [429, '', 'E_HUB', /status 429/],
     [503, '', 'E_HUB', /status 503/],
   ] as const) {
     await withHub({ status }, async (hub, repo) => {
       if (token) process.env.HF_TOKEN = token
       await throwsFlrcError(() => fetchTiny(), { code, file: 'org/tiny', message })
-      assert.is(hub.requests.length > 1, status === 503, 'only what may pass is tried again')
+      assert.is(hub.requests.length > 1, [429, 503].includes(status), 'only what may pass is tried again')
       assert.is(lstatSync(repo, { throwIfNoEntry: false }), undefined, 'nothing is written')
     })
   }
