@@ -15,6 +15,7 @@ import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { heldOutTable } from '#lib/checkpoint/card-figures.js'
 import { prepareTarget, writeDirectory } from '#lib/checkpoint/directory.js'
 import { type CompressionPlan, planJson, sha256OfFile, sha256OfFiles } from '#lib/checkpoint/plan.js'
 import { storeSchedule } from '#lib/checkpoint/schedule.js'
@@ -149,6 +150,16 @@ test('the model card has front matter, levels and the measured table', () =>
     assert.not.match(readFileSync(join(directory, 'plain', 'README.md'), 'utf8'), /fewer ranks|flrc chat/)
   }))
 
+test('what was measured is told by level, with the bytes of the dense model and of what is stored', () => {
+  const measured = { windows: 1, tokens: 9, levels: [{ perplexity: 6 }, { perplexity: 7 }] }
+  const heldOut = { ...measured, dense: { bytes: 3e6, perplexity: 5 } }
+  assert.equal(heldOutTable(heldOut, { bytes: 2e6, budgets: [0.9, 0.7] }).rows, [
+    ['dense', '1', '3.0', '5.00'],
+    ['level 0', '0.9000', '2.0', '6.00'],
+    ['level 1', '0.7000', '', '7.00'],
+  ])
+})
+
 test('a large model is cut into shards with an index', () =>
   inTemporaryDirectory(async (directory) => {
     const target = join(directory, 'out')
@@ -185,6 +196,7 @@ test('shards keep the order; a tensor above the limit has one of its own', () =>
     planShards(entries, 100).map((shard) => shard.map((entry) => entry.byteLength)),
     [[10, 50], [200], [5, 95], [1]],
   )
+  assert.is(planShards(entries.slice(2, 4), 100).length, 2, 'none is empty')
 })
 
 test('a file that cannot be read is told so, not that it cannot be written', () =>
