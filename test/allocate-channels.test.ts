@@ -55,6 +55,9 @@ channels('are never more than the share, and none of a share below one group', (
     const dropped = 160 - widths.reduce((sum, width) => sum + width, 0)
     assert.ok(dropped <= share * 160 + 1e-9 && dropped > share * 160 - 8, `${share}: ${dropped}`)
   }
+  // 28.999999999999996 of 100
+  const single = costsOf(Array.from({ length: 100 }, () => 1))
+  assert.equal(shareChannels([single], 100, 1, 0.29).widths, [71])
 })
 
 channels('are not shared out by what is no number', () =>

@@ -77,6 +77,13 @@ test('one sample, and confidence at its ends', () => {
   assert.equal(bootstrapMean([0.3]), { mean: 0.3, interval: [0.3, 0.3] })
   const [low, high] = bootstrapMean([0, 1], { confidence: 1 }).interval
   assert.equal([low, high], [0, 1])
+  // Of two resamples, quarters lie a quarter of the way between them.
+  const between = (confidence: number) => bootstrapMean([0, 1, 5, 9], { resamples: 2, confidence }).interval
+  const [least, most] = between(1)
+  assert.ok(least < most)
+  const quarter = (most - least) / 4
+  const [first, last] = between(0.5)
+  assert.ok(Math.abs(first - (least + quarter)) < 1e-12 && Math.abs(last - (most - quarter)) < 1e-12)
 })
 
 test('lists and options that cannot be used', async () => {

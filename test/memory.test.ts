@@ -73,6 +73,12 @@ test('compress says what it will take, and refuses before it writes or calibrate
     () => compress(dense, { keep: 0.5, calibration: [text], samples: 1e9, memory: Number.MAX_SAFE_INTEGER }),
     { code: 'E_OUT_OF_MEMORY', within: 2000 },
   )
+  // With a recovery, four f32 for each block parameter beside the model.
+  const held = gigabytes(dense.bytes + 16 * dense.denseParameters).replace('.', '\\.')
+  await throwsFlrcError(
+    () => compress(dense, { keep: 0.5, calibration: [text], samples: 1e9, memory: 1e15, recover: 1 }),
+    { code: 'E_OUT_OF_MEMORY', message: new RegExp(`takes ${held} for weights`) },
+  )
 })
 
 test.after(() => dense.dispose())

@@ -4,6 +4,7 @@ import { adaptiveCandidates } from '#lib/schedule/adaptive-search.js'
 import {
   alongFront,
   bestWithin,
+  budgetName,
   curvesOf,
   type LevelCurves,
   type LevelTrace,
@@ -164,6 +165,10 @@ test('curves are means over the samples that reach a step', () => {
       assert.ok(Math.abs((kl[level]?.[step] ?? 0) - sum / count) < 1e-12)
     }
   }
+})
+
+test('a name says no more than is kept, where fewer digits would', () => {
+  assert.is(budgetName(0, [{ budget: 0.8049 }, { budget: 0.6 }], 0.805), '0.805')
 })
 
 test('adaptive candidates cost what their schedules take along the traces, with room between the thresholds', () => {

@@ -111,7 +111,7 @@ test('the budget a level was asked for means that level, although it realised a 
     [0, 1, 2],
   )
   assert.is(
-    levelOf(1 - 0.1 - 0.1 - 0.1, [{ budget: 0.8 }, { budget: 0.7 }]),
+    levelOf(1 - 0.9, [{ budget: 0.5 }, { budget: 0.1 }, { budget: 0.05 }]),
     1,
     'rounding does not lose a level',
   )
@@ -190,6 +190,7 @@ test('a schedule written above what the model keeps is refused', () => {
     assert.is(scheduleOn(schedule, kept(0.9)), schedule)
   }
   assert.match(usage(() => scheduleOn(parseSchedule('adaptive:.95:.7'), kept(0.9))).message, '0.95')
+  scheduleOn(constant(0.1 + 0.2), kept(0.3))
 })
 
 test('calibrated is the schedule that the checkpoint stores', () => {
