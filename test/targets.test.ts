@@ -9,6 +9,7 @@ import { parseDecimalBytes, parseShare } from '#lib/cli/options.js'
 import { crossing, leastKeep } from '#lib/compress/solve.js'
 import { type CompressOptions, compress } from '#lib/compress.js'
 import { complete } from '#lib/generate.js'
+import { LoadedModel } from '#lib/model.js'
 import { Model } from '#lib/public-model.js'
 import { runCli, tinyModel } from './support/child.js'
 import { throwsFlrcError } from './support/flrc-error.js'
@@ -182,6 +183,58 @@ targets('perplexity: what rounding alone exceeds cannot be reached', async () =>
     { code: 'E_CALIBRATION', message: /no windows left/ },
   )
   none.dispose()
+})
+
+targets('perplexity: an eighth as many windows as are calibrated on are held out for it', async () => {
+  const small = await compress(dense, {
+    ...{ targetPerplexityIncrease: 0.3, calibration: [text], samples: 12, seqLen: 64 },
+  })
+  assert.is(small.report?.heldOut?.windows, 2)
+  small.dispose()
+})
+
+targets('bytes: every model that is tried is let go', async () => {
+  let held = 0
+  const { dispose } = LoadedModel.prototype
+  const factorize: typeof calibration.factorize = (...cut) => {
+    held++
+    return calibration.factorize(...cut)
+  }
+  const counted = Object.create(calibration, { factorize: { value: factorize } }) as typeof calibration
+  LoadedModel.prototype.dispose = function () {
+    held--
+    dispose.call(this)
+  }
+  try {
+    const options = { targetBytes: Math.round(dense.storedBytes * 0.8), calibration: counted }
+    const small = await compress(dense, options)
+    assert.is(held, 1)
+    small.dispose()
+  } finally {
+    LoadedModel.prototype.dispose = dispose
+  }
+})
+
+targets('speed: where it goes by bytes, no more are cut than it takes', async () => {
+  const { now } = performance
+  const { createSession } = LoadedModel.prototype
+  const read = ({ levels }: LoadedModel) => levels[0]?.bytesPerToken ?? 0
+  // A clock that only decoding moves on, by a millisecond a megabyte.
+  let clock = 0
+  performance.now = () => clock
+  LoadedModel.prototype.createSession = function () {
+    const decode = async () => (clock += read(this) / 1e6)
+    return { prefill: async () => 1, decode, release: () => undefined } as never
+  }
+  try {
+    const small = await compress(dense, { targetTokensPerSecond: (1.2 * 1e9) / read(dense), calibration })
+    const share = (1.2 * read(small)) / read(dense)
+    assert.ok(share <= 1 && share > 0.99, `${share}`)
+    small.dispose()
+  } finally {
+    performance.now = now
+    LoadedModel.prototype.createSession = createSession
+  }
 })
 
 targets('speed: met by a real measurement, or refused with the nearest', async () => {
