@@ -28,7 +28,7 @@ double measureBandwidth() {
   const std::vector<uint8_t> zeros(bytes);
   const Buffer<uint8_t> data(zeros.data(), bytes);
   const Buffer<uint32_t> out(1);
-  const ReadParams params = {viewAs<Word4>(data), bytes / sizeof(Word4), out.global()};
+  const ReadParams params = {viewAs<Word4>(data), static_cast<int64_t>(bytes / sizeof(Word4)), out.global()};
   const int multiprocessors = currentDevice().multiprocessors;
   double best = 0;
   for (int reading = 0; reading < kReadings; ++reading) {
