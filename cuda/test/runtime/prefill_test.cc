@@ -27,17 +27,21 @@ std::vector<float> statesOf(flrc::DeviceModel& model, int count) {
   return states;
 }
 
+test::Shape smallShape(test::Storage storage) {
+  return {.hidden = 24,
+          .heads = 1,
+          .kvHeads = 1,
+          .intermediate = 40,
+          .layers = 1,
+          .storage = storage,
+          .extras = true};
+}
+
 }  // namespace
 
 TEST("prefill: prompts of many lengths are products of few sizes, which what is behind them does not change") {
   for (const test::Storage storage : {test::Storage::dense, test::Storage::plain, test::Storage::pivoted}) {
-    const test::RandomModel random({.hidden = 24,
-                                    .heads = 1,
-                                    .kvHeads = 1,
-                                    .intermediate = 40,
-                                    .layers = 1,
-                                    .storage = storage,
-                                    .extras = true});
+    const test::RandomModel random(smallShape(storage));
     flrc::DeviceModel model(random.description, kNever);
     const std::vector<float> alone = statesOf(model, 17);
     const size_t plans = model.prefill->plans();
@@ -54,13 +58,7 @@ TEST("prefill: prompts of many lengths are products of few sizes, which what is 
 
 TEST("prefill: products that cuBLAS has no algorithm for are made without it, and that is said") {
   for (const test::Storage storage : {test::Storage::dense, test::Storage::plain, test::Storage::pivoted}) {
-    const test::RandomModel random({.hidden = 24,
-                                    .heads = 1,
-                                    .kvHeads = 1,
-                                    .intermediate = 40,
-                                    .layers = 1,
-                                    .storage = storage,
-                                    .extras = true});
+    const test::RandomModel random(smallShape(storage));
     flrc::DeviceModel model(random.description, kNever);
     const std::vector<float> expected = statesOf(model, 17);
     emulatedUnserved = [](const Product& product) { return product.outputs % 3 != 0; };
