@@ -173,7 +173,7 @@ struct ThreadPool::State {
   }
 
   void open(int seats) {
-    gate.store(static_cast<uint32_t>(seats) * kSeat);
+    gate.exchange(static_cast<uint32_t>(seats) * kSeat);
     if (parked.load() == 0) return;
     std::lock_guard<std::mutex> guard(parkMutex);
     for (int i = 0; i < seats; ++i) opened.notify_one();
@@ -185,7 +185,8 @@ struct ThreadPool::State {
     const auto empty = [&] { return gate.load() == 0; };
     if (spinUntil(empty)) return;
     std::unique_lock<std::mutex> guard(parkMutex);
-    callerParked.store(true);
+    // Sequentially consistent with leave(). Exchanged, not stored: QEMU lets a load overtake ARM's store.
+    callerParked.exchange(true);
     emptied.wait(guard, empty);
     callerParked.store(false);
   }
