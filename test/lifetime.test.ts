@@ -52,8 +52,8 @@ test('the process may end in the middle of a calibration, at any moment, and doe
 })
 
 test('the process may end in the middle of what an emulated GPU does', async () => {
-  if (!existsSync(path.join(root, emulatedPlugin))) {
-    console.log(`skipped: ${emulatedPlugin} is not built`)
+  if (process.platform !== 'linux' || !existsSync(path.join(root, emulatedPlugin))) {
+    console.log(`skipped: ${emulatedPlugin} is not built, or not for this system`)
     return
   }
   const env = { ...process.env, FLRC_BACKEND_PATH: emulatedPlugin }
