@@ -262,7 +262,8 @@ export class Calibration {
 /**
  * Runs the calibration text forward and backward through the model: Fisher scores, moments, nested factors and
  * truncation curves of every projection. E_CALIBRATION where a source gives no window, E_USAGE for an unusable
- * option or dialogue or a compressed model, E_CHAT_TEMPLATE for dialogues without a template, E_CONTEXT where seqLen exceeds the context.
+ * option or dialogue or a compressed model, E_CHAT_TEMPLATE for dialogues without a template, E_CONTEXT where seqLen
+ * exceeds the context.
  */
 export async function calibrate(model: LoadedModel, options: CalibrateOptions = {}): Promise<Calibration> {
   checkObject('the second argument', options, 'options, such as { samples: 64 }')

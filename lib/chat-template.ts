@@ -121,6 +121,8 @@ export async function renderChats(
     return reply.texts
   } finally {
     clearTimeout(timer)
+    // A thread that starts after all, once its rendering was given up, must not start the clock.
+    worker.removeAllListeners('message')
     signal?.removeEventListener('abort', abort)
     // Not awaited: a thread in the midst of a step need not hold up the answer. Nor may it hold up exit.
     worker.unref()
