@@ -119,20 +119,24 @@ together('whoever leaves ends its generation', () =>
   ),
 )
 
-together('a reader that stalls is waited for a while, and holds up no other', async () => {
-  const engine = new Engine(model, { parallel: 2, queue: 0, cacheBytes: 0, schedule: undefined })
-  const app = serverApp(engine, { host: '127.0.0.1', apiKey: undefined, name: 'tiny', stallMs: 2000 })
-  let cuts = 0
-  const cut = () => {
-    cuts++
-  }
-  const asked = (body: object) => {
+/** Completions without a network between: how they are asked for, and what has been generated for them. */
+function askedOf(engine: Engine, stallMs: number, cut: () => void) {
+  const app = serverApp(engine, { host: '127.0.0.1', apiKey: undefined, name: 'tiny', stallMs })
+  return (body: object) => {
     const record = { promptTokens: 0, completionTokens: 0 }
     const context = { url: 'http://127.0.0.1:80', record, chunked: true, cut }
     const headers = { 'content-type': 'application/json', host: 'localhost' }
     const init = { method: 'POST', body: JSON.stringify({ prompt, temperature: 0, ...body }), headers }
     return { record, response: Promise.resolve(app.request(completions, init, context)) }
   }
+}
+
+together('a reader that stalls is waited for a while, and holds up no other', async () => {
+  const engine = new Engine(model, { parallel: 2, queue: 0, cacheBytes: 0, schedule: undefined })
+  let cuts = 0
+  const asked = askedOf(engine, 2000, () => {
+    cuts++
+  })
   const stalled = asked({ stream: true })
   const reader = (await stalled.response).body?.getReader()
   await reader?.read()
@@ -153,13 +157,9 @@ together('a reader that stalls is waited for a while, and holds up no other', as
 together('a reader that keeps reading is not cut off', async () => {
   const stallMs = 500
   const engine = new Engine(model, { parallel: 1, queue: 0, cacheBytes: 0, schedule: undefined })
-  const app = serverApp(engine, { host: '127.0.0.1', apiKey: undefined, name: 'tiny', stallMs })
-  const cut = () => assert.unreachable('it reads on')
-  const record = { promptTokens: 0, completionTokens: 0 }
-  const headers = { 'content-type': 'application/json', host: 'localhost' }
-  const init = { method: 'POST', body: JSON.stringify({ prompt, max_tokens: 8, stream: true }), headers }
-  const context = { url: 'http://127.0.0.1:80', record, chunked: true, cut }
-  const reader = (await app.request(completions, init, context)).body?.getReader()
+  const asked = askedOf(engine, stallMs, () => assert.unreachable('it reads on'))
+  const { response } = asked({ max_tokens: 8, stream: true })
+  const reader = (await response).body?.getReader()
   while (!(await reader?.read())?.done) await setTimeout(5)
   await setTimeout(stallMs + 100)
   await engine.close()
